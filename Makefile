@@ -1,0 +1,51 @@
+# `make demo` and `make test` are all that a fresh machine with Python 3.11 or newer needs: each makes .venv
+# from constraints.txt first. Running them again is safe; an interrupted installation starts over.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+# One process per core, few enough for the memory of a small machine.
+TEST_WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$(( n < 4 ? n : 4 )))
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Written last: it says that the environment is whole and as new as the files that describe it.
+INSTALLED := .venv/.installed
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+.PHONY: demo
+demo: $(INSTALLED) ## the main job on the embedded model: half, then three quarters of the KV cache gone
+	$(BIN)/python -m experiments.demo
+
+.PHONY: test
+test: $(INSTALLED) ## the whole suite
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(INSTALLED) ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: bench
+bench: $(INSTALLED) ## measure searches and merges
+	$(BIN)/python -m experiments.benchmarks
+
+.PHONY: venv
+venv: $(INSTALLED) ## only make .venv
+
+# An environment without its stamp is a half-installed one: begin again. With it, bring it up to date in place.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"gqasearch needs Python 3.11 or newer; $(PYTHON) is {v.major}.{v.minor}. Name another: make PYTHON=python3.12 ...")'
+	@echo "Installing into .venv (a few minutes the first time)"
+	@if [ -e $@ ]; then rm $@; else $(PYTHON) -m venv --clear .venv; fi
+	@$(PIP) install --quiet --constraint constraints.txt hatchling
+	@$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $@

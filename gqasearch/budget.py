@@ -1,0 +1,66 @@
+"""KV budgets: how many groups a search may use, in one layer or in the whole model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gqasearch.errors import UserError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Groups for every layer, and whether they may move between layers.
+
+    ``counts``: groups per layer, (L,). ``movable``: True when only the sum is fixed, so a search may
+    take a group from one layer and give it to another.
+    ``smallest_group`` and ``largest_group`` bound the group sizes; both equal to H/G means EC.
+    """
+
+    counts: tuple[int, ...]
+    num_heads: int
+    movable: bool = False
+    smallest_group: int = 1
+    largest_group: int | None = None
+
+    def __post_init__(self) -> None:
+        largest = self.num_heads if self.largest_group is None else self.largest_group
+        for layer, count in enumerate(self.counts):
+            if not 1 <= count <= self.num_heads:
+                raise UserError(f"groups of layer {layer} must be in 1..{self.num_heads}, got {count}")
+            if not count * self.smallest_group <= self.num_heads <= count * largest:
+                raise UserError(
+                    f"layer {layer}: {self.num_heads} heads cannot be split into {count} groups of "
+                    f"{self.smallest_group} to {largest} heads; change --max-group-size or the budget"
+                )
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def largest(self) -> int:
+        """Largest allowed group size."""
+        return self.num_heads if self.largest_group is None else self.largest_group
+
+
+def counts_from_ratio(ratio: float, num_layers: int, num_heads: int) -> tuple[int, ...]:
+    """The same number of groups in every layer, nearest to ``ratio`` of the heads (at least one)."""
+    if not 0 < ratio <= 1:
+        raise UserError(f"--kv-ratio must be above 0 and at most 1, got {ratio:g}")
+    groups = max(1, round(ratio * num_heads))
+    return (groups,) * num_layers
+
+
+def counts_from_heads(groups: int, num_layers: int, num_heads: int) -> tuple[int, ...]:
+    """``groups`` KV heads in every layer."""
+    if not 1 <= groups <= num_heads:
+        raise UserError(f"--kv-heads must be in 1..{num_heads}, got {groups}")
+    return (groups,) * num_layers
+
+
+def counts_from_total(total: int, num_layers: int, num_heads: int) -> tuple[int, ...]:
+    """``total`` KV heads spread as evenly as they go; the layers near the input get the remainder."""
+    if not num_layers <= total <= num_layers * num_heads:
+        raise UserError(f"--kv-budget must be in {num_layers}..{num_layers * num_heads}, got {total}")
+    even, rest = divmod(total, num_layers)
+    return tuple(even + (layer < rest) for layer in range(num_layers))

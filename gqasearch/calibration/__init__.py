@@ -1,0 +1,20 @@
+"""Text to token blocks to statistics: one streaming pass, cached by fingerprint."""
+
+from gqasearch.calibration.blocks import TokenBlocks, make_blocks
+from gqasearch.calibration.cache import CachedStatistics, cache_root, load_or_collect, statistics_key
+from gqasearch.calibration.collect import collect
+from gqasearch.calibration.statistics import LayerStatistics, Statistics
+from gqasearch.calibration.text import load_documents
+
+__all__ = [
+    "CachedStatistics",
+    "LayerStatistics",
+    "Statistics",
+    "TokenBlocks",
+    "cache_root",
+    "collect",
+    "load_documents",
+    "load_or_collect",
+    "make_blocks",
+    "statistics_key",
+]

@@ -1,0 +1,107 @@
+"""Text as blocks of tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from gqasearch.embedded import Document
+from gqasearch.errors import UserError
+
+
+@dataclass(frozen=True)
+class TokenBlocks:
+    """Blocks of one length. ``ids`` (N, T) int64; ``mask`` (N, T) bool, False on padding (at the end).
+
+    ``source``: the text in words; ``bytes_per_token``: UTF-8 bytes of the text over its tokens.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    source: str
+    bytes_per_token: float = float("nan")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are no padding."""
+        return int(self.mask.sum())
+
+    @property
+    def fingerprint(self) -> str:
+        """``sha256:...`` of ids and mask."""
+        digest = hashlib.sha256()
+        for tensor in (self.ids, self.mask):
+            digest.update(f"{tuple(tensor.shape)}|".encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return f"sha256:{digest.hexdigest()}"
+
+    def first(self, max_tokens: int) -> TokenBlocks:
+        """The leading blocks that hold ``max_tokens`` tokens, or all of them."""
+        before = self.mask.sum(1).cumsum(0) - self.mask.sum(1)
+        count = int((before < max_tokens).sum())
+        return replace(self, ids=self.ids[:count], mask=self.mask[:count])
+
+    def batches(self, blocks: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(ids, mask) of ``blocks`` blocks at a time, in order."""
+        yield from zip(self.ids.split(blocks), self.mask.split(blocks), strict=True)
+
+
+def make_blocks(
+    documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, length: int, max_tokens: int, source: str
+) -> TokenBlocks:
+    """Cut documents into blocks of ``length`` tokens until ``max_tokens`` are reached.
+
+    Every block begins with the tokenizer's BOS token, if it has one. Blocks are taken from the
+    documents in turn, so that few tokens already cover many documents. The last block of a document
+    is padded; a rest of under half a block is dropped unless the document has no other. Raises
+    ``UserError`` when the whole text is shorter than one block.
+    """
+    bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+    body = length - len(bos)
+    if body < 2:
+        raise UserError(f"--block-length must be at least {len(bos) + 2}, got {length}")
+    encoded = [_encode(tokenizer, document.text) for document in documents]
+    count, size = sum(map(len, encoded)), sum(len(document.text.encode()) for document in documents)
+    if count < body:
+        raise UserError(
+            f"the text ({source}) has {count} tokens, fewer than one block of {length}; give more text or a "
+            "smaller --block-length"
+        )
+    rows = [bos + row for row in _in_turn([_cut(tokens, body) for tokens in encoded])]
+    taken = list(_until(rows, max_tokens))
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    ids = torch.full((len(taken), length), int(pad), dtype=torch.int64)
+    mask = torch.zeros(len(taken), length, dtype=torch.bool)
+    for index, row in enumerate(taken):
+        ids[index, : len(row)] = torch.tensor(row)
+        mask[index, : len(row)] = True
+    return TokenBlocks(ids, mask, source, size / count)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    # verbose=False: the warning that the text is longer than the context is the reason we cut it
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _cut(tokens: list[int], body: int) -> list[list[int]]:
+    rows = [tokens[start : start + body] for start in range(0, len(tokens), body)]
+    return rows[:-1] if len(rows) > 1 and len(rows[-1]) < body // 2 else rows
+
+
+def _in_turn(documents: list[list[list[int]]]) -> Iterator[list[int]]:
+    for turn in range(max(map(len, documents), default=0)):
+        yield from (rows[turn] for rows in documents if turn < len(rows) and len(rows[turn]) > 1)
+
+
+def _until(rows: list[list[int]], max_tokens: int) -> Iterator[list[int]]:
+    taken = 0
+    for row in rows:
+        if taken >= max_tokens:
+            return
+        taken += len(row)
+        yield row

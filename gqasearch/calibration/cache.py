@@ -1,0 +1,123 @@
+"""Statistics on disk: one safetensors file per layer, in a folder named by fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from gqasearch.calibration.blocks import TokenBlocks
+from gqasearch.calibration.collect import collect
+from gqasearch.calibration.statistics import LayerStatistics, Statistics
+from gqasearch.models import Parent
+
+FORMAT = 1  # raise when the meaning of a statistic changes: older caches are then not found
+MANIFEST = "statistics.json"
+
+
+def cache_root() -> Path:
+    """``$GQASEARCH_CACHE``, or ``gqasearch`` in the user's cache folder."""
+    named = os.environ.get("GQASEARCH_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gqasearch"
+
+
+@dataclass(frozen=True)
+class CachedStatistics(Statistics):
+    """Statistics read from their folder, a layer at a time."""
+
+    folder: Path
+    num_tokens: int
+    text: str
+    key: str
+
+    @property
+    def tokens(self) -> int:
+        return self.num_tokens
+
+    @property
+    def source(self) -> str:
+        return self.text
+
+    @property
+    def fingerprint(self) -> str:
+        return self.key
+
+    @lru_cache(maxsize=2)  # noqa: B019 - a frozen instance, and two layers at most
+    def layer(self, index: int) -> LayerStatistics:
+        tensors = load_file(self.folder / f"layer_{index:03d}.safetensors")
+        return LayerStatistics(tokens=self.num_tokens, **tensors)
+
+
+def statistics_key(parent: Parent, blocks: TokenBlocks, sample_tokens: int) -> str:
+    """``sha256:...`` of all that the statistics depend on."""
+    parts = [FORMAT, parent.fingerprint, str(parent.model.dtype), blocks.fingerprint, sample_tokens]
+    return f"sha256:{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"
+
+
+def load_or_collect(
+    parent: Parent,
+    blocks: TokenBlocks,
+    *,
+    batch_blocks: int = 8,
+    sample_tokens: int = 256,
+    root: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> CachedStatistics:
+    """Statistics of ``parent`` on ``blocks``: from the cache, or by one pass that fills it.
+
+    The folder appears under its name only when it is complete.
+    """
+    key = statistics_key(parent, blocks, sample_tokens)
+    base = (root or cache_root()) / "statistics"
+    folder = base / key.removeprefix("sha256:")[:32]
+    found = CachedStatistics(folder, blocks.tokens, blocks.source, key)
+    if (folder / MANIFEST).is_file():
+        return found
+    base.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=base))
+    try:
+        layers = collect(
+            parent, blocks, aside, batch_blocks=batch_blocks, sample_tokens=sample_tokens, progress=progress
+        )
+        for index, layer in enumerate(layers):
+            _write_layer(aside / f"layer_{index:03d}.safetensors", layer)
+            (aside / f"layer_{index:03d}.bin").unlink()
+        manifest = {"format": FORMAT, "key": key, "tokens": blocks.tokens, "source": blocks.source, "model": parent.id}
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        _put(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return found
+
+
+def _write_layer(path: Path, layer: LayerStatistics) -> None:
+    tensors = {
+        "mean": layer.mean,
+        "second_moment": layer.second_moment,
+        "sample": layer.sample,
+        "key_cosine": layer.key_cosine,
+        "value_cosine": layer.value_cosine,
+        "value_gain": layer.value_gain,
+        "score_gain": layer.score_gain,
+        "residual_energy": layer.residual_energy,
+    }
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
+
+
+def _put(aside: Path, folder: Path) -> None:
+    """Rename into place; a folder that another process finished meanwhile is as good."""
+    try:
+        os.replace(aside, folder)
+    except OSError:
+        if not (folder / MANIFEST).is_file():
+            raise

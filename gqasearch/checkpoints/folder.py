@@ -1,0 +1,84 @@
+"""A folder that appears under its name only when it is complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from gqasearch.errors import UserError
+
+# What a user of the checkpoint needs beside weights and config.json, copied byte for byte: tokenizers
+# that are loaded and saved again do not always come out the same.
+COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "added_tokens.json",
+    "chat_template*.*",
+    "generation_config.json",
+    "LICENSE*",
+    "NOTICE*",
+)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Gives a temporary folder beside ``path`` to fill; on leaving, it is renamed to ``path``.
+
+    On any exception, Ctrl-C included, the temporary folder is removed and ``path`` is not made.
+    Raises ``UserError`` when ``path`` exists and is not an empty folder, and when the disk is full.
+    """
+    path = path.absolute()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path} exists already and is not an empty folder; checkpoints are not overwritten")
+    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
+        aside.mkdir()
+        yield aside
+        for file in aside.iterdir():
+            file.chmod(0o644)  # safetensors saves 0600, which no other user of the machine could read
+        aside.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write checkpoint {path}: {error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy tokenizer, generation settings and licence, as far as the source has them."""
+    for pattern in COMPANIONS:
+        for file in sorted(source.glob(pattern)):
+            if file.is_file():
+                shutil.copyfile(file, target / file.name)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what processes that were killed while writing ``path`` left behind."""
+    prefix = f".{path.name}.partial-"
+    for left in path.parent.iterdir():
+        process = left.name.removeprefix(prefix)
+        if left.name.startswith(prefix) and process.isdecimal() and not _is_running(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    """Whether another process has this id; our own id on a folder found here is a dead namesake's."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

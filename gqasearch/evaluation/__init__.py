@@ -1,0 +1,23 @@
+"""What a converted model is worth: perplexity, KL to the parent, memory."""
+
+from gqasearch.evaluation.candidates import Converter
+from gqasearch.evaluation.memory import cached_kv_heads, count_parameters, kv_bytes_per_token
+from gqasearch.evaluation.quality import CONVENTION, Quality, evaluate_quality, kl_per_token, mean_nll
+from gqasearch.evaluation.reference import ParentLogProbs
+from gqasearch.evaluation.runners import Runner, model_runner, tied_runner
+
+__all__ = [
+    "CONVENTION",
+    "Converter",
+    "ParentLogProbs",
+    "Quality",
+    "Runner",
+    "cached_kv_heads",
+    "count_parameters",
+    "evaluate_quality",
+    "kl_per_token",
+    "kv_bytes_per_token",
+    "mean_nll",
+    "model_runner",
+    "tied_runner",
+]

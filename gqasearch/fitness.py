@@ -1,0 +1,180 @@
+"""The contract of a fitness function, and the registry.
+
+A fitness gives a number for a candidate; lower is better, always. The three kinds nest: a pairwise
+fitness is a group fitness, a group fitness is a model fitness, so every search method takes every
+fitness, and exact methods say that they need the stronger kind.
+
+    Fitness        evaluate(groupings) -> (N,)              any function of whole groupings
+    GroupFitness   group_error(layer, heads) -> float       a sum over groups of a set function
+    PairwiseFitness  distances(layer) -> (H, H)             group_error = 1/|S| sum_{i<j in S} D_ij
+
+A fitness is a frozen dataclass: its fields are its parameters, nothing else. ``prepare`` returns the
+fitness bound to a model (:class:`PreparedFitness` and its two subclasses) and leaves itself unchanged.
+Built-in and third-party functions alike are found by the entry-point group ``gqasearch.fitness``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from importlib.metadata import entry_points
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gqasearch.calibration import Statistics, TokenBlocks
+from gqasearch.errors import UserError, unknown_name
+from gqasearch.grouping import Grouping
+from gqasearch.merging import Merge, Need
+from gqasearch.models import LayerWeights, Parent
+from gqasearch.parameters import construct
+
+ENTRY_POINT_GROUP = "gqasearch.fitness"
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FitnessContext:
+    """What a fitness may look at while it prepares.
+
+    ``statistics`` come from the calibration text, ``search_blocks`` from the search text: neither is
+    the text that results are reported on. ``merge`` is the rule that the converted model will use.
+    Both texts are functions, called only by a fitness that ``needs`` them.
+    """
+
+    parent: Parent
+    merge: Merge
+    load_statistics: Callable[[], Statistics]
+    load_search_blocks: Callable[[], TokenBlocks]
+
+    @property
+    def num_layers(self) -> int:
+        return self.parent.geometry.num_layers
+
+    def layer(self, index: int) -> LayerWeights:
+        return self.parent.layer(index)
+
+
+class PreparedFitness(ABC):
+    """A fitness bound to one model and text."""
+
+    @abstractmethod
+    def evaluate(self, groupings: Sequence[Grouping]) -> FloatArray:
+        """One value per grouping, (N,); lower is better. Each value is independent of its neighbours."""
+
+
+class PreparedGroupFitness(PreparedFitness):
+    """A sum over layers and groups of a set function."""
+
+    def __init__(self) -> None:
+        self._memo: dict[tuple[int, tuple[int, ...]], float] = {}
+
+    @abstractmethod
+    def compute_group_error(self, layer: int, heads: tuple[int, ...]) -> float:
+        """Error of letting ``heads`` (ascending, two or more) of ``layer`` share one KV head."""
+
+    def group_error(self, layer: int, heads: tuple[int, ...]) -> float:
+        """As ``compute_group_error``, computed once per group; 0 for a single head."""
+        if len(heads) == 1:
+            return 0.0
+        key = (layer, heads)
+        if key not in self._memo:
+            value = float(self.compute_group_error(layer, heads))
+            if not np.isfinite(value):
+                raise UserError(f"the fitness gave {value} for heads {list(heads)} of layer {layer}")
+            self._memo[key] = value
+        return self._memo[key]
+
+    def layer_error(self, layer: int, groups: Sequence[tuple[int, ...]]) -> float:
+        """Sum over one layer's groups."""
+        return sum(self.group_error(layer, heads) for heads in groups)
+
+    def evaluate(self, groupings: Sequence[Grouping]) -> FloatArray:
+        return np.array(
+            [sum(self.layer_error(i, layer.groups) for i, layer in enumerate(grouping)) for grouping in groupings],
+            dtype=np.float64,
+        )
+
+
+class PreparedPairwiseFitness(PreparedGroupFitness):
+    """A set function that is a sum over pairs: cost(S) = (1/|S|) sum_{i<j in S} D_ij."""
+
+    @abstractmethod
+    def compute_distances(self, layer: int) -> FloatArray:
+        """Symmetric (H, H), zero diagonal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._distances: dict[int, FloatArray] = {}
+
+    def distances(self, layer: int) -> FloatArray:
+        """As ``compute_distances``, computed once per layer."""
+        if layer not in self._distances:
+            self._distances[layer] = self.compute_distances(layer)
+        return self._distances[layer]
+
+    def compute_group_error(self, layer: int, heads: tuple[int, ...]) -> float:
+        index = np.asarray(heads)
+        inside = self.distances(layer)[np.ix_(index, index)]
+        return float(inside.sum()) / (2 * len(heads))
+
+
+@dataclass(frozen=True)
+class Fitness(ABC):
+    """A fitness function: parameters (the dataclass's fields) and how to bind them to a model.
+
+    ``name``: how it is asked for; ``reference``: URL of the paper; ``needs``: "weights",
+    "statistics" (a calibration pass) or "forward" (runs the model on the search text);
+    ``summary``: one line for ``gqasearch ls fitness``.
+    """
+
+    name: ClassVar[str]
+    reference: ClassVar[str]
+    needs: ClassVar[Need]
+    summary: ClassVar[str]
+
+    @abstractmethod
+    def prepare(self, context: FitnessContext) -> PreparedFitness:
+        """Bind to a model. Expensive work that all candidates share belongs here."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Field name -> value, as written to grouping.json."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def to_numpy(tensor: torch.Tensor) -> FloatArray:
+    """A tensor as float64 on the CPU."""
+    return tensor.detach().to("cpu", torch.float64).numpy()
+
+
+def available_fitness() -> dict[str, type[Fitness]]:
+    """Name -> class of every installed fitness function. Two of one name are refused."""
+    found: dict[str, type[Fitness]] = {}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            loaded = point.load()
+        except Exception as error:  # a broken plug-in must be named, not swallowed
+            raise UserError(f"fitness plug-in {point.name!r} ({point.value}) cannot be imported: {error}") from error
+        if not (isinstance(loaded, type) and issubclass(loaded, Fitness)):
+            raise UserError(
+                f"fitness plug-in {point.name!r} ({point.value}) is no subclass of gqasearch.fitness.Fitness"
+            )
+        if loaded.name != point.name:
+            raise UserError(
+                f"fitness plug-in {point.value} calls itself {loaded.name!r}, its entry point {point.name!r}"
+            )
+        if point.name in found and found[point.name] is not loaded:
+            raise UserError(f"two installed packages offer a fitness named {point.name!r}: {point.value} is one")
+        found[point.name] = loaded
+    return dict(sorted(found.items()))
+
+
+def make_fitness(name: str, parameters: dict[str, Any] | None = None) -> Fitness:
+    """The fitness of this name; an unknown name or parameter is a ``UserError`` with the nearest valid one."""
+    known = available_fitness()
+    if name not in known:
+        raise unknown_name("fitness", name, known)
+    return construct(known[name], f"fitness {name}", parameters or {})

@@ -1,0 +1,310 @@
+"""The grouping JSON: a grouping, the model it belongs to, and how it was found.
+
+Its JSON Schema is shipped beside this file (``grouping.schema.json``). A schema cannot say that
+groups are a partition or that totals agree, so :func:`read_grouping` checks that too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache, cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, TypeVar
+
+from jsonschema import Draft202012Validator, ValidationError
+
+from gqasearch import __version__
+from gqasearch.errors import UserError
+from gqasearch.files import write_file
+from gqasearch.grouping import Grouping, GroupingError, LayerGrouping
+
+FORMAT, VERSION = "gqasearch-grouping", 1
+RATIO_TOLERANCE = 1e-6  # other tools may round kv_ratio
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """The source model. ``revision`` and ``fingerprint`` ("sha256:...") are "" when not known."""
+
+    id: str
+    architecture: str
+    num_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    revision: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One layer: its partition, its error under the fitness, and what is proven about it."""
+
+    grouping: LayerGrouping
+    error: float | None = None
+    proven_optimal: bool | None = None
+    lower_bound: float | None = None
+
+
+@dataclass(frozen=True)
+class MergeRecord:
+    """The merge that the grouping was searched for."""
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FitnessRecord:
+    """The fitness function and the value of this grouping; lower is better."""
+
+    name: str
+    value: float
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """The search method; ``evaluations``: distinct candidates that it evaluated."""
+
+    method: str
+    seed: int
+    evaluations: int
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CalibrationRecord:
+    """The calibration text, in words and by hash."""
+
+    source: str
+    tokens: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class GroupingDocument:
+    """All that a grouping JSON says. Parts that were not given or do not apply are None.
+
+    Raises ``GroupingError`` when ``layers`` do not fit ``model``.
+    """
+
+    model: ModelRecord
+    layers: tuple[LayerRecord, ...]
+    merge: MergeRecord | None = None
+    fitness: FitnessRecord | None = None
+    search: SearchRecord | None = None
+    calibration: CalibrationRecord | None = None
+    created_by: Mapping[str, str] = field(default_factory=lambda: {"gqasearch": __version__})
+
+    def __post_init__(self) -> None:
+        if len(self.layers) != self.model.num_layers:
+            raise GroupingError(f"{len(self.layers)} layers given, num_layers is {self.model.num_layers}")
+        if self.grouping.num_heads != self.model.num_key_value_heads:
+            raise GroupingError(
+                f"layers group {self.grouping.num_heads} heads, num_key_value_heads is {self.model.num_key_value_heads}"
+            )
+        if self.model.num_attention_heads % self.model.num_key_value_heads:
+            raise GroupingError(
+                f"num_key_value_heads={self.model.num_key_value_heads} does not divide "
+                f"num_attention_heads={self.model.num_attention_heads}"
+            )
+
+    @cached_property
+    def grouping(self) -> Grouping:
+        """The partitions alone."""
+        return Grouping(tuple(layer.grouping for layer in self.layers))
+
+    @property
+    def queries_per_kv(self) -> int:
+        """Query heads that every KV head of the source carries."""
+        return self.model.num_attention_heads // self.model.num_key_value_heads
+
+    def to_json(self) -> str:
+        """The document as text: always the same bytes, one line per layer."""
+        known = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": asdict(self.model),
+            "layers": [_layer_json(layer) for layer in self.layers],
+            "kv_heads_total": self.grouping.kv_heads_total,
+            "kv_ratio": self.grouping.kv_ratio,
+            "merge": self.merge and asdict(self.merge),
+            "fitness": self.fitness and asdict(self.fitness),
+            "search": self.search and asdict(self.search),
+            "calibration": self.calibration and asdict(self.calibration),
+            "created_by": dict(sorted(self.created_by.items())),
+        }
+        lines = [f" {json.dumps(key)}: {_value_text(key, value)}" for key, value in known.items() if value is not None]
+        return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+class Geometry(Protocol):
+    """The head counts of a model; ``gqasearch.models.HeadGeometry`` is one."""
+
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def num_kv_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+
+
+@cache
+def grouping_schema() -> dict[str, Any]:
+    """The JSON Schema of the grouping JSON (draft 2020-12)."""
+    text = (files("gqasearch") / "grouping.schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def write_grouping(path: Path, document: GroupingDocument, *, overwrite: bool = False) -> None:
+    """Write the grouping JSON; raises ``UserError`` when the file exists and ``overwrite`` is not set."""
+    write_file(path, document.to_json(), overwrite=overwrite)
+
+
+def read_grouping(path: Path) -> GroupingDocument:
+    """Read and check a grouping JSON: syntax, schema, meaning.
+
+    Raises ``UserError`` that names the file, the place in it and what is wrong there.
+    """
+    data = _parse(path)
+    _check_format(path, data)
+    error = next(iter(sorted(Draft202012Validator(grouping_schema()).iter_errors(data), key=_depth_first)), None)
+    if error is not None:
+        _refuse(path, _place(error.absolute_path), _what(error))
+    document = _build(path, data)
+    _check_totals(path, data, document.grouping)
+    return document
+
+
+def check_fits(document: GroupingDocument, geometry: Geometry, fingerprint: str | None) -> None:
+    """Refuse a grouping that belongs to another model.
+
+    ``fingerprint``: content hash of the model's weights, or None to allow other weights of the same
+    shape. Raises ``UserError`` that names both values of everything that differs.
+    """
+    model = document.model
+    counts = [
+        ("num_layers", model.num_layers, geometry.num_layers),
+        ("num_attention_heads", model.num_attention_heads, geometry.num_attention_heads),
+        ("num_key_value_heads", model.num_key_value_heads, geometry.num_kv_heads),
+        ("head_dim", model.head_dim, geometry.head_dim),
+    ]
+    differ = [f"{name} is {a} in the grouping, {b} in the model" for name, a, b in counts if a != b]
+    if not differ and fingerprint is not None and model.fingerprint and model.fingerprint != fingerprint:
+        differ = [f"the weights differ: fingerprint {model.fingerprint} in the grouping, {fingerprint} in the model"]
+    if differ:
+        raise UserError(f"this grouping belongs to another model ({model.id}): {'; '.join(differ)}")
+
+
+def _layer_json(layer: LayerRecord) -> dict[str, Any]:
+    known = {"error": layer.error, "proven_optimal": layer.proven_optimal, "lower_bound": layer.lower_bound}
+    return {"groups": layer.grouping.groups} | {name: value for name, value in known.items() if value is not None}
+
+
+def _value_text(key: str, value: Any) -> str:
+    if key != "layers":
+        return json.dumps(value, allow_nan=False, indent=1).replace("\n", "\n ")
+    rows = [json.dumps(layer, allow_nan=False) for layer in value]
+    return "[\n  " + ",\n  ".join(rows) + "\n ]"
+
+
+def _finite(text: str) -> float:
+    """JSON has no infinity and no NaN; Python would read both, and 1e999 as infinity."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
+    except OSError as error:
+        raise UserError(f"cannot read grouping {path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} must hold a JSON object with format {FORMAT!r}")
+    return data
+
+
+def _check_format(path: Path, data: Mapping[str, Any]) -> None:
+    if data.get("format") != FORMAT:
+        _refuse(path, "format", f"must be {FORMAT!r}, is {_short(data.get('format'))}; this is no grouping JSON")
+    if data.get("version") != VERSION:
+        _refuse(path, "version", f"is {_short(data.get('version'))}; this gqasearch reads version {VERSION}")
+
+
+def _build(path: Path, data: Mapping[str, Any]) -> GroupingDocument:
+    model = _record(ModelRecord, data["model"])
+    layers = []
+    for index, row in enumerate(data["layers"]):
+        try:
+            grouping = LayerGrouping.from_groups(row["groups"], model.num_key_value_heads)
+        except GroupingError as error:
+            _refuse(path, f"layers[{index}].groups", str(error))
+        layers.append(_record(LayerRecord, {**row, "grouping": grouping}))
+    try:
+        return GroupingDocument(
+            model,
+            tuple(layers),
+            merge=_record(MergeRecord, data["merge"]) if "merge" in data else None,
+            fitness=_record(FitnessRecord, data["fitness"]) if "fitness" in data else None,
+            search=_record(SearchRecord, data["search"]) if "search" in data else None,
+            calibration=_record(CalibrationRecord, data["calibration"]) if "calibration" in data else None,
+            created_by=data.get("created_by", {}),
+        )
+    except GroupingError as error:
+        _refuse(path, "model", str(error))
+
+
+def _record(kind: type[R], data: Mapping[str, Any]) -> R:
+    """The dataclass from its known fields; what other tools add is ignored. 6.0 is an integer in JSON."""
+    known = [f for f in fields(kind) if f.name in data]  # type: ignore[arg-type]
+    return kind(**{f.name: int(data[f.name]) if f.type == "int" else data[f.name] for f in known})
+
+
+def _check_totals(path: Path, data: Mapping[str, Any], grouping: Grouping) -> None:
+    total, ratio = data["kv_heads_total"], data["kv_ratio"]
+    if total != grouping.kv_heads_total:
+        _refuse(path, "kv_heads_total", f"is {total}, the layers have {grouping.kv_heads_total} groups")
+    if not math.isclose(ratio, grouping.kv_ratio, abs_tol=RATIO_TOLERANCE):
+        _refuse(path, "kv_ratio", f"is {ratio}, the layers give {grouping.kv_ratio:g}")
+
+
+def _refuse(path: Path, place: str, what: str) -> NoReturn:
+    raise UserError(f"{path}: {place}: {what}")
+
+
+def _place(parts: Iterable[str | int]) -> str:
+    """``layers[3].groups`` from ("layers", 3, "groups")."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return text.lstrip(".") or "top level"
+
+
+def _what(error: ValidationError) -> str:
+    """The validator's message, without the whole of a long value in it."""
+    if error.validator == "type":
+        return f"must be of type {error.validator_value}, is {_short(error.instance)}"
+    if error.validator == "minItems":
+        return "must not be empty"
+    return str(error.message) if len(error.message) <= 200 else f"{error.message[:200]}..."
+
+
+def _depth_first(error: ValidationError) -> tuple[int, str]:
+    return (len(error.absolute_path), _place(error.absolute_path))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

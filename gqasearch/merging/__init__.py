@@ -1,0 +1,31 @@
+"""Merges: the rules that turn the K and V of a group into one KV head."""
+
+from typing import Any
+
+from gqasearch.errors import unknown_name
+from gqasearch.merging._base import LayerMerge, Merge, MergedGroup, Need
+from gqasearch.merging.mean import Mean
+from gqasearch.merging.mean_renorm import MeanRenorm
+from gqasearch.merging.optimal import Optimal
+from gqasearch.parameters import construct
+
+__all__ = [
+    "MERGES",
+    "LayerMerge",
+    "Mean",
+    "MeanRenorm",
+    "Merge",
+    "MergedGroup",
+    "Need",
+    "Optimal",
+    "make_merge",
+]
+
+MERGES: dict[str, type[Merge]] = {kind.name: kind for kind in (Mean, MeanRenorm, Optimal)}
+
+
+def make_merge(name: str, parameters: dict[str, Any] | None = None) -> Merge:
+    """The merge of this name; an unknown name or parameter is a ``UserError`` with the nearest valid one."""
+    if name not in MERGES:
+        raise unknown_name("merge", name, MERGES)
+    return construct(MERGES[name], f"merge {name}", parameters or {})

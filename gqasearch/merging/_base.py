@@ -1,0 +1,144 @@
+"""The contract of a merge: the rule that turns the K and V of a group into one KV head.
+
+A :class:`Merge` holds parameters. ``merge.for_layer(weights, statistics)`` binds it to one layer and
+gives a :class:`LayerMerge`, which merges groups of that layer's heads and tells the error of each.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from gqasearch.calibration.statistics import LayerStatistics
+from gqasearch.errors import UserError
+from gqasearch.grouping import LayerGrouping
+from gqasearch.merging.error import measured_error
+from gqasearch.models.layer import LayerWeights
+
+Need = Literal["weights", "statistics", "forward"]
+
+
+@dataclass(frozen=True)
+class MergedGroup:
+    """One group after its merge. n heads, m = n * queries_per_kv query heads, in the group's order.
+
+    ``k`` (d, D), ``v`` (dv, D), ``q`` (m, d, D), ``o`` (m, D, dv); biases ``k_bias`` (d,), ``v_bias``
+    (dv,), ``q_bias`` (m, d) or None.
+    """
+
+    k: Tensor
+    v: Tensor
+    q: Tensor
+    o: Tensor
+    k_bias: Tensor | None = None
+    v_bias: Tensor | None = None
+    q_bias: Tensor | None = None
+
+
+class LayerMerge(ABC):
+    """A merge bound to one layer. Arithmetic in float64; results in the layer's own dtype."""
+
+    def __init__(self, weights: LayerWeights, statistics: LayerStatistics | None) -> None:
+        self.source = weights
+        self.weights = weights.to(torch.float64)
+        self.statistics = statistics
+        self._groups: dict[tuple[int, ...], MergedGroup] = {}
+        self._errors: dict[tuple[int, ...], float] = {}
+
+    @abstractmethod
+    def _merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
+        """Merge these heads (two or more, ascending)."""
+
+    def _group_error(self, heads: tuple[int, ...]) -> float:
+        """Error of merging these heads; measured from the merged weights unless a closed form is known."""
+        if self.statistics is None:
+            raise UserError("the error of a merge needs calibration statistics")
+        return measured_error(self.weights, self.merge_group(heads), heads, self.statistics)
+
+    def queries_of(self, heads: tuple[int, ...]) -> list[int]:
+        """The query heads that these heads carry, in order."""
+        return [query for head in heads for query in self.source.queries_of(head)]
+
+    def merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
+        """The merged group, float64; kept, so that a candidate that shares groups costs nothing."""
+        if heads not in self._groups:
+            self._groups[heads] = self._merge_group(heads)
+        return self._groups[heads]
+
+    def group_error(self, heads: tuple[int, ...]) -> float:
+        """Expected squared change of the layer's attention output when ``heads`` (ascending) share.
+
+        0 for a single head. Independent of the other groups: a set function.
+        """
+        if len(heads) == 1:
+            return 0.0
+        if heads not in self._errors:
+            self._errors[heads] = self._group_error(heads)
+        return self._errors[heads]
+
+    def merge(self, grouping: LayerGrouping) -> LayerWeights:
+        """The layer with one K and V per group: k, v (G, ...); q, o keep the source's query order.
+
+        Single heads are copied bit for bit.
+        """
+        src = self.source
+        q, o = src.q.clone(), src.o.clone()
+        q_bias = None if src.q_bias is None else src.q_bias.clone()
+        k, v, k_bias, v_bias = [], [], [], []
+        for heads in grouping.groups:
+            if len(heads) == 1:
+                head = heads[0]
+                k.append(src.k[head])
+                v.append(src.v[head])
+                k_bias.append(None if src.k_bias is None else src.k_bias[head])
+                v_bias.append(None if src.v_bias is None else src.v_bias[head])
+                continue
+            group, queries = self.merge_group(heads), self.queries_of(heads)
+            q[queries], o[queries] = group.q.to(q.dtype), group.o.to(o.dtype)
+            if q_bias is not None and group.q_bias is not None:
+                q_bias[queries] = group.q_bias.to(q.dtype)
+            k.append(group.k.to(q.dtype))
+            v.append(group.v.to(q.dtype))
+            k_bias.append(None if group.k_bias is None else group.k_bias.to(q.dtype))
+            v_bias.append(None if group.v_bias is None else group.v_bias.to(q.dtype))
+        return replace(
+            src,
+            q=q,
+            o=o,
+            q_bias=q_bias,
+            k=torch.stack(k),
+            v=torch.stack(v),
+            k_bias=_stack_or_none(k_bias),
+            v_bias=_stack_or_none(v_bias),
+        )
+
+
+@dataclass(frozen=True)
+class Merge(ABC):
+    """Parameters of a merge are the fields of its dataclass.
+
+    ``name``: how it is asked for; ``reference``: URL of the paper; ``needs``: "weights" or "statistics";
+    ``summary``: one line for ``gqasearch ls merges``.
+    """
+
+    name: ClassVar[str]
+    reference: ClassVar[str]
+    summary: ClassVar[str]
+    needs: ClassVar[Need] = "weights"
+
+    @abstractmethod
+    def for_layer(self, weights: LayerWeights, statistics: LayerStatistics | None = None) -> LayerMerge:
+        """Bind to one layer; ``statistics`` may be None for a merge that needs weights alone."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Field name -> value, as written to grouping.json."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def _stack_or_none(tensors: list[Tensor | None]) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(present) if present else None

@@ -1,0 +1,47 @@
+"""Mean with its norm restored: averaging heads that point apart shrinks them; this scales them back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from gqasearch.calibration.statistics import LayerStatistics
+from gqasearch.merging._base import Merge, MergedGroup
+from gqasearch.merging.mean import MeanLayer
+from gqasearch.models import LayerWeights
+
+
+def norm_ratio(merged: Tensor, sources: Tensor) -> Tensor:
+    """Mean Frobenius norm of ``sources`` (n, d, D) over that of ``merged`` (d, D); 1 where merged is 0."""
+    norm = merged.norm()
+    return sources.flatten(1).norm(dim=1).mean() / norm if norm > 0 else norm.new_ones(())
+
+
+class MeanRenormLayer(MeanLayer):
+    """The mean, scaled so that K and V keep the group's mean weight norm."""
+
+    def _merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
+        group, index = super()._merge_group(heads), list(heads)
+        k_scale = norm_ratio(group.k, self.weights.k[index])
+        v_scale = norm_ratio(group.v, self.weights.v[index])
+        return replace(
+            group,
+            k=group.k * k_scale,
+            v=group.v * v_scale,
+            k_bias=None if group.k_bias is None else group.k_bias * k_scale,
+            v_bias=None if group.v_bias is None else group.v_bias * v_scale,
+        )
+
+
+@dataclass(frozen=True)
+class MeanRenorm(Merge):
+    """Average the K and V projections of a group, then restore their mean norm."""
+
+    name: ClassVar[str] = "mean-renorm"
+    reference: ClassVar[str] = "https://arxiv.org/abs/2305.13245"
+    summary: ClassVar[str] = "the mean, scaled back to the group's mean norm"
+
+    def for_layer(self, weights: LayerWeights, statistics: LayerStatistics | None = None) -> MeanRenormLayer:
+        return MeanRenormLayer(weights, statistics)

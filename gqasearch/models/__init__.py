@@ -1,0 +1,29 @@
+"""Where the heads are: geometry and Q/K/V/O access, one small file per architecture family."""
+
+from gqasearch.models.family import Config, Family
+from gqasearch.models.layer import HeadGeometry, LayerWeights, augmented, tie_heads
+from gqasearch.models.parent import Parent, load_parent
+from gqasearch.models.registry import FAMILIES, family_of, read_config, supported_architectures
+from gqasearch.models.source import ModelSource, resolve_model
+from gqasearch.models.tensors import CheckpointTensors, fingerprint
+from gqasearch.models.tied import layers_replaced
+
+__all__ = [
+    "FAMILIES",
+    "CheckpointTensors",
+    "Config",
+    "Family",
+    "HeadGeometry",
+    "LayerWeights",
+    "ModelSource",
+    "Parent",
+    "augmented",
+    "family_of",
+    "fingerprint",
+    "layers_replaced",
+    "load_parent",
+    "read_config",
+    "resolve_model",
+    "supported_architectures",
+    "tie_heads",
+]

@@ -1,0 +1,109 @@
+"""One layer's attention weights, seen head by head.
+
+Words: a *head* is a KV head of the source. Every head ``h`` carries ``queries_per_kv`` query heads,
+``h * queries_per_kv .. (h + 1) * queries_per_kv - 1``. Under MHA that is one.
+
+    hidden x (D,) --W_q--> (Hq, d) --RoPE--.
+                  --W_k--> (H, d)  --RoPE--+-- softmax(q k / sqrt(d)) --> (Hq, dv) --W_o--> (D,)
+                  --W_v--> (H, dv) --------'
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HeadGeometry:
+    """Where the heads of a model are: counts and sizes, the same in every layer.
+
+    ``rotary_dim``: how many of the ``head_dim`` key dimensions are rotated; dimension ``i`` pairs with
+    ``i + rotary_dim // 2``. 0 means no RoPE.
+    """
+
+    num_layers: int
+    num_attention_heads: int
+    num_kv_heads: int
+    head_dim: int
+    hidden_size: int
+    rotary_dim: int
+
+    @property
+    def queries_per_kv(self) -> int:
+        return self.num_attention_heads // self.num_kv_heads
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """Q, K, V, O of one layer, split by head. Shapes (Hq query heads, G KV heads):
+
+    ``q`` (Hq, d, D), ``k`` (G, d, D), ``v`` (G, dv, D), ``o`` (Hq, D, dv); biases ``q_bias`` (Hq, d),
+    ``k_bias`` (G, d), ``v_bias`` (G, dv) or None; ``q_norm``, ``k_norm`` (d,): weights of the RMS norms
+    applied to every head before RoPE (Qwen3), or None. G is H in the source, the number of groups
+    after a merge.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    o: Tensor
+    rotary_dim: int
+    q_bias: Tensor | None = None
+    k_bias: Tensor | None = None
+    v_bias: Tensor | None = None
+    q_norm: Tensor | None = None
+    k_norm: Tensor | None = None
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.k.shape[0]
+
+    @property
+    def queries_per_kv(self) -> int:
+        return self.q.shape[0] // self.k.shape[0]
+
+    @property
+    def head_dim(self) -> int:
+        return self.k.shape[1]
+
+    @property
+    def has_biases(self) -> bool:
+        return any(bias is not None for bias in (self.q_bias, self.k_bias, self.v_bias))
+
+    def to(self, dtype: torch.dtype) -> LayerWeights:
+        """The same weights in another dtype."""
+        cast = {f.name: value.to(dtype) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        return replace(self, **cast)
+
+    def queries_of(self, head: int) -> range:
+        """The query heads that the source's head ``head`` carries (source layers only)."""
+        return range(head * self.queries_per_kv, (head + 1) * self.queries_per_kv)
+
+
+def augmented(weight: Tensor, bias: Tensor | None, with_bias: bool) -> Tensor:
+    """Weights that act on ``[x; 1]`` when ``with_bias``: (..., D) -> (..., D + 1), else unchanged."""
+    if not with_bias:
+        return weight
+    column = weight.new_zeros(weight.shape[:-1]) if bias is None else bias
+    return torch.cat([weight, column.unsqueeze(-1)], dim=-1)
+
+
+def tie_heads(merged: LayerWeights, labels: tuple[int, ...], queries_per_kv: int) -> LayerWeights:
+    """Undo the sharing: every source head gets a copy of its group's K and V, (G, ...) -> (H, ...).
+
+    The result has the source's shape and computes the same function as the grouped layer, so any
+    model code can run it; it is the reference that every checkpoint is compared with.
+    """
+    if merged.q.shape[0] != len(labels) * queries_per_kv:
+        raise ValueError(f"{merged.q.shape[0]} query heads, expected {len(labels)} * {queries_per_kv}")
+    index = torch.tensor(labels, device=merged.k.device)
+    return replace(
+        merged,
+        k=merged.k[index],
+        v=merged.v[index],
+        k_bias=None if merged.k_bias is None else merged.k_bias[index],
+        v_bias=None if merged.v_bias is None else merged.v_bias[index],
+    )

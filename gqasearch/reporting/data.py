@@ -1,0 +1,166 @@
+"""What a report is made of: plain data, filled by whoever ran something.
+
+A single run and a comparison of many runs are the same thing here: one parent, one or more results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gqasearch.grouping import LayerGrouping
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LayerPicture:
+    """One layer of a result: its groups, their summed error in the result's fitness if that is a sum over
+    layers, and whether no other grouping of so many groups has a lower one."""
+
+    grouping: LayerGrouping
+    error: float | None = None
+    proven_optimal: bool = False
+
+
+@dataclass(frozen=True)
+class HistoryPoint:
+    """The state of a search after a generation; ``best`` is the lowest fitness so far."""
+
+    generation: int
+    evaluations: int
+    best: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class History:
+    """One line of a convergence plot: "layer 3" of a search layer by layer, or "whole model"."""
+
+    label: str
+    points: tuple[HistoryPoint, ...]
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """A converted model, measured on the held-out text.
+
+    ``label``: how the heads were grouped, in words, without the merge; runs of one method at several
+    KV ratios share it. ``method``: the search method's name. ``fitness``: what it minimised, None for a
+    baseline. ``kl``: nats per token to the parent. ``kv_bytes_per_token``: measured from a real cache.
+    ``seconds``: search and conversion, without calibration and evaluation.
+    """
+
+    label: str
+    method: str
+    merge: str
+    fitness: str | None
+    kv_ratio: float
+    kv_heads_total: int
+    perplexity: float
+    kl: float
+    kv_bytes_per_token: int
+    parameters: int
+    seconds: float
+    layers: tuple[LayerPicture, ...] = ()
+    history: tuple[History, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Grouping and merge: what sets this result apart from others at its KV ratio."""
+        return f"{self.label} + {self.merge}"
+
+    @property
+    def is_baseline(self) -> bool:
+        """True for the GQA paper's recipe: consecutive heads, mean merge (arXiv 2305.13245)."""
+        return self.method == "neighbour" and self.merge == "mean"
+
+
+@dataclass(frozen=True)
+class ParentResult:
+    """The unconverted model, measured the same way."""
+
+    perplexity: float
+    kv_heads_total: int
+    kv_bytes_per_token: int
+    parameters: int
+
+
+@dataclass(frozen=True, eq=False)
+class Similarity:
+    """Cosine of the heads' keys and of their values, (L, H, H) each; ``what`` says which vectors were compared."""
+
+    key: FloatArray
+    value: FloatArray
+    what: str
+
+    def __post_init__(self) -> None:
+        shape = self.key.shape
+        if len(shape) != 3 or shape[1] != shape[2] or self.value.shape != shape:
+            raise ValueError(f"key and value must be (L, H, H) alike, got {shape} and {self.value.shape}")
+
+
+@dataclass(frozen=True)
+class ParetoFront:
+    """The non-dominated candidates of a search: names of the M objectives, N points of M values.
+
+    ``chosen``: index of the point that was written to grouping.json.
+    """
+
+    objectives: tuple[str, ...]
+    points: tuple[tuple[float, ...], ...]
+    chosen: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.objectives) < 2 or any(len(point) != len(self.objectives) for point in self.points):
+            raise ValueError(f"a front needs points of {len(self.objectives)} (two or more) values each")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How perplexity and KL were measured; ``convention`` says in a sentence what is averaged over what."""
+
+    convention: str
+    block_length: int
+    targets: int
+
+
+@dataclass(frozen=True)
+class TextUse:
+    """One text and what it was used for; ``role`` is "calibration", "search" or "held-out"."""
+
+    role: str
+    source: str
+    tokens: int
+    used_for: str
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All of a report. ``model`` and ``environment`` are shown as they are, in order.
+
+    Raises ``ValueError`` when two results have one name at one KV budget: a table could not tell them apart.
+    """
+
+    title: str
+    model: Mapping[str, str]
+    parent: ParentResult
+    results: tuple[MethodResult, ...]
+    measurement: Measurement
+    texts: tuple[TextUse, ...]
+    configuration: str
+    environment: Mapping[str, str]
+    similarity: Similarity | None = None
+    front: ParetoFront | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        seen: set[tuple[str, int]] = set()
+        for result in self.results:
+            key = (result.name, result.kv_heads_total)
+            if key in seen:
+                raise ValueError(f"two results are named {result.name!r} with {result.kv_heads_total} KV heads")
+            seen.add(key)

@@ -1,0 +1,138 @@
+"""One self-contained page: tables, figures, and how everything was measured. Opens offline, runs no script."""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from matplotlib.figure import Figure
+
+from gqasearch.errors import UserError
+from gqasearch.reporting import tables
+from gqasearch.reporting.data import ReportData
+from gqasearch.reporting.plots import (
+    convergence_figure,
+    figure_svg,
+    figure_webp,
+    grouping_figure,
+    kl_figure,
+    pareto_figure,
+    similarity_figure,
+)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A figure as the template needs it: a data URI, and words for who cannot see it."""
+
+    uri: str
+    alt: str
+    width: int
+
+
+def render_report(data: ReportData) -> str:
+    """The page as text. Every string of ``data`` is escaped."""
+    frame = tables.results_frame(data)
+    text = tables.as_text(frame)
+    rows = [
+        {"cells": cells, "is_best": bool(best), "starts_budget": bool(starts)}
+        for cells, best, starts in zip(
+            text.to_numpy().tolist(),
+            frame["is_best"],
+            frame["kv_heads_total"].ne(frame["kv_heads_total"].shift()) | frame["is_parent"].shift(fill_value=False),
+            strict=True,
+        )
+    ]
+    return _template().render(
+        data=data,
+        headlines=tables.headlines(frame),
+        headers=[header.replace("\n", " ") for header in tables.headers(text)],
+        left_aligned=[column in tables.LEFT_ALIGNED for column in text.columns],
+        rows=rows,
+        baseline=tables.BASELINE if "kl_of_baseline" in text.columns else None,
+        csv_uri=_data_uri("text/csv", tables.results_csv(frame).encode()),
+        kl=_curves(kl_figure(frame), "KL to the parent against KV ratio, one line per method"),
+        groupings=_grouping_pictures(data),
+        proven=any(layer.proven_optimal for result in data.results for layer in result.layers),
+        convergence=_convergence_picture(data),
+        similarity=_similarity_picture(data),
+        front=_front_picture(data),
+    )
+
+
+def write_report(path: Path, data: ReportData) -> None:
+    """Write the page to ``path``, whole or not at all. Raises ``UserError`` when it cannot be written."""
+    page = render_report(data)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(page, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        raise UserError(f"cannot write the report {path}: {error.strerror or error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _grouping_pictures(data: ReportData) -> list[_Picture]:
+    pictures = []
+    for result in data.results:
+        if result.layers:
+            title = f"{result.name}, KV ratio {result.kv_ratio:.3g}"
+            groups = "; ".join(
+                f"layer {index}: {' '.join(str(list(group)) for group in layer.grouping.groups)}"
+                for index, layer in enumerate(result.layers)
+            )
+            pictures.append(_cells(grouping_figure(result.layers, title), f"Groups of {title}. {groups}"))
+    return pictures
+
+
+def _convergence_picture(data: ReportData) -> _Picture | None:
+    if not any(result.history for result in data.results):
+        return None
+    return _curves(convergence_figure(data.results), "Best fitness so far against evaluations, one panel per search")
+
+
+def _similarity_picture(data: ReportData) -> _Picture | None:
+    if data.similarity is None:
+        return None
+    return _cells(similarity_figure(data.similarity), "Cosine between heads, keys and values, one heat map per layer")
+
+
+def _front_picture(data: ReportData) -> _Picture | None:
+    if data.front is None:
+        return None
+    return _curves(pareto_figure(data.front), f"Non-dominated candidates in {' and '.join(data.front.objectives)}")
+
+
+def _curves(figure: Figure, alt: str) -> _Picture:
+    # As an image, an SVG can neither run script nor clash with another's element ids.
+    return _Picture(_data_uri("image/svg+xml", figure_svg(figure).encode()), alt, _css_width(figure))
+
+
+def _cells(figure: Figure, alt: str) -> _Picture:
+    """A picture of very many cells, which would make a large SVG."""
+    return _Picture(_data_uri("image/webp", figure_webp(figure)), alt, _css_width(figure))
+
+
+def _css_width(figure: Figure) -> int:
+    return round(96 * figure.get_figwidth())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("gqasearch", "reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("template.html.j2")

@@ -1,0 +1,101 @@
+"""Progress of a long command on a terminal; nothing at all anywhere else."""
+
+from __future__ import annotations
+
+from threading import Lock, Timer
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from gqasearch.reporting.data import HistoryPoint
+
+
+class SearchProgress:
+    """A line per stage with its bar, the live best, the time gone and the time left.
+
+        with SearchProgress(Console(stderr=True), quiet=False) as progress:
+            progress.stage("search, layer by layer", total=600)
+            progress.update(12, HistoryPoint(generation=12, evaluations=480, best=0.31, seconds=2.5))
+
+    It appears only after ``delay`` seconds, and goes when the block is left: a quick command shows none.
+    With ``quiet``, or where ``console`` writes to no terminal, no method does anything.
+    """
+
+    def __init__(self, console: Console, *, quiet: bool = False, delay: float = 2.0) -> None:
+        self._progress: Progress | None = None
+        if not quiet and console.is_interactive and console.file.isatty():
+            self._progress = _progress(console)
+            self._timer = Timer(delay, self._appear)
+            self._timer.daemon = True
+        self._lock = Lock()
+        self._closed = False
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> SearchProgress:
+        if self._progress is not None:
+            self._timer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._progress is None:
+            return
+        self._timer.cancel()
+        with self._lock:
+            self._closed = True
+            self._progress.stop()
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Begin a stage of ``total`` steps (None: unknown); the one before is over."""
+        if self._progress is None:
+            return
+        self._finish_stage()
+        self._task = self._progress.add_task(name, total=total, detail="")
+
+    def update(self, completed: int, point: HistoryPoint | None = None) -> None:
+        """Steps of the stage done so far, and where its search stands."""
+        if self._progress is None or self._task is None:
+            return
+        detail = ""
+        if point is not None:
+            detail = f"generation {point.generation}  {point.evaluations:,} evaluations  best {point.best:.6g}"
+        self._progress.update(self._task, completed=completed, detail=detail)
+
+    def _finish_stage(self) -> None:
+        if self._progress is None or self._task is None:
+            return
+        task = self._progress.tasks[self._task]
+        total = task.total if task.total is not None else max(task.completed, 1)
+        self._progress.update(self._task, total=total, completed=total)
+
+    def _appear(self) -> None:
+        # The timer may fire while the block is being left; a display started then would never stop.
+        with self._lock:
+            if self._progress is not None and not self._closed:
+                self._progress.start()
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[detail]}", markup=False),
+        console=console,
+        transient=True,
+        refresh_per_second=4,
+    )

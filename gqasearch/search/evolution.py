@@ -1,0 +1,182 @@
+"""Evolution of groupings, the default method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+from deap import base, tools  # type: ignore[import-untyped]
+
+from gqasearch.errors import UserError
+from gqasearch.grouping import Grouping
+from gqasearch.search._base import SearchMethod
+from gqasearch.search.descent import descend
+from gqasearch.search.operators import exchange_layers
+from gqasearch.search.problem import Generation, Problem
+from gqasearch.search.record import Individual, Record
+from gqasearch.search.selection import crowded_tournament, tournament
+from gqasearch.search.starts import starting_groupings
+from gqasearch.search.state import require_method, restore_rng, save_rng
+from gqasearch.search.variation import mutate, usable_weights
+
+# A child that was evaluated before is mutated again, at most so often.
+ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Evolution(SearchMethod):
+    """(mu + lambda) evolution on partitions; NSGA-II survival for several objectives.
+
+    ``population`` survivors have ``offspring`` children a generation. A child comes from a crossover with
+    chance ``crossover_rate``, and is mutated as well with chance ``mutation_rate``; all others are
+    mutants. ``swap``, ``move``, ``merge_split`` and ``shift`` weigh the mutations against each other
+    (``shift`` where the numbers of groups may change). The ``local_individuals`` best newcomers of a
+    generation descend to better neighbours ``local_steps`` times; 0 turns that off, as an
+    objective that runs the model asks for. Ends after ``generations``, after ``patience`` of them without
+    a better candidate, or with ``max_evaluations``.
+    """
+
+    name: ClassVar[str] = "evolution"
+    reference: ClassVar[str] = "https://doi.org/10.1007/BF00226291"
+    summary: ClassVar[str] = "memetic evolution with operators on partitions; NSGA-II for several objectives"
+    multi_objective: ClassVar[bool] = True
+
+    population: int = 40
+    offspring: int = 40
+    generations: int = 200
+    patience: int = 15
+    tournament_size: int = 2
+    crossover_rate: float = 0.7
+    mutation_rate: float = 0.3
+    swap: float = 1.0
+    move: float = 1.0
+    merge_split: float = 0.5
+    shift: float = 1.0
+    local_individuals: int = 4
+    local_steps: int = 100
+    max_evaluations: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise UserError(f"evolution: {name} must be at least {least}, got {value}")
+        for name in ("crossover_rate", "mutation_rate"):
+            if getattr(self, name) > 1:
+                raise UserError(f"evolution: {name} is a chance, at most 1, got {getattr(self, name)}")
+        if self.swap + self.merge_split == 0:
+            raise UserError("evolution: swap and merge_split cannot both be 0; move can do nothing at equal sizes")
+
+    def search(
+        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
+    ) -> Iterator[Generation]:
+        run = _Run(self, problem, rng)
+        if state is None:
+            run.start()
+        else:
+            run.load(state)
+        if state is None or run.is_done:
+            yield run.generation()
+        while not run.is_done:
+            run.advance()
+            yield run.generation()
+
+
+class _Run:
+    """One search under way: the population, the record, and DEAP's toolbox."""
+
+    def __init__(self, method: Evolution, problem: Problem, rng: np.random.Generator) -> None:
+        self.method, self.problem, self.rng = method, problem, rng
+        self.record = Record(problem, method.max_evaluations)
+        self.index = self.idle = 0
+        self.exhausted = False
+        self.population: list[Individual] = []
+        self.settled: set[int] = set()
+        self.toolbox = self._make_toolbox()
+
+    def _make_toolbox(self) -> Any:
+        method, problem, rng = self.method, self.problem, self.rng
+        several = len(problem.objectives) > 1
+        weights = {name: getattr(method, name) for name in ("swap", "move", "merge_split", "shift")}
+        toolbox = base.Toolbox()
+        toolbox.register("evaluate", self.record.evaluate)
+        toolbox.register(
+            "mate", exchange_layers, budget=problem.budget, free_counts=problem.free_counts, rng=rng
+        )
+        toolbox.register("mutate", mutate, problem=problem, weights=usable_weights(weights, problem), rng=rng)
+        toolbox.register("descend", descend, record=self.record, steps=method.local_steps, rng=rng)
+        toolbox.register("pick", crowded_tournament if several else tournament, size=method.tournament_size, rng=rng)
+        # nd="log": the standard sort of DEAP is 20 to 60 times slower.
+        toolbox.register("select", *((tools.selNSGA2,) if several else (tools.selBest,)), **({"nd": "log"} if several else {}))
+        return toolbox
+
+    @property
+    def is_done(self) -> bool:
+        method = self.method
+        return (
+            self.exhausted
+            or self.record.is_full
+            or self.index >= method.generations
+            or self.idle >= method.patience
+        )
+
+    def start(self) -> None:
+        self._survive(self.toolbox.evaluate(starting_groupings(self.problem, self.method.population, self.rng)))
+
+    def advance(self) -> None:
+        """One generation."""
+        length, front = len(self.record), self.record.front
+        children = self.toolbox.evaluate(self._children())
+        self._survive([*self.population, *self._refine(children)])
+        self.index += 1
+        self.idle = 0 if self.record.front is not front else self.idle + 1
+        self.exhausted = len(self.record) == length
+
+    def _children(self) -> list[Grouping]:
+        """Groupings that were never evaluated, all different."""
+        children: dict[Grouping, None] = {}
+        for _ in range(self.method.offspring):
+            child = self._child()
+            for _ in range(ATTEMPTS):
+                if child not in children and child not in self.record:
+                    children[child] = None
+                    break
+                child = self.toolbox.mutate(child)
+        return list(children)
+
+    def _child(self) -> Grouping:
+        mother, father = self.toolbox.pick(self.population), self.toolbox.pick(self.population)
+        if self.rng.random() >= self.method.crossover_rate:
+            return self.toolbox.mutate(mother.grouping)
+        child = self.toolbox.mate(mother.grouping, father.grouping)
+        return self.toolbox.mutate(child) if self.rng.random() < self.method.mutation_rate else child
+
+    def _refine(self, children):
+        import os
+        mode = os.environ.get("MODE", "children")
+        if self.method.local_steps == 0 or not children: return children
+        if mode == "children":
+            src = children
+        else:
+            src = [i for i in (*self.population, *children) if i.index not in self.settled]
+        chosen = self.toolbox.select(src, min(len(src), self.method.local_individuals))
+        ids = {i.index for i in chosen}
+        out = [i for i in children if i.index not in ids]
+        self.population = [i for i in self.population if i.index not in ids]
+        for ind in chosen:
+            r, settled = self.toolbox.descend(ind)
+            if settled: self.settled.add(r.index)
+            out.append(r)
+        return out
+
+    def _survive(self, pool: list[Individual]) -> None:
+        distinct = list({individual.index: individual for individual in pool}.values())
+        self.population = self.toolbox.select(distinct, min(self.method.population, len(distinct)))
+
+    def generation(self) -> Generation:
+        return Generation(self.index, len(self.record), self.record.best.candidate, (), lambda: {})
+
+
+_LEAST: dict[str, float] = {}

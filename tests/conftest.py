@@ -1,0 +1,39 @@
+"""What every test stands on: no network, no writes outside a scratch folder, one thread."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from hypothesis import settings
+
+# One scratch folder per process (each xdist worker has its own), named before torch, transformers and
+# matplotlib are imported: they read these once. Processes that a test starts inherit them.
+_SCRATCH = tempfile.TemporaryDirectory(prefix="gqasearch-tests-")
+_HOME = Path(_SCRATCH.name)
+os.environ.update(
+    HOME=str(_HOME),
+    XDG_CACHE_HOME=str(_HOME / "cache"),
+    GQASEARCH_CACHE=str(_HOME / "cache" / "gqasearch"),
+    HF_HOME=str(_HOME / "cache" / "huggingface"),
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    MPLCONFIGDIR=str(_HOME / "matplotlib"),
+    MPLBACKEND="Agg",
+    # The suite runs one process per core; more threads than cores only slow it down.
+    OMP_NUM_THREADS="1",
+    TOKENIZERS_PARALLELISM="false",
+    # Terminal output that tests read must not depend on the terminal that runs them.
+    COLUMNS="120",
+    NO_COLOR="1",
+)
+os.environ.pop("FORCE_COLOR", None)
+
+# A busy machine is no failure; where CI is set, hypothesis itself makes its examples repeatable.
+settings.register_profile("gqasearch", deadline=None)
+settings.load_profile("gqasearch")
+
+
+def pytest_unconfigure() -> None:
+    _SCRATCH.cleanup()

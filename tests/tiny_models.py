@@ -1,0 +1,131 @@
+"""Tiny random models of every supported family: no download, deterministic by seed, milliseconds to build.
+
+All weights are random and none is trivial: biases are not zero, norm weights are not one, so that a
+test fails when a bias is forgotten or a norm is applied to the wrong head. Logits are of order 1.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from gqasearch.models import Parent
+
+FAMILY_NAMES = ("llama", "mistral", "qwen2", "qwen3")
+SPECIAL_TOKENS = ("<s>", "</s>", "<unk>")
+VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
+
+_CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+
+
+def tiny_model(
+    family: str,
+    *,
+    heads: int = 6,
+    kv_heads: int | None = None,
+    layers: int = 2,
+    head_dim: int = 8,
+    hidden: int | None = None,
+    vocab: int = VOCAB_SIZE,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    tied: bool = False,
+    **config: Any,
+) -> PreTrainedModel:
+    """A random model; MHA unless ``kv_heads`` is given. ``config``: further fields of the family's config.
+
+    The global random state of torch is left as it was.
+    """
+    config_class, model_class = _CLASSES[family]
+    width = heads * head_dim if hidden is None else hidden
+    fields: dict[str, Any] = {
+        "vocab_size": vocab,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads if kv_heads is None else kv_heads,
+        "max_position_embeddings": 128,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": tied,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+        "attention_dropout": 0.0,
+    }
+    # Qwen2's own checkpoints name no head_dim; its config takes hidden / heads then.
+    if family != "qwen2" or width != heads * head_dim:
+        fields["head_dim"] = head_dim
+    if family == "mistral":
+        fields["sliding_window"] = None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = model_class(config_class(**(fields | config)))
+    _randomise(model, seed)
+    return model.to(dtype).eval()
+
+
+def tiny_parent(family: str, **options: Any) -> Parent:
+    """``tiny_model`` as a parent in memory; same options."""
+    return Parent.from_model(tiny_model(family, **options))
+
+
+def _randomise(model: PreTrainedModel, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            noise = torch.randn(parameter.shape, generator=generator)
+            if name.endswith("norm.weight"):
+                parameter.copy_(1.0 + 0.3 * noise)
+            elif name.endswith(".bias"):
+                parameter.copy_(0.3 * noise)
+            else:
+                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level, no merges: one token per byte, any text comes back. ``VOCAB_SIZE`` tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    bos, eos, unk = SPECIAL_TOKENS
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, unk_token=unk, pad_token=eos, model_max_length=128
+    )
+
+
+def save_checkpoint(model: PreTrainedModel, directory: Path, *, max_shard_size: str = "1GB") -> Path:
+    """Write model, tokenizer and generation config as a checkpoint folder; "20KB" makes several shards."""
+    model.save_pretrained(directory, max_shard_size=max_shard_size)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
+
+
+def edit_config(directory: Path, remove: tuple[str, ...] = (), **changes: Any) -> None:
+    """Change fields of a checkpoint's ``config.json`` by hand."""
+    path = directory / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps({k: v for k, v in config.items() if k not in remove}), encoding="utf-8")
