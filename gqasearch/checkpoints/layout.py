@@ -11,7 +11,6 @@ An empty slot attends evenly and adds nothing to the output: its columns of ``o`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -95,8 +94,3 @@ def lay_out(merged: LayerWeights, placed: Slots) -> LayerWeights:
 
     q_bias = None if merged.q_bias is None else place(merged.q_bias)
     return replace(merged, q=place(merged.q), o=place(merged.o), q_bias=q_bias)
-
-
-def group_counts_text(counts: Sequence[int]) -> str:
-    """``6`` when all layers agree, else the list."""
-    return str(counts[0]) if len(set(counts)) == 1 else ", ".join(map(str, counts))

@@ -52,11 +52,88 @@ def write_checkpoint(
     layers = _ConvertedLayers(source, family, config, layout, merged_layer)
     grouped = stock_config(family, config, layout, layers.stored_dtype)
     with new_folder(out_dir) as folder:
-        sizes = {shard: _write_shard(source, shard, layers, folder) for shard in source.shards}
-        _write_index(source, sum(sizes.values()), layers, folder)
+        total_size = sum(_write_shard(source, shard, layers, folder) for shard in source.shards)
+        _write_index(source, total_size, folder)
         (folder / "config.json").write_text(_json_text(grouped), encoding="utf-8")
         copy_companions(source_dir, folder)
         write_grouping(folder / "grouping.json", document)
         card = model_card(document, layout, grouped["architectures"][0], source_dir, facts)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return layout
+
+
+class _ConvertedLayers:
+    """The tensors that a merge changes, converted a layer at a time.
+
+    A layer may lie in two shards: what belongs in the second waits here until that one is written.
+    """
+
+    def __init__(
+        self,
+        source: CheckpointTensors,
+        family: Family,
+        config: Config,
+        layout: Layout,
+        merged_layer: Callable[[int], LayerWeights],
+    ) -> None:
+        self._source, self._family, self._layout, self._merged_layer = source, family, layout, merged_layer
+        self._layer_of = {
+            name: layer for layer in range(len(layout.slots)) for name in family.layer_tensors(layer, config).values()
+        }
+        self._waiting: dict[str, Tensor] = {}
+        missing = [name for name in self._layer_of if name not in source.shard_of]
+        if missing:
+            raise UserError(f"{source.directory} has no tensor {missing[0]}; gqasearch converts unquantised models")
+        self.stored_dtype = source.read(family.tensor_name(0, "q.weight")).dtype
+
+    def take(self, name: str) -> Tensor | None:
+        """The converted tensor, once; None for a tensor that no merge changes."""
+        if name not in self._layer_of:
+            return None
+        if name not in self._waiting:
+            self._convert(self._layer_of[name])
+        return self._waiting.pop(name)
+
+    def _convert(self, layer: int) -> None:
+        merged = self._merged_layer(layer)
+        if merged.num_kv_heads != self._layout.kv_heads:
+            raise ValueError(f"layer {layer} was merged to {merged.num_kv_heads} heads, not {self._layout.kv_heads}")
+        placed = lay_out(merged, self._layout.slots[layer])
+        for name, tensor in self._family.write_layer(placed, layer).items():
+            self._waiting[name] = _cast(tensor, self._source.read(name).dtype, name)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """To the dtype that the source stores; float16 may not hold what float32 did."""
+    if dtype not in CONVERTIBLE:
+        raise UserError(f"{name} is stored as {dtype}; gqasearch converts unquantised models (float16 and wider)")
+    cast = tensor.to("cpu", dtype)
+    if not bool(torch.isfinite(cast).all()):
+        raise UserError(f"{name} of the converted model holds values that are not finite in {dtype}")
+    return cast
+
+
+def _write_shard(source: CheckpointTensors, shard: str, layers: _ConvertedLayers, folder: Path) -> int:
+    """Write one shard; bytes of its tensors."""
+    if Path(shard).name != shard:
+        raise UserError(f"{source.directory / INDEX}: shard {shard!r} is no plain file name")
+    tensors: dict[str, Tensor] = {}
+    for name in (name for name, its_shard in source.shard_of.items() if its_shard == shard):
+        converted = layers.take(name)
+        tensors[name] = source.read(name) if converted is None else converted
+    with safe_open(source.directory / shard, framework="pt") as file:
+        metadata = file.metadata() or {}
+    # transformers 4 refuses files that do not say which framework's tensors they hold.
+    save_file(tensors, folder / shard, metadata={**metadata, "format": "pt"})
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _write_index(source: CheckpointTensors, total_size: int, folder: Path) -> None:
+    """The index of a sharded checkpoint, with the new size; a single file has none."""
+    if (source.directory / INDEX).is_file():
+        index = {"metadata": {"total_size": total_size}, "weight_map": source.shard_of}
+        (folder / INDEX).write_text(_json_text(index), encoding="utf-8")
+
+
+def _json_text(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"

@@ -18,13 +18,13 @@ class Llama(Family):
     architectures: ClassVar[tuple[str, ...]] = ("LlamaForCausalLM",)
 
     def grouped_config(self, config: Mapping[str, Any], query_heads: int, kv_heads: int, head_dim: int) -> Config:
-        """A Llama, or a Mistral when the query heads do not fill the hidden size.
+        """A Llama, or a Mistral when added query heads do not fill the hidden size.
 
         transformers 5 refuses a Llama whose hidden size is not divisible by the head count, and
         CTranslate2's Llama loader ignores ``head_dim``; Mistral is the same network without both.
         """
         grouped = super().grouped_config(config, query_heads, kv_heads, head_dim)
-        if query_heads * head_dim == config["hidden_size"]:
+        if query_heads in (config["num_attention_heads"], config["hidden_size"] / head_dim):
             return grouped
         if config.get("attention_bias") or config.get("mlp_bias"):
             raise UserError(

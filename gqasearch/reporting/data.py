@@ -18,8 +18,11 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LayerPicture:
-    """One layer of a result: its groups, their summed error in the result's fitness if that is a sum over
-    layers, and whether no other grouping of so many groups has a lower one."""
+    """One layer of a result.
+
+    ``error``: of its groups together, where the result's fitness is a sum over layers. ``proven_optimal``:
+    no other grouping into so many groups has a lower one.
+    """
 
     grouping: LayerGrouping
     error: float | None = None

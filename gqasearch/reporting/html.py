@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,12 +40,9 @@ def render_report(data: ReportData) -> str:
     frame = tables.results_frame(data)
     text = tables.as_text(frame)
     rows = [
-        {"cells": cells, "is_best": bool(best), "starts_budget": bool(starts)}
+        {"cells": cells, "is_best": bool(best), "starts_budget": starts}
         for cells, best, starts in zip(
-            text.to_numpy().tolist(),
-            frame["is_best"],
-            frame["kv_heads_total"].ne(frame["kv_heads_total"].shift()) | frame["is_parent"].shift(fill_value=False),
-            strict=True,
+            text.to_numpy().tolist(), frame["is_best"], tables.starts_budget(frame), strict=True
         )
     ]
     return _template().render(
@@ -55,7 +53,7 @@ def render_report(data: ReportData) -> str:
         rows=rows,
         baseline=tables.BASELINE if "kl_of_baseline" in text.columns else None,
         csv_uri=_data_uri("text/csv", tables.results_csv(frame).encode()),
-        kl=_curves(kl_figure(frame), "KL to the parent against KV ratio, one line per method"),
+        kl=_vector(kl_figure(frame), "KL to the parent against KV ratio, one line per method"),
         groupings=_grouping_pictures(data),
         proven=any(layer.proven_optimal for result in data.results for layer in result.layers),
         convergence=_convergence_picture(data),
@@ -70,11 +68,12 @@ def write_report(path: Path, data: ReportData) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         aside.write_text(page, encoding="utf-8")
-        os.replace(aside, path)
+        aside.replace(path)
     except OSError as error:
         raise UserError(f"cannot write the report {path}: {error.strerror or error}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
 
 
 def _grouping_pictures(data: ReportData) -> list[_Picture]:
@@ -86,35 +85,35 @@ def _grouping_pictures(data: ReportData) -> list[_Picture]:
                 f"layer {index}: {' '.join(str(list(group)) for group in layer.grouping.groups)}"
                 for index, layer in enumerate(result.layers)
             )
-            pictures.append(_cells(grouping_figure(result.layers, title), f"Groups of {title}. {groups}"))
+            pictures.append(_raster(grouping_figure(result.layers, title), f"Groups of {title}. {groups}"))
     return pictures
 
 
 def _convergence_picture(data: ReportData) -> _Picture | None:
     if not any(result.history for result in data.results):
         return None
-    return _curves(convergence_figure(data.results), "Best fitness so far against evaluations, one panel per search")
+    return _raster(convergence_figure(data.results), "Best fitness so far against evaluations, one panel per search")
 
 
 def _similarity_picture(data: ReportData) -> _Picture | None:
     if data.similarity is None:
         return None
-    return _cells(similarity_figure(data.similarity), "Cosine between heads, keys and values, one heat map per layer")
+    return _raster(similarity_figure(data.similarity), "Cosine between heads, keys and values, one heat map per layer")
 
 
 def _front_picture(data: ReportData) -> _Picture | None:
     if data.front is None:
         return None
-    return _curves(pareto_figure(data.front), f"Non-dominated candidates in {' and '.join(data.front.objectives)}")
+    return _vector(pareto_figure(data.front), f"Non-dominated candidates in {' and '.join(data.front.objectives)}")
 
 
-def _curves(figure: Figure, alt: str) -> _Picture:
+def _vector(figure: Figure, alt: str) -> _Picture:
     # As an image, an SVG can neither run script nor clash with another's element ids.
     return _Picture(_data_uri("image/svg+xml", figure_svg(figure).encode()), alt, _css_width(figure))
 
 
-def _cells(figure: Figure, alt: str) -> _Picture:
-    """A picture of very many cells, which would make a large SVG."""
+def _raster(figure: Figure, alt: str) -> _Picture:
+    """A picture of very many cells or lines, which would make a large SVG."""
     return _Picture(_data_uri("image/webp", figure_webp(figure)), alt, _css_width(figure))
 
 

@@ -86,44 +86,52 @@ def results_table(data: ReportData) -> Table:
         table.add_column(header, justify="left" if left else "right", overflow="fold", vertical="bottom")
     if "kl_of_baseline" in text.columns:
         table.caption = f"baseline: {BASELINE}"
-    budget = frame["kv_heads_total"].where(~frame["is_parent"], -1)
-    for row in range(len(frame)):
-        first, last = row == 0 or budget[row] != budget[row - 1], row + 1 == len(frame) or budget[row + 1] != budget[row]
-        cells = [Text(str(cell)) for cell in text.iloc[row]]
-        cells[0] = cells[0] if first else Text("")
-        table.add_row(*cells, style="bold" if frame["is_best"][row] else None, end_section=last)
+    for cells, best, starts in zip(text.to_numpy().tolist(), frame["is_best"], starts_budget(frame), strict=True):
+        if starts:
+            table.add_section()
+        else:
+            cells[0] = ""
+        # As Text, a label with [brackets] is no markup.
+        table.add_row(*map(Text, cells), style="bold" if best else None)
     return table
+
+
+def starts_budget(frame: pd.DataFrame) -> list[bool]:
+    """Of every row of :func:`results_frame`, whether it is the first with so many KV heads."""
+    budgets = list(zip(frame["is_parent"], frame["kv_heads_total"], strict=True))
+    return [row == 0 or budgets[row - 1] != budget for row, budget in enumerate(budgets)]
 
 
 def headlines(frame: pd.DataFrame) -> list[str]:
     """One sentence per KV budget: its lowest KL, and what that is of the baseline's."""
     sentences = []
+    parent = _perplexity_text(frame["perplexity"][0])
     for _, rows in frame[~frame["is_parent"]].groupby("kv_heads_total", sort=False):
-        best = rows.loc[rows["kl"].idxmin()] if rows["kl"].notna().any() else rows.iloc[0]
+        best = rows.sort_values("kl", kind="stable").iloc[0]
         sentence = (
             f"KV ratio {best['kv_ratio']:.3g}: {best['name']} is {_kl_text(best['kl'])} nats per token from the "
-            f"parent, perplexity {_perplexity_text(best['perplexity'])} against {_perplexity_text(frame['perplexity'][0])}"
+            f"parent, perplexity {_perplexity_text(best['perplexity'])} against {parent}"
         )
         if not best["is_baseline"] and np.isfinite(best["kl_of_baseline"]):
-            sentence += f"; its KL is {share_text(best['kl_of_baseline'])} of the baseline's"
+            sentence += f"; its KL is {share_text(best['kl_of_baseline'])} of the GQA baseline's"
         sentences.append(sentence + ".")
     return sentences
 
 
 def share_text(share: float) -> str:
-    """A fraction of the baseline, as it is said: 1/9.4 below one, 1.3 x above; empty for NaN."""
+    """A fraction of the baseline: 1/9.38 below a half, else 0.93 or 1.30; empty for NaN."""
     if not np.isfinite(share):
         return ""
     if share <= 0:
         return "0"
-    return f"1/{1 / share:.3g}" if share < 1 else f"{share:.3g} ×"
+    return f"1/{number_text(1 / share)}" if share < 0.5 else f"{share:.2f}"
 
 
 def number_text(value: float, digits: int = 3) -> str:
     """``digits`` significant digits, trailing zeros kept, no exponent between 1e-4 and 1e6."""
     if not np.isfinite(value) or value == 0:
         return f"{value:g}"
-    exponent = int(np.floor(np.log10(abs(value))))
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
     if not -5 < exponent < 6:
         return f"{value:.{digits - 1}e}"
     return f"{value:,.{max(0, digits - 1 - exponent)}f}"

@@ -45,7 +45,9 @@ def history(rng: np.random.Generator, label: str, scale: float) -> History:
 
 def similarity(rng: np.random.Generator, depth: int, heads: int) -> Similarity:
     key, value = (np.stack([_cosines(rng, heads, mix) for _ in range(depth)]) for mix in (0.4, 0.15))
-    return Similarity(key, value, "Cosine of pre-RoPE keys and of values at the same token, averaged over calibration tokens")
+    return Similarity(
+        key, value, "Cosine of pre-RoPE keys and of values at the same token, averaged over calibration tokens"
+    )
 
 
 def report_data(depth: int = 6, heads: int = 12, seed: int = 0, ratios: tuple[float, ...] = (0.5, 0.25)) -> ReportData:
@@ -71,7 +73,9 @@ def report_data(depth: int = 6, heads: int = 12, seed: int = 0, ratios: tuple[fl
                     layers=layer_pictures(rng, depth, heads, groups)
                     if searched
                     else (LayerPicture(LayerGrouping.neighbours(heads, groups)),) * depth,
-                    history=tuple(history(rng, f"layer {i}", 10.0 ** -(i % 3)) for i in range(depth)) if searched else (),
+                    history=tuple(history(rng, f"layer {i}", 10.0 ** -(i % 3)) for i in range(depth))
+                    if searched
+                    else (),
                 )
             )
     return ReportData(
@@ -79,7 +83,9 @@ def report_data(depth: int = 6, heads: int = 12, seed: int = 0, ratios: tuple[fl
         model={"id": "embedded", "architecture": "LlamaForCausalLM", "layers": str(depth), "KV heads": str(heads)},
         parent=ParentResult(12.74, depth * heads, 2 * depth * heads * 16 * 4, 3_050_000),
         results=tuple(results),
-        measurement=Measurement("Blocks of the held-out text, each token after a block's first is a target.", 256, 65_280),
+        measurement=Measurement(
+            "Blocks of the held-out text, each token after a block's first is a target.", 256, 65_280
+        ),
         texts=(
             TextUse("calibration", "standard library: argparse, ast, asyncio", 32_768, "statistics of the merges"),
             TextUse("search", "standard library: json, logging", 8_192, "fitness functions that run the model"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import Locator, LogLocator, NullFormatter
@@ -17,7 +17,8 @@ LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#666666"
 
-_STYLE: dict[str, Any] = {
+# Any: what the keys are typed as differs between releases of matplotlib.
+_STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -41,7 +42,7 @@ _STYLE: dict[str, Any] = {
 @contextmanager
 def styled() -> Iterator[None]:
     """Draw with the project's style and put matplotlib's settings back afterwards."""
-    with matplotlib.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE):
         yield
 
 
@@ -54,10 +55,10 @@ def figure_svg(figure: Figure) -> str:
 
 
 def figure_webp(figure: Figure) -> bytes:
-    """The figure as lossless WebP, 160 pixels per inch: a tenth of the SVG when it has a thousand cells."""
+    """The figure as lossless WebP, two pixels per CSS pixel: a tenth of the SVG when it has a thousand cells."""
     buffer = io.BytesIO()
     with styled():
-        figure.savefig(buffer, format="webp", dpi=160, pil_kwargs={"lossless": True})
+        figure.savefig(buffer, format="webp", dpi=192, pil_kwargs={"lossless": True})
     return buffer.getvalue()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
@@ -77,5 +77,5 @@ def _colours(count: int) -> list[str]:
     """Distinct colours for a few lines, a dark-to-light ramp by depth for many."""
     if count <= len(LINE_COLOURS):
         return list(LINE_COLOURS[:count])
-    ramp = matplotlib.colormaps["viridis"]
+    ramp = mpl.colormaps["viridis"]
     return [to_hex(ramp(position)) for position in np.linspace(0, 0.88, count)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,13 +13,26 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from gqasearch.grouping import LayerGrouping
-from gqasearch.reporting.data import LayerPicture
+from gqasearch.reporting.data import FloatArray, LayerPicture
 from gqasearch.reporting.plots._style import GREY, styled
 from gqasearch.reporting.tables import number_text
 
 # Okabe and Ito's seven, then lighter tints of them; the number in the cell settles what colour cannot.
-_STRONG = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 _ALONE = (0.94, 0.94, 0.94)
+_CHARACTER = 0.063  # inches, of the 7.5 point text beside the cells
+_TIMES = "\N{MULTIPLICATION SIGN}"
+_Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of text beside the cells; ``at`` in inches from their right edge."""
+
+    header: str
+    texts: tuple[str, ...]
+    at: float
+    align: Literal["left", "right"]
 
 
 def grouping_figure(layers: Sequence[LayerPicture], title: str) -> Figure:
@@ -28,51 +43,84 @@ def grouping_figure(layers: Sequence[LayerPicture], title: str) -> Figure:
     """
     heads, depth = layers[0].grouping.num_heads, len(layers)
     cell = 0.34 if max(heads, depth) <= 16 else 0.215
-    margins = [_sizes_text(layer.grouping) for layer in layers]
-    sizes_width = 0.063 * max(map(len, [_SIZES, *margins]))
-    left, top, bottom = 0.55, 0.72, 0.1
-    right = _SIZES_AT + sizes_width + (0.7 if any(layer.error is not None for layer in layers) else 0.1)
-    width, height = left + cell * heads + right, top + cell * depth + bottom
+    columns, columns_width = _columns(layers)
+    left, top, bottom = 0.55, 0.66, 0.1
+    width = max(left + cell * heads + columns_width, 0.3 + 0.088 * len(title))
+    height = top + cell * depth + bottom
     with styled():
         figure = Figure(figsize=(width, height))
         axes = figure.add_axes((left / width, bottom / height, cell * heads / width, cell * depth / height))
-        axes.imshow(_cell_colours(layers), aspect="auto", interpolation="nearest")
-        _write_numbers(axes, layers, size=8.5 if cell > 0.3 else 6.5)
+        colours = np.array([_row_colours(layer.grouping) for layer in layers])
+        axes.imshow(colours, aspect="auto", interpolation="nearest")
+        _write_numbers(axes, layers, colours, size=8.5 if cell > 0.3 else 6.5)
         _dress(axes, heads, depth)
-        _write_margin(axes, layers, margins, cell)
+        _write_columns(axes, columns, cell)
         figure.text(0.1 / width, 1 - 0.06 / height, title, weight="bold", va="top")
     return figure
 
 
+def _row_colours(grouping: LayerGrouping) -> list[_Colour]:
+    """One colour per head; colours go to the groups of two or more, in order."""
+    shared = [label for label, size in enumerate(grouping.sizes) if size > 1]
+    return [_colour(shared.index(label)) if label in shared else _ALONE for label in grouping.labels]
+
+
+def _colour(number: int) -> _Colour:
+    red, green, blue = to_rgb(_COLOURS[number % len(_COLOURS)])
+    tint = 0.55 * (number // len(_COLOURS) % 2)
+    return red + tint * (1 - red), green + tint * (1 - green), blue + tint * (1 - blue)
+
+
+def _write_numbers(axes: Axes, layers: Sequence[LayerPicture], colours: FloatArray, size: float) -> None:
+    for row, layer in enumerate(layers):
+        for head, label in enumerate(layer.grouping.labels):
+            alone = layer.grouping.sizes[label] == 1
+            ink = "#8a8a8a" if alone else _ink(colours[row, head])
+            axes.text(head, row, str(label), ha="center", va="center", size=size, color=ink)
+
+
+def _ink(colour: FloatArray) -> str:
+    """Black or white, whichever stands out (relative luminance, WCAG 2)."""
+    return "white" if colour**2.2 @ (0.2126, 0.7152, 0.0722) < 0.25 else "black"
+
+
 def _dress(axes: Axes, heads: int, depth: int) -> None:
-    axes.set_xlabel("head", labelpad=2)
+    axes.set_xlabel("head", size=8, labelpad=4)
     axes.xaxis.set_label_position("top")
     axes.xaxis.tick_top()
     axes.set_xticks(range(heads), [str(head) for head in range(heads)])
     axes.set_yticks(range(depth), [str(layer) for layer in range(depth)])
-    axes.set_ylabel("layer")
-    axes.set_xticks(np.arange(heads + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(depth + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=1.5)
-    axes.tick_params(which="both", length=0, labelsize=7, labelcolor=GREY)
+    axes.set_ylabel("layer", size=8)
+    axes.vlines(np.arange(1, heads) - 0.5, -0.5, depth - 0.5, color="white", linewidth=1.5)
+    axes.hlines(np.arange(1, depth) - 0.5, -0.5, heads - 0.5, color="white", linewidth=1.5)
+    axes.tick_params(length=0, labelsize=7, labelcolor=GREY)
     axes.spines[:].set_visible(False)
 
 
-def _write_numbers(axes: Axes, layers: Sequence[LayerPicture], size: float) -> None:
-    for row, layer in enumerate(layers):
-        sizes = layer.grouping.sizes
-        for head, label in enumerate(layer.grouping.labels):
-            colour = "#8a8a8a" if sizes[label] == 1 else _ink(_colour(label))
-            axes.text(head, row, str(label), ha="center", va="center", size=size, color=colour)
+def _columns(layers: Sequence[LayerPicture]) -> tuple[list[_Column], float]:
+    """The columns beside the cells, and the width in inches that they need."""
+    counts = tuple(str(layer.grouping.num_groups) for layer in layers)
+    sizes = tuple(_sizes_text(layer.grouping) for layer in layers)
+    header = f"size {_TIMES} groups"
+    columns = [_Column("groups", counts, 0.55, "right"), _Column(header, sizes, 0.7, "left")]
+    width = 0.7 + _CHARACTER * max(map(len, [header, *sizes]))
+    if any(layer.error is not None for layer in layers):
+        width += 0.65
+        columns.append(_Column("error", tuple(_error_text(layer) for layer in layers), width, "right"))
+    return columns, width + 0.1
 
 
-def _write_margin(axes: Axes, layers: Sequence[LayerPicture], margins: Sequence[str], cell: float) -> None:
-    """Group count, sizes and error, right of the cells, in columns measured in inches."""
-    errors_at = _SIZES_AT + 0.063 * max(map(len, [_SIZES, *margins])) + 0.6
-    columns = [
-        ("groups", [str(layer.grouping.num_groups) for layer in layers], _SIZES_AT - 0.12, "right"),
-        (_SIZES, margins, _SIZES_AT, "left"),
-    ]
+def _write_columns(axes: Axes, columns: Sequence[_Column], cell: float) -> None:
+    edge = axes.get_xlim()[1]
+    for column in columns:
+        for row, text in enumerate(column.texts):
+            axes.text(edge + column.at / cell, row, text, ha=column.align, va="center", size=7.5, color=GREY)
+        header_row = -0.5 - 0.1 / cell
+        axes.text(
+            edge + column.at / cell, header_row, column.header, ha=column.align, va="center", size=7.5, color=GREY
+        )
+
+
 def _error_text(layer: LayerPicture) -> str:
     if layer.error is None:
         return ""
@@ -80,28 +128,6 @@ def _error_text(layer: LayerPicture) -> str:
 
 
 def _sizes_text(grouping: LayerGrouping) -> str:
-    """Sizes, largest first, each with how many groups have it: "4×1  2×3"."""
+    """Sizes, largest first, each with how many groups have it."""
     counts = Counter(grouping.sizes)
-    return "  ".join(f"{size}×{counts[size]}" for size in sorted(counts, reverse=True))
-
-
-def _cell_colours(layers: Sequence[LayerPicture]) -> np.ndarray:
-    """RGB of every cell, (L, H, 3)."""
-    return np.array(
-        [
-            [_ALONE if layer.grouping.sizes[label] == 1 else _colour(label) for label in layer.grouping.labels]
-            for layer in layers
-        ]
-    )
-
-
-def _colour(label: int) -> tuple[float, float, float]:
-    red, green, blue = to_rgb(_STRONG[label % len(_STRONG)])
-    tint = 0.55 * (label // len(_STRONG) % 2)
-    return red + tint * (1 - red), green + tint * (1 - green), blue + tint * (1 - blue)
-
-
-def _ink(colour: tuple[float, float, float]) -> str:
-    """Black or white, whichever stands out (relative luminance, WCAG 2)."""
-    red, green, blue = colour
-    return "white" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.25 else "black"
+    return " ".join(f"{size}{_TIMES}{counts[size]}" for size in sorted(counts, reverse=True))

@@ -53,9 +53,11 @@ def _draw_lines(axes: Axes, shown: pd.DataFrame) -> None:
         marker = MARKERS[(number + number // len(MARKERS)) % len(MARKERS)]
         axes.plot(line.index, line, color=colour, linestyle=dashes, marker=marker, markersize=6, label=str(name))
         ends.append((str(name), colour, float(line.index[0]), float(line.iloc[0])))
-    ratios = [float(ratio) for ratio in shown.dropna(how="all").index]
+    results_at = shown.notna().sum(axis=1)
+    ratios = [float(ratio) for ratio in results_at[results_at > 0].sort_values(ascending=False, kind="stable").index]
     axes.set_xlim(min(ratios) / 1.15, max(ratios) * 1.15)
-    axes.set_xticks(_apart(ratios, axes))
+    axes.set_xticks(_apart(ratios, axes), minor=False)
+    axes.set_xticks([], minor=True)
     axes.xaxis.set_major_formatter(lambda ratio, _: f"{ratio:.3g}")
     axes.set_ylim(*_padded(shown.to_numpy()))
     _label_ends(axes, ends)
@@ -66,17 +68,17 @@ def _padded(values: np.ndarray) -> tuple[float, float]:
 
 
 def _apart(ratios: Sequence[float], axes: Axes) -> list[float]:
-    """The ratios that can be labelled without one label touching the next."""
+    """The ratios that can be labelled without touching another label; the first ones given go first."""
     low, high = np.log(axes.get_xlim())
     kept: list[float] = []
-    for ratio in sorted(ratios):
-        if not kept or np.log(ratio / kept[-1]) / (high - low) > 0.08:
+    for ratio in ratios:
+        if all(abs(np.log(ratio / other)) > 0.08 * (high - low) for other in kept):
             kept.append(ratio)
     return kept
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[str, str, float, float]]) -> None:
-    """Name every line at the right, joined to it by a thread of its colour; labels pushed apart so that none covers another."""
+    """Name every line at the right, joined by a thread of its colour; no label covers another."""
     low, high = np.log(axes.get_ylim())
     ordered = sorted(ends, key=lambda end: end[3])
     wanted = [(np.log(kl) - low) / (high - low) for _, _, _, kl in ordered]

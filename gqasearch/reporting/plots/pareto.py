@@ -37,7 +37,9 @@ def _draw_pair(axes: Axes, front: ParetoFront, first: int, second: int) -> None:
     axes.plot(ordered[:, 0], ordered[:, 1], "o", markersize=5, color=LINE_COLOURS[0])
     if front.chosen is not None:
         chosen = points[front.chosen]
-        axes.plot(*chosen, "o", markersize=11, markerfacecolor="none", markeredgecolor=LINE_COLOURS[1], markeredgewidth=1.8)
+        axes.plot(
+            *chosen, "o", markersize=11, markerfacecolor="none", markeredgecolor=LINE_COLOURS[1], markeredgewidth=1.8
+        )
         axes.annotate(
             "written to grouping.json", chosen, (8, 8), textcoords="offset points", size=8, color=LINE_COLOURS[1]
         )

@@ -29,7 +29,9 @@ def similarity_figure(similarity: Similarity) -> Figure:
             for offset, (what, cosines) in enumerate((("keys", similarity.key), ("values", similarity.value))):
                 axes = grid[2 * band + offset, column]
                 axes.set_visible(True)
-                image = axes.imshow(_off_diagonal(cosines[layer]), cmap=_MAP, vmin=-reach, vmax=reach, interpolation="nearest")
+                image = axes.imshow(
+                    _off_diagonal(cosines[layer]), cmap=_MAP, vmin=-reach, vmax=reach, interpolation="nearest"
+                )
                 axes.set_facecolor("#cccccc")
                 axes.spines[:].set_visible(False)
                 axes.tick_params(length=0, labelsize=6.5, labelcolor=GREY)
@@ -42,7 +44,7 @@ def similarity_figure(similarity: Similarity) -> Figure:
         bar = figure.colorbar(image, ax=grid, shrink=0.6 / bands, aspect=18, pad=0.015)
         bar.set_label("cosine", fontsize=8)
         bar.ax.tick_params(labelsize=7)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
     return figure
 
 

@@ -1,0 +1,143 @@
+"""The model card (``README.md``) of a converted checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gqasearch.checkpoints.layout import Layout
+from gqasearch.grouping_document import GroupingDocument
+
+LICENCE_FIELDS = ("license", "license_name", "license_link")
+
+CARD = """\
+---
+{front}---
+
+# {title}
+
+[{parent}]{link} with grouped-query attention: {before} KV heads per layer became {after}, so the KV cache takes
+{ratio:.1%} of the parent's. Which heads share was searched for by
+gqasearch {version}; `grouping.json` has the groups of every layer.
+
+The weights were computed from the parent's. **The model was not fine-tuned after the conversion.**
+
+## Before and after
+
+{metrics}
+
+## How to load
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("PATH_TO_THIS_FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("PATH_TO_THIS_FOLDER")
+```
+
+No code of gqasearch is needed. The architecture is `{architecture}`, layout `{layout}`. {reason}
+
+## Configuration
+
+```yaml
+{configuration}```
+"""
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One line of the before/after table; None where it was not measured."""
+
+    name: str
+    parent: float | None
+    converted: float | None
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the writer cannot know: measurements, how they were made, and the run's configuration."""
+
+    metrics: tuple[MetricRow, ...] = ()
+    measured_on: str = ""
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+
+
+def model_card(
+    document: GroupingDocument, layout: Layout, architecture: str, source_dir: Path, facts: CardFacts
+) -> str:
+    """Markdown with YAML front matter: base model, licence (from the source's card), figures, configuration.
+
+    ``architecture``: of the written ``config.json``.
+    """
+    parent, on_hub = _parent(document.model.id)
+    front: dict[str, Any] = {"base_model": parent} if on_hub else {}
+    front |= _licence(source_dir)
+    front |= {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["grouped-query-attention", "gqasearch"],
+    }
+    return CARD.format(
+        front=_yaml(front),
+        title=f"{parent.rpartition('/')[2]}, {layout.kv_heads} KV heads",
+        parent=parent,
+        link=f"(https://huggingface.co/{parent})" if on_hub else "",
+        before=document.model.num_key_value_heads,
+        after=layout.kv_heads,
+        ratio=document.grouping.kv_ratio,
+        version=document.created_by.get("gqasearch", ""),
+        metrics=_table(facts),
+        architecture=architecture,
+        layout=layout.name,
+        reason=layout.reason,
+        configuration=_yaml(_configuration(document, facts)),
+    )
+
+
+def _parent(model_id: str) -> tuple[str, bool]:
+    """The parent's public name, and whether it is a hub id. A folder is named without its path."""
+    is_folder = Path(model_id).expanduser().is_dir()
+    on_hub = not is_folder and model_id.count("/") == 1
+    return (Path(model_id).name if is_folder else model_id), on_hub
+
+
+def _licence(source_dir: Path) -> dict[str, Any]:
+    """The licence fields in the front matter of the source's card, if it has any that can be read."""
+    try:
+        text = (source_dir / "README.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    if not text.startswith("---\n"):
+        return {}
+    try:
+        front = yaml.safe_load(text[4:].partition("\n---")[0])
+    except yaml.YAMLError:
+        return {}
+    return {name: front[name] for name in LICENCE_FIELDS if name in front} if isinstance(front, dict) else {}
+
+
+def _table(facts: CardFacts) -> str:
+    if not facts.metrics:
+        return "Not measured."
+    lines = ["| | parent | this model |", "|---|---|---|"]
+    lines += [f"| {row.name} | {_number(row.parent)} | {_number(row.converted)} |" for row in facts.metrics]
+    return "\n".join(lines) + (f"\n\n{facts.measured_on}" if facts.measured_on else "")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
+
+
+def _configuration(document: GroupingDocument, facts: CardFacts) -> dict[str, Any]:
+    """How the grouping was found, as in ``grouping.json``, then the run's own configuration."""
+    parts = {name: getattr(document, name) for name in ("model", "merge", "fitness", "search", "calibration")}
+    found = {name: asdict(part) for name, part in parts.items() if part is not None}
+    return found | ({"run": dict(facts.configuration)} if facts.configuration else {})
+
+
+def _yaml(value: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True)

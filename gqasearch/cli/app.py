@@ -1,0 +1,47 @@
+"""The application and its verbs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gqasearch import __version__
+from gqasearch.cli.evaluate import evaluate
+from gqasearch.cli.export import export
+from gqasearch.cli.ls import ls
+from gqasearch.cli.materialize import materialize
+from gqasearch.cli.report import report
+from gqasearch.cli.search import search
+from gqasearch.cli.validate import validate
+
+app = typer.Typer(
+    name="gqasearch",
+    help="Make a grouped-query checkpoint out of a multi-head one, and keep its quality.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (search, materialize, evaluate, export, validate, ls, report):
+    app.command()(verb)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gqasearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Make a grouped-query checkpoint out of a multi-head one, and keep its quality."""
+
+
+def main() -> None:
+    """Entry point of the ``gqasearch`` command."""
+    app()

@@ -1,0 +1,58 @@
+"""``gqasearch evaluate``: measure a converted checkpoint against its parent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gqasearch.cli.messages import clear_errors, print_json, quiet_libraries
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A converted checkpoint, or a run folder.")],
+    parent: Annotated[str, typer.Option(help="The unconverted model.")] = "embedded",
+    text: Annotated[str, typer.Option(help="'embedded', FILE.txt, FILE.jsonl or a folder of them.")] = "embedded",
+    evaluation_tokens: Annotated[int, typer.Option(help="Held-out tokens to measure on.")] = 65536,
+    block_length: Annotated[int, typer.Option(help="Tokens per block.")] = 256,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Perplexity, KL to the parent, KV bytes per token, parameters, on held-out text.
+
+    Example: gqasearch evaluate converted --parent embedded
+    """
+    with clear_errors():
+        quiet_libraries(0)
+        from rich.console import Console
+        from rich.table import Table
+
+        from gqasearch.errors import UserError
+        from gqasearch.run import RunFolder, Workspace, build_config
+        from gqasearch.run.evaluate import CONVERTED, checkpoint_subject, measure
+
+        folder = RunFolder(checkpoint).model if (checkpoint / "model").is_dir() else checkpoint
+        if not folder.is_dir():
+            raise UserError(f"{checkpoint}: no such checkpoint folder")
+        settings = {
+            "model": parent,
+            "text": text,
+            "evaluation_tokens": evaluation_tokens,
+            "block_length": block_length,
+            "device": device,
+        }
+        work = Workspace(build_config(settings))
+        metrics = measure(work, {CONVERTED: checkpoint_subject(work, folder)})
+        own, mine = metrics["parent"], metrics["results"][CONVERTED]
+        if json_:
+            for record in (own, mine):
+                record.pop("kl_blocks")
+            metrics["texts"] = metrics["texts"]["reported"]
+            print_json(metrics)
+            return
+        table = Table("", "parent", "converted")
+        for name in ("perplexity", "kl", "bits_per_byte", "kv_bytes_per_token", "parameters"):
+            table.add_row(name.replace("_", " "), f"{own[name]:.6g}", f"{mine[name]:.6g}")
+        Console().print(table)
+        typer.echo(f"{metrics['targets']} targets; {metrics['convention']}; blocks of {metrics['block_length']}")

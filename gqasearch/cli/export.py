@@ -1,0 +1,37 @@
+"""``gqasearch export``: a grouping in the formats of other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gqasearch.cli.messages import clear_errors
+
+
+def export(
+    grouping: Annotated[Path, typer.Argument(help="grouping.json, or a run folder.")],
+    form: Annotated[
+        str, typer.Option("--format", help="head-map, kv-heads-per-layer, labels-csv or npz.")
+    ] = "labels-csv",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write. [default: stdout]")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
+) -> None:
+    """Write a grouping as label CSV, head map, per-layer KV head counts, or NumPy arrays.
+
+    Example: gqasearch export runs/demo/grouping.json --format head-map
+    """
+    with clear_errors():
+        import sys
+
+        from gqasearch.exports import export as convert
+        from gqasearch.files import write_file
+        from gqasearch.grouping_document import read_grouping
+
+        path = grouping / "grouping.json" if grouping.is_dir() else grouping
+        data = convert(read_grouping(path), form)
+        if output is None:
+            sys.stdout.buffer.write(data)
+        else:
+            write_file(output, data, overwrite=overwrite)

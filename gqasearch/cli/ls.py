@@ -1,0 +1,111 @@
+"""``gqasearch ls``: what there is to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Annotated, Any
+
+import typer
+
+from gqasearch.cli.messages import clear_errors, print_json, quiet_libraries
+
+Row = dict[str, str]
+
+
+def ls(
+    what: Annotated[str, typer.Argument(help="fitness, merges, methods or models.")] = "fitness",
+    json_: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List fitness functions, merges, search methods, or supported models.
+
+    Example: gqasearch ls methods
+    """
+    with clear_errors():
+        from gqasearch.errors import unknown_name
+
+        lists: dict[str, Callable[[], list[Row]]] = {
+            "fitness": _fitness,
+            "merges": _merges,
+            "methods": _methods,
+            "models": _models,
+        }
+        if what not in lists:
+            raise unknown_name("list", what, lists)
+        quiet_libraries(0)
+        rows = lists[what]()
+        if json_:
+            print_json({what: rows})
+        else:
+            _print_table(rows)
+
+
+def _print_table(rows: list[Row]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in rows[0]:
+        table.add_column(column, overflow="fold", no_wrap=column == "name")
+    for row in rows:
+        table.add_row(*row.values())
+    Console().print(table)
+
+
+def _parameters(kind: type[Any]) -> str:
+    return ", ".join(f"{field.name}={field.default!r}" for field in fields(kind)) or "none"
+
+
+def _fitness() -> list[Row]:
+    from gqasearch.fitness import available_fitness
+
+    return [
+        {
+            "name": name,
+            "needs": kind.needs,
+            "what": kind.summary,
+            "parameters": _parameters(kind),
+            "reference": kind.reference,
+        }
+        for name, kind in available_fitness().items()
+    ]
+
+
+def _merges() -> list[Row]:
+    from gqasearch.merging import MERGES
+
+    return [
+        {
+            "name": name,
+            "needs": kind.needs,
+            "what": kind.summary,
+            "parameters": _parameters(kind),
+            "reference": kind.reference,
+        }
+        for name, kind in sorted(MERGES.items())
+    ]
+
+
+def _methods() -> list[Row]:
+    from gqasearch.search import available_methods
+
+    return [
+        {
+            "name": name,
+            "objectives": "one or more" if kind.multi_objective else "one",
+            "what": kind.summary,
+            "parameters": _parameters(kind),
+            "reference": kind.reference,
+        }
+        for name, kind in sorted(available_methods().items())
+    ]
+
+
+def _models() -> list[Row]:
+    from gqasearch.models import FAMILIES
+
+    return [
+        {"name": family.name, "architectures": ", ".join(family.architectures), "what": (family.__doc__ or "").strip()}
+        for family in FAMILIES
+    ]

@@ -1,0 +1,52 @@
+"""``gqasearch materialize``: a checkpoint from a grouping JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gqasearch.cli.messages import clear_errors, print_json, quiet_libraries
+
+
+def materialize(
+    grouping: Annotated[Path, typer.Argument(help="grouping.json, from a search or another tool.")],
+    output_dir: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
+    model: Annotated[str, typer.Option(help="The model that the grouping belongs to.")] = "embedded",
+    revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
+    merge: Annotated[str | None, typer.Option(help="Merge to use. [default: the grouping's]")] = None,
+    text: Annotated[str, typer.Option(help="Calibration text, for merges that need statistics.")] = "embedded",
+    calibration_tokens: Annotated[int, typer.Option(help="Tokens the statistics are gathered on.")] = 32768,
+    block_length: Annotated[int, typer.Option(help="Tokens per block.")] = 256,
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors and --json.")] = False,
+) -> None:
+    """Write a GQA checkpoint that stock tools load.
+
+    Example: gqasearch materialize runs/demo/grouping.json --output-dir converted
+    """
+    with clear_errors():
+        quiet_libraries(0)
+        from dataclasses import replace
+
+        from gqasearch.grouping_document import MergeRecord, read_grouping
+        from gqasearch.run import Workspace, build_config
+        from gqasearch.run import materialize as write
+
+        document = read_grouping(grouping)
+        if merge is not None:
+            document = replace(document, merge=MergeRecord(merge))
+        settings = {
+            "model": model,
+            "revision": revision,
+            "merge": merge or "optimal",
+            "text": text,
+            "calibration_tokens": calibration_tokens,
+            "block_length": block_length,
+        }
+        layout = write(Workspace(build_config(settings)), document, output_dir)
+        if json_:
+            print_json({"output_dir": str(output_dir), "layout": layout.name, "reason": layout.reason})
+        elif not quiet:
+            typer.echo(f"{output_dir}: {layout.name}. {layout.reason}")

@@ -1,0 +1,59 @@
+"""The flags of ``search``: made from the fields of ``RunConfig``, so that file and flags cannot differ."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from gqasearch.run.config import RunConfig, apply_settings, build_config, read_config_file
+
+# Reached by --fitness, --objective and --set instead.
+NO_FLAG = {"objectives", "fitness_parameters", "merge_parameters", "method_parameters"}
+
+
+def config_parameters() -> list[inspect.Parameter]:
+    """One optional keyword parameter per field of ``RunConfig`` that is a flag."""
+    return [
+        _parameter(name, field.annotation, field.description or "", field.get_default(call_default_factory=True))
+        for name, field in RunConfig.model_fields.items()
+        if name not in NO_FLAG
+    ]
+
+
+def _parameter(name: str, annotation: Any, description: str, default: Any) -> inspect.Parameter:
+    kinds = [kind for kind in (get_args(annotation) or (annotation,)) if kind is not type(None)]
+    kind = kinds[0] if kinds[0] in (int, float, bool, str) else str
+    shown = {None: "", True: " [default: yes]", False: ""}.get(default, f" [default: {default}]")
+    option = typer.Option(help=f"{description}{shown}", show_default=False)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+def with_config_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give ``command(**flags)`` the flags of every ``RunConfig`` field, after its own parameters."""
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    signature = inspect.Signature([*(p.replace(kind=p.KEYWORD_ONLY) for p in own), *config_parameters()])
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    return command
+
+
+def resolve_config(
+    file: Path | None, flags: dict[str, Any], fitness: str | None, objectives: list[str], settings: list[str]
+) -> RunConfig:
+    """Defaults, then the file, then flags, then ``--set``."""
+    values = read_config_file(file) if file else {}
+    given = {name: value for name, value in flags.items() if value is not None}
+    if {"kv_ratio", "kv_heads", "kv_budget"} & given.keys():  # a flag replaces the file's way to say it
+        values = {name: value for name, value in values.items() if not name.startswith("kv_")}
+    values = {**values, **given}
+    if objectives:
+        values["objectives"] = ([fitness] if fitness and fitness not in objectives else []) + objectives
+    elif fitness:
+        values["objectives"] = [fitness]
+    return build_config(apply_settings(values, settings))

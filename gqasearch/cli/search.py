@@ -1,0 +1,93 @@
+"""``gqasearch search``: the whole main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gqasearch.cli.messages import clear_errors, print_json, quiet_libraries
+from gqasearch.cli.run_options import resolve_config, with_config_flags
+from gqasearch.run.config import RunConfig
+
+
+@with_config_flags
+def search(
+    output_dir: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/NAME]")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; every flag overrides it.")] = None,
+    fitness: Annotated[str | None, typer.Option(help="What to minimise. [default: merge-error]")] = None,
+    objective: Annotated[
+        list[str] | None, typer.Option(help="Repeat for a Pareto front: fitness names and kv-ratio.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value, or fitness|merge|method.PARAMETER=value. Repeatable."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Check everything, show the settings, search nothing.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; twice: libraries too.")] = 0,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors and --json.")] = False,
+    **flags: Any,
+) -> None:
+    """Search a grouping, write the converted checkpoint, measure it, report.
+
+    With no option: the embedded model at half its KV heads. The same command on the same folder resumes.
+
+    Example: gqasearch search --kv-ratio 0.25 --fitness merge-error --set method.population=64
+    """
+    with clear_errors(resumable=True):
+        settings = resolve_config(config, flags, fitness, objective or [], set_ or [])
+        quiet_libraries(verbose)
+        if dry_run:
+            _dry_run(settings, output_dir, json_, quiet)
+            return
+        _search(settings, output_dir, json_, verbose, quiet)
+
+
+def _dry_run(settings: RunConfig, output_dir: Path | None, json_: bool, quiet: bool) -> None:
+    from gqasearch.run import Workspace, default_output_dir
+    from gqasearch.run.search import check_method
+
+    work = Workspace(settings)
+    work.check()
+    check_method(work)
+    folder = output_dir or default_output_dir(settings)
+    if json_:
+        print_json({"output_dir": str(folder), "config": settings.model_dump(mode="json")})
+    elif not quiet:
+        typer.echo(f"# would run in {folder}\n{settings.to_yaml()}", nl=False)
+
+
+def _search(settings: RunConfig, output_dir: Path | None, json_: bool, verbose: int, quiet: bool) -> None:
+    from rich.console import Console
+
+    from gqasearch.reporting import SearchProgress
+    from gqasearch.reporting.tables import results_table
+    from gqasearch.run import default_output_dir, report_data, run
+
+    with SearchProgress(Console(stderr=True), quiet=quiet or json_) as progress:
+        folder = run(settings, output_dir or default_output_dir(settings), progress)
+    data = report_data([folder])
+    if json_:
+        print_json(_summary(folder.path, folder.metrics))
+    elif not quiet:
+        console = Console()
+        console.print(results_table(data))
+        for warning in data.warnings:
+            console.print(f"warning: {warning}", markup=False)
+        for what, path in (("grouping", folder.grouping), ("checkpoint", folder.model), ("report", folder.report)):
+            console.print(f"{what:>10}  {path}" if path.exists() else f"{what:>10}  none: see below", markup=False)
+        if not folder.model.exists() and settings.materialize:
+            console.print("no stock checkpoint: group counts differ between layers, stock engines take one count")
+        if verbose:
+            console.print(settings.to_yaml(), markup=False)
+
+
+def _summary(path: Path, metrics: Path) -> dict[str, Any]:
+    from gqasearch.run.folder import read_json
+
+    record = read_json(metrics)
+    for result in (record["parent"], *record["results"].values()):
+        result.pop("kl_blocks")
+    return {"output_dir": str(path), **record}

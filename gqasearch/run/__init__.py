@@ -1,0 +1,23 @@
+"""The pipeline: the one place that knows the order of the steps."""
+
+from gqasearch.run.config import RunConfig, apply_settings, build_config, read_config_file
+from gqasearch.run.folder import RunFolder
+from gqasearch.run.pipeline import default_output_dir, materialize, run
+from gqasearch.run.results import label_of, report_data
+from gqasearch.run.workspace import NoProgress, Progress, Workspace
+
+__all__ = [
+    "NoProgress",
+    "Progress",
+    "RunConfig",
+    "RunFolder",
+    "Workspace",
+    "apply_settings",
+    "build_config",
+    "default_output_dir",
+    "label_of",
+    "materialize",
+    "read_config_file",
+    "report_data",
+    "run",
+]

@@ -1,0 +1,154 @@
+"""The options of a run: one typed model makes the config file and the command line's flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gqasearch.budget import Budget, counts_from_heads, counts_from_ratio, counts_from_total
+from gqasearch.errors import UserError, unknown_name
+from gqasearch.models import HeadGeometry
+
+KV_RATIO = "kv-ratio"  # the one objective that is no fitness function
+SECTIONS = ("fitness", "merge", "method")  # what --set SECTION.PARAMETER=VALUE reaches
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run's result. Unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field("embedded", description="'embedded', a checkpoint folder, or a hub id (org/name)")
+    revision: str | None = Field(None, description="hub revision of the model")
+    kv_ratio: float | None = Field(None, description="share of the KV heads to keep, the same in every layer")
+    kv_heads: int | None = Field(None, description="KV heads per layer")
+    kv_budget: int | None = Field(None, description="KV heads of the whole model; layers may differ")
+    equal_sizes: bool = Field(False, description="groups of equal size only (EC)")
+    max_group_size: int | None = Field(None, description="largest group; default twice the mean size")
+    objectives: tuple[str, ...] = Field(("merge-error",), description="what to minimise: fitness names, kv-ratio")
+    fitness_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the fitness")
+    merge: str = Field("optimal", description="how the heads of a group become one")
+    merge_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the merge")
+    method: str = Field("evolution", description="how to search")
+    method_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the method")
+    seed: int = Field(0, ge=0, description="seed of the one random generator")
+    text: str = Field("embedded", description="'embedded', FILE.txt, FILE.jsonl or a folder of them")
+    calibration_tokens: int = Field(32768, ge=2, description="tokens the statistics are gathered on")
+    search_tokens: int = Field(16384, ge=2, description="tokens that fitness functions may run the model on")
+    evaluation_tokens: int = Field(65536, ge=2, description="held-out tokens that results are reported on")
+    block_length: int = Field(256, ge=4, description="tokens per block")
+    batch_blocks: int = Field(8, ge=1, description="blocks per forward pass")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype the model runs in")
+    device: str = Field("cpu", description="cpu, cuda, cuda:1, mps")
+    baseline: bool = Field(True, description="also measure neighbour grouping with the mean merge")
+    materialize: bool = Field(True, description="write the converted checkpoint")
+
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        given = [name for name in ("kv_ratio", "kv_heads", "kv_budget") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of kv_ratio, kv_heads, kv_budget, not {' and '.join(given)}")
+        if self.equal_sizes and self.max_group_size is not None:
+            raise ValueError("max_group_size has no effect with equal_sizes; give one of them")
+        if not self.objectives or len(set(self.objectives)) != len(self.objectives):
+            raise ValueError(f"objectives must be one or more different names, got {list(self.objectives)}")
+        if self.objectives[0] == KV_RATIO:
+            raise ValueError("the first objective must be a fitness; kv-ratio alone would merge everything")
+        if len([name for name in self.objectives if name != KV_RATIO]) > 1 and self.fitness_parameters:
+            raise ValueError("fitness parameters are ambiguous with several fitness functions as objectives")
+        return self
+
+    @property
+    def fitness(self) -> str:
+        """The first objective: the one that says which candidate is best."""
+        return self.objectives[0]
+
+    @property
+    def has_free_counts(self) -> bool:
+        """True when the KV ratio is an objective, so that no budget holds."""
+        return KV_RATIO in self.objectives
+
+    def counts(self, geometry: HeadGeometry) -> tuple[int, ...]:
+        """Groups per layer, (L,)."""
+        layers, heads = geometry.num_layers, geometry.num_kv_heads
+        if self.kv_heads is not None:
+            return counts_from_heads(self.kv_heads, layers, heads)
+        if self.kv_budget is not None:
+            return counts_from_total(self.kv_budget, layers, heads)
+        return counts_from_ratio(0.5 if self.kv_ratio is None else self.kv_ratio, layers, heads)
+
+    def budget(self, geometry: HeadGeometry) -> Budget:
+        """The budget in this model's heads; sizes are bounded, or searches drift to one giant group."""
+        counts, heads = self.counts(geometry), geometry.num_kv_heads
+        if self.equal_sizes:
+            self._check_equal(counts, heads)
+            return Budget(counts, heads, smallest_group=heads // counts[0], largest_group=heads // counts[0])
+        if self.has_free_counts:
+            return Budget(counts, heads, largest_group=self.max_group_size)
+        largest = self.max_group_size or min(heads, 2 * -(-heads // min(counts)))
+        return Budget(counts, heads, movable=self.kv_budget is not None, largest_group=largest)
+
+    def _check_equal(self, counts: tuple[int, ...], heads: int) -> None:
+        if self.has_free_counts or len(set(counts)) > 1:
+            raise UserError("equal_sizes needs one number of groups for all layers; use kv_ratio or kv_heads")
+        if heads % counts[0]:
+            fits = [g for g in range(1, heads + 1) if heads % g == 0]
+            raise UserError(f"{heads} heads cannot form {counts[0]} groups of equal size; {fits} are possible")
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, as written to ``config.yaml``."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def build_config(values: dict[str, Any]) -> RunConfig:
+    """A checked configuration; the first thing wrong becomes a ``UserError``."""
+    for name in values:
+        if name not in RunConfig.model_fields:
+            raise unknown_name("setting", name, RunConfig.model_fields)
+    try:
+        return RunConfig(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "configuration"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}: {reason}" + (f", got {first['input']!r}" if first["loc"] else "")) from None
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, unchecked."""
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} must hold a mapping of settings, got {type(loaded).__name__}")
+    return loaded
+
+
+def apply_settings(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """Apply ``--set`` items: ``key=value``, or ``fitness|merge|method.parameter=value``; values are YAML."""
+    result = dict(values)
+    for item in settings:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {item}: expected key=value, for example method.population=64")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {item}: the value is not valid YAML: {error}") from None
+        section, dot, parameter = key.partition(".")
+        if not dot:
+            result[key] = value
+            continue
+        if section not in SECTIONS:
+            raise unknown_name("section in --set", section, SECTIONS)
+        name = f"{section}_parameters"
+        result[name] = {**(result.get(name) or {}), parameter: value}
+    return result

@@ -1,0 +1,133 @@
+"""The evaluation step of a run: the written checkpoint, as stock transformers loads it, on held-out text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from gqasearch.errors import UserError
+from gqasearch.evaluation import (
+    CONVENTION,
+    Converter,
+    Quality,
+    Runner,
+    count_parameters,
+    evaluate_quality,
+    kv_bytes_per_token,
+    model_runner,
+)
+from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.merging import make_merge
+from gqasearch.run.workspace import Workspace
+
+BASELINE = "neighbour"
+CONVERTED = "converted"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something to measure: how it runs, its cache per token in bytes, its parameters."""
+
+    runner: Runner
+    kv_bytes_per_token: int
+    parameters: int
+
+
+def load_converted(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """A written checkpoint, as any user of transformers loads it."""
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # transformers and safetensors raise many kinds; the user needs the folder
+        raise UserError(f"cannot load {directory}: {error}") from error
+    return model.to(device).eval()
+
+
+def checkpoint_subject(work: Workspace, directory: Path) -> Subject:
+    """A checkpoint on disk; its cache is measured."""
+    model = load_converted(directory, getattr(torch, work.config.dtype), work.config.device)
+    return Subject(model_runner(model), kv_bytes_per_token(model), count_parameters(model))
+
+
+def grouping_subject(work: Workspace, converter: Converter, grouping: Grouping) -> Subject:
+    """A grouping run in the parent with tied heads; its cache follows from the group counts.
+
+    Parameters are those that grouping removes: K and V of the heads that share.
+    """
+    parent, geometry = work.parent, work.parent.geometry
+    value_bytes = parent.model.dtype.itemsize
+    removed = geometry.num_layers * geometry.num_kv_heads - grouping.kv_heads_total
+    biases = int(parent.layer(0).k_bias is not None) + int(parent.layer(0).v_bias is not None)
+    per_head = 2 * geometry.head_dim * geometry.hidden_size + biases * geometry.head_dim
+    return Subject(
+        converter.runner(grouping),
+        grouping.kv_bytes_per_token(geometry.head_dim, value_bytes),
+        count_parameters(parent.model) - removed * per_head,
+    )
+
+
+def baseline_subject(work: Workspace) -> Subject:
+    """Neighbour grouping and the mean merge at this run's budget: the GQA paper's conversion."""
+    geometry = work.parent.geometry
+    counts = work.config.counts(geometry)
+    grouping = Grouping(tuple(LayerGrouping.neighbours(geometry.num_kv_heads, count) for count in counts))
+    converter = Converter(work.parent, make_merge("mean"), lambda: work.statistics)
+    return grouping_subject(work, converter, grouping)
+
+
+def measure(work: Workspace, subjects: Mapping[str, Subject]) -> dict[str, Any]:
+    """Metrics of the parent and of every subject on the held-out text, JSON-able."""
+    blocks = work.blocks("evaluation")
+    parent = work.parent
+    work.progress.stage("evaluation", total=len(blocks.ids))
+    own, qualities = evaluate_quality(
+        model_runner(parent.model),
+        {name: subject.runner for name, subject in subjects.items()},
+        blocks,
+        batch_blocks=work.config.batch_blocks,
+        progress=lambda done, _: work.progress.update(done),
+    )
+    memory = (kv_bytes_per_token(parent.model), count_parameters(parent.model))
+    return {
+        "convention": CONVENTION,
+        "block_length": work.config.block_length,
+        "targets": own.targets,
+        "texts": {
+            "statistics": _text(work, "calibration"),
+            "search": _text(work, "search"),
+            "reported": {"source": blocks.source, "tokens": blocks.tokens, "fingerprint": blocks.fingerprint},
+        },
+        "parent": quality_record(own, *memory),
+        "results": {
+            name: quality_record(quality, subjects[name].kv_bytes_per_token, subjects[name].parameters)
+            for name, quality in qualities.items()
+        },
+    }
+
+
+def quality_record(quality: Quality, kv_bytes: int, parameters: int) -> dict[str, Any]:
+    """One row of metrics.json."""
+    return {
+        "perplexity": quality.perplexity,
+        "kl": quality.kl,
+        "bits_per_byte": quality.bits_per_byte,
+        "kv_bytes_per_token": kv_bytes,
+        "parameters": parameters,
+        "kl_blocks": list(quality.kl_blocks),
+    }
+
+
+def _text(work: Workspace, split: Any) -> dict[str, Any]:
+    """A text and whether this run looked at it."""
+    needs = {fitness.needs for fitness in work.fitnesses.values()} | {work.merge.needs}
+    used = {"calibration": "statistics" in needs, "search": "forward" in needs}[split]
+    if not used:
+        return {"used": False}
+    blocks = work.blocks(split)
+    return {"used": True, "source": blocks.source, "tokens": blocks.tokens, "fingerprint": blocks.fingerprint}

@@ -1,0 +1,148 @@
+"""The run folder: what lies where, how it is resumed, and that nothing in it is lost."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from gqasearch import __version__
+from gqasearch.errors import UserError
+from gqasearch.files import write_file
+from gqasearch.run.config import RunConfig, build_config, read_config_file
+
+REPORTED_PACKAGES = ("torch", "transformers", "deap", "numpy", "scipy", "pandas", "safetensors")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """``runs/NAME/``; every file appears whole or not at all."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def history(self) -> Path:
+        return self.path / "history.jsonl"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state" / "search.json"
+
+    @property
+    def grouping(self) -> Path:
+        return self.path / "grouping.json"
+
+    @property
+    def pareto(self) -> Path:
+        return self.path / "pareto.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def similarity(self) -> Path:
+        return self.path / "similarity.npz"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    def lock(self) -> FileLock:
+        """Held while a run works here; a second process is told so instead of mixing results."""
+        return FileLock(self.path / ".lock")
+
+    def acquire(self) -> FileLock:
+        """Take the lock or say who is in the way."""
+        lock = self.lock()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"another process is running in {self.path}; wait for it or give another --output-dir"
+            ) from None
+        return lock
+
+    def open(self, config: RunConfig) -> None:
+        """Begin or resume: make the folder, or check that its configuration is the same.
+
+        Raises ``UserError`` that names every setting that differs, or when the folder holds other things.
+        """
+        if self.config.is_file():
+            self._refuse_other(config)
+            return
+        if self.path.exists() and any(entry.name != ".lock" for entry in self.path.iterdir()):
+            raise UserError(f"{self.path} exists and is no run folder; give another --output-dir")
+        (self.path / "state").mkdir(parents=True, exist_ok=True)
+        write_json(self.environment, environment(), overwrite=True)
+        write_file(self.config, config.to_yaml())  # last: its presence makes the folder a run
+
+    def read_config(self) -> RunConfig:
+        """The configuration that the run was started with."""
+        if not self.config.is_file():
+            raise UserError(f"{self.path} is no run folder: it has no config.yaml")
+        return build_config(read_config_file(self.config))
+
+    def _refuse_other(self, config: RunConfig) -> None:
+        before, now = self.read_config().model_dump(mode="json"), config.model_dump(mode="json")
+        differ = [f"{name} was {before[name]!r}, is {now[name]!r}" for name in now if before[name] != now[name]]
+        if differ:
+            raise UserError(
+                f"{self.path} holds a run with other settings: {'; '.join(differ)}. Give another --output-dir"
+            )
+
+    def read_state(self) -> dict[str, Any] | None:
+        """Where a stopped search can go on, or None."""
+        if not self.state.is_file():
+            return None
+        return read_json(self.state)
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        write_json(self.state, state, overwrite=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file."""
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} must hold a JSON object")
+    return loaded
+
+
+def write_json(path: Path, value: dict[str, Any], *, overwrite: bool = False) -> None:
+    """Write a JSON object, whole or not at all."""
+    write_file(path, json.dumps(value, indent=1, allow_nan=False) + "\n", overwrite=overwrite)
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on besides its configuration."""
+    return {
+        "gqasearch": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in REPORTED_PACKAGES},
+        "command": " ".join(Path(word).name if index == 0 else word for index, word in enumerate(sys.argv)),
+    }

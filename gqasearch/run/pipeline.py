@@ -1,0 +1,162 @@
+"""The order of the steps: search, materialise, evaluate, report. Each leaves a file that says it is done."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gqasearch.checkpoints import CardFacts, Layout, MetricRow, model_card, plan_layout, write_checkpoint
+from gqasearch.errors import UserError
+from gqasearch.evaluation import Converter
+from gqasearch.files import write_file
+from gqasearch.fitness import to_numpy
+from gqasearch.grouping_document import GroupingDocument, check_fits, read_grouping
+from gqasearch.merging import make_merge
+from gqasearch.models import LayerWeights
+from gqasearch.reporting.html import write_report
+from gqasearch.run.config import RunConfig
+from gqasearch.run.evaluate import (
+    BASELINE,
+    CONVERTED,
+    Subject,
+    baseline_subject,
+    checkpoint_subject,
+    grouping_subject,
+    measure,
+)
+from gqasearch.run.folder import RunFolder, write_json
+from gqasearch.run.results import report_data, write_similarity
+from gqasearch.run.search import check_method, search_seconds, search_step
+from gqasearch.run.workspace import Progress, Workspace
+
+WARNING_TEXT = "the search objective ran the model on {text}; do not report results on that text"
+
+
+def default_output_dir(config: RunConfig) -> Path:
+    """``runs/NAME``, the name made of what a user varies most."""
+    model = "embedded" if config.model == "embedded" else Path(config.model).name
+    if config.kv_heads is not None:
+        budget = f"heads{config.kv_heads}"
+    elif config.kv_budget is not None:
+        budget = f"budget{config.kv_budget}"
+    else:
+        budget = f"ratio{0.5 if config.kv_ratio is None else config.kv_ratio:g}"
+    objectives = "+".join(config.objectives)
+    return Path("runs") / f"{model}-{budget}-{objectives}-{config.merge}-{config.method}-seed{config.seed}"
+
+
+def run(config: RunConfig, output_dir: Path, progress: Progress | None = None) -> RunFolder:
+    """The whole main job, into ``output_dir``; goes on where an interrupted run of the same settings stopped."""
+    work = Workspace(config, progress)
+    work.check()
+    check_method(work)
+    folder = RunFolder(output_dir)
+    folder.open(config)
+    lock = folder.acquire()
+    try:
+        run_steps(work, folder)
+    finally:
+        lock.release()
+    return folder
+
+
+def run_steps(work: Workspace, folder: RunFolder) -> None:
+    """Every step whose result is not there yet."""
+    if not folder.grouping.is_file():
+        search_step(work, folder)
+    document = read_grouping(folder.grouping)
+    layout = stock_layout(work, document)
+    if work.config.materialize and layout is not None and not folder.model.is_dir():
+        materialize(work, document, folder.model)
+    if not folder.metrics.is_file():
+        evaluate_step(work, folder, document)
+    if not folder.report.is_file():
+        write_report(folder.report, report_data([folder]))
+
+
+def stock_layout(work: Workspace, document: GroupingDocument) -> Layout | None:
+    """The stock layout of a grouping, or None when it has none (group counts differ between layers)."""
+    try:
+        return plan_layout(document.grouping, work.parent.geometry)
+    except UserError:
+        return None
+
+
+def document_converter(work: Workspace, document: GroupingDocument) -> Converter:
+    """A converter with the merge that the grouping was searched for, if it names one."""
+    merge = work.merge if document.merge is None else make_merge(document.merge.name, dict(document.merge.parameters))
+    return Converter(work.parent, merge, lambda: work.statistics)
+
+
+def materialize(work: Workspace, document: GroupingDocument, out_dir: Path) -> Layout:
+    """Write the converted checkpoint to ``out_dir``, which appears only when complete."""
+    parent = work.parent
+    check_fits(document, parent.geometry, parent.fingerprint)
+    if parent.directory is None:
+        raise UserError(f"model {parent.id} is in memory only; a checkpoint is written from a folder")
+    converter = document_converter(work, document)
+    work.progress.stage("conversion", total=len(document.layers))
+
+    def merged(index: int) -> LayerWeights:
+        work.progress.update(index)
+        return converter.merged_layer(document.grouping, index)
+
+    return write_checkpoint(parent.directory, out_dir, document, merged)
+
+
+def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument) -> None:
+    """Measure and write ``metrics.json``; the checkpoint's model card then tells the figures."""
+    started = time.monotonic()
+    subjects: dict[str, Subject] = {}
+    if folder.model.is_dir():
+        subjects[CONVERTED] = checkpoint_subject(work, folder.model)
+    else:
+        subjects[CONVERTED] = grouping_subject(work, document_converter(work, document), document.grouping)
+    converted = time.monotonic() - started
+    if work.config.baseline and not _is_baseline(work.config):
+        subjects[BASELINE] = baseline_subject(work)
+    metrics = measure(work, subjects)
+    metrics["seconds"] = {"search": search_seconds(folder), "load": converted, "all": time.monotonic() - started}
+    metrics["warnings"] = warnings_of(work)
+    if metrics["texts"]["statistics"]["used"]:
+        layers = [work.statistics.layer(index) for index in range(len(document.layers))]
+        key = np.stack([to_numpy(layer.key_cosine) for layer in layers])
+        write_similarity(folder.similarity, key, np.stack([to_numpy(layer.value_cosine) for layer in layers]))
+    write_json(folder.metrics, metrics, overwrite=True)
+    if folder.model.is_dir():
+        write_card(work, folder, document, metrics)
+
+
+def _is_baseline(config: RunConfig) -> bool:
+    return config.method == "neighbour" and config.merge == "mean"
+
+
+def warnings_of(work: Workspace) -> list[str]:
+    """What a reader of the results must know."""
+    text = work.config.text
+    if text != "embedded" and any(fitness.needs == "forward" for fitness in work.fitnesses.values()):
+        return [WARNING_TEXT.format(text=f"the search part of {text}")]
+    return []
+
+
+def write_card(work: Workspace, folder: RunFolder, document: GroupingDocument, metrics: dict[str, Any]) -> None:
+    """The model card, with the figures that were measured."""
+    parent, mine = metrics["parent"], metrics["results"][CONVERTED]
+    rows = (
+        MetricRow("perplexity", parent["perplexity"], mine["perplexity"]),
+        MetricRow("KL to the parent, nats per token", 0.0, mine["kl"]),
+        MetricRow("KV cache, bytes per token", parent["kv_bytes_per_token"], mine["kv_bytes_per_token"]),
+        MetricRow("parameters", parent["parameters"], mine["parameters"]),
+    )
+    measured = f"{metrics['texts']['reported']['source']}; {metrics['targets']} targets; {metrics['convention']}"
+    facts = CardFacts(rows, measured, work.config.model_dump(mode="json"))
+    layout = plan_layout(document.grouping, work.parent.geometry)
+    architecture = json.loads((folder.model / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    if work.parent.directory is None:
+        raise UserError(f"model {work.parent.id} is in memory only")
+    card = model_card(document, layout, architecture, work.parent.directory, facts)
+    write_file(folder.model / "README.md", card, overwrite=True)

@@ -1,0 +1,194 @@
+"""From run folders to a report: everything shown is read from their files."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gqasearch.errors import UserError
+from gqasearch.files import write_file
+from gqasearch.grouping_document import GroupingDocument, read_grouping
+from gqasearch.reporting import (
+    History,
+    HistoryPoint,
+    LayerPicture,
+    Measurement,
+    MethodResult,
+    ParentResult,
+    ParetoFront,
+    ReportData,
+    Similarity,
+    TextUse,
+)
+from gqasearch.run.config import RunConfig
+from gqasearch.run.evaluate import BASELINE, CONVERTED
+from gqasearch.run.folder import RunFolder, read_json
+
+FloatArray = NDArray[np.float64]
+SIMILARITY_WORDS = "cosine of two heads' activations at the same token, before RoPE, averaged over tokens"
+
+
+def label_of(config: RunConfig) -> str:
+    """How a run is named in tables: what grouped the heads."""
+    if config.method == "neighbour":
+        return "neighbour"
+    if config.method == "random":
+        return f"best of random by {config.fitness}"
+    name = " and ".join(config.objectives)
+    return name if config.method == "evolution" else f"{name} ({config.method})"
+
+
+def report_data(folders: Sequence[RunFolder], title: str | None = None) -> ReportData:
+    """The report of one run, or of several of one model measured on the same text.
+
+    Raises ``UserError`` when a run is unfinished, or when runs cannot be shown in one table.
+    """
+    runs = [_Run(folder) for folder in folders]
+    first = runs[0]
+    for other in runs[1:]:
+        _refuse_mixed(first, other)
+    results = [result for run in runs for result in run.results()]
+    unique = {(result.name, result.kv_heads_total): result for result in results}
+    model = first.document.model
+    return ReportData(
+        title=title or f"{model.id}: {first.document.grouping.kv_ratio:.3g} of the KV cache",
+        model={
+            "model": model.id,
+            "architecture": model.architecture,
+            "layers": str(model.num_layers),
+            "attention heads": str(model.num_attention_heads),
+            "KV heads": str(model.num_key_value_heads),
+            "head dimension": str(model.head_dim),
+            "weights": model.fingerprint[:23],
+        },
+        parent=first.parent(),
+        results=tuple(unique.values()),
+        measurement=Measurement(
+            first.metrics["convention"], int(first.metrics["block_length"]), int(first.metrics["targets"])
+        ),
+        texts=first.texts(),
+        configuration="\n".join(run.config.to_yaml() for run in runs),
+        environment=first.environment(),
+        similarity=first.similarity(),
+        front=first.front() if len(runs) == 1 else None,
+        warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.metrics["warnings"])),
+    )
+
+
+class _Run:
+    """One finished run folder, read once."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.config = folder.read_config()
+        if not folder.metrics.is_file():
+            raise UserError(f"{folder.path} is unfinished: it has no metrics.json; run its search command again")
+        self.metrics = read_json(folder.metrics)
+        self.document: GroupingDocument = read_grouping(folder.grouping)
+
+    def parent(self) -> ParentResult:
+        own, model = self.metrics["parent"], self.document.model
+        total = model.num_layers * model.num_key_value_heads
+        return ParentResult(own["perplexity"], total, own["kv_bytes_per_token"], own["parameters"])
+
+    def results(self) -> list[MethodResult]:
+        """The baseline if it was measured, then the run's own model."""
+        found = [self._own()]
+        if BASELINE in self.metrics["results"]:
+            found.insert(0, self._baseline())
+        return found
+
+    def _own(self) -> MethodResult:
+        document, config = self.document, self.config
+        return MethodResult(
+            label=label_of(config),
+            method=config.method,
+            merge=config.merge,
+            fitness=config.fitness,
+            layers=tuple(
+                LayerPicture(layer.grouping, layer.error, bool(layer.proven_optimal)) for layer in document.layers
+            ),
+            history=self._history(),
+            seconds=float(self.metrics["seconds"]["search"]),
+            **self._figures(CONVERTED),
+        )
+
+    def _baseline(self) -> MethodResult:
+        return MethodResult(
+            label="neighbour", method="neighbour", merge="mean", fitness=None, seconds=0.0, **self._figures(BASELINE)
+        )
+
+    def _figures(self, name: str) -> dict[str, Any]:
+        record, grouping = self.metrics["results"][name], self.document.grouping
+        return {
+            "kv_ratio": grouping.kv_ratio,
+            "kv_heads_total": grouping.kv_heads_total,
+            **{key: record[key] for key in ("perplexity", "kl", "kv_bytes_per_token", "parameters")},
+        }
+
+    def _history(self) -> tuple[History, ...]:
+        if not self.folder.history.is_file():
+            return ()
+        lines = [json.loads(line) for line in self.folder.history.read_text(encoding="utf-8").splitlines()]
+        points = [
+            HistoryPoint(line["generation"], line["evaluations"], line["best"][0], line["seconds"]) for line in lines
+        ]
+        return (History("whole model", tuple(points)),)
+
+    def texts(self) -> tuple[TextUse, ...]:
+        uses = {
+            "statistics": ("calibration", "statistics of every layer, for merges and fitness functions"),
+            "search": ("search", "fitness functions that run the model"),
+            "reported": ("held-out", "the figures of this page; nothing was fitted or searched on it"),
+        }
+        found = []
+        for key, (role, purpose) in uses.items():
+            text = self.metrics["texts"][key]
+            if text.get("used", True):
+                found.append(TextUse(role, text["source"], int(text["tokens"]), purpose))
+        return tuple(found)
+
+    def environment(self) -> dict[str, str]:
+        record = read_json(self.folder.environment)
+        packages = {str(name): str(number) for name, number in record.pop("packages").items()}
+        return {**{str(key): str(value) for key, value in record.items()}, **packages}
+
+    def similarity(self) -> Similarity | None:
+        if not self.folder.similarity.is_file():
+            return None
+        with np.load(self.folder.similarity, allow_pickle=False) as stored:
+            return Similarity(stored["key"], stored["value"], SIMILARITY_WORDS)
+
+    def front(self) -> ParetoFront | None:
+        if not self.folder.pareto.is_file():
+            return None
+        record = read_json(self.folder.pareto)
+        points = tuple(tuple(point["values"]) for point in record["points"])
+        mine = self.document.grouping
+        groups = [[list(group) for group in layer.groups] for layer in mine]
+        chosen = [i for i, p in enumerate(record["points"]) if [la["groups"] for la in p["layers"]] == groups]
+        return ParetoFront(tuple(record["objectives"]), points, chosen[0] if chosen else None)
+
+
+def _refuse_mixed(first: _Run, other: _Run) -> None:
+    """Figures share a table only if the model and the held-out text are the same."""
+    for what, a, b in (
+        ("models", first.document.model.fingerprint, other.document.model.fingerprint),
+        ("held-out texts", first.metrics["texts"]["reported"], other.metrics["texts"]["reported"]),
+        ("block lengths", first.metrics["block_length"], other.metrics["block_length"]),
+    ):
+        if a != b:
+            raise UserError(f"{first.folder.path} and {other.folder.path} have different {what}; report them apart")
+
+
+def write_similarity(path: Path, key: FloatArray, value: FloatArray) -> None:
+    """Head similarities (L, H, H) as npz."""
+    data = io.BytesIO()
+    np.savez(data, allow_pickle=False, key=key, value=value)
+    write_file(path, data.getvalue(), overwrite=True)

@@ -1,0 +1,126 @@
+"""What the steps of a run share: the parent, the texts, the statistics; each loaded when first needed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Protocol
+
+import torch
+
+from gqasearch.calibration import Statistics, TokenBlocks, load_documents, load_or_collect, make_blocks
+from gqasearch.embedded import Split
+from gqasearch.errors import UserError
+from gqasearch.evaluation import Converter
+from gqasearch.fitness import Fitness, FitnessContext, make_fitness
+from gqasearch.merging import Merge, make_merge
+from gqasearch.models import Parent, load_parent
+from gqasearch.reporting import HistoryPoint
+from gqasearch.run.config import KV_RATIO, RunConfig
+
+
+class Progress(Protocol):
+    """What shows a run's progress; ``gqasearch.reporting.SearchProgress`` is one."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Begin a stage of ``total`` steps."""
+
+    def update(self, completed: int, point: HistoryPoint | None = None) -> None:
+        """Steps done so far, and where a search stands."""
+
+
+class NoProgress:
+    """For callers that show nothing."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """Nothing."""
+
+    def update(self, completed: int, point: HistoryPoint | None = None) -> None:
+        """Nothing."""
+
+
+class Workspace:
+    """Loads what ``config`` names, once."""
+
+    def __init__(self, config: RunConfig, progress: Progress | None = None) -> None:
+        self.config = config
+        self.progress: Progress = progress or NoProgress()
+
+    @cached_property
+    def parent(self) -> Parent:
+        config = self.config
+        _check_device(config.device)
+        return load_parent(
+            config.model, revision=config.revision, dtype=getattr(torch, config.dtype), device=config.device
+        )
+
+    @cached_property
+    def merge(self) -> Merge:
+        return make_merge(self.config.merge, self.config.merge_parameters)
+
+    @cached_property
+    def fitnesses(self) -> dict[str, Fitness]:
+        """Objective name -> fitness, without the KV ratio."""
+        names = [name for name in self.config.objectives if name != KV_RATIO]
+        return {name: make_fitness(name, self.config.fitness_parameters) for name in names}
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        blocks = self.blocks("calibration")
+        self.progress.stage("calibration", total=len(blocks.ids))
+        return load_or_collect(
+            self.parent,
+            blocks,
+            batch_blocks=self.config.batch_blocks,
+            progress=lambda done, _: self.progress.update(done),
+        )
+
+    @cached_property
+    def converter(self) -> Converter:
+        return Converter(self.parent, self.merge, lambda: self.statistics)
+
+    @cached_property
+    def _blocks(self) -> dict[Split, TokenBlocks]:
+        return {}
+
+    def blocks(self, split: Split) -> TokenBlocks:
+        """Token blocks of one of the three texts; they never overlap."""
+        if split not in self._blocks:
+            tokens = {
+                "calibration": self.config.calibration_tokens,
+                "search": self.config.search_tokens,
+                "evaluation": self.config.evaluation_tokens,
+            }[split]
+            tokenizer = self.parent.tokenizer
+            if tokenizer is None:
+                raise UserError(f"model {self.parent.id} has no tokenizer")
+            documents = load_documents(self.config.text, split)
+            source = f"{self.config.text}, {split} part: {', '.join(document.name for document in documents[:20])}"
+            self._blocks[split] = make_blocks(documents, tokenizer, self.config.block_length, tokens, source)
+        return self._blocks[split]
+
+    def context(self) -> FitnessContext:
+        """What fitness functions prepare from."""
+        return FitnessContext(
+            parent=self.parent,
+            merge=self.merge,
+            load_statistics=lambda: self.statistics,
+            load_search_blocks=lambda: self.blocks("search"),
+        )
+
+    def check(self) -> None:
+        """Fail early on everything that can be checked without long work."""
+        self.fitnesses  # noqa: B018 - loaded for its errors
+        self.merge  # noqa: B018
+        geometry = self.parent.geometry
+        self.config.budget(geometry)
+        limit = self.parent.config.get("max_position_embeddings")
+        if limit is not None and self.config.block_length > int(limit):
+            raise UserError(f"--block-length {self.config.block_length} is beyond this model's context of {limit}")
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"--device {device} cannot be used here: {first}") from None
