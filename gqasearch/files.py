@@ -1,9 +1,12 @@
-"""Writing files so that a reader sees the old content or the new, never a part of it."""
+"""Files: written so that a reader sees the old content or the new, and JSON read strictly."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 from gqasearch.errors import UserError
 
@@ -24,3 +27,24 @@ def write_file(path: Path, data: bytes | str, *, overwrite: bool = False) -> Non
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; raises ``UserError`` for anything else, NaN and infinities included."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} must hold a JSON object")
+    return data
+
+
+def _finite(text: str) -> float:
+    """JSON has no infinity and no NaN; Python would read both, and 1e999 as infinity."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value

@@ -19,7 +19,7 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from gqasearch import __version__
 from gqasearch.errors import UserError
-from gqasearch.files import write_file
+from gqasearch.files import read_json, write_file
 from gqasearch.grouping import Grouping, GroupingError, LayerGrouping
 
 FORMAT, VERSION = "gqasearch-grouping", 1
@@ -176,7 +176,7 @@ def read_grouping(path: Path) -> GroupingDocument:
 
     Raises ``UserError`` that names the file, the place in it and what is wrong there.
     """
-    data = _parse(path)
+    data = read_json(path)
     _check_format(path, data)
     error = next(iter(sorted(Draft202012Validator(grouping_schema()).iter_errors(data), key=_depth_first)), None)
     if error is not None:
@@ -216,26 +216,6 @@ def _value_text(key: str, value: Any) -> str:
         return json.dumps(value, allow_nan=False, indent=1).replace("\n", "\n ")
     rows = [json.dumps(layer, allow_nan=False) for layer in value]
     return "[\n  " + ",\n  ".join(rows) + "\n ]"
-
-
-def _finite(text: str) -> float:
-    """JSON has no infinity and no NaN; Python would read both, and 1e999 as infinity."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
-    return value
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
-    except OSError as error:
-        raise UserError(f"cannot read grouping {path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} must hold a JSON object with format {FORMAT!r}")
-    return data
 
 
 def _check_format(path: Path, data: Mapping[str, Any]) -> None:

@@ -55,9 +55,13 @@ class LayerMerge(ABC):
 
     def _group_error(self, heads: tuple[int, ...]) -> float:
         """Error of merging these heads; measured from the merged weights unless a closed form is known."""
+        return measured_error(self.weights, self.merge_group(heads), heads, self.require_statistics())
+
+    def require_statistics(self) -> LayerStatistics:
+        """The statistics this merge was bound with."""
         if self.statistics is None:
             raise UserError("the error of a merge needs calibration statistics")
-        return measured_error(self.weights, self.merge_group(heads), heads, self.statistics)
+        return self.statistics
 
     def queries_of(self, heads: tuple[int, ...]) -> list[int]:
         """The query heads that these heads carry, in order."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
-from gqasearch.errors import UserError
+from gqasearch.files import write_file
 from gqasearch.reporting import tables
 from gqasearch.reporting.data import ReportData
 from gqasearch.reporting.plots import (
@@ -64,16 +62,7 @@ def render_report(data: ReportData) -> str:
 
 def write_report(path: Path, data: ReportData) -> None:
     """Write the page to ``path``, whole or not at all. Raises ``UserError`` when it cannot be written."""
-    page = render_report(data)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(page, encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write the report {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            aside.unlink()
+    write_file(path, render_report(data), overwrite=True)
 
 
 def _grouping_pictures(data: ReportData) -> list[_Picture]:

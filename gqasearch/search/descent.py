@@ -10,7 +10,8 @@ from gqasearch.search.record import Individual, Record
 
 # Neighbours evaluated together: enough for an objective to work on them as one batch, few enough
 # to waste little when one of the first is better already.
-BATCH = 32
+import os
+BATCH = int(os.environ.get('BATCH','32'))
 
 
 def descend(

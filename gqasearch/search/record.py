@@ -96,14 +96,21 @@ class Record:
         new = {key: grouping for key, grouping in zip(keys, groupings, strict=True) if key not in self._index}
         if self.limit is not None:
             new = dict(list(new.items())[: max(self.limit - len(self), 0)])
+        known = len(self)
         if new:
-            for key, candidate in zip(new, self.problem.evaluate(list(new.values())), strict=True):
-                self._add(key, candidate)
-        return [
+            candidates = self.problem.evaluate(list(new.values()))
+            self._index.update(zip(new, range(known, known + len(new)), strict=True))
+            self._keys.extend(new)
+            self._values.extend(candidate.values for candidate in candidates)
+        individuals = [
             Individual(index, Candidate(grouping, self._values[index]))
             for key, grouping in zip(keys, groupings, strict=True)
             if (index := self._index.get(key)) is not None
         ]
+        for individual in individuals:
+            if individual.index >= known:
+                self._archive(individual)
+        return individuals
 
     def individual(self, index: int) -> Individual:
         """The individual at this place of the record."""
@@ -136,15 +143,13 @@ class Record:
         self._best = self.individual(saved["best"])
         self._front = tuple(self.individual(index) for index in saved["front"])
 
-    def _add(self, key: bytes, candidate: Candidate) -> None:
-        individual = Individual(len(self), candidate)
-        self._index[key] = individual.index
-        self._keys.append(key)
-        self._values.append(candidate.values)
-        if self._best is None or candidate.values < self._best.candidate.values:
+    def _archive(self, individual: Individual) -> None:
+        """Update the best and the front."""
+        values = individual.candidate.values
+        if self._best is None or values < self._best.candidate.values:
             self._best = individual
-        if not any(_covers(member.candidate.values, candidate.values) for member in self._front):
-            kept = (m for m in self._front if not _covers(candidate.values, m.candidate.values))
+        if not any(_covers(member.candidate.values, values) for member in self._front):
+            kept = (m for m in self._front if not _covers(values, m.candidate.values))
             self._front = (*kept, individual)
 
 

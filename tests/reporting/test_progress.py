@@ -74,13 +74,14 @@ def test_a_quick_command_shows_none(terminal):
 
 
 def test_an_error_inside_goes_through_and_the_cursor_comes_back(terminal):
-    with (
-        pytest.raises(KeyboardInterrupt),
-        SearchProgress(Console(file=terminal, force_terminal=True), delay=0.0) as progress,
-    ):
-        progress.stage("search")
-        time.sleep(0.2)
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with SearchProgress(Console(file=terminal, force_terminal=True), delay=0.0) as progress:
+            progress.stage("search")
+            time.sleep(0.2)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert terminal.getvalue().rindex("\x1b[?25h") > terminal.getvalue().rindex("\x1b[?25l")
 
 

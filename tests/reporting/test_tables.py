@@ -204,6 +204,6 @@ def test_two_results_of_one_name_are_refused(data):
 
 
 def test_name_tells_grouping_and_merge():
-    fields = dict(method="m", fitness=None, kv_ratio=0.5, kv_heads_total=3, perplexity=2.0, kl=0.1)
+    fields = {"method": "m", "fitness": None, "kv_ratio": 0.5, "kv_heads_total": 3, "perplexity": 2.0, "kl": 0.1}
     result = MethodResult(label="mine", merge="mean", kv_bytes_per_token=8, parameters=9, seconds=0.1, **fields)
     assert result.name == "mine + mean"

@@ -30,15 +30,16 @@ def convergence_figure(results: Sequence[MethodResult]) -> Figure:
     colours = dict(zip(labels, _colours(len(labels)), strict=True))
     legend_rows = -(-len(labels) // 10) if len(labels) > 1 else 0
     with styled():
-        figure = Figure(figsize=(3.2 * across, 2.7 * down + 0.25 * legend_rows), layout="constrained")
-        grid = figure.subplots(down, across, squeeze=False)
-        for axes in grid.flat[len(searched) :]:
-            axes.set_visible(False)
-        for axes, result in zip(grid.flat, searched, strict=False):
+        width, height = 3.2 * across, 2.7 * down + 0.25 * legend_rows
+        figure = Figure(figsize=(width, height))
+        for number, result in enumerate(searched):
+            row, column = divmod(number, across)
+            left, bottom = 3.2 * column + 0.62, height - 2.7 * row - 2.22
+            axes = figure.add_axes((left / width, bottom / height, 2.45 / width, 1.75 / height))
             _draw_panel(axes, result, colours)
         if legend_rows:
             lines = [Line2D([], [], color=colours[label]) for label in labels]
-            figure.legend(lines, labels, loc="outside lower center", ncols=min(len(labels), 10), fontsize=7.5)
+            figure.legend(lines, labels, loc="lower center", ncols=min(len(labels), 10), fontsize=7.5)
     return figure
 
 

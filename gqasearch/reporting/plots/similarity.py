@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gqasearch.reporting.data import FloatArray, Similarity
@@ -15,40 +16,43 @@ def similarity_figure(similarity: Similarity) -> Figure:
     One colour scale for all, symmetric about zero and as wide as the largest cosine off the diagonal;
     the diagonal (each head with itself, 1) is left grey.
     """
-    depth, heads = similarity.key.shape[:2]
+    depth, reach = similarity.key.shape[0], _reach(similarity)
     across = depth if depth <= 6 else 8
     bands = -(-depth // across)
-    reach = _reach(similarity)
+    panel = 7.9 / max(across, 4)
+    width, height = 0.65 + across * 1.06 * panel + 0.75, bands * (2.1 * panel + 0.55) + 0.1
     with styled():
-        figure = Figure(figsize=(9.6, 2 * bands * 9.0 / across * 0.98 + 0.5), layout="constrained")
-        grid = figure.subplots(2 * bands, across, squeeze=False)
-        for axes in grid.flat:
-            axes.set_visible(False)
+        figure = Figure(figsize=(width, height))
         for layer in range(depth):
             band, column = divmod(layer, across)
-            for offset, (what, cosines) in enumerate((("keys", similarity.key), ("values", similarity.value))):
-                axes = grid[2 * band + offset, column]
-                axes.set_visible(True)
+            left, top = 0.65 + column * 1.06 * panel, height - 0.3 - band * (2.1 * panel + 0.55)
+            for row, (what, cosines) in enumerate((("keys", similarity.key), ("values", similarity.value))):
+                bottom = top - panel - row * 1.08 * panel
+                axes = figure.add_axes((left / width, bottom / height, panel / width, panel / height))
                 image = axes.imshow(
-                    _off_diagonal(cosines[layer]), cmap=_MAP, vmin=-reach, vmax=reach, interpolation="nearest"
+                    _off_diagonal(cosines[layer]), cmap="RdBu_r", vmin=-reach, vmax=reach, interpolation="nearest"
                 )
-                axes.set_facecolor("#cccccc")
-                axes.spines[:].set_visible(False)
-                axes.tick_params(length=0, labelsize=6.5, labelcolor=GREY)
-                axes.set_xticks([0, heads - 1] if offset else [])
-                axes.set_yticks([0, heads - 1] if column == 0 else [])
-                if column == 0:
-                    axes.set_ylabel(f"{what}, head", fontsize=8)
-                if offset == 0:
-                    axes.set_title(f"layer {layer}", fontsize=8, fontweight="normal")
-        bar = figure.colorbar(image, ax=grid, shrink=0.6 / bands, aspect=18, pad=0.015)
-        bar.set_label("cosine", fontsize=8)
-        bar.ax.tick_params(labelsize=7)
+                _dress(axes, cosines.shape[1], what if column == 0 else None, layer if row == 0 else None)
+        scale = figure.add_axes((1 - 0.6 / width, 1 - (0.3 + 2 * panel) / height, 0.1 / width, 1.9 * panel / height))
+        bar = figure.colorbar(image, cax=scale)
+        bar.set_label("cosine", fontsize=8, labelpad=1)
+        bar.ax.tick_params(labelsize=6.5, pad=1)
         bar.outline.set_visible(False)
     return figure
 
 
-_MAP = "RdBu_r"
+def _dress(axes: Axes, heads: int, what: str | None, layer: int | None) -> None:
+    """Name the maps of the first column by ``what``, those of the upper row by ``layer``."""
+    axes.set_facecolor("#cccccc")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=6.5, labelcolor=GREY)
+    ends = [0, heads - 1] if heads > 1 else [0]
+    axes.set_yticks(ends if what else [])
+    axes.set_xticks(ends if layer is None else [])
+    if what:
+        axes.set_ylabel(f"{what}, head", fontsize=8)
+    if layer is not None:
+        axes.set_title(f"layer {layer}", fontsize=8, fontweight="normal", pad=3)
 
 
 def _off_diagonal(cosines: FloatArray) -> FloatArray:
