@@ -1,0 +1,46 @@
+"""Statistics are computed once, and a folder that is there is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gqasearch.calibration import load_or_collect, statistics_key
+from tests.samples import random_blocks
+from tests.tiny_models import tiny_parent
+
+
+def test_second_time_reads_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = tiny_parent("llama")
+    blocks = random_blocks(parent.config["vocab_size"])
+    first = load_or_collect(parent, blocks, root=tmp_path)
+    monkeypatch.setattr(parent.model, "forward", lambda *a, **k: pytest.fail("the model ran again"))
+    second = load_or_collect(parent, blocks, root=tmp_path)
+    assert torch.equal(first.layer(1).second_moment, second.layer(1).second_moment)
+    assert first.tokens == blocks.tokens and first.fingerprint == second.fingerprint
+
+
+def test_key_depends_on_model_text_and_settings() -> None:
+    parent, other = tiny_parent("llama"), tiny_parent("llama", seed=1)
+    blocks, text = random_blocks(parent.config["vocab_size"]), random_blocks(parent.config["vocab_size"], seed=1)
+    keys = {statistics_key(p, b, s) for p in (parent, other) for b in (blocks, text) for s in (10, 20)}
+    assert len(keys) == 8
+
+
+def test_an_interrupted_pass_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = tiny_parent("llama")
+    blocks = random_blocks(parent.config["vocab_size"])
+    forward, calls = parent.model.forward, []
+
+    def stop(*args: object, **kwargs: object) -> object:
+        calls.append(1)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(parent.model, "forward", stop)
+    with pytest.raises(KeyboardInterrupt):
+        load_or_collect(parent, blocks, root=tmp_path, batch_blocks=2)
+    assert not list((tmp_path / "statistics").iterdir())

@@ -1,0 +1,102 @@
+"""Texts are cut into disjoint parts and into blocks; bad ones are refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gqasearch.calibration import load_documents, make_blocks
+from gqasearch.embedded import SPLITS, Document, held_out_documents
+from gqasearch.embedded.text import HELD_OUT_MODULES, fallback_documents
+from gqasearch.errors import UserError
+from tests.samples import random_text, text_file
+from tests.tiny_models import tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+
+
+def test_embedded_sets_are_disjoint_and_large_enough() -> None:
+    names = [name for split in SPLITS for name in HELD_OUT_MODULES[split]]
+    assert len(names) == len(set(names))
+    assert all(sum(len(d.text) for d in held_out_documents(split)) > 250_000 for split in SPLITS)
+
+
+def test_fallback_text_is_disjoint(tmp_path: Path) -> None:
+    names = [d.name for split in SPLITS for d in fallback_documents(split)]
+    assert len(names) == len(set(names))
+    assert held_out_documents("search", root=tmp_path) == fallback_documents("search")
+    assert all(sum(len(d.text) for d in fallback_documents(split)) > 10_000 for split in SPLITS)
+
+
+def test_one_file_serves_three_purposes_without_overlap(tmp_path: Path) -> None:
+    path = text_file(tmp_path, 1000)
+    parts = [load_documents(str(path), split)[0].text for split in SPLITS]
+    assert "".join(parts) == path.read_text()
+    assert [len(part) for part in parts] == [400, 300, 300]
+
+
+def test_jsonl_and_folder(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"document {i}"}) for i in range(10)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    found = [[d.text for d in load_documents(str(tmp_path / "a.jsonl"), split)] for split in SPLITS]
+    assert [len(part) for part in found] == [4, 3, 3]
+    assert sorted(sum(found, [])) == sorted(json.loads(line)["text"] for line in lines)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for index in range(4):
+        (folder / f"{index}.txt").write_text(f"text {index}")
+    texts = [d.text for split in SPLITS for d in load_documents(str(folder), split)]
+    assert sorted(texts) == [f"text {index}" for index in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "  \n", "is empty"),
+        ("a.txt", b"\xff\xfe\xfa", "is not UTF-8"),
+        ("a.md", "text", "expected a .txt or .jsonl"),
+        ("a.jsonl", '{"text": "a"}\n{"txt": 1}\n', "line 2: expected an object with a string field 'text'"),
+        ("a.jsonl", "{", "line 1: not valid JSON"),
+        ("a.txt", "ab", "too short"),
+    ],
+)
+def test_bad_text_is_refused(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        for split in SPLITS:
+            load_documents(str(path), split)
+
+
+def test_missing_text_is_refused() -> None:
+    with pytest.raises(UserError, match="no such file or folder"):
+        load_documents("/no/such/text.txt", "search")
+
+
+@given(
+    sizes=st.lists(st.integers(1, 300), min_size=1, max_size=5), length=st.integers(4, 40), limit=st.integers(2, 400)
+)
+def test_blocks_hold_the_text_in_order(sizes: list[int], length: int, limit: int) -> None:
+    documents = [Document(str(i), random_text(size, i)) for i, size in enumerate(sizes)]
+    if sum(sizes) < length - 1:
+        with pytest.raises(UserError, match="fewer than one block"):
+            make_blocks(documents, TOKENIZER, length, limit, "test")
+        return
+    blocks = make_blocks(documents, TOKENIZER, length, limit, "test")
+    assert (blocks.ids[:, 0] == TOKENIZER.bos_token_id).all()
+    body = [TOKENIZER.decode(ids[mask][1:]) for ids, mask in zip(blocks.ids, blocks.mask, strict=True)]
+    assert all(any(piece in document.text for document in documents) for piece in body)
+    assert blocks.tokens - length < limit  # stops at the first block that reaches the limit
+    assert (blocks.mask.int().diff(dim=1) <= 0).all()  # padding only at the end
+    assert blocks.bytes_per_token == 1.0  # one token per byte
+
+
+def test_first_blocks_are_the_same_text() -> None:
+    blocks = make_blocks([Document("a", random_text(2000))], TOKENIZER, 32, 10_000, "test")
+    few = blocks.first(100)
+    assert few.tokens >= 100 > few.tokens - 32
+    assert (blocks.ids[: len(few.ids)] == few.ids).all()
