@@ -2,54 +2,93 @@
 
 from __future__ import annotations
 
+import json
+from itertools import combinations
+from typing import TypeAlias
+
 import numpy as np
 
-from gqasearch.grouping import Grouping
-from gqasearch.search.operators import all_moves, all_swaps, exchange, relocate
+from gqasearch.budget import Budget
+from gqasearch.grouping import LayerGrouping
+from gqasearch.search.operators import exchange, relocate
 from gqasearch.search.record import Individual, Record
+from gqasearch.search.state import pack, unpack
 
-# Neighbours evaluated together: enough for an objective to work on them as one batch, few enough
-# to waste little when one of the first is better already.
-import os
-BATCH = int(os.environ.get('BATCH','32'))
+Pair: TypeAlias = tuple[int, int, int]
 
 
-def descend(
-    start: Individual, record: Record, steps: int, rng: np.random.Generator
-) -> tuple[Individual, bool]:
-    """Go to a better neighbour up to ``steps`` times; a neighbour is a swap or a move away.
+class Descent:
+    """Goes to better neighbours (a swap or a move away) and remembers where there are none.
 
-    Looks at the neighbours in random order, a batch at a time, and takes the first batch's best that
-    dominates. Returns the individual reached and whether none of its neighbours dominates it.
+    In a sum over groups, what a swap or a move gains depends on the two groups it touches and on nothing
+    else. So a pair of groups that had no gain in one individual is skipped in every other one that
+    holds both groups: children inherit whole groups, and with them this knowledge. For objectives that are no
+    such sum the skipping is a heuristic.
     """
-    current = start
-    for _ in range(steps):
-        better = _better_neighbour(current, record, rng)
-        if better is None:
-            return current, not record.is_full
-        current = better
-    return current, False
+
+    def __init__(self, record: Record, rng: np.random.Generator) -> None:
+        self._record = record
+        self._rng = rng
+        # Insertion-ordered, so that a snapshot is a length.
+        self._settled: dict[Pair, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._settled)
+
+    def descend(self, start: Individual, steps: int) -> Individual:
+        """The individual reached after at most ``steps`` improvements; ``start`` when it has no better neighbour."""
+        current = start
+        for _ in range(steps):
+            better = self._better_neighbour(current)
+            if better is None:
+                break
+            current = better
+        return current
+
+    def save(self, length: int) -> str:
+        """The first ``length`` pairs."""
+        return pack(json.dumps(list(self._settled)[:length]).encode("ascii"))
+
+    def load(self, saved: str) -> None:
+        """Take up saved pairs, in place of those known."""
+        self._settled = dict.fromkeys((layer, one, two) for layer, one, two in json.loads(unpack(saved)))
+
+    def _better_neighbour(self, current: Individual) -> Individual | None:
+        """The best neighbour of the first pair of groups, in random order, that has one that dominates."""
+        pairs = [
+            (index, one, two, pair)
+            for index, layer in enumerate(current.grouping)
+            for one, two in combinations(range(layer.num_groups), 2)
+            if (pair := (index, _mask(layer.groups[one]), _mask(layer.groups[two]))) not in self._settled
+        ]
+        for chosen in self._rng.permutation(len(pairs)).tolist():
+            index, one, two, pair = pairs[chosen]
+            layers = neighbours_between(current.grouping.layers[index], one, two, self._record.problem.budget)
+            best = current
+            for neighbour in self._record.evaluate([current.grouping.replace_layer(index, la) for la in layers]):
+                if neighbour.dominates(best):
+                    best = neighbour
+            if best is not current:
+                return best
+            if self._record.is_full:
+                return None
+            self._settled[pair] = None
+        return None
 
 
-def _better_neighbour(
-    current: Individual, record: Record, rng: np.random.Generator
-) -> Individual | None:
-    edits = [
-        (layer, function, edit)
-        for layer, groups in enumerate(current.grouping)
-        for function, edits in ((exchange, all_swaps(groups)), (relocate, all_moves(groups, record.problem.budget)))
-        for edit in edits
+def neighbours_between(layer: LayerGrouping, one: int, two: int, budget: Budget) -> list[LayerGrouping]:
+    """Every partition a swap or a move between the groups ``one`` and ``two`` away, bounds kept."""
+    first, second = layer.groups[one], layer.groups[two]
+    swaps = [] if len(first) == len(second) == 1 else [exchange(layer, a, b) for a in first for b in second]
+    moves = [
+        relocate(layer, head, taker)
+        for giver, taker in ((one, two), (two, one))
+        if len(layer.groups[giver]) > budget.smallest_group and len(layer.groups[taker]) < budget.largest
+        for head in layer.groups[giver]
     ]
-    order = rng.permutation(len(edits)).tolist()
-    for start in range(0, len(order), BATCH):
-        batch: list[Grouping] = []
-        for index in order[start : start + BATCH]:
-            layer, function, edit = edits[index]
-            batch.append(current.grouping.replace_layer(layer, function(current.grouping.layers[layer], *edit)))
-        best = current
-        for neighbour in record.evaluate(batch):
-            if neighbour.dominates(best):
-                best = neighbour
-        if best is not current:
-            return best
-    return None
+    return swaps + moves
+
+
+def _mask(group: tuple[int, ...]) -> int:
+    """The group as a bit mask: short to store."""
+    return sum(1 << head for head in group)

@@ -12,7 +12,7 @@ from deap import base, tools  # type: ignore[import-untyped]
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.search._base import SearchMethod
-from gqasearch.search.descent import descend
+from gqasearch.search.descent import Descent
 from gqasearch.search.operators import exchange_layers
 from gqasearch.search.problem import Generation, Problem
 from gqasearch.search.record import Individual, Record
@@ -93,7 +93,7 @@ class _Run:
         self.index = self.idle = 0
         self.exhausted = False
         self.population: list[Individual] = []
-        self.settled: set[int] = set()
+        self.descent = Descent(self.record, rng)
         self.toolbox = self._make_toolbox()
 
     def _make_toolbox(self) -> Any:
@@ -106,7 +106,7 @@ class _Run:
             "mate", exchange_layers, budget=problem.budget, free_counts=problem.free_counts, rng=rng
         )
         toolbox.register("mutate", mutate, problem=problem, weights=usable_weights(weights, problem), rng=rng)
-        toolbox.register("descend", descend, record=self.record, steps=method.local_steps, rng=rng)
+        toolbox.register("descend", self.descent.descend, steps=method.local_steps)
         toolbox.register("pick", crowded_tournament if several else tournament, size=method.tournament_size, rng=rng)
         # nd="log": the standard sort of DEAP is 20 to 60 times slower.
         toolbox.register("select", *((tools.selNSGA2,) if several else (tools.selBest,)), **({"nd": "log"} if several else {}))
@@ -155,21 +155,13 @@ class _Run:
 
     def _refine(self, children):
         import os
-        mode = os.environ.get("MODE", "children")
+        mode = os.environ.get("MODE", "best")
         if self.method.local_steps == 0 or not children: return children
-        if mode == "children":
-            src = children
-        else:
-            src = [i for i in (*self.population, *children) if i.index not in self.settled]
-        chosen = self.toolbox.select(src, min(len(src), self.method.local_individuals))
+        n=min(len(children), self.method.local_individuals)
+        if mode=="best": chosen = self.toolbox.select(children, n)
+        else: chosen = [children[i] for i in self.rng.permutation(len(children))[:n].tolist()]
         ids = {i.index for i in chosen}
-        out = [i for i in children if i.index not in ids]
-        self.population = [i for i in self.population if i.index not in ids]
-        for ind in chosen:
-            r, settled = self.toolbox.descend(ind)
-            if settled: self.settled.add(r.index)
-            out.append(r)
-        return out
+        return [self.toolbox.descend(i) if i.index in ids else i for i in children]
 
     def _survive(self, pool: list[Individual]) -> None:
         distinct = list({individual.index: individual for individual in pool}.values())

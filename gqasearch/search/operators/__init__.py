@@ -8,16 +8,14 @@ group sizes, and draw from the generator they are given and from nothing else.
 from gqasearch.search.operators.crossover import crossover
 from gqasearch.search.operators.exchange_layers import exchange_layers
 from gqasearch.search.operators.merge_split import merge_split
-from gqasearch.search.operators.move import all_moves, move, relocate
+from gqasearch.search.operators.move import move, relocate
 from gqasearch.search.operators.random_counts import random_counts
 from gqasearch.search.operators.random_partition import random_partition
 from gqasearch.search.operators.repair import count_range, repair
 from gqasearch.search.operators.shift import shift
-from gqasearch.search.operators.swap import all_swaps, exchange, swap
+from gqasearch.search.operators.swap import exchange, swap
 
 __all__ = [
-    "all_moves",
-    "all_swaps",
     "count_range",
     "crossover",
     "exchange",

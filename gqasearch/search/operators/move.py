@@ -10,13 +10,13 @@ from gqasearch.grouping import LayerGrouping
 
 def move(layer: LayerGrouping, budget: Budget, rng: np.random.Generator) -> LayerGrouping:
     """A random move; the layer itself when none is allowed (equal sizes, for one)."""
-    moves = all_moves(layer, budget)
+    moves = _allowed_moves(layer, budget)
     if not moves:
         return layer
     return relocate(layer, *moves[int(rng.integers(len(moves)))])
 
 
-def all_moves(layer: LayerGrouping, budget: Budget) -> list[tuple[int, int]]:
+def _allowed_moves(layer: LayerGrouping, budget: Budget) -> list[tuple[int, int]]:
     """Every allowed (head, index of the group it goes to)."""
     takers = [index for index, group in enumerate(layer.groups) if len(group) < budget.largest]
     return [

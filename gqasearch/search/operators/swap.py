@@ -17,18 +17,6 @@ def swap(layer: LayerGrouping, rng: np.random.Generator) -> LayerGrouping:
     return exchange(layer, first, others[int(rng.integers(len(others)))])
 
 
-def all_swaps(layer: LayerGrouping) -> list[tuple[int, int]]:
-    """Every pair of heads whose exchange gives another partition."""
-    return [
-        (first, second)
-        for i, group in enumerate(layer.groups)
-        for other in layer.groups[i + 1 :]
-        if len(group) > 1 or len(other) > 1
-        for first in group
-        for second in other
-    ]
-
-
 def exchange(layer: LayerGrouping, first: int, second: int) -> LayerGrouping:
     """``first`` and ``second``, of different groups, in each other's group."""
     place = {first: second, second: first}

@@ -1,0 +1,5 @@
+"""``python -m gqasearch``."""
+
+from gqasearch.cli import main
+
+main()

@@ -1,0 +1,109 @@
+"""Configurations: file, flags and --set agree, and every mistake is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gqasearch.errors import UserError
+from gqasearch.models import HeadGeometry
+from gqasearch.run import RunConfig, RunFolder, apply_settings, build_config, read_config_file
+
+GEOMETRY = HeadGeometry(4, 12, 12, 16, 192, 16)
+
+
+def test_round_trip_through_yaml(tmp_path: Path) -> None:
+    config = build_config({"kv_ratio": 0.25, "method_parameters": {"population": 8}, "objectives": ["kl", "kv-ratio"]})
+    path = tmp_path / "run.yaml"
+    path.write_text(config.to_yaml())
+    assert build_config(read_config_file(path)) == config
+
+
+def test_settings_reach_every_section() -> None:
+    values = apply_settings(
+        {"fitness_parameters": {"form": "token-wise"}},
+        ["fitness.form=best-match", "method.population=8", "kv_ratio=0.5", "merge.x=[1, 2]"],
+    )
+    assert values == {
+        "fitness_parameters": {"form": "best-match"},
+        "method_parameters": {"population": 8},
+        "kv_ratio": 0.5,
+        "merge_parameters": {"x": [1, 2]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kv_ration": 0.5}, "did you mean 'kv_ratio'"),
+        ({"kv_ratio": 0.5, "kv_heads": 3}, "one of kv_ratio, kv_heads, kv_budget"),
+        ({"kv_ratio": "half"}, "kv_ratio: .*got 'half'"),
+        ({"objectives": ["kv-ratio"]}, "first objective must be a fitness"),
+        ({"objectives": []}, "one or more different names"),
+        ({"seed": -1}, "seed"),
+        ({"dtype": "int8"}, "dtype"),
+        ({"equal_sizes": True, "max_group_size": 3}, "no effect with equal_sizes"),
+    ],
+)
+def test_bad_values(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_config(values)
+
+
+@pytest.mark.parametrize("item", ["kv_ratio", "=1", "fitnes.form=x", "a=[", "search.x=1"])
+def test_bad_settings(item: str) -> None:
+    with pytest.raises(UserError, match="--set"):
+        apply_settings({}, [item])
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    with pytest.raises(UserError, match="cannot read"):
+        read_config_file(path)
+    path.write_text("a: [")
+    with pytest.raises(UserError, match="not valid YAML"):
+        read_config_file(path)
+    path.write_text("- 1")
+    with pytest.raises(UserError, match="must hold a mapping"):
+        read_config_file(path)
+    path.write_text("a: !!python/object/apply:os.system ['true']")
+    with pytest.raises(UserError, match="not valid YAML"):
+        read_config_file(path)
+
+
+def test_budgets() -> None:
+    assert build_config({}).budget(GEOMETRY).counts == (6,) * 4
+    assert build_config({}).budget(GEOMETRY).largest == 4
+    assert build_config({"kv_heads": 3}).budget(GEOMETRY).largest == 8
+    moving = build_config({"kv_budget": 26}).budget(GEOMETRY)
+    assert moving.counts == (7, 7, 6, 6) and moving.movable
+    equal = build_config({"equal_sizes": True}).budget(GEOMETRY)
+    assert (equal.smallest_group, equal.largest) == (2, 2)
+    with pytest.raises(UserError, match=r"\[1, 2, 3, 4, 6, 12\] are possible"):
+        build_config({"kv_heads": 5, "equal_sizes": True}).budget(GEOMETRY)
+
+
+def test_folder_refuses_other_settings_and_other_things(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.open(RunConfig())
+    folder.open(RunConfig())
+    with pytest.raises(UserError, match=r"kv_ratio was None, is 0.25; seed was 0, is 1"):
+        folder.open(RunConfig(kv_ratio=0.25, seed=1))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="is no run folder"):
+        RunFolder(tmp_path / "full").open(RunConfig())
+    assert yaml.safe_load(folder.config.read_text())["model"] == "embedded"
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.open(RunConfig())
+    lock = folder.acquire()
+    with pytest.raises(UserError, match="another process is running"):
+        folder.acquire()
+    lock.release()
+    folder.acquire().release()

@@ -1,0 +1,153 @@
+"""Whole runs on a tiny model: every file, resume to the same bits after SIGKILL, nothing overwritten."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from gqasearch.evaluation import cached_kv_heads
+from gqasearch.grouping_document import read_grouping
+from gqasearch.models import layers_replaced, load_parent, tie_heads
+from gqasearch.run import RunFolder, Workspace, build_config, report_data, run
+from gqasearch.run.pipeline import document_converter
+from tests.samples import random_blocks
+
+SMALL = {"population": 8, "offspring": 8, "generations": 6}
+
+
+def finished(settings: dict[str, Any], folder: Path, **changes: Any) -> RunFolder:
+    return run(build_config({**settings, **changes}), folder)
+
+
+def test_a_run_leaves_everything_the_format_promises(settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = finished(settings, tmp_path / "run", method_parameters=SMALL)
+    for path in (folder.config, folder.environment, folder.history, folder.state, folder.grouping, folder.metrics):
+        assert path.is_file(), path
+    assert folder.report.read_text().startswith("<!")
+    document = read_grouping(folder.grouping)
+    assert document.grouping.group_counts == (3, 3)
+    assert document.fitness is not None and document.fitness.name == "merge-error"
+    assert document.fitness.value == pytest.approx(sum(layer.error or 0.0 for layer in document.layers), rel=1e-12)
+    metrics = json.loads(folder.metrics.read_text())
+    reported = metrics["texts"]["reported"]["fingerprint"]
+    assert metrics["texts"]["statistics"]["used"] and metrics["texts"]["statistics"]["fingerprint"] != reported
+    assert metrics["texts"]["search"] == {"used": False}
+    assert 0 < metrics["results"]["converted"]["kl"] < metrics["results"]["neighbour"]["kl"]
+    assert metrics["parent"]["kv_bytes_per_token"] == 2 * metrics["results"]["converted"]["kv_bytes_per_token"]
+    assert f"{metrics['results']['converted']['perplexity']:.4f}"[:5] in (folder.model / "README.md").read_text()
+    assert [result.name for result in report_data([folder]).results] == ["neighbour + mean", "merge-error + optimal"]
+
+
+def test_the_written_checkpoint_is_the_parent_with_tied_heads(settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = finished(settings, tmp_path / "run", method_parameters=SMALL)
+    work = Workspace(folder.read_config())
+    document = read_grouping(folder.grouping)
+    blocks = random_blocks(work.parent.config["vocab_size"])
+    wanted = document_converter(work, document).runner(document.grouping)(blocks.ids, blocks.mask)
+    model = AutoModelForCausalLM.from_pretrained(folder.model, trust_remote_code=False)
+    with torch.no_grad():
+        torch.testing.assert_close(model(blocks.ids).logits, wanted, atol=5e-5, rtol=0)
+    assert cached_kv_heads(model) == [3, 3]
+
+
+def test_same_seed_same_bits_and_another_seed_another_search(settings: dict[str, Any], tmp_path: Path) -> None:
+    changes = {"method": "random", "method_parameters": {"samples": 5}, "materialize": False, "baseline": False}
+    first, second, other = (
+        finished(settings, tmp_path / name, seed=seed, **changes) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert first.grouping.read_bytes() == second.grouping.read_bytes()
+    assert first.grouping.read_bytes() != other.grouping.read_bytes()
+    assert not first.model.exists()
+
+
+def test_a_finished_run_is_not_touched_by_running_it_again(settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = finished(settings, tmp_path / "run", method="neighbour")
+    before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*") if path.name != ".lock"}
+    finished(settings, tmp_path / "run", method="neighbour")
+    after = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*") if path.name != ".lock"}
+    assert {p: t for p, t in after.items() if p.is_file()} == {p: t for p, t in before.items() if p.is_file()}
+
+
+def test_pareto_search_picks_within_the_budget(settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = finished(
+        settings, tmp_path / "run", objectives=["merge-error", "kv-ratio"], kv_ratio=0.5, method_parameters=SMALL
+    )
+    front = json.loads(folder.pareto.read_text())
+    assert front["objectives"] == ["merge-error", "kv-ratio"]
+    values = [tuple(point["values"]) for point in front["points"]]
+    assert len(values) > 2
+    for a in values:
+        assert not any(b != a and b[0] <= a[0] and b[1] <= a[1] for b in values)
+    assert read_grouping(folder.grouping).grouping.kv_heads_total <= 6
+    shown = report_data([folder]).front
+    assert shown is not None and shown.chosen is not None
+
+
+@pytest.mark.parametrize("fitness", ["kl", "perplexity", "weight-sharing-error", "activation-cosine"])
+def test_every_fitness_drives_a_run(settings: dict[str, Any], tmp_path: Path, fitness: str) -> None:
+    small = {**SMALL, "generations": 2, "local_individuals": 0}
+    folder = finished(settings, tmp_path / "run", objectives=[fitness], merge="mean", method_parameters=small)
+    metrics = json.loads(folder.metrics.read_text())
+    assert metrics["texts"]["search"]["used"] == (fitness in ("kl", "perplexity"))
+    assert bool(metrics["warnings"]) == (fitness in ("kl", "perplexity"))
+
+
+def test_a_moving_budget_is_kept(settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = finished(settings, tmp_path / "run", kv_budget=7, method_parameters=SMALL)
+    assert read_grouping(folder.grouping).grouping.kv_heads_total == 7
+    assert not folder.model.exists()  # group counts differ: no stock layout, and none is claimed
+
+
+def command(settings: dict[str, Any], folder: Path) -> list[str]:
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    small = ["--set=method.population=24", "--set=method.generations=60", "--set=method.patience=60"]
+    return [sys.executable, "-m", "gqasearch", "search", f"--output-dir={folder}", *flags, *small, "--quiet"]
+
+
+def test_killed_at_random_moments_and_resumed_gives_the_same_bits(settings: dict[str, Any], tmp_path: Path) -> None:
+    """The fitness runs the model, so that the search lasts long enough to be hit."""
+    settings = {**settings, "fitness": "kl", "kv_heads": 3, "search_tokens": 64}
+    started = time.monotonic()
+    subprocess.run(command(settings, tmp_path / "whole"), check=True)
+    length = time.monotonic() - started
+    rng, kills = random.Random(0), 0
+    for _ in range(5):
+        process = subprocess.Popen(command(settings, tmp_path / "killed"))
+        try:
+            process.wait(timeout=rng.uniform(0.4, 0.95) * length)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    subprocess.run(command(settings, tmp_path / "killed"), check=True)
+    assert kills > 0
+    whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
+    assert killed.grouping.read_bytes() == whole.grouping.read_bytes()
+    numbers = [[{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in f.history.open()] for f in (whole, killed)]
+    assert numbers[0] == numbers[1]
+    weights = [(f.model / "model.safetensors").read_bytes() for f in (whole, killed)]
+    assert weights[0] == weights[1]
+
+
+def test_permuting_heads_leaves_logits_unchanged(checkpoint: Path) -> None:
+    parent = load_parent(str(checkpoint))
+    layer, blocks = parent.layer(0), random_blocks(parent.config["vocab_size"])
+    order = [3, 0, 5, 1, 4, 2]
+    with torch.no_grad():
+        before = parent.model(blocks.ids).logits
+        permuted = tie_heads(layer, tuple(order), 1)
+        from dataclasses import replace
+
+        permuted = replace(permuted, q=layer.q[order], o=layer.o[order])
+        with layers_replaced(parent, {0: permuted}):
+            torch.testing.assert_close(parent.model(blocks.ids).logits, before, atol=2e-6, rtol=1e-5)
