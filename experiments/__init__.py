@@ -1,0 +1,1 @@
+"""Scripts that produced what the project ships and reports; each can be rerun."""

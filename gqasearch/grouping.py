@@ -1,11 +1,11 @@
-"""Groupings: canonical partitions of the heads of every layer.
+r"""Groupings: canonical partitions of the heads of every layer.
 
 A *layer grouping* is a partition of one layer's KV heads. Two label vectors that name the same
 partition are the same object here: equal, same hash, one cache entry.
 
     MHA, 4 heads        GQA, 2 groups {0,2} {1,3}
     q0 q1 q2 q3         q0 q2   q1 q3
-    |  |  |  |           \\ /     \\ /
+    |  |  |  |           \ /     \ /
     k0 k1 k2 k3          k0      k1
 
 Pure Python: nothing here imports torch or numpy.

@@ -10,7 +10,7 @@ import torch
 from gqasearch.calibration import LayerStatistics, TokenBlocks
 from gqasearch.models import LayerWeights, Parent
 
-WORDS = "alpha beta gamma delta head group query key value cache layer token merge share mean norm\n".split(" ")
+WORDS = ["alpha", "beta", "gamma", "head", "group", "query", "key", "value", "cache", "layer", "token", "norm\n"]
 
 
 def random_text(characters: int, seed: int = 0) -> str:

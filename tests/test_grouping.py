@@ -87,9 +87,9 @@ def test_bad_ratio(ratio: float) -> None:
 
 
 def test_infeasible_budgets() -> None:
-    with pytest.raises(UserError, match="--kv-heads must be in 1..4"):
+    with pytest.raises(UserError, match=r"--kv-heads must be in 1\.\.4"):
         counts_from_heads(5, 2, 4)
-    with pytest.raises(UserError, match="--kv-budget must be in 2..8"):
+    with pytest.raises(UserError, match=r"--kv-budget must be in 2\.\.8"):
         counts_from_total(1, 2, 4)
     with pytest.raises(UserError, match="cannot be split into 2 groups of 1 to 3 heads"):
         Budget((2,), 8, largest_group=3)

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from gqasearch.budget import Budget
+from gqasearch.calibration import collect
 from gqasearch.evaluation import Converter
 from gqasearch.fitness import FitnessContext, PreparedFitness, make_fitness
 from gqasearch.grouping import Grouping, LayerGrouping
@@ -22,8 +24,6 @@ from gqasearch.merging.score_pairs import from_pairs, to_pairs
 from gqasearch.models import LayerWeights, Parent, layers_replaced
 from gqasearch.run.problem import layer_objective
 from gqasearch.search import Problem, make_method, run_search
-from gqasearch.budget import Budget
-from gqasearch.calibration import collect
 from gqasearch.testing import InMemoryStatistics
 from tests.samples import logits_of, random_blocks
 from tests.tiny_models import tiny_model
@@ -73,10 +73,7 @@ def search(fitness: PreparedFitness) -> Grouping:
     budget = Budget((GROUPS,) * LAYERS, HEADS, largest_group=6)
     per_layer = tuple(layer_objective(fitness, layer) for layer in range(LAYERS))
     problem = Problem({"fitness": fitness.evaluate}, budget, layer_objectives=per_layer)
-    last = None
-    for last in run_search(make_method("evolution", {}), problem, np.random.default_rng(0), None):
-        pass
-    assert last is not None
+    *_, last = run_search(make_method("evolution", {}), problem, np.random.default_rng(0))
     return last.best.grouping
 
 

@@ -33,6 +33,8 @@ BOS, EOS = "<s>", "</s>"
 
 @dataclass(frozen=True)
 class Settings:
+    """Sizes of the model and of its training."""
+
     vocab_size: int = 2048
     hidden_size: int = 192
     num_layers: int = 6

@@ -88,9 +88,8 @@ class ActivationCosine(Fitness):
 
     def __post_init__(self) -> None:
         if min(self.key_weight, self.value_weight) < 0 or self.key_weight + self.value_weight <= 0:
-            raise ValueError(
-                f"key_weight and value_weight must be at least 0 and not both 0, got {self.key_weight}, {self.value_weight}"
-            )
+            given = f"{self.key_weight}, {self.value_weight}"
+            raise ValueError(f"key_weight and value_weight must be at least 0 and not both 0, got {given}")
 
     def prepare(self, context: FitnessContext) -> PreparedActivationCosine:
         return PreparedActivationCosine(self, context)

@@ -2,7 +2,7 @@
 
 from gqasearch.calibration.blocks import TokenBlocks, make_blocks
 from gqasearch.calibration.cache import CachedStatistics, cache_root, load_or_collect, statistics_key
-from gqasearch.calibration.collect import collect
+from gqasearch.calibration.collect import collect, no_progress
 from gqasearch.calibration.statistics import LayerStatistics, Statistics
 from gqasearch.calibration.text import load_documents
 
@@ -16,5 +16,6 @@ __all__ = [
     "load_documents",
     "load_or_collect",
     "make_blocks",
+    "no_progress",
     "statistics_key",
 ]

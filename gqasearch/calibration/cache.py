@@ -15,7 +15,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from gqasearch.calibration.blocks import TokenBlocks
-from gqasearch.calibration.collect import collect
+from gqasearch.calibration.collect import collect, no_progress
 from gqasearch.calibration.statistics import LayerStatistics, Statistics
 from gqasearch.models import Parent
 
@@ -71,7 +71,7 @@ def load_or_collect(
     batch_blocks: int = 8,
     sample_tokens: int = 256,
     root: Path | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = no_progress,
 ) -> CachedStatistics:
     """Statistics of ``parent`` on ``blocks``: from the cache, or by one pass that fills it.
 
@@ -117,7 +117,7 @@ def _write_layer(path: Path, layer: LayerStatistics) -> None:
 def _put(aside: Path, folder: Path) -> None:
     """Rename into place; a folder that another process finished meanwhile is as good."""
     try:
-        os.replace(aside, folder)
+        aside.replace(folder)
     except OSError:
         if not (folder / MANIFEST).is_file():
             raise

@@ -22,10 +22,14 @@ from gqasearch.errors import UserError
 from gqasearch.models import Parent
 
 
+def no_progress(done: int, total: int) -> None:
+    """For callers that show nothing: ``done`` of ``total`` blocks."""
+
+
 @contextmanager
 def eager_attention(parent: Parent) -> Iterator[None]:
     """Attention that returns its maps; the parent's own implementation is put back on leaving."""
-    before = parent.model.config._attn_implementation
+    before = parent.model.config._attn_implementation  # noqa: SLF001 - transformers has no public getter
     parent.model.set_attn_implementation("eager")
     try:
         yield
@@ -40,7 +44,7 @@ def collect(
     *,
     batch_blocks: int = 8,
     sample_tokens: int = 256,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = no_progress,
 ) -> Iterator[LayerStatistics]:
     """Yield the statistics of layer 0, 1, ... after one pass over ``blocks``.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gqasearch.calibration import TokenBlocks
+from gqasearch.calibration import TokenBlocks, no_progress
 from gqasearch.evaluation.runners import Runner
 
 CONVENTION = "blocks from an empty context; every token but a block's first is a target"
@@ -50,7 +50,7 @@ def evaluate_quality(
     blocks: TokenBlocks,
     *,
     batch_blocks: int = 8,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = no_progress,
 ) -> tuple[Quality, dict[str, Quality]]:
     """Quality of the parent and of every candidate. The parent runs once per batch for all of them."""
     names = list(candidates)

@@ -55,6 +55,10 @@ class LayerMerge(ABC):
 
     def _group_error(self, heads: tuple[int, ...]) -> float:
         """Error of merging these heads; measured from the merged weights unless a closed form is known."""
+        return self.measured_error(heads)
+
+    def measured_error(self, heads: tuple[int, ...]) -> float:
+        """The error of these heads' merged weights, whatever rule made them."""
         return measured_error(self.weights, self.merge_group(heads), heads, self.require_statistics())
 
     def require_statistics(self) -> LayerStatistics:

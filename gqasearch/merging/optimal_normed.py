@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.errors import UserError
-from gqasearch.merging._base import LayerMerge, MergedGroup
+from gqasearch.merging._base import MergedGroup
 from gqasearch.merging.error import measured_error
 from gqasearch.merging.optimal_layer import OptimalLayer
 from gqasearch.merging.score_pairs import from_pairs, to_pairs
@@ -28,7 +28,7 @@ class OptimalNormedLayer(OptimalLayer):
         super().__init__(weights, statistics)
 
     def _group_error(self, heads: tuple[int, ...]) -> float:
-        return LayerMerge._group_error(self, heads)
+        return self.measured_error(heads)
 
     def _merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
         v, v_bias, o = self._merge_values(heads)

@@ -64,7 +64,8 @@ def test_collected_equals_plain(family: str, kv_heads: int, tmp_path: Path) -> N
     for index, layer in enumerate(found):
         assert layer.tokens == blocks.tokens
         for name, wanted in plain_statistics(parent, blocks, index).items():
-            torch.testing.assert_close(getattr(layer, name), wanted, rtol=2e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+            message = name + ": {}"
+            torch.testing.assert_close(getattr(layer, name), wanted, rtol=2e-4, atol=1e-5, msg=message.format)
 
 
 def fields_of(layer: LayerStatistics) -> dict[str, torch.Tensor]:

@@ -44,7 +44,7 @@ def test_jsonl_and_folder(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     found = [[d.text for d in load_documents(str(tmp_path / "a.jsonl"), split)] for split in SPLITS]
     assert [len(part) for part in found] == [4, 3, 3]
-    assert sorted(sum(found, [])) == sorted(json.loads(line)["text"] for line in lines)
+    assert sorted(piece for part in found for piece in part) == sorted(json.loads(line)["text"] for line in lines)
     folder = tmp_path / "folder"
     folder.mkdir()
     for index in range(4):
@@ -68,8 +68,7 @@ def test_bad_text_is_refused(tmp_path: Path, name: str, content: str | bytes, me
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=message):
-        for split in SPLITS:
-            load_documents(str(path), split)
+        [load_documents(str(path), split) for split in SPLITS]
 
 
 def test_missing_text_is_refused() -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from gqasearch_fitness.activation_cosine import ActivationCosine
-from gqasearch_fitness.kl import KLToParent
-from gqasearch_fitness.merge_error import MergeError
-from gqasearch_fitness.perplexity import Perplexity
-from gqasearch_fitness.weight_sharing_error import WeightSharingError
 
 from gqasearch.errors import UserError
 from gqasearch.evaluation import evaluate_quality, model_runner
 from gqasearch.fitness import Fitness, available_fitness, make_fitness
 from gqasearch.merging import Mean, Optimal
 from gqasearch.testing import FitnessContract, random_tokens, tiny_context, tiny_llama, tiny_statistics
+from gqasearch_fitness.activation_cosine import ActivationCosine
+from gqasearch_fitness.kl import KLToParent
+from gqasearch_fitness.merge_error import MergeError
+from gqasearch_fitness.perplexity import Perplexity
+from gqasearch_fitness.weight_sharing_error import WeightSharingError
 
 
 class TestWeightSharingError(FitnessContract):
@@ -73,7 +73,9 @@ class TestMergeErrorOfMean(FitnessContract):
 
     def test_follows_the_merge(self) -> None:
         grouping = self.candidates()[1]
-        mean, optimal = (MergeError().prepare(tiny_context(merge)).evaluate([grouping])[0] for merge in (Mean(), Optimal()))
+        mean, optimal = (
+            MergeError().prepare(tiny_context(merge)).evaluate([grouping])[0] for merge in (Mean(), Optimal())
+        )
         assert 0 < optimal < 0.9 * mean
 
     def test_is_relative_to_the_residual_stream(self) -> None:

@@ -37,10 +37,22 @@ def cell_texts(figure, heads, depth):
     }
 
 
+def undrawn(figure):
+    """Labels of ticks outside their axis, which exist and are not drawn."""
+    return {
+        tick.label1
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for tick in axis.get_major_ticks()
+        if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
+    }
+
+
 def texts_overlap(figure):
-    """Pairs of visible texts of the figure whose boxes intersect."""
+    """Pairs of texts of the figure whose boxes intersect."""
     figure.draw_without_rendering()
-    texts = [text for text in figure.findobj(mpl.text.Text) if text.get_visible() and text.get_text().strip()]
+    hidden = undrawn(figure)
+    texts = [text for text in figure.findobj(mpl.text.Text) if text.get_text().strip() and text not in hidden]
     # Of an annotation, the words without its thread.
     boxes = [(text.get_text(), mpl.text.Text.get_window_extent(text)) for text in texts]
     return [
@@ -96,6 +108,15 @@ def test_similarity_has_two_maps_per_layer_and_one_scale(depth, heads):
     assert len(maps) == 2 * depth
     assert len({image.get_clim() for image in maps}) == 1
     assert sum(axes.get_ylabel() == "cosine" for axes in figure.axes) == 1
+
+
+@pytest.mark.parametrize(("depth", "heads"), [(1, 2), (6, 12), (9, 32)])
+def test_no_text_of_the_similarity_overlaps(depth, heads):
+    assert texts_overlap(similarity_figure(similarity(np.random.default_rng(0), depth, heads))) == []
+
+
+def test_no_text_of_the_convergence_overlaps():
+    assert texts_overlap(convergence_figure(report_data(depth=9, heads=2, ratios=(0.5,)).results)) == []
 
 
 def test_similarity_shows_the_cosines_and_masks_the_diagonal():

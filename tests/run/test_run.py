@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,12 @@ def test_a_moving_budget_is_kept(settings: dict[str, Any], tmp_path: Path) -> No
     assert not folder.model.exists()  # group counts differ: no stock layout, and none is claimed
 
 
+def history_of(folder: RunFolder) -> list[dict[str, Any]]:
+    """All but the clock."""
+    lines = folder.history.read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
+
+
 def command(settings: dict[str, Any], folder: Path) -> list[str]:
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     small = ["--set=method.population=24", "--set=method.generations=60", "--set=method.patience=60"]
@@ -133,8 +140,7 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_bits(settings: dict
     assert kills > 0
     whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
     assert killed.grouping.read_bytes() == whole.grouping.read_bytes()
-    numbers = [[{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in f.history.open()] for f in (whole, killed)]
-    assert numbers[0] == numbers[1]
+    assert history_of(whole) == history_of(killed)
     weights = [(f.model / "model.safetensors").read_bytes() for f in (whole, killed)]
     assert weights[0] == weights[1]
 
@@ -145,9 +151,6 @@ def test_permuting_heads_leaves_logits_unchanged(checkpoint: Path) -> None:
     order = [3, 0, 5, 1, 4, 2]
     with torch.no_grad():
         before = parent.model(blocks.ids).logits
-        permuted = tie_heads(layer, tuple(order), 1)
-        from dataclasses import replace
-
-        permuted = replace(permuted, q=layer.q[order], o=layer.o[order])
+        permuted = replace(tie_heads(layer, tuple(order), 1), q=layer.q[order], o=layer.o[order])
         with layers_replaced(parent, {0: permuted}):
             torch.testing.assert_close(parent.model(blocks.ids).logits, before, atol=2e-6, rtol=1e-5)

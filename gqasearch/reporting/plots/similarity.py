@@ -49,6 +49,11 @@ def _dress(axes: Axes, heads: int, what: str | None, layer: int | None) -> None:
     ends = [0, heads - 1] if heads > 1 else [0]
     axes.set_yticks(ends if what else [])
     axes.set_xticks(ends if layer is None else [])
+    # Numbers stay inside their map, or the last of one would run into the first of the next.
+    for label in axes.get_xticklabels():
+        label.set_horizontalalignment("left" if label.get_position()[0] == 0 else "right")
+    for label in axes.get_yticklabels():
+        label.set_verticalalignment("top" if label.get_position()[1] == 0 else "bottom")
     if what:
         axes.set_ylabel(f"{what}, head", fontsize=8)
     if layer is not None:
