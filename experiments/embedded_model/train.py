@@ -156,6 +156,18 @@ def schedule(step: int, settings: Settings) -> float:
     return min(1.0, max(0.0, (settings.steps - step) / (settings.steps - start)))
 
 
+def make_readable_by_old_transformers(folder: Path) -> None:
+    """Names that transformers 4.x looks for, beside those that 5.x writes."""
+    changes = {
+        "config.json": {"rope_theta": 10000.0, "torch_dtype": "float32"},
+        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"},
+    }
+    for name, added in changes.items():
+        content = json.loads((folder / name).read_text(encoding="utf-8")) | added
+        content.pop("backend", None)
+        (folder / name).write_text(json.dumps(dict(sorted(content.items())), indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, required=True)
@@ -219,6 +231,7 @@ def main() -> None:
             print(line, flush=True)
             log.write(json.dumps(line) + "\n")
             log.flush()
+    make_readable_by_old_transformers(out)
     log.write(json.dumps({"settings": asdict(settings), "overlap": corpus.left_out}) + "\n")
     log.close()
 

@@ -55,4 +55,6 @@ def evaluate(
         for name in ("perplexity", "kl", "bits_per_byte", "kv_bytes_per_token", "parameters"):
             table.add_row(name.replace("_", " "), f"{own[name]:.6g}", f"{mine[name]:.6g}")
         Console().print(table)
+        low, high = mine["kl_interval"]
+        typer.echo(f"KL: 95% interval {low:.4g} to {high:.4g} over {len(mine['kl_blocks'])} blocks")
         typer.echo(f"{metrics['targets']} targets; {metrics['convention']}; blocks of {metrics['block_length']}")

@@ -1,6 +1,7 @@
 """What a converted model is worth: perplexity, KL to the parent, memory."""
 
 from gqasearch.evaluation.candidates import Converter
+from gqasearch.evaluation.interval import mean_interval
 from gqasearch.evaluation.memory import cached_kv_heads, count_parameters, kv_bytes_per_token
 from gqasearch.evaluation.quality import CONVENTION, Quality, evaluate_quality, kl_per_token, mean_nll
 from gqasearch.evaluation.reference import ParentLogProbs
@@ -17,6 +18,7 @@ __all__ = [
     "evaluate_quality",
     "kl_per_token",
     "kv_bytes_per_token",
+    "mean_interval",
     "mean_nll",
     "model_runner",
     "tied_runner",

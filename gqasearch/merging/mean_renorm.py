@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
@@ -15,8 +16,9 @@ from gqasearch.models import LayerWeights
 
 def norm_ratio(merged: Tensor, sources: Tensor) -> Tensor:
     """Mean Frobenius norm of ``sources`` (n, d, D) over that of ``merged`` (d, D); 1 where merged is 0."""
-    norm = merged.norm()
-    return sources.flatten(1).norm(dim=1).mean() / norm if norm > 0 else norm.new_ones(())
+    norm = torch.linalg.vector_norm(merged)
+    mean = torch.linalg.vector_norm(sources, dim=(1, 2)).mean()
+    return mean / norm if norm > 0 else torch.ones_like(norm)
 
 
 class MeanRenormLayer(MeanLayer):

@@ -41,15 +41,16 @@ class OptimalLayer(LayerMerge):
         w, m = self.weights, self.source.queries_per_kv
         reads = torch.einsum("q,qax,qay->qxy", self.value_gain, w.o, w.o)
         values, vectors = torch.linalg.eigh(reads.unflatten(0, (-1, m)).sum(1))
-        return values.clamp_min(0).sqrt()[..., None] * vectors.mT
+        roots: Tensor = values.clamp_min(0).sqrt()[..., None] * vectors.mT
+        return roots
 
     def _query_energy(self) -> Tensor:
         """e (H, d/2): what a unit squared error of a key pair costs at the layer's output."""
         w, m = self.weights, self.source.queries_per_kv
         pairs = effective_pairs(w.q, w.q_bias, w.q_norm, self.moment)
         energy = pair_moments(pairs, pairs, self.moment).real * self.score_gain[:, None] / (2 * w.head_dim)
-        energy = energy.unflatten(0, (-1, m)).sum(1)
-        return energy.clamp_min(NEGLIGIBLE * float(energy.max().clamp_min(torch.finfo(energy.dtype).tiny)))
+        total: Tensor = energy.unflatten(0, (-1, m)).sum(1)
+        return total.clamp_min(NEGLIGIBLE * float(total.max().clamp_min(torch.finfo(total.dtype).tiny)))
 
     def _value_block(self, heads: tuple[int, ...]) -> Tensor:
         size = self.weights.v.shape[1]

@@ -2,6 +2,7 @@
 
 from gqasearch.models.family import Config, Family
 from gqasearch.models.layer import HeadGeometry, LayerWeights, augmented, tie_heads
+from gqasearch.models.loading import load_model
 from gqasearch.models.parent import Parent, load_parent
 from gqasearch.models.registry import FAMILIES, family_of, read_config, supported_architectures
 from gqasearch.models.source import ModelSource, resolve_model
@@ -21,6 +22,7 @@ __all__ = [
     "family_of",
     "fingerprint",
     "layers_replaced",
+    "load_model",
     "load_parent",
     "read_config",
     "resolve_model",

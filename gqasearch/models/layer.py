@@ -11,6 +11,7 @@ Words: a *head* is a KV head of the source. Every head ``h`` carries ``queries_p
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +76,9 @@ class LayerWeights:
 
     def to(self, dtype: torch.dtype) -> LayerWeights:
         """The same weights in another dtype."""
-        cast = {f.name: value.to(dtype) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        cast: dict[str, Any] = {
+            f.name: value.to(dtype) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
+        }
         return replace(self, **cast)
 
     def queries_of(self, head: int) -> range:

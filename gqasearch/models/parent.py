@@ -6,15 +6,14 @@ import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gqasearch.errors import UserError
 from gqasearch.models.family import Config, Family
 from gqasearch.models.layer import HeadGeometry, LayerWeights
+from gqasearch.models.loading import load_model, load_tokenizer
 from gqasearch.models.registry import family_of, read_config
 from gqasearch.models.source import resolve_model
 from gqasearch.models.tensors import CheckpointTensors, fingerprint
@@ -75,35 +74,12 @@ def load_parent(
     config = read_config(source.directory)
     family = family_of(config)
     family.geometry(config)
-    CheckpointTensors(source.directory).names_in(CheckpointTensors(source.directory).shards[0])
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            source.directory, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
-        )
-    except Exception as error:  # transformers and safetensors raise many kinds; the user needs the file
-        raise UserError(f"cannot load {source.directory}: {error}") from error
-    _refuse_non_finite(loaded, source.directory)
     return Parent(
         id=model,
-        model=loaded.to(device).eval(),
+        model=load_model(source.directory, dtype, device),
         config=config,
         family=family,
-        tokenizer=_load_tokenizer(source.directory),
+        tokenizer=load_tokenizer(source.directory),
         directory=source.directory,
         revision=source.revision,
     )
-
-
-def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-    except Exception as error:
-        raise UserError(f"cannot load the tokenizer in {directory}: {error}") from error
-    checked: PreTrainedTokenizerBase = tokenizer
-    return checked
-
-
-def _refuse_non_finite(model: PreTrainedModel, directory: Path) -> None:
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise UserError(f"{directory}: tensor {name} holds NaN or infinite values; the checkpoint is unusable")

@@ -79,5 +79,5 @@ def fingerprint(tensors: Mapping[str, Tensor] | CheckpointTensors) -> str:
     for name in names:
         tensor = tensors.read(name) if isinstance(tensors, CheckpointTensors) else tensors[name].detach().cpu()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
     return f"sha256:{digest.hexdigest()}"

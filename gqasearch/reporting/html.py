@@ -20,6 +20,7 @@ from gqasearch.reporting.plots import (
     grouping_figure,
     kl_figure,
     pareto_figure,
+    searched,
     similarity_figure,
 )
 
@@ -79,7 +80,7 @@ def _grouping_pictures(data: ReportData) -> list[_Picture]:
 
 
 def _convergence_picture(data: ReportData) -> _Picture | None:
-    if not any(result.history for result in data.results):
+    if not searched(data.results):
         return None
     return _raster(convergence_figure(data.results), "Best fitness so far against evaluations, one panel per search")
 

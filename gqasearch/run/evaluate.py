@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from gqasearch.errors import UserError
 from gqasearch.evaluation import (
     CONVENTION,
     Converter,
@@ -19,10 +18,12 @@ from gqasearch.evaluation import (
     count_parameters,
     evaluate_quality,
     kv_bytes_per_token,
+    mean_interval,
     model_runner,
 )
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import make_merge
+from gqasearch.models import load_model
 from gqasearch.run.workspace import Workspace
 
 BASELINE = "neighbour"
@@ -38,20 +39,9 @@ class Subject:
     parameters: int
 
 
-def load_converted(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    """A written checkpoint, as any user of transformers loads it."""
-    try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
-        )
-    except Exception as error:  # transformers and safetensors raise many kinds; the user needs the folder
-        raise UserError(f"cannot load {directory}: {error}") from error
-    return model.to(device).eval()
-
-
 def checkpoint_subject(work: Workspace, directory: Path) -> Subject:
     """A checkpoint on disk; its cache is measured."""
-    model = load_converted(directory, getattr(torch, work.config.dtype), work.config.device)
+    model = load_model(directory, getattr(torch, work.config.dtype), work.config.device)
     return Subject(model_runner(model), kv_bytes_per_token(model), count_parameters(model))
 
 
@@ -103,19 +93,20 @@ def measure(work: Workspace, subjects: Mapping[str, Subject]) -> dict[str, Any]:
             "search": _text(work, "search"),
             "reported": {"source": blocks.source, "tokens": blocks.tokens, "fingerprint": blocks.fingerprint},
         },
-        "parent": quality_record(own, *memory),
+        "parent": quality_record(own, *memory, work.config.seed),
         "results": {
-            name: quality_record(quality, subjects[name].kv_bytes_per_token, subjects[name].parameters)
+            name: quality_record(quality, subjects[name].kv_bytes_per_token, subjects[name].parameters, work.config.seed)
             for name, quality in qualities.items()
         },
     }
 
 
-def quality_record(quality: Quality, kv_bytes: int, parameters: int) -> dict[str, Any]:
-    """One row of metrics.json."""
+def quality_record(quality: Quality, kv_bytes: int, parameters: int, seed: int) -> dict[str, Any]:
+    """One row of metrics.json; ``kl_interval``: 95% bootstrap interval of the KL over blocks."""
     return {
         "perplexity": quality.perplexity,
         "kl": quality.kl,
+        "kl_interval": list(mean_interval(quality.kl_blocks, np.random.default_rng(seed))),
         "bits_per_byte": quality.bits_per_byte,
         "kv_bytes_per_token": kv_bytes,
         "parameters": parameters,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,26 @@ def test_fields_true_of_the_source_only_are_dropped_and_others_kept(tmp_path: Pa
 def test_tokenizer_of_a_llama_written_as_mistral_is_left_alone(
     written_by: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """transformers 5 warns that tokenizers of old Mistrals are broken, and would patch them on request."""
+    """transformers 5 takes large vocabularies beside an old Mistral for broken, and asks to patch them."""
     monkeypatch.setattr(transformers.utils.logging.get_logger("transformers"), "propagate", True)
-    config = _converted(tmp_path, "llama", {"transformers_version": written_by})
-    assert config["model_type"] == "mistral"
+    source = save_checkpoint(tiny_model("llama"), tmp_path / "source")
+    _enlarge_vocabulary(source / "tokenizer.json")
+    edit_config(source, transformers_version=written_by)
+    convert(load_parent(str(source)), source, tmp_path / "out", PADDED)
+    assert config_of(tmp_path / "out")["model_type"] == "mistral"
     caplog.clear()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert "regex" not in caplog.text
-    source = AutoTokenizer.from_pretrained(tmp_path / "source")
     text = "Der größte Baum\n\tif x == 10: pass  "
-    assert tokenizer(text).input_ids == source(text).input_ids
+    assert tokenizer(text).input_ids == AutoTokenizer.from_pretrained(source)(text).input_ids
+    edit_config(tmp_path / "out", transformers_version=written_by)  # that the warning would have been seen
+    AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert "fix_mistral_regex=True" in caplog.text
+
+
+def _enlarge_vocabulary(path: Path) -> None:
+    """Above the 100,000 tokens from which transformers looks for the broken tokenizer; Llama 3 has 128,256."""
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    vocab = tokenizer["model"]["vocab"]
+    vocab |= {f"unused{index}": index for index in range(len(vocab), 100_010)}
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")

@@ -151,6 +151,14 @@ def test_convergence_drops_only_points_where_nothing_changed():
     assert line.get_ydata().tolist() == [5, 3, 3]
 
 
+def test_a_single_evaluation_is_no_curve():
+    data = report_data(1, 4)
+    once = replace(data.results[0], history=(History("whole model", (HistoryPoint(0, 1, 0.5, 0.1),)),))
+    assert len(convergence_figure([once, *data.results[1:]]).axes) == 6
+    with pytest.raises(ValueError, match="history of two"):
+        convergence_figure([once])
+
+
 def test_convergence_without_any_history_is_refused():
     with pytest.raises(ValueError, match="history"):
         convergence_figure(report_data(1, 4).results[:1])

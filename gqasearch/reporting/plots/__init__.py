@@ -1,7 +1,7 @@
 """Figures of a report, one file each. Every function returns a matplotlib ``Figure``; pyplot is not used."""
 
 from gqasearch.reporting.plots._style import figure_svg, figure_webp
-from gqasearch.reporting.plots.convergence import convergence_figure
+from gqasearch.reporting.plots.convergence import convergence_figure, searched
 from gqasearch.reporting.plots.grouping import grouping_figure
 from gqasearch.reporting.plots.kl import kl_figure
 from gqasearch.reporting.plots.pareto import pareto_figure
@@ -14,5 +14,6 @@ __all__ = [
     "grouping_figure",
     "kl_figure",
     "pareto_figure",
+    "searched",
     "similarity_figure",
 ]

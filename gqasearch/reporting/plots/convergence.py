@@ -15,24 +15,29 @@ from gqasearch.reporting.data import FloatArray, History, MethodResult
 from gqasearch.reporting.plots._style import LINE_COLOURS, plain_log_axis, styled
 
 
+def searched(results: Sequence[MethodResult]) -> list[MethodResult]:
+    """The results with a history of two generations or more; a baseline evaluates once and has no curve."""
+    return [result for result in results if any(len(line.points) > 1 for line in result.history)]
+
+
 def convergence_figure(results: Sequence[MethodResult]) -> Figure:
-    """Best fitness so far against evaluations, one panel per result that has a history.
+    """Best fitness so far against evaluations, one panel per result of :func:`searched`.
 
     Panels have their own vertical axis: the values of two fitness functions cannot be compared. A search
-    layer by layer has one line per layer. Raises ``ValueError`` when no result has a history.
+    layer by layer has one line per layer. Raises ``ValueError`` when there is none.
     """
-    searched = [result for result in results if result.history]
-    if not searched:
-        raise ValueError("none of the results has a history")
-    across = min(len(searched), 3)
-    down = -(-len(searched) // across)
-    labels = list(dict.fromkeys(line.label for result in searched for line in result.history))
+    shown = searched(results)
+    if not shown:
+        raise ValueError("none of the results has a history of two generations")
+    across = min(len(shown), 3)
+    down = -(-len(shown) // across)
+    labels = list(dict.fromkeys(line.label for result in shown for line in result.history))
     colours = dict(zip(labels, _colours(len(labels)), strict=True))
     legend_rows = -(-len(labels) // 10) if len(labels) > 1 else 0
     with styled():
         width, height = 3.2 * across, 2.7 * down + 0.25 * legend_rows
         figure = Figure(figsize=(width, height))
-        for number, result in enumerate(searched):
+        for number, result in enumerate(shown):
             row, column = divmod(number, across)
             left, bottom = 3.2 * column + 0.62, height - 2.7 * row - 2.22
             axes = figure.add_axes((left / width, bottom / height, 2.45 / width, 1.75 / height))

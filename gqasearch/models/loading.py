@@ -1,0 +1,45 @@
+"""Load a checkpoint folder the way any user of transformers does: safetensors, no remote code, no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from gqasearch.errors import UserError
+from gqasearch.models.tensors import CheckpointTensors
+
+
+def load_model(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """The model in ``directory``, in evaluation mode.
+
+    Raises ``UserError`` for pickled, damaged, incomplete or non-finite weights.
+    """
+    tensors = CheckpointTensors(directory)
+    for shard in tensors.shards:
+        tensors.names_in(shard)
+    auto: Any = AutoModelForCausalLM
+    try:
+        model: PreTrainedModel = auto.from_pretrained(
+            directory, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:
+        raise UserError(f"cannot load {directory}: {error}") from error
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise UserError(f"{directory}: tensor {name} holds NaN or infinite values; the checkpoint is unusable")
+    return model.to(torch.device(device)).eval()  # type: ignore[arg-type]  # transformers' wrapper hides the signature
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in ``directory``; raises ``UserError`` when there is none."""
+    auto: Any = AutoTokenizer
+    try:
+        tokenizer: PreTrainedTokenizerBase = auto.from_pretrained(
+            directory, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:
+        raise UserError(f"cannot load the tokenizer in {directory}: {error}") from error
+    return tokenizer
