@@ -1,6 +1,6 @@
 """What a converted model is worth: perplexity, KL to the parent, memory."""
 
-from gqasearch.evaluation.candidates import Converter
+from gqasearch.evaluation.candidates import Converter, with_outputs
 from gqasearch.evaluation.interval import mean_interval
 from gqasearch.evaluation.memory import cached_kv_heads, count_parameters, kv_bytes_per_token
 from gqasearch.evaluation.quality import CONVENTION, Quality, evaluate_quality, kl_per_token, mean_nll
@@ -22,4 +22,5 @@ __all__ = [
     "mean_nll",
     "model_runner",
     "tied_runner",
+    "with_outputs",
 ]

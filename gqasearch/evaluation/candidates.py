@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from gqasearch.calibration import Statistics
+from torch import Tensor
+
+from gqasearch.calibration import Statistics, TokenBlocks, no_progress
+from gqasearch.evaluation.refit import refit_outputs
 from gqasearch.evaluation.runners import Runner, tied_runner
 from gqasearch.grouping import Grouping
 from gqasearch.merging import LayerMerge, Merge
@@ -37,15 +41,44 @@ class Converter:
         """One layer with one K and V per group."""
         return self.layer_merge(layer).merge(grouping.layers[layer])
 
-    def tied_layers(self, grouping: Grouping) -> dict[int, LayerWeights]:
-        """Every layer that the grouping changes, in the parent's shape."""
+    def tied_layers(self, grouping: Grouping, outputs: dict[int, Tensor] | None = None) -> dict[int, LayerWeights]:
+        """Every layer that the grouping changes, in the parent's shape; ``outputs``: refitted W_o by layer."""
         m = self.parent.geometry.queries_per_kv
         return {
-            index: tie_heads(self.merged_layer(grouping, index), layer.labels, m)
+            index: tie_heads(with_outputs(self.merged_layer(grouping, index), index, outputs), layer.labels, m)
             for index, layer in enumerate(grouping)
             if layer.num_groups < layer.num_heads
         }
 
-    def runner(self, grouping: Grouping) -> Runner:
+    def runner(self, grouping: Grouping, outputs: dict[int, Tensor] | None = None) -> Runner:
         """Logits of the parent converted by this grouping, without writing a checkpoint."""
-        return tied_runner(self.parent, self.tied_layers(grouping))
+        return tied_runner(self.parent, self.tied_layers(grouping, outputs))
+
+    def refit(
+        self,
+        grouping: Grouping,
+        blocks: TokenBlocks,
+        *,
+        batch_blocks: int = 8,
+        progress: Callable[[int, int], None] = no_progress,
+    ) -> dict[int, Tensor]:
+        """W_o of every changed layer, refitted on ``blocks`` where the merge asks for it; {} where not."""
+        ridge = self.merge.output_ridge
+        if ridge is None:
+            return {}
+        return refit_outputs(
+            self.parent,
+            grouping,
+            lambda index: self.merged_layer(grouping, index),
+            blocks,
+            ridge=ridge,
+            batch_blocks=batch_blocks,
+            progress=progress,
+        )
+
+
+def with_outputs(layer: LayerWeights, index: int, outputs: dict[int, Tensor] | None) -> LayerWeights:
+    """The layer with its refitted W_o, if it has one."""
+    if not outputs or index not in outputs:
+        return layer
+    return replace(layer, o=outputs[index].to(layer.o))

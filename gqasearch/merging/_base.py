@@ -138,6 +138,11 @@ class Merge(ABC):
     summary: ClassVar[str]
     needs: ClassVar[Need] = "weights"
 
+    @property
+    def output_ridge(self) -> float | None:
+        """Ridge with which the final conversion refits every grouped layer's W_o; None for no refit."""
+        return None
+
     @abstractmethod
     def for_layer(self, weights: LayerWeights, statistics: LayerStatistics | None = None) -> LayerMerge:
         """Bind to one layer; ``statistics`` may be None for a merge that needs weights alone."""

@@ -27,12 +27,29 @@ from gqasearch.models import LayerWeights
 
 @dataclass(frozen=True)
 class Optimal(Merge):
-    """Best low-rank fit of values and keys, moved into W_o and W_q (design, section 3.3)."""
+    """Best low-rank fit of values and keys, moved into W_o and W_q.
+
+    ``refit``: when the model is converted, also refit every grouped layer's W_o to the parent's
+    residual stream (``gqasearch.evaluation.refit``). Errors of groups, which a search minimises, are those
+    before the refit. ``ridge``: how strongly the refit holds on to the closed form, relative to the mean
+    energy of what W_o reads.
+    """
 
     name: ClassVar[str] = "optimal"
     reference: ClassVar[str] = "https://doi.org/10.1007/BF02288367"
     needs: ClassVar[Need] = "statistics"
-    summary: ClassVar[str] = "closed-form best shared K and V, the rest moved into W_q and W_o"
+    summary: ClassVar[str] = "closed-form best shared K and V, the rest moved into W_q and W_o, W_o refitted"
+
+    refit: bool = True
+    ridge: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not self.ridge > 0:
+            raise ValueError(f"ridge must be above 0, got {self.ridge}")
+
+    @property
+    def output_ridge(self) -> float | None:
+        return self.ridge if self.refit else None
 
     def for_layer(self, weights: LayerWeights, statistics: LayerStatistics | None = None) -> OptimalLayer:
         if statistics is None:

@@ -16,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from gqasearch.reporting.data import HistoryPoint
 
@@ -69,7 +70,7 @@ class SearchProgress:
             return
         detail = ""
         if point is not None:
-            detail = f"generation {point.generation}  {point.evaluations:,} evaluations  best {point.best:.6g}"
+            detail = f"best {point.best:.5g}  generation {point.generation}  {point.evaluations:,} evaluations"
         self._progress.update(self._task, completed=completed, detail=detail)
 
     def _finish_stage(self) -> None:
@@ -90,11 +91,14 @@ def _progress(console: Console) -> Progress:
     return Progress(
         SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("ETA"),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[detail]}", markup=False),
+        # On a narrow terminal this column gives way, from its end; the others stay whole.
+        TextColumn("{task.fields[detail]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+        expand=True,
         console=console,
         transient=True,
         refresh_per_second=4,

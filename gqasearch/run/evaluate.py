@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gqasearch.evaluation import (
     CONVENTION,
@@ -45,8 +46,12 @@ def checkpoint_subject(work: Workspace, directory: Path) -> Subject:
     return Subject(model_runner(model), kv_bytes_per_token(model), count_parameters(model))
 
 
-def grouping_subject(work: Workspace, converter: Converter, grouping: Grouping) -> Subject:
+def grouping_subject(
+    work: Workspace, converter: Converter, grouping: Grouping, outputs: dict[int, Tensor] | None = None
+) -> Subject:
     """A grouping run in the parent with tied heads; its cache follows from the group counts.
+
+    ``outputs``: refitted W_o by layer.
 
     Parameters are those that grouping removes: K and V of the heads that share.
     """
@@ -56,7 +61,7 @@ def grouping_subject(work: Workspace, converter: Converter, grouping: Grouping) 
     biases = int(parent.layer(0).k_bias is not None) + int(parent.layer(0).v_bias is not None)
     per_head = 2 * geometry.head_dim * geometry.hidden_size + biases * geometry.head_dim
     return Subject(
-        converter.runner(grouping),
+        converter.runner(grouping, outputs),
         grouping.kv_bytes_per_token(geometry.head_dim, value_bytes),
         count_parameters(parent.model) - removed * per_head,
     )
@@ -95,7 +100,9 @@ def measure(work: Workspace, subjects: Mapping[str, Subject]) -> dict[str, Any]:
         },
         "parent": quality_record(own, *memory, work.config.seed),
         "results": {
-            name: quality_record(quality, subjects[name].kv_bytes_per_token, subjects[name].parameters, work.config.seed)
+            name: quality_record(
+                quality, subjects[name].kv_bytes_per_token, subjects[name].parameters, work.config.seed
+            )
             for name, quality in qualities.items()
         },
     }

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from gqasearch.checkpoints import CardFacts, Layout, MetricRow, model_card, plan_layout, write_checkpoint
 from gqasearch.errors import UserError
-from gqasearch.evaluation import Converter
+from gqasearch.evaluation import Converter, with_outputs
 from gqasearch.files import write_file
 from gqasearch.fitness import to_numpy
+from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument, check_fits, read_grouping
 from gqasearch.merging import make_merge
 from gqasearch.models import LayerWeights
@@ -99,13 +101,25 @@ def materialize(work: Workspace, document: GroupingDocument, out_dir: Path) -> L
     if parent.directory is None:
         raise UserError(f"model {parent.id} is in memory only; a checkpoint is written from a folder")
     converter = document_converter(work, document)
-    work.progress.stage("conversion", total=len(document.layers))
+    outputs = refit_step(work, converter, document.grouping)
 
     def merged(index: int) -> LayerWeights:
-        work.progress.update(index)
-        return converter.merged_layer(document.grouping, index)
+        return with_outputs(converter.merged_layer(document.grouping, index), index, outputs)
 
     return write_checkpoint(parent.directory, out_dir, document, merged)
+
+
+def refit_step(work: Workspace, converter: Converter, grouping: Grouping) -> dict[int, Tensor]:
+    """Refitted W_o by layer, on the calibration text; {} for a merge that asks for none."""
+    if converter.merge.output_ridge is None:
+        return {}
+    work.progress.stage("refit", total=len(grouping))
+    return converter.refit(
+        grouping,
+        work.blocks("calibration"),
+        batch_blocks=work.config.batch_blocks,
+        progress=lambda done, _: work.progress.update(done),
+    )
 
 
 def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument) -> None:
@@ -115,7 +129,9 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
     if folder.model.is_dir():
         subjects[CONVERTED] = checkpoint_subject(work, folder.model)
     else:
-        subjects[CONVERTED] = grouping_subject(work, document_converter(work, document), document.grouping)
+        converter = document_converter(work, document)
+        outputs = refit_step(work, converter, document.grouping)
+        subjects[CONVERTED] = grouping_subject(work, converter, document.grouping, outputs)
     converted = time.monotonic() - started
     if work.config.baseline and not _is_baseline(work.config):
         subjects[BASELINE] = baseline_subject(work)

@@ -51,6 +51,13 @@ def test_a_terminal_sees_stage_generation_evaluations_and_best(terminal):
         assert words in text
 
 
+def test_a_narrow_terminal_keeps_stage_count_and_best(terminal):
+    run_stages(SearchProgress(Console(file=terminal, force_terminal=True, width=80), delay=0.0), pause=0.4)
+    text = shown(terminal)
+    for words in ("search [layer by layer]", "3/10", "ETA", "best 0.25"):
+        assert words in text
+
+
 def test_a_pipe_sees_nothing():
     file = io.StringIO()
     run_stages(SearchProgress(Console(file=file), delay=0.0), pause=0.2)

@@ -54,7 +54,10 @@ def test_the_written_checkpoint_is_the_parent_with_tied_heads(settings: dict[str
     work = Workspace(folder.read_config())
     document = read_grouping(folder.grouping)
     blocks = random_blocks(work.parent.config["vocab_size"])
-    wanted = document_converter(work, document).runner(document.grouping)(blocks.ids, blocks.mask)
+    converter = document_converter(work, document)
+    outputs = converter.refit(document.grouping, work.blocks("calibration"))
+    assert set(outputs) == {0, 1}
+    wanted = converter.runner(document.grouping, outputs)(blocks.ids, blocks.mask)
     model = AutoModelForCausalLM.from_pretrained(folder.model, trust_remote_code=False)
     with torch.no_grad():
         torch.testing.assert_close(model(blocks.ids).logits, wanted, atol=5e-5, rtol=0)
