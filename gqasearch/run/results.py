@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ class _Run:
 
     def _baseline(self) -> MethodResult:
         return MethodResult(
-            label="neighbour", method="neighbour", merge="mean", fitness=None, seconds=0.0, **self._figures(BASELINE)
+            label="neighbour", method="neighbour", merge="mean", fitness=None, seconds=math.nan, **self._figures(BASELINE)
         )
 
     def _figures(self, name: str) -> dict[str, Any]:

@@ -34,6 +34,10 @@ class SearchMethod(ABC):
         set to where it was.
         """
 
+    def most_generations(self) -> int | None:
+        """Generations that one search yields at most; None when it cannot be told."""
+        return None
+
     def parameters(self) -> dict[str, Any]:
         """Field name -> value, as written to grouping.json."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,11 +18,30 @@ from gqasearch.search.problem import Generation, Problem
 from gqasearch.search.record import Individual, Record
 from gqasearch.search.selection import crowded_tournament, tournament
 from gqasearch.search.starts import starting_groupings
-from gqasearch.search.state import require_method, restore_rng, save_rng
+from gqasearch.search.state import pack, require_method, restore_rng, save_rng, unpack
 from gqasearch.search.variation import mutate, usable_weights
 
 # A child that was evaluated before is mutated again, at most so often.
 ATTEMPTS = 10
+
+
+# The smallest value of every parameter that has one.
+LEAST: dict[str, float] = {
+    "population": 2,
+    "offspring": 1,
+    "generations": 0,
+    "patience": 1,
+    "tournament_size": 1,
+    "crossover_rate": 0,
+    "mutation_rate": 0,
+    "swap": 0,
+    "move": 0,
+    "merge_split": 0,
+    "shift": 0,
+    "local_individuals": 0,
+    "local_steps": 0,
+    "max_evaluations": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +78,7 @@ class Evolution(SearchMethod):
     max_evaluations: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
+        for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise UserError(f"evolution: {name} must be at least {least}, got {value}")
@@ -83,6 +102,9 @@ class Evolution(SearchMethod):
             run.advance()
             yield run.generation()
 
+    def most_generations(self) -> int:
+        return self.generations + 1
+
 
 class _Run:
     """One search under way: the population, the record, and DEAP's toolbox."""
@@ -102,25 +124,21 @@ class _Run:
         weights = {name: getattr(method, name) for name in ("swap", "move", "merge_split", "shift")}
         toolbox = base.Toolbox()
         toolbox.register("evaluate", self.record.evaluate)
-        toolbox.register(
-            "mate", exchange_layers, budget=problem.budget, free_counts=problem.free_counts, rng=rng
-        )
+        toolbox.register("mate", exchange_layers, budget=problem.budget, free_counts=problem.free_counts, rng=rng)
         toolbox.register("mutate", mutate, problem=problem, weights=usable_weights(weights, problem), rng=rng)
         toolbox.register("descend", self.descent.descend, steps=method.local_steps)
         toolbox.register("pick", crowded_tournament if several else tournament, size=method.tournament_size, rng=rng)
         # nd="log": the standard sort of DEAP is 20 to 60 times slower.
-        toolbox.register("select", *((tools.selNSGA2,) if several else (tools.selBest,)), **({"nd": "log"} if several else {}))
+        if several:
+            toolbox.register("select", tools.selNSGA2, nd="log")
+        else:
+            toolbox.register("select", tools.selBest)
         return toolbox
 
     @property
     def is_done(self) -> bool:
         method = self.method
-        return (
-            self.exhausted
-            or self.record.is_full
-            or self.index >= method.generations
-            or self.idle >= method.patience
-        )
+        return self.exhausted or self.record.is_full or self.index >= method.generations or self.idle >= method.patience
 
     def start(self) -> None:
         self._survive(self.toolbox.evaluate(starting_groupings(self.problem, self.method.population, self.rng)))
@@ -153,22 +171,55 @@ class _Run:
         child = self.toolbox.mate(mother.grouping, father.grouping)
         return self.toolbox.mutate(child) if self.rng.random() < self.method.mutation_rate else child
 
-    def _refine(self, children):
-        import os
-        mode = os.environ.get("MODE", "best")
-        if self.method.local_steps == 0 or not children: return children
-        n=min(len(children), self.method.local_individuals)
-        if mode=="best": chosen = self.toolbox.select(children, n)
-        else: chosen = [children[i] for i in self.rng.permutation(len(children))[:n].tolist()]
-        ids = {i.index for i in chosen}
-        return [self.toolbox.descend(i) if i.index in ids else i for i in children]
+    def _refine(self, children: list[Individual]) -> list[Individual]:
+        """The best newcomers go down to better neighbours; the others stay."""
+        if self.method.local_steps == 0 or not children:
+            return children
+        best = self.toolbox.select(children, min(len(children), self.method.local_individuals))
+        chosen = {individual.index for individual in best}
+        return [self.toolbox.descend(child) if child.index in chosen else child for child in children]
 
     def _survive(self, pool: list[Individual]) -> None:
         distinct = list({individual.index: individual for individual in pool}.values())
         self.population = self.toolbox.select(distinct, min(self.method.population, len(distinct)))
 
     def generation(self) -> Generation:
-        return Generation(self.index, len(self.record), self.record.best.candidate, (), lambda: {})
+        """This moment, as history and resume see it; the state is built only when it is asked for."""
+        snapshot, population = self.record.snapshot(), list(self.population)
+        known = {
+            "method": self.method.name,
+            "index": self.index,
+            "idle": self.idle,
+            "exhausted": self.exhausted,
+            "rng": save_rng(self.rng),
+        }
+        pairs = len(self.descent)
+        crowding = [getattr(individual.fitness, "crowding_dist", 0.0) for individual in population]
 
+        def state() -> dict[str, Any]:
+            return {
+                **known,
+                "record": self.record.save(snapshot),
+                "population": [individual.index for individual in population],
+                # Distances are infinite at the ends of a front, which JSON cannot say.
+                "crowding": pack(np.array(crowding, dtype="<f8").tobytes()),
+                "settled": self.descent.save(pairs),
+            }
 
-_LEAST: dict[str, float] = {}
+        front = tuple(individual.candidate for individual in snapshot.front)
+        best = snapshot.best.candidate
+        several = len(self.problem.objectives) > 1
+        return Generation(self.index, snapshot.length, best, front if several else (best,), state)
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go back to where a saved generation stood."""
+        require_method(saved, self.method.name)
+        self.index, self.idle, self.exhausted = saved["index"], saved["idle"], saved["exhausted"]
+        self.record.load(saved["record"])
+        self.population = [self.record.individual(index) for index in saved["population"]]
+        for individual, distance in zip(
+            self.population, np.frombuffer(unpack(saved["crowding"]), dtype="<f8").tolist(), strict=True
+        ):
+            individual.fitness.crowding_dist = distance
+        self.descent.load(saved["settled"])
+        restore_rng(self.rng, saved["rng"])

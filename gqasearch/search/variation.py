@@ -49,9 +49,7 @@ def mutate(grouping: Grouping, problem: Problem, weights: dict[str, float], rng:
             return grouping
 
 
-def _mutate_layer(
-    grouping: Grouping, mutation: LayerMutation, budget: Budget, rng: np.random.Generator
-) -> Grouping:
+def _mutate_layer(grouping: Grouping, mutation: LayerMutation, budget: Budget, rng: np.random.Generator) -> Grouping:
     """Mutate a layer drawn from those with more than one partition of their number of groups."""
     layers = [i for i, count in enumerate(grouping.group_counts) if 1 < count < grouping.num_heads]
     if not layers:

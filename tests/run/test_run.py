@@ -45,7 +45,7 @@ def test_a_run_leaves_everything_the_format_promises(settings: dict[str, Any], t
     assert metrics["texts"]["search"] == {"used": False}
     assert 0 < metrics["results"]["converted"]["kl"] < metrics["results"]["neighbour"]["kl"]
     assert metrics["parent"]["kv_bytes_per_token"] == 2 * metrics["results"]["converted"]["kv_bytes_per_token"]
-    assert f"{metrics['results']['converted']['perplexity']:.4f}"[:5] in (folder.model / "README.md").read_text()
+    assert f"{metrics['results']['converted']['perplexity']:.4g}" in (folder.model / "README.md").read_text()
     assert [result.name for result in report_data([folder]).results] == ["neighbour + mean", "merge-error + optimal"]
 
 
@@ -156,4 +156,4 @@ def test_permuting_heads_leaves_logits_unchanged(checkpoint: Path) -> None:
         before = parent.model(blocks.ids).logits
         permuted = replace(tie_heads(layer, tuple(order), 1), q=layer.q[order], o=layer.o[order])
         with layers_replaced(parent, {0: permuted}):
-            torch.testing.assert_close(parent.model(blocks.ids).logits, before, atol=2e-6, rtol=1e-5)
+            torch.testing.assert_close(parent.model(blocks.ids).logits, before, atol=2e-5, rtol=0)

@@ -17,9 +17,7 @@ def random_partition(count: int, budget: Budget, rng: np.random.Generator) -> La
     sizes = _random_sizes(count, budget, rng)
     heads = rng.permutation(budget.num_heads).tolist()
     ends = np.cumsum(sizes).tolist()
-    return LayerGrouping.from_groups(
-        heads[end - size : end] for size, end in zip(sizes, ends, strict=True)
-    )
+    return LayerGrouping.from_groups(heads[end - size : end] for size, end in zip(sizes, ends, strict=True))
 
 
 def _random_sizes(count: int, budget: Budget, rng: np.random.Generator) -> list[int]:

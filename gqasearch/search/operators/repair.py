@@ -15,9 +15,7 @@ def count_range(budget: Budget) -> tuple[int, int]:
     return -(-budget.num_heads // budget.largest), budget.num_heads // budget.smallest_group
 
 
-def repair(
-    groups: Sequence[Sequence[int]], count: int, budget: Budget, rng: np.random.Generator
-) -> LayerGrouping:
+def repair(groups: Sequence[Sequence[int]], count: int, budget: Budget, rng: np.random.Generator) -> LayerGrouping:
     """A partition into ``count`` groups within bounds that keeps as much of ``groups`` as it can.
 
     ``groups``: non-empty, together all heads once. Changes nothing when nothing is wrong.

@@ -1,0 +1,1 @@
+"""Speed, as ratios against a baseline run beside it. ``python -m experiments.benchmarks``."""

@@ -1,0 +1,34 @@
+"""Run a search method on a problem: layer by layer where the problem allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gqasearch.errors import UserError
+from gqasearch.search._base import SearchMethod
+from gqasearch.search.layerwise import search_layers
+from gqasearch.search.problem import Generation, Problem
+
+
+def run_search(
+    method: SearchMethod, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
+) -> Iterator[Generation]:
+    """Generations of ``method`` on ``problem``; ``state``: of the last generation of a stopped search.
+
+    At least one generation is yielded, also for the state of a finished search. Raises ``UserError`` when
+    the method does not take so many objectives.
+    """
+    if len(problem.objectives) > 1 and not method.multi_objective:
+        raise UserError(f"method {method.name} takes one objective, got {', '.join(problem.objectives)}")
+    if problem.is_separable:
+        return search_layers(method, problem, rng, state)
+    return method.search(problem, rng, state)
+
+
+def most_generations(method: SearchMethod, problem: Problem) -> int | None:
+    """Generations that a search yields at most, for progress bars; None when it cannot be told."""
+    most = method.most_generations()
+    return most if most is None or not problem.is_separable else most * problem.num_layers
