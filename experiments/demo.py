@@ -15,7 +15,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gqasearch.cli.messages import clear_errors, quiet_libraries
+from gqasearch.cli.messages import clear_errors, output_console, quiet_libraries
+from gqasearch.files import write_file
 from gqasearch.reporting import SearchProgress
 from gqasearch.reporting.html import write_report
 from gqasearch.reporting.tables import headlines, results_csv, results_frame, results_table
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("runs/demo"))
     args = parser.parse_args()
     quiet_libraries(0)
-    console, started = Console(), time.monotonic()
+    console, started = output_console(), time.monotonic()
     folders: list[RunFolder] = []
     with clear_errors(resumable=True):
         for ratio in RATIOS:
@@ -64,7 +65,7 @@ def main() -> None:
         page = args.output_dir / "report.html"
         write_report(page, data)
     frame = results_frame(data)
-    (args.output_dir / "results.csv").write_text(results_csv(frame), encoding="utf-8")
+    write_file(args.output_dir / "results.csv", results_csv(frame), overwrite=True)
     console.print()
     console.print(results_table(data))
     for line in headlines(frame):

@@ -9,11 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmarks.timing import Paired, paired
-from gqasearch.cli.messages import quiet_libraries
+from gqasearch.cli.messages import output_console, quiet_libraries
 from gqasearch.fitness import PreparedGroupFitness, make_fitness
 from gqasearch.grouping import LayerGrouping
 from gqasearch.run import Workspace, build_config
@@ -107,7 +106,7 @@ def main() -> None:
         found = measure(work, genomes)
         bounds = f"{found.lowest:.3g} to {found.highest:.3g}"
         table.add_row(found.name, f"{found.baseline:.4g}", f"{found.candidate:.4g}", f"{found.ratio:.3g}", bounds)
-    Console().print(table)
+    output_console().print(table)
 
 
 if __name__ == "__main__":

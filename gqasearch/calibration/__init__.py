@@ -4,7 +4,7 @@ from gqasearch.calibration.blocks import TokenBlocks, make_blocks
 from gqasearch.calibration.cache import CachedStatistics, cache_root, load_or_collect, statistics_key
 from gqasearch.calibration.collect import collect, no_progress
 from gqasearch.calibration.statistics import LayerStatistics, Statistics
-from gqasearch.calibration.text import load_documents
+from gqasearch.calibration.text import load_documents, load_whole
 
 __all__ = [
     "CachedStatistics",
@@ -15,6 +15,7 @@ __all__ = [
     "collect",
     "load_documents",
     "load_or_collect",
+    "load_whole",
     "make_blocks",
     "no_progress",
     "statistics_key",

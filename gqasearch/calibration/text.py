@@ -31,6 +31,22 @@ def load_documents(text: str, split: Split) -> list[Document]:
     return _refuse_empty([Document(f"{path.name}:{split}", piece) for piece in share], path)
 
 
+def load_whole(text: str) -> list[Document]:
+    """All documents of a .txt or .jsonl file, or of a folder of them; errors as in ``load_documents``."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        files = _text_files(path)
+    elif path.is_file():
+        files = [path]
+    else:
+        raise UserError(f"text {text}: no such file or folder. Give FILE.txt, FILE.jsonl or a folder")
+    return _refuse_empty([Document(file.name, piece) for file in files for piece in _read(file)], path)
+
+
+def _text_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in (".txt", ".jsonl") and path.is_file())
+
+
 def _read(path: Path) -> list[str]:
     """One string of a .txt, one per line of a .jsonl."""
     if path.suffix not in (".txt", ".jsonl"):
@@ -67,7 +83,7 @@ def _cut(piece: str, split: Split) -> list[str]:
 
 
 def _share_of_folder(folder: Path, split: Split) -> list[Document]:
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".txt", ".jsonl") and path.is_file())
+    files = _text_files(folder)
     if len(files) < len(SPLITS):
         raise UserError(f"text {folder}: needs at least {len(SPLITS)} .txt or .jsonl files, has {len(files)}")
     order = SPLITS.index(split)

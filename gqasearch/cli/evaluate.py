@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
-from gqasearch.cli.messages import clear_errors, print_json, quiet_libraries
+from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
 
 
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A converted checkpoint, or a run folder.")],
     parent: Annotated[str, typer.Option(help="The unconverted model.")] = "embedded",
-    text: Annotated[str, typer.Option(help="'embedded', FILE.txt, FILE.jsonl or a folder of them.")] = "embedded",
+    calibration_text: Annotated[
+        str, typer.Option(help="Text whose held-out part is measured on: 'embedded', a file or a folder.")
+    ] = "embedded",
+    evaluation_text: Annotated[str | None, typer.Option(help="Other text to measure on, whole.")] = None,
     evaluation_tokens: Annotated[int, typer.Option(help="Held-out tokens to measure on.")] = 65536,
     block_length: Annotated[int, typer.Option(help="Tokens per block.")] = 256,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
@@ -25,7 +28,6 @@ def evaluate(
     """
     with clear_errors():
         quiet_libraries(0)
-        from rich.console import Console
         from rich.table import Table
 
         from gqasearch.errors import UserError
@@ -37,7 +39,8 @@ def evaluate(
             raise UserError(f"{checkpoint}: no such checkpoint folder")
         settings = {
             "model": parent,
-            "text": text,
+            "calibration_text": calibration_text,
+            "evaluation_text": evaluation_text,
             "evaluation_tokens": evaluation_tokens,
             "block_length": block_length,
             "device": device,
@@ -54,7 +57,7 @@ def evaluate(
         table = Table("", "parent", "converted")
         for name in ("perplexity", "kl", "bits_per_byte", "kv_bytes_per_token", "parameters"):
             table.add_row(name.replace("_", " "), f"{own[name]:.6g}", f"{mine[name]:.6g}")
-        Console().print(table)
+        output_console().print(table)
         low, high = mine["kl_interval"]
         typer.echo(f"KL: 95% interval {low:.4g} to {high:.4g} over {len(mine['kl_blocks'])} blocks")
         typer.echo(f"{metrics['targets']} targets; {metrics['convention']}; blocks of {metrics['block_length']}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gqasearch.cli.messages import clear_errors, print_json, quiet_libraries
+from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
 
 Row = dict[str, str]
 
@@ -42,7 +42,6 @@ def ls(
 
 def _print_table(rows: list[Row]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
@@ -50,7 +49,7 @@ def _print_table(rows: list[Row]) -> None:
         table.add_column(column, overflow="fold", no_wrap=column == "name")
     for row in rows:
         table.add_row(*row.values())
-    Console().print(table)
+    output_console().print(table)
 
 
 def _parameters(kind: type[Any]) -> str:

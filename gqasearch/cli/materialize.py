@@ -16,7 +16,7 @@ def materialize(
     model: Annotated[str, typer.Option(help="The model that the grouping belongs to.")] = "embedded",
     revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
     merge: Annotated[str | None, typer.Option(help="Merge to use. [default: the grouping's]")] = None,
-    text: Annotated[str, typer.Option(help="Calibration text, for merges that need statistics.")] = "embedded",
+    calibration_text: Annotated[str, typer.Option(help="Text, for merges that need statistics.")] = "embedded",
     calibration_tokens: Annotated[int, typer.Option(help="Tokens the statistics are gathered on.")] = 32768,
     block_length: Annotated[int, typer.Option(help="Tokens per block.")] = 256,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -41,7 +41,7 @@ def materialize(
             "model": model,
             "revision": revision,
             "merge": merge or "optimal",
-            "text": text,
+            "calibration_text": calibration_text,
             "calibration_tokens": calibration_tokens,
             "block_length": block_length,
         }

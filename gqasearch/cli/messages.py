@@ -6,15 +6,19 @@ import errno
 import json
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from gqasearch.errors import UserError
 from gqasearch.grouping import GroupingError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -51,6 +55,13 @@ def quiet_libraries(verbose: int) -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+def output_console() -> Console:
+    """Standard output for tables: as wide as the terminal, 100 columns in a pipe."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=100)
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gqasearch.cli.messages import clear_errors, quiet_libraries
+from gqasearch.cli.messages import clear_errors, output_console, quiet_libraries
 
 
 def report(
@@ -25,8 +25,6 @@ def report(
     """
     with clear_errors():
         quiet_libraries(0)
-        from rich.console import Console
-
         from gqasearch.errors import UserError
         from gqasearch.files import write_file
         from gqasearch.reporting.html import write_report
@@ -42,5 +40,5 @@ def report(
         write_report(page, data)
         if csv is not None:
             write_file(csv, results_csv(results_frame(data)), overwrite=overwrite)
-        Console().print(results_table(data))
+        output_console().print(results_table(data))
         typer.echo(f"report  {page}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gqasearch.cli.messages import clear_errors, print_json, quiet_libraries
+from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
 from gqasearch.cli.run_options import resolve_config, with_config_flags
 from gqasearch.run.config import RunConfig
 
@@ -72,7 +72,7 @@ def _search(settings: RunConfig, output_dir: Path | None, json_: bool, verbose: 
     if json_:
         print_json(_summary(folder.path, folder.metrics))
     elif not quiet:
-        console = Console()
+        console = output_console()
         console.print(results_table(data))
         for warning in data.warnings:
             console.print(f"warning: {warning}", markup=False)

@@ -35,7 +35,12 @@ class RunConfig(BaseModel):
     method: str = Field("evolution", description="how to search")
     method_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the method")
     seed: int = Field(0, ge=0, description="seed of the one random generator")
-    text: str = Field("embedded", description="'embedded', FILE.txt, FILE.jsonl or a folder of them")
+    calibration_text: str = Field(
+        "embedded", description="'embedded', FILE.txt, FILE.jsonl or a folder of them; cut into disjoint parts"
+    )
+    evaluation_text: str | None = Field(
+        None, description="other text to report on, whole [default: the held-out part of the calibration text]"
+    )
     calibration_tokens: int = Field(32768, ge=2, description="tokens the statistics are gathered on")
     search_tokens: int = Field(16384, ge=2, description="tokens that fitness functions may run the model on")
     evaluation_tokens: int = Field(65536, ge=2, description="held-out tokens that results are reported on")

@@ -153,7 +153,7 @@ def _is_baseline(config: RunConfig) -> bool:
 
 def warnings_of(work: Workspace) -> list[str]:
     """What a reader of the results must know."""
-    text = work.config.text
+    text = work.config.calibration_text
     if text != "embedded" and any(fitness.needs == "forward" for fitness in work.fitnesses.values()):
         return [WARNING_TEXT.format(text=f"the search part of {text}")]
     return []

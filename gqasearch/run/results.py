@@ -122,7 +122,12 @@ class _Run:
 
     def _baseline(self) -> MethodResult:
         return MethodResult(
-            label="neighbour", method="neighbour", merge="mean", fitness=None, seconds=math.nan, **self._figures(BASELINE)
+            label="neighbour",
+            method="neighbour",
+            merge="mean",
+            fitness=None,
+            seconds=math.nan,
+            **self._figures(BASELINE),
         )
 
     def _figures(self, name: str) -> dict[str, Any]:
@@ -134,7 +139,7 @@ class _Run:
         }
 
     def _history(self) -> tuple[History, ...]:
-        if not self.folder.history.is_file():
+        if self.config.method == "neighbour" or not self.folder.history.is_file():
             return ()
         lines = [json.loads(line) for line in self.folder.history.read_text(encoding="utf-8").splitlines()]
         points = [

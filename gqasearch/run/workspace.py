@@ -7,8 +7,8 @@ from typing import Protocol
 
 import torch
 
-from gqasearch.calibration import Statistics, TokenBlocks, load_documents, load_or_collect, make_blocks
-from gqasearch.embedded import Split
+from gqasearch.calibration import Statistics, TokenBlocks, load_documents, load_or_collect, load_whole, make_blocks
+from gqasearch.embedded import Document, Split
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter
 from gqasearch.fitness import Fitness, FitnessContext, make_fitness
@@ -93,10 +93,17 @@ class Workspace:
             tokenizer = self.parent.tokenizer
             if tokenizer is None:
                 raise UserError(f"model {self.parent.id} has no tokenizer")
-            documents = load_documents(self.config.text, split)
-            source = f"{self.config.text}, {split} part: {', '.join(document.name for document in documents[:20])}"
+            documents, words = self._documents(split)
+            source = f"{words}: {', '.join(document.name for document in documents[:20])}"
             self._blocks[split] = make_blocks(documents, tokenizer, self.config.block_length, tokens, source)
         return self._blocks[split]
+
+    def _documents(self, split: Split) -> tuple[list[Document], str]:
+        """The documents of one purpose, and the text they are of in words."""
+        text, other = self.config.calibration_text, self.config.evaluation_text
+        if split == "evaluation" and other is not None:
+            return load_whole(other), f"{other}, whole"
+        return load_documents(text, split), f"{text}, {split} part"
 
     def context(self) -> FitnessContext:
         """What fitness functions prepare from."""
@@ -113,6 +120,11 @@ class Workspace:
         self.merge  # noqa: B018
         geometry = self.parent.geometry
         self.config.budget(geometry)
+        if self.config.evaluation_text is not None and self.config.evaluation_text == self.config.calibration_text:
+            raise UserError(
+                f"evaluation_text and calibration_text are both {self.config.evaluation_text}: results must be "
+                "reported on text that was not searched on. Leave evaluation_text out to hold a part of it back"
+            )
         limit = self.parent.config.get("max_position_embeddings")
         if limit is not None and self.config.block_length > int(limit):
             raise UserError(f"--block-length {self.config.block_length} is beyond this model's context of {limit}")

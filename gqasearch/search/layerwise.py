@@ -1,85 +1,126 @@
-"""Layer by layer: the problem of a separable model is that of its layers, one after another."""
+"""Search layer by layer, for an objective that is a sum over layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.grouping import Grouping
 from gqasearch.search._base import SearchMethod
-from gqasearch.search.problem import Candidate, Generation, Problem
+from gqasearch.search.problem import Candidate, FloatArray, Generation, Objective, Problem
 from gqasearch.search.starts import neighbour_grouping
-from gqasearch.search.state import load_candidate, save_candidate
-
-
-@dataclass(frozen=True)
-class _Done:
-    """What the layers searched so far add up to."""
-
-    layers: tuple[Candidate, ...] = ()
-    evaluations: int = 0
-    generations: int = 0
-
-    def after(self, last: Generation) -> _Done:
-        return _Done((*self.layers, last.best), self.evaluations + last.evaluations, self.generations + last.index + 1)
+from gqasearch.search.state import load_candidate, require_method, restore_rng, save_candidate, save_rng
 
 
 def search_layers(
     method: SearchMethod, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
 ) -> Iterator[Generation]:
-    """Run ``method`` on every layer; each generation is one of the whole model.
+    """Run ``method`` on every layer of a separable problem, one after the other.
 
-    Layers still to be searched count with their neighbour grouping. Every layer has its own generator,
-    seeded by one draw from ``rng``. A layer with a single possible grouping is not searched.
+    Yields whole-model generations: the best of every layer searched, the neighbour grouping of the others;
+    generation 0 has neighbours everywhere. A layer with one group, or one for every head, needs no search.
+    Every layer has its own generator, seeded from ``rng``: what one layer draws changes nothing in another.
     """
+    run = _Layers(method, problem, rng)
     if state is None:
-        seeds = rng.integers(2**63, size=problem.num_layers).tolist()
-        start = [problem.layer_problem(i).evaluate([_alone(la)])[0] for i, la in enumerate(neighbour_grouping(problem))]
-        done, inner = _Done(), None
+        run.start()
+        yield run.generation(None)
     else:
-        seeds = state["seeds"]
-        start = [load_candidate(saved) for saved in state["start"]]
-        done = _Done(tuple(load_candidate(c) for c in state["layers"]), state["evaluations"], state["generations"])
-        inner = state["inner"]
-    shared = {"seeds": seeds, "start": [save_candidate(candidate) for candidate in start]}
-    for layer in range(len(done.layers), problem.num_layers):
-        last = None
-        for last in _search_layer(method, problem, layer, start[layer], seeds[layer], inner):
-            yield _whole(shared, done, start, last)
-        if last is None:
-            raise ValueError(f"method {method.name} yielded nothing for layer {layer}")
-        done, inner = done.after(last), None
+        run.load(state)
+    yielded = state is None
+    while run.layer < problem.num_layers:
+        for inner in run.search_layer():
+            yielded = True
+            run.index += 1
+            yield run.generation(inner)
+        run.next_layer()
+    if not yielded:
+        yield run.generation(None)
 
 
-def _search_layer(
-    method: SearchMethod, problem: Problem, layer: int, start: Candidate, seed: int, state: dict[str, Any] | None
-) -> Iterator[Generation]:
-    if problem.budget.counts[layer] in (1, problem.num_heads):
-        return iter([Generation(0, 1, start, (start,), dict)])
-    return method.search(problem.layer_problem(layer), np.random.default_rng(seed), state)
+class _Layers:
+    """Results of the layers done, the layer in progress, the neighbours of the rest."""
 
+    def __init__(self, method: SearchMethod, problem: Problem, rng: np.random.Generator) -> None:
+        self.method, self.problem, self.rng = method, problem, rng
+        # Answer of every layer so far, (L,), and its neighbour grouping, (L,).
+        self.results: list[Candidate] = []
+        self.neighbours: list[Candidate] = []
+        self.seeds: list[int] = []
+        self.index = self.layer = self.evaluations = 0
+        # State and index of the last generation of the layer in progress.
+        self.inner: tuple[dict[str, Any], int] | None = None
 
-def _whole(shared: dict[str, Any], done: _Done, start: list[Candidate], last: Generation) -> Generation:
-    """The whole model's generation while one layer is being searched."""
-    layers = [*done.layers, last.best, *start[len(done.layers) + 1 :]]
-    grouping = Grouping(tuple(candidate.grouping.layers[0] for candidate in layers))
-    best = Candidate(grouping, (sum(candidate.values[0] for candidate in layers),))
+    def start(self) -> None:
+        """Evaluate the neighbour grouping of every layer; draw the layers' seeds."""
+        self.seeds = self.rng.integers(2**63, size=self.problem.num_layers).tolist()
+        for index, layer in enumerate(neighbour_grouping(self.problem)):
+            self.neighbours += self.problem.layer_problem(index).evaluate([Grouping((layer,))])
+        self.results = list(self.neighbours)
+        self.evaluations = self.problem.num_layers
 
-    def state() -> dict[str, Any]:
-        return {
-            **shared,
-            "layers": [save_candidate(candidate) for candidate in done.layers],
-            "evaluations": done.evaluations,
-            "generations": done.generations,
-            "inner": last.state(),
+    def search_layer(self) -> Iterator[Generation]:
+        """The generations of the layer in progress that were not yielded before; keeps its answer."""
+        if not 1 < self.problem.budget.counts[self.layer] < self.problem.num_heads:
+            return
+        problem = self.problem.layer_problem(self.layer)
+        objectives = {name: self._counted(objective) for name, objective in problem.objectives.items()}
+        rng = np.random.default_rng(self.seeds[self.layer])
+        state, index = self.inner or (None, None)
+        for inner in self.method.search(replace(problem, objectives=objectives), rng, state):
+            # A search that had ended gives its last generation again.
+            if inner.index != index:
+                self.results[self.layer] = inner.best
+                yield inner
+
+    def next_layer(self) -> None:
+        self.layer += 1
+        self.inner = None
+
+    def _counted(self, objective: Objective) -> Objective:
+        """The objective of the layer in progress; counts evaluations, and knows the neighbour's value already."""
+        known = self.neighbours[self.layer]
+
+        def evaluate(groupings: Sequence[Grouping]) -> FloatArray:
+            new = [grouping for grouping in groupings if grouping != known.grouping]
+            self.evaluations += len(new)
+            values = iter(np.asarray(objective(new), dtype=np.float64).tolist() if new else [])
+            return np.array([known.values[0] if g == known.grouping else next(values) for g in groupings])
+
+        return evaluate
+
+    def generation(self, inner: Generation | None) -> Generation:
+        """The whole model's generation; ``inner``: the layer in progress's, None when there is none."""
+        results = list(self.results)
+        value = sum(result.values[0] for result in results)
+        best = Candidate(Grouping(tuple(result.grouping.layers[0] for result in results)), (value,))
+        frozen = {
+            "method": self.method.name,
+            "generation": self.index,
+            "evaluations": self.evaluations,
+            "rng": save_rng(self.rng),
+            "seeds": self.seeds,
+            "layer": self.layer,
+            "neighbours": [save_candidate(candidate) for candidate in self.neighbours],
         }
 
-    evaluations = done.evaluations + last.evaluations
-    return Generation(done.generations + last.index, evaluations, best, (best,), state)
+        def state() -> dict[str, Any]:
+            done = [save_candidate(result) for result in results]
+            under_way = None if inner is None else {"generation": inner.index, "state": inner.state()}
+            return {**frozen, "results": done, "inner": under_way}
 
+        return Generation(index=self.index, evaluations=self.evaluations, best=best, front=(best,), state=state)
 
-def _alone(layer: LayerGrouping) -> Grouping:
-    return Grouping((layer,))
+    def load(self, state: dict[str, Any]) -> None:
+        """Stand where ``state`` was taken."""
+        require_method(state, self.method.name)
+        self.seeds, self.layer = state["seeds"], state["layer"]
+        self.index, self.evaluations = state["generation"], state["evaluations"]
+        self.neighbours = [load_candidate(saved) for saved in state["neighbours"]]
+        self.results = [load_candidate(saved) for saved in state["results"]]
+        if state["inner"] is not None:
+            self.inner = state["inner"]["state"], state["inner"]["generation"]
+        restore_rng(self.rng, state["rng"])

@@ -10,6 +10,7 @@ import numpy as np
 from gqasearch.errors import UserError
 from gqasearch.search._base import SearchMethod
 from gqasearch.search.layerwise import search_layers
+from gqasearch.search.neighbour import Neighbour
 from gqasearch.search.problem import Generation, Problem
 
 
@@ -18,12 +19,12 @@ def run_search(
 ) -> Iterator[Generation]:
     """Generations of ``method`` on ``problem``; ``state``: of the last generation of a stopped search.
 
-    At least one generation is yielded, also for the state of a finished search. Raises ``UserError`` when
-    the method does not take so many objectives.
+    At least one generation is yielded: the state of a finished search gives its last one again. Raises
+    ``UserError`` when the method does not take so many objectives.
     """
     if len(problem.objectives) > 1 and not method.multi_objective:
         raise UserError(f"method {method.name} takes one objective, got {', '.join(problem.objectives)}")
-    if problem.is_separable:
+    if _goes_by_layer(method, problem):
         return search_layers(method, problem, rng, state)
     return method.search(problem, rng, state)
 
@@ -31,4 +32,9 @@ def run_search(
 def most_generations(method: SearchMethod, problem: Problem) -> int | None:
     """Generations that a search yields at most, for progress bars; None when it cannot be told."""
     most = method.most_generations()
-    return most if most is None or not problem.is_separable else most * problem.num_layers
+    return most if most is None or not _goes_by_layer(method, problem) else 1 + most * problem.num_layers
+
+
+def _goes_by_layer(method: SearchMethod, problem: Problem) -> bool:
+    """Where layers are independent, except for a method that searches nothing."""
+    return problem.is_separable and len(problem.objectives) == 1 and not isinstance(method, Neighbour)

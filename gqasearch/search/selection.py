@@ -12,8 +12,8 @@ from gqasearch.search.record import Individual
 
 def tournament(individuals: Sequence[Individual], size: int, rng: np.random.Generator) -> Individual:
     """The best of ``size`` individuals drawn with replacement; among equals the first drawn."""
-    drawn = [individuals[i] for i in rng.integers(len(individuals), size=size).tolist()]
-    return reduce(lambda a, b: b if b.fitness.wvalues > a.fitness.wvalues else a, drawn)
+    drawn: list[Individual] = [individuals[i] for i in rng.integers(len(individuals), size=size).tolist()]
+    return reduce(lambda a, b: b if b.dominates(a) else a, drawn)
 
 
 def crowded_tournament(individuals: Sequence[Individual], size: int, rng: np.random.Generator) -> Individual:
@@ -22,7 +22,7 @@ def crowded_tournament(individuals: Sequence[Individual], size: int, rng: np.ran
     The comparison of NSGA-II (Deb et al. 2002, https://doi.org/10.1109/4235.996017, Section III-B); needs
     the ``crowding_dist`` that ``deap.tools.selNSGA2`` sets.
     """
-    drawn = [individuals[i] for i in rng.integers(len(individuals), size=size).tolist()]
+    drawn: list[Individual] = [individuals[i] for i in rng.integers(len(individuals), size=size).tolist()]
     return reduce(_crowded_better, drawn)
 
 

@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def common(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     text = text_file(tmp_path_factory.mktemp("text"))
     tokens = ["--calibration-tokens", "600", "--search-tokens", "300", "--evaluation-tokens", "300"]
-    return ["--model", str(checkpoint), "--text", str(text), "--block-length", "32", *tokens]
+    return ["--model", str(checkpoint), "--calibration-text", str(text), "--block-length", "32", *tokens]
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +88,30 @@ def test_other_verbs_work_on_a_run(finished: Path, checkpoint: Path, common: lis
     assert call("export", str(finished), "--format", "npz", "-o", str(out)).exit_code == 0
     assert np.load(out)["labels"].shape == (2, 6)
     refused(call("export", str(finished), "--format", "npz", "-o", str(out)), "exists already")
-    again = ["--model", str(checkpoint), "--text", common[3], "--block-length", "32", "--calibration-tokens", "600"]
+    again = [
+        "--model",
+        str(checkpoint),
+        "--calibration-text",
+        common[3],
+        "--block-length",
+        "32",
+        "--calibration-tokens",
+        "600",
+    ]
     result = call("materialize", grouping, "--output-dir", str(tmp_path / "model"), *again, "--json")
     assert json.loads(result.stdout)["layout"].startswith("stock-")
     a, b = (load_file(folder / "model.safetensors") for folder in (finished / "model", tmp_path / "model"))
     assert all(torch.equal(a[name], b[name]) for name in a)
-    evaluate = ["--parent", str(checkpoint), "--text", common[3], "--block-length", "32", "--evaluation-tokens", "300"]
+    evaluate = [
+        "--parent",
+        str(checkpoint),
+        "--calibration-text",
+        common[3],
+        "--block-length",
+        "32",
+        "--evaluation-tokens",
+        "300",
+    ]
     measured = json.loads(call("evaluate", str(finished), *evaluate, "--json").stdout)
     stored = json.loads((finished / "metrics.json").read_text())
     assert measured["results"]["converted"]["kl"] == pytest.approx(stored["results"]["converted"]["kl"], rel=1e-6)
@@ -124,7 +142,7 @@ def test_ls(what: str) -> None:
         (["--set", "method.population=many"], "population='many'"),
         (["--model", "/no/such/folder"], "no such folder"),
         (["--model", "no-such-org/no-such-model"], "the hub did not give it"),
-        (["--text", "/no/such/text.txt"], "no such file or folder"),
+        (["--calibration-text", "/no/such/text.txt"], "no such file or folder"),
         (["--device", "cuda:99"], "--device cuda:99 cannot be used here"),
         (["--block-length", "100000"], "beyond this model's context"),
         (["--config", "/no/such.yaml"], "cannot read /no/such.yaml"),
@@ -179,7 +197,7 @@ def test_bad_checkpoints(common: list[str], tmp_path: Path, kind: str, message: 
 def test_bad_texts(common: list[str], tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "text.txt"
     path.write_text(content)
-    refused(call("search", *common, "--text", str(path), "--output-dir", str(tmp_path / "run")), message)
+    refused(call("search", *common, "--calibration-text", str(path), "--output-dir", str(tmp_path / "run")), message)
     assert not (tmp_path / "run" / "grouping.json").exists()
 
 

@@ -27,7 +27,7 @@ def settings(checkpoint: Path, text: Path) -> dict[str, object]:
     """Settings of a run that takes a second or two."""
     return {
         "model": str(checkpoint),
-        "text": str(text),
+        "calibration_text": str(text),
         "block_length": 32,
         "calibration_tokens": 1000,
         "search_tokens": 300,

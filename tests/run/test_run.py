@@ -120,27 +120,43 @@ def history_of(folder: RunFolder) -> list[dict[str, Any]]:
 
 def command(settings: dict[str, Any], folder: Path) -> list[str]:
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    small = ["--set=method.population=24", "--set=method.generations=60", "--set=method.patience=60"]
+    small = ["--set=method.population=16", "--set=method.generations=50", "--set=method.patience=50"]
+    small += ["--set=method.local_steps=0", "--set=method.offspring=16"]
     return [sys.executable, "-m", "gqasearch", "search", f"--output-dir={folder}", *flags, *small, "--quiet"]
 
 
-def test_killed_at_random_moments_and_resumed_gives_the_same_bits(settings: dict[str, Any], tmp_path: Path) -> None:
-    """The fitness runs the model, so that the search lasts long enough to be hit."""
-    settings = {**settings, "fitness": "kl", "kv_heads": 3, "search_tokens": 64}
-    started = time.monotonic()
+def lines_of(folder: Path) -> int:
+    path = folder / "history.jsonl"
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
+def kill_after(process: subprocess.Popen[bytes], folder: Path, lines: int) -> None:
+    """SIGKILL once the history has grown by so many lines since the process began to write."""
+    start: int | None = None
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        now = lines_of(folder)
+        start = now if start is None or now < start else start
+        if now - start >= lines:
+            break
+        time.sleep(0.002)
+    assert process.poll() is None, "the search ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_at_five_random_moments_and_resumed_gives_the_same_bits(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """The fitness runs the model, so that generations last long enough to be hit."""
+    settings = {**settings, "fitness": "kl", "kv_heads": 3, "search_tokens": 200}
     subprocess.run(command(settings, tmp_path / "whole"), check=True)
-    length = time.monotonic() - started
-    rng, kills = random.Random(0), 0
+    rng = random.Random(0)
     for _ in range(5):
         process = subprocess.Popen(command(settings, tmp_path / "killed"))
-        try:
-            process.wait(timeout=rng.uniform(0.4, 0.95) * length)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
+        kill_after(process, tmp_path / "killed", rng.randint(1, 6))
+        assert not (tmp_path / "killed" / "grouping.json").exists()
     subprocess.run(command(settings, tmp_path / "killed"), check=True)
-    assert kills > 0
     whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
     assert killed.grouping.read_bytes() == whole.grouping.read_bytes()
     assert history_of(whole) == history_of(killed)

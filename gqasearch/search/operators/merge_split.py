@@ -27,9 +27,9 @@ def merge_split(layer: LayerGrouping, budget: Budget, rng: np.random.Generator) 
     return LayerGrouping.from_groups(groups)
 
 
-def _cut(group: tuple[int, ...], budget: Budget, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+def _cut(group: tuple[int, ...], budget: Budget, rng: np.random.Generator) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Two parts of random size within bounds, heads dealt at random."""
     smallest = max(budget.smallest_group, len(group) - budget.largest)
     size = int(rng.integers(smallest, len(group) - smallest + 1))
-    order = rng.permutation(group).tolist()
+    order = tuple(rng.permutation(group).tolist())
     return order[:size], order[size:]
