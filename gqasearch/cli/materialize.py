@@ -17,7 +17,9 @@ def materialize(
     revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
     merge: Annotated[str | None, typer.Option(help="Merge to use. [default: the grouping's]")] = None,
     calibration_text: Annotated[str, typer.Option(help="Text, for merges that need statistics.")] = "embedded",
-    calibration_tokens: Annotated[int, typer.Option(help="Tokens the statistics are gathered on.")] = 32768,
+    calibration_tokens: Annotated[
+        int | None, typer.Option(help="Tokens the statistics are gathered on. [default: as the grouping was searched]")
+    ] = None,
     block_length: Annotated[int, typer.Option(help="Tokens per block.")] = 256,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors and --json.")] = False,
@@ -37,14 +39,17 @@ def materialize(
         document = read_grouping(grouping)
         if merge is not None:
             document = replace(document, merge=MergeRecord(merge))
-        settings = {
+        settings: dict[str, object] = {
             "model": model,
             "revision": revision,
             "merge": merge or "optimal",
             "calibration_text": calibration_text,
-            "calibration_tokens": calibration_tokens,
             "block_length": block_length,
         }
+        searched_on = None if document.calibration is None else document.calibration.tokens
+        tokens = calibration_tokens or searched_on
+        if tokens is not None:
+            settings["calibration_tokens"] = tokens
         layout = write(Workspace(build_config(settings)), document, output_dir)
         if json_:
             print_json({"output_dir": str(output_dir), "layout": layout.name, "reason": layout.reason})

@@ -90,7 +90,8 @@ def _solve(
     penalty = ridge * gram.diagonal().mean()
     gram.diagonal().add_(penalty.clamp_min(torch.finfo(gram.dtype).tiny))
     solved = torch.linalg.solve(gram, cross + penalty * start, left=False)
-    return solved.unflatten(1, (tied.q.shape[0], -1)).transpose(0, 1).float()
+    by_head: Tensor = solved.unflatten(1, (tied.q.shape[0], -1)).transpose(0, 1)
+    return by_head.float()
 
 
 def _block(parent: Parent, index: int) -> torch.nn.Module:

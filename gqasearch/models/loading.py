@@ -30,7 +30,9 @@ def load_model(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedMo
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise UserError(f"{directory}: tensor {name} holds NaN or infinite values; the checkpoint is unusable")
-    return model.to(torch.device(device)).eval()  # type: ignore[arg-type]  # transformers' wrapper hides the signature
+    torch.nn.Module.to(model, torch.device(device))  # in place; transformers' own wrapper hides the signature
+    model.eval()
+    return model
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:

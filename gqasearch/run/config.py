@@ -41,7 +41,7 @@ class RunConfig(BaseModel):
     evaluation_text: str | None = Field(
         None, description="other text to report on, whole [default: the held-out part of the calibration text]"
     )
-    calibration_tokens: int = Field(32768, ge=2, description="tokens the statistics are gathered on")
+    calibration_tokens: int = Field(65536, ge=2, description="tokens the statistics are gathered on")
     search_tokens: int = Field(16384, ge=2, description="tokens that fitness functions may run the model on")
     evaluation_tokens: int = Field(65536, ge=2, description="held-out tokens that results are reported on")
     block_length: int = Field(256, ge=4, description="tokens per block")

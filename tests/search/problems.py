@@ -1,0 +1,109 @@
+"""Small problems whose best answers can be counted out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from hypothesis import strategies as st
+
+from gqasearch.budget import Budget
+from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.search import Objective, Problem
+from gqasearch.search.problem import FloatArray
+
+
+def all_partitions(num_heads: int) -> Iterator[LayerGrouping]:
+    """Every partition, by its restricted growth string."""
+
+    def grow(labels: list[int]) -> Iterator[list[int]]:
+        if len(labels) == num_heads:
+            yield labels
+            return
+        for label in range(max(labels, default=-1) + 2):
+            yield from grow([*labels, label])
+
+    return map(LayerGrouping.from_labels, grow([]))
+
+
+def fits(layer: LayerGrouping, count: int, budget: Budget) -> bool:
+    """Whether a partition has this number of groups, with sizes within bounds."""
+    return layer.num_groups == count and all(budget.smallest_group <= n <= budget.largest for n in layer.sizes)
+
+
+def partitions_within(budget: Budget, count: int) -> list[LayerGrouping]:
+    return [layer for layer in all_partitions(budget.num_heads) if fits(layer, count, budget)]
+
+
+class SetFunction:
+    """A random error for every set of heads of one layer; 0 for a single head. Counts what it is asked."""
+
+    def __init__(self, num_heads: int, seed: int) -> None:
+        self.table = np.random.default_rng(seed).random(2**num_heads)
+        self.asked: list[Grouping] = []
+
+    def of(self, layer: LayerGrouping) -> float:
+        return sum(float(self.table[sum(1 << h for h in group)]) for group in layer.groups if len(group) > 1)
+
+    def __call__(self, groupings: Sequence[Grouping]) -> FloatArray:
+        self.asked += groupings
+        return np.array([self.of(grouping.layers[0]) for grouping in groupings])
+
+
+class Pairwise(SetFunction):
+    """Squared distances of random points, over the size of the group: the shape of a mean merge's error."""
+
+    def __init__(self, num_heads: int, seed: int) -> None:
+        self.asked = []
+        points = np.random.default_rng(seed).normal(size=(num_heads, 4))
+        self.distances = ((points[:, None] - points[None]) ** 2).sum(-1)
+
+    def of(self, layer: LayerGrouping) -> float:
+        return sum(float(self.distances[np.ix_(group, group)].sum()) / (2 * len(group)) for group in layer.groups)
+
+
+class Entangled:
+    """A function of the whole model that is no sum over layers. Counts what it is asked."""
+
+    def __init__(self, num_layers: int, num_heads: int, seed: int) -> None:
+        self.layers = [SetFunction(num_heads, seed + 100 * layer) for layer in range(num_layers)]
+        self.asked: list[Grouping] = []
+
+    def __call__(self, groupings: Sequence[Grouping]) -> FloatArray:
+        self.asked += groupings
+        parts = [[f.of(layer) for f, layer in zip(self.layers, g, strict=True)] for g in groupings]
+        return np.array([sum(part) + np.prod(np.add(part, 1)) for part in parts])
+
+
+def kv_heads(groupings: Sequence[Grouping]) -> FloatArray:
+    return np.array([grouping.kv_heads_total for grouping in groupings], dtype=np.float64)
+
+
+def one_layer(objective: Objective, num_heads: int, count: int, **bounds: int) -> Problem:
+    return Problem({"error": objective}, Budget((count,), num_heads, **bounds))
+
+
+def separable(num_layers: int, num_heads: int, counts: tuple[int, ...], seed: int) -> tuple[Problem, list[SetFunction]]:
+    """A sum over layers of set functions, and those."""
+    functions = [SetFunction(num_heads, seed + layer) for layer in range(num_layers)]
+
+    def total(groupings: Sequence[Grouping]) -> FloatArray:
+        return np.array([sum(f.of(la) for f, la in zip(functions, g, strict=True)) for g in groupings])
+
+    return Problem({"error": total}, Budget(counts, num_heads), layer_objectives=tuple(functions)), functions
+
+
+@st.composite
+def budgets(draw: st.DrawFn, max_heads: int = 9, max_layers: int = 1, movable: bool = False) -> Budget:
+    """Budgets with size bounds, equal sizes among them, that some partition fits."""
+    num_heads = draw(st.integers(2, max_heads))
+    smallest = draw(st.integers(1, num_heads))
+    largest = draw(st.integers(smallest, num_heads))
+    low, high = -(-num_heads // largest), num_heads // smallest
+    if low > high:
+        low, high, smallest, largest = 1, num_heads, 1, num_heads
+    counts = draw(st.lists(st.integers(low, high), min_size=1, max_size=max_layers))
+    return Budget(tuple(counts), num_heads, movable=movable, smallest_group=smallest, largest_group=largest)
+
+
+seeds = st.integers(0, 2**32 - 1)

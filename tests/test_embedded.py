@@ -1,0 +1,55 @@
+"""The embedded model is as good as its card says, and the main job on it does what the README says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from experiments.demo import demo_configs
+from gqasearch.calibration import load_documents, make_blocks
+from gqasearch.embedded import model_directory
+from gqasearch.evaluation import cached_kv_heads, evaluate_quality, model_runner
+from gqasearch.models import load_parent
+from gqasearch.run import RunFolder, build_config, run
+
+
+def test_bits_per_byte_on_held_out_modules() -> None:
+    parent = load_parent("embedded")
+    assert parent.tokenizer is not None
+    blocks = make_blocks(load_documents("embedded", "evaluation"), parent.tokenizer, 256, 10**9, "held-out")
+    own, _ = evaluate_quality(model_runner(parent.model), {}, blocks)
+    assert own.bits_per_byte <= 1.20
+    assert own.targets > 150_000
+
+
+def test_it_is_multi_head_small_and_complete() -> None:
+    folder = model_directory()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["num_attention_heads"] == config["num_key_value_heads"] == 12
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 16_000_000
+    log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    assert log[-2]["step"] == log[-1]["settings"]["steps"]
+    assert f"{log[-2]['bits_per_byte']:.3f} bits per byte" in (folder / "README.md").read_text()
+
+
+def quick(ratio: float, name: str, folder: Path) -> tuple[RunFolder, float]:
+    """One run of the demo with a quarter of its text; its KL."""
+    config = demo_configs(ratio, "embedded", 0)[name].model_dump()
+    config |= {"calibration_tokens": 32768, "evaluation_tokens": 16384}
+    found = run(build_config(config), folder / f"{ratio}-{name}")
+    return found, json.loads(found.metrics.read_text())["results"]["converted"]["kl"]
+
+
+@pytest.mark.parametrize(("ratio", "share"), [(0.5, 1 / 8), (0.25, 1 / 6)])
+def test_ours_keeps_what_the_baseline_loses(ratio: float, share: float, tmp_path: Path) -> None:
+    _, baseline = quick(ratio, "gqa", tmp_path)
+    folder, ours = quick(ratio, "gqasearch", tmp_path)
+    assert ours <= share * baseline
+    model = AutoModelForCausalLM.from_pretrained(folder.model, trust_remote_code=False)
+    assert cached_kv_heads(model) == [round(12 * ratio)] * 6
+    with torch.no_grad():
+        assert model.generate(torch.tensor([[0, 70, 71]]), max_new_tokens=8, do_sample=False).shape == (1, 11)
