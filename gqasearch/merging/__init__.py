@@ -3,9 +3,10 @@
 from typing import Any
 
 from gqasearch.errors import unknown_name
-from gqasearch.merging._base import LayerMerge, Merge, MergedGroup, Need
+from gqasearch.merging._base import LayerMerge, Merge, Need
 from gqasearch.merging.mean import Mean
 from gqasearch.merging.mean_renorm import MeanRenorm
+from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.merging.optimal import Optimal
 from gqasearch.parameters import construct
 

@@ -17,26 +17,10 @@ from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.errors import UserError
 from gqasearch.grouping import LayerGrouping
 from gqasearch.merging.error import measured_error
+from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.models.layer import LayerWeights
 
 Need = Literal["weights", "statistics", "forward"]
-
-
-@dataclass(frozen=True)
-class MergedGroup:
-    """One group after its merge. n heads, m = n * queries_per_kv query heads, in the group's order.
-
-    ``k`` (d, D), ``v`` (dv, D), ``q`` (m, d, D), ``o`` (m, D, dv); biases ``k_bias`` (d,), ``v_bias``
-    (dv,), ``q_bias`` (m, d) or None.
-    """
-
-    k: Tensor
-    v: Tensor
-    q: Tensor
-    o: Tensor
-    k_bias: Tensor | None = None
-    v_bias: Tensor | None = None
-    q_bias: Tensor | None = None
 
 
 class LayerMerge(ABC):

@@ -14,17 +14,13 @@ checked against it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
+from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.merging.score_pairs import effective_pairs, pair_moments
 from gqasearch.models import LayerWeights, augmented
-
-if TYPE_CHECKING:
-    from gqasearch.merging._base import MergedGroup
 
 
 def measured_error(

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gqasearch.calibration.statistics import LayerStatistics
-from gqasearch.merging._base import LayerMerge, Merge, MergedGroup
+from gqasearch.merging._base import LayerMerge, Merge
+from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.models import LayerWeights
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
-from gqasearch.merging._base import Merge, MergedGroup
+from gqasearch.merging._base import Merge
 from gqasearch.merging.mean import MeanLayer
+from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.models import LayerWeights
 
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.errors import UserError
-from gqasearch.merging._base import LayerMerge, MergedGroup
+from gqasearch.merging._base import LayerMerge
+from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.merging.score_pairs import effective_pairs, from_pairs, pair_moments, to_pairs
 from gqasearch.models import LayerWeights, augmented
 

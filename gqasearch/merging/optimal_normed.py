@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.errors import UserError
-from gqasearch.merging._base import MergedGroup
 from gqasearch.merging.error import measured_error
+from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.merging.optimal_layer import OptimalLayer
 from gqasearch.merging.score_pairs import from_pairs, to_pairs
 from gqasearch.models import LayerWeights

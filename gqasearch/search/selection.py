@@ -17,18 +17,11 @@ def tournament(individuals: Sequence[Individual], size: int, rng: np.random.Gene
 
 
 def crowded_tournament(individuals: Sequence[Individual], size: int, rng: np.random.Generator) -> Individual:
-    """As ``tournament``, for several objectives: dominance first, then the larger crowding distance.
+    """As ``tournament``, for several objectives: of the drawn that no other drawn one dominates, the loneliest.
 
-    The comparison of NSGA-II (Deb et al. 2002, https://doi.org/10.1109/4235.996017, Section III-B); needs
-    the ``crowding_dist`` that ``deap.tools.selNSGA2`` sets.
+    Dominance, then crowding distance, as in DEAP's ``selTournamentDCD`` and NSGA-II (Deb et al. 2002,
+    https://doi.org/10.1109/4235.996017, Section III-B); needs the ``crowding_dist`` that ``selNSGA2`` sets.
     """
     drawn: list[Individual] = [individuals[i] for i in rng.integers(len(individuals), size=size).tolist()]
-    return reduce(_crowded_better, drawn)
-
-
-def _crowded_better(a: Individual, b: Individual) -> Individual:
-    if a.dominates(b):
-        return a
-    if b.dominates(a) or b.fitness.crowding_dist > a.fitness.crowding_dist:
-        return b
-    return a
+    leading = [one for one in drawn if not any(other.dominates(one) for other in drawn)]
+    return max(leading, key=lambda individual: float(individual.fitness.crowding_dist))

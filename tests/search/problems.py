@@ -79,8 +79,11 @@ def kv_heads(groupings: Sequence[Grouping]) -> FloatArray:
     return np.array([grouping.kv_heads_total for grouping in groupings], dtype=np.float64)
 
 
-def one_layer(objective: Objective, num_heads: int, count: int, **bounds: int) -> Problem:
-    return Problem({"error": objective}, Budget((count,), num_heads, **bounds))
+def one_layer(
+    objective: Objective, num_heads: int, count: int, smallest_group: int = 1, largest_group: int | None = None
+) -> Problem:
+    budget = Budget((count,), num_heads, smallest_group=smallest_group, largest_group=largest_group)
+    return Problem({"error": objective}, budget)
 
 
 def separable(num_layers: int, num_heads: int, counts: tuple[int, ...], seed: int) -> tuple[Problem, list[SetFunction]]:

@@ -12,7 +12,7 @@ import pytest
 
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
-from gqasearch.search import Generation, Problem, SearchMethod, make_method, run_search
+from gqasearch.search import Generation, Objective, Problem, SearchMethod, make_method, run_search
 from tests.search.problems import Entangled, Pairwise, SetFunction, kv_heads, one_layer, separable
 
 SMALL = {"population": 6, "offspring": 5, "generations": 6, "local_individuals": 2, "local_steps": 2}
@@ -65,7 +65,7 @@ def test_resumed_search_equals_the_uninterrupted_one(method: str, problem: str) 
 
 def test_resumed_front_search_equals_the_uninterrupted_one() -> None:
     def problem() -> Problem:
-        objectives = {"error": Entangled(2, 5, 0), "kv": kv_heads}
+        objectives: dict[str, Objective] = {"error": Entangled(2, 5, 0), "kv": kv_heads}
         return Problem(objectives, Budget((2, 3), 5), free_counts=True)
 
     check_every_cut(make_method("evolution", {**SMALL, "generations": 10}), problem)

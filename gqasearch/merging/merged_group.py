@@ -1,0 +1,24 @@
+"""One group after its merge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MergedGroup:
+    """One group after its merge. n heads, m = n * queries_per_kv query heads, in the group's order.
+
+    ``k`` (d, D), ``v`` (dv, D), ``q`` (m, d, D), ``o`` (m, D, dv); biases ``k_bias`` (d,), ``v_bias``
+    (dv,), ``q_bias`` (m, d) or None.
+    """
+
+    k: Tensor
+    v: Tensor
+    q: Tensor
+    o: Tensor
+    k_bias: Tensor | None = None
+    v_bias: Tensor | None = None
+    q_bias: Tensor | None = None

@@ -1,0 +1,42 @@
+"""Every command of the README is run, on a run folder of the embedded model."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gqasearch.cli.app import app
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line.split("#")[0] for line in re.findall(r"^\.venv/bin/gqasearch (.+)$", README, flags=re.MULTILINE)]
+PREPARE = "search --method neighbour --merge mean --fitness weight-sharing-error --output-dir runs/NAME -q"
+
+
+def call(command: str) -> str:
+    result = CliRunner().invoke(app, shlex.split(command))
+    assert result.exit_code == 0, f"{command}\n{result.output}"
+    return result.output
+
+
+def test_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(COMMANDS) >= 7
+    call(PREPARE + " --evaluation-tokens 4096")
+    for command in COMMANDS:
+        verb = shlex.split(command)[0]
+        if verb == "search":  # whole searches are run by other tests; here every flag must be right
+            call(command.replace("path/to/llama", "embedded") + " --dry-run")
+        else:
+            assert call(command)
+    assert (tmp_path / "converted" / "model.safetensors").is_file()
+
+
+def test_lists_are_complete() -> None:
+    for what in ("fitness", "merges"):
+        for row in json.loads(call(f"ls {what} --json"))[what]:
+            assert f"`{row['name']}`" in README
