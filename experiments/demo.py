@@ -1,4 +1,4 @@
-"""The main job, shown: a real model loses half, then three quarters of its KV cache, four ways.
+"""The main job, shown: a real model loses half, then three quarters of its KV cache, five ways.
 
     python -m experiments.demo            (or: make demo)
 
@@ -29,12 +29,14 @@ METHODS: dict[str, dict[str, object]] = {
     "gqa": {"method": "neighbour", "merge": "mean", "objectives": ["weight-sharing-error"]},
     "qcqa": {"merge": "mean", "objectives": ["weight-sharing-error"]},
     "asymgqa": {"merge": "mean", "objectives": ["activation-cosine"]},
+    "merge-only": {"method": "neighbour", "merge": "optimal", "objectives": ["merge-error"]},
     "gqasearch": {"merge": "optimal", "objectives": ["merge-error"]},
 }
 WORDS = {
     "gqa": "neighbour grouping, mean merge: the GQA recipe",
     "qcqa": "weight-sharing error, mean merge: QCQA's criterion",
     "asymgqa": "activation cosine, mean merge: AsymGQA's criterion",
+    "merge-only": "neighbour grouping, optimal merge: ours without the search",
     "gqasearch": "merge error, optimal merge: ours",
 }
 

@@ -123,8 +123,7 @@ def quality_record(quality: Quality, kv_bytes: int, parameters: int, seed: int) 
 
 def _text(work: Workspace, split: Any) -> dict[str, Any]:
     """A text and whether this run looked at it."""
-    needs = {fitness.needs for fitness in work.fitnesses.values()} | {work.merge.needs}
-    used = {"calibration": "statistics" in needs, "search": "forward" in needs}[split]
+    used = {"calibration": "statistics", "search": "forward"}[split] in work.needs()
     if not used:
         return {"used": False}
     blocks = work.blocks(split)

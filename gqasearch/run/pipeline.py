@@ -113,6 +113,7 @@ def refit_step(work: Workspace, converter: Converter, grouping: Grouping) -> dic
     """Refitted W_o by layer, on the calibration text; {} for a merge that asks for none."""
     if converter.merge.output_ridge is None:
         return {}
+    work.statistics  # noqa: B018 - a stage of its own, before this one
     work.progress.stage("refit", total=len(grouping))
     return converter.refit(
         grouping,

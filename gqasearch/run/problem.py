@@ -20,6 +20,8 @@ def kv_ratios(groupings: Sequence[Grouping]) -> FloatArray:
 
 def prepare_fitness(work: Workspace) -> dict[str, PreparedFitness]:
     """Bind every fitness that the objectives name to the model."""
+    if "statistics" in work.needs():
+        work.statistics  # noqa: B018 - now, so that it is no part of the search's progress and seconds
     context = work.context()
     return {name: fitness.prepare(context) for name, fitness in work.fitnesses.items()}
 

@@ -67,12 +67,14 @@ class Workspace:
     def statistics(self) -> Statistics:
         blocks = self.blocks("calibration")
         self.progress.stage("calibration", total=len(blocks.ids))
-        return load_or_collect(
+        found = load_or_collect(
             self.parent,
             blocks,
             batch_blocks=self.config.batch_blocks,
             progress=lambda done, _: self.progress.update(done),
         )
+        self.progress.update(len(blocks.ids))  # also when the cache had them
+        return found
 
     @cached_property
     def converter(self) -> Converter:
@@ -104,6 +106,10 @@ class Workspace:
         if split == "evaluation" and other is not None:
             return load_whole(other), f"{other}, whole"
         return load_documents(text, split), f"{text}, {split} part"
+
+    def needs(self) -> set[str]:
+        """What the fitness functions and the merge of this run need."""
+        return {fitness.needs for fitness in self.fitnesses.values()} | {self.merge.needs}
 
     def context(self) -> FitnessContext:
         """What fitness functions prepare from."""
