@@ -80,7 +80,13 @@ def candidate(work: Workspace, genomes: list[LayerGrouping]) -> Paired:
     def by_error() -> object:
         return error.evaluate(whole)
 
-    return paired("a candidate: merge error against running the model", by_model, by_error, 3, len(whole))
+    return paired(
+        "a candidate whose groups were met before: merge error against running the model",
+        by_model,
+        by_error,
+        3,
+        len(whole),
+    )
 
 
 def _prepared(work: Workspace, name: str) -> PreparedGroupFitness:
