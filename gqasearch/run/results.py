@@ -73,10 +73,10 @@ def report_data(folders: Sequence[RunFolder], title: str | None = None) -> Repor
         measurement=Measurement(
             first.metrics["convention"], int(first.metrics["block_length"]), int(first.metrics["targets"])
         ),
-        texts=first.texts(),
+        texts=tuple({text.role: text for run in runs for text in run.texts()}.values()),
         configuration="\n".join(run.config.to_yaml() for run in runs),
         environment=first.environment(),
-        similarity=first.similarity(),
+        similarity=next((found for run in runs if (found := run.similarity()) is not None), None),
         front=first.front() if len(runs) == 1 else None,
         warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.metrics["warnings"])),
     )

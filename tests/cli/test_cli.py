@@ -115,6 +115,12 @@ def test_other_verbs_work_on_a_run(finished: Path, checkpoint: Path, common: lis
     measured = json.loads(call("evaluate", str(finished), *evaluate, "--json").stdout)
     stored = json.loads((finished / "metrics.json").read_text())
     assert measured["results"]["converted"]["kl"] == pytest.approx(stored["results"]["converted"]["kl"], rel=1e-6)
+    other = tmp_path / "neighbour"
+    plain = ["--method", "neighbour", "--merge", "mean", "--fitness", "weight-sharing-error", "--no-baseline"]
+    assert call("search", "--output-dir", str(other), *common, *plain).exit_code == 0
+    both = tmp_path / "both.html"
+    assert call("report", str(other), str(finished), "-o", str(both)).exit_code == 0
+    assert "heat map" in both.read_text() and "heat map" not in (other / "report.html").read_text()
     page = tmp_path / "page.html"
     assert call("report", str(finished), "-o", str(page), "--csv", str(tmp_path / "t.csv")).exit_code == 0
     assert page.stat().st_size > 10_000 and (tmp_path / "t.csv").read_text().count("\n") == 4
