@@ -60,4 +60,4 @@ def evaluate(
         output_console().print(table)
         low, high = mine["kl_interval"]
         typer.echo(f"KL: 95% interval {low:.4g} to {high:.4g} over {len(mine['kl_blocks'])} blocks")
-        typer.echo(f"{metrics['targets']} targets; {metrics['convention']}; blocks of {metrics['block_length']}")
+        typer.echo(f"{metrics['targets']} targets, blocks of {metrics['block_length']} tokens. {metrics['convention']}")

@@ -17,7 +17,7 @@ from torch import Tensor
 from gqasearch.calibration import TokenBlocks, no_progress
 from gqasearch.evaluation.runners import Runner
 
-CONVENTION = "blocks from an empty context; every token but a block's first is a target"
+CONVENTION = "Blocks from an empty context; every token but a block's first is a target."
 
 
 @dataclass(frozen=True)

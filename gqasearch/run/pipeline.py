@@ -169,7 +169,7 @@ def write_card(work: Workspace, folder: RunFolder, document: GroupingDocument, m
         MetricRow("KV cache, bytes per token", parent["kv_bytes_per_token"], mine["kv_bytes_per_token"]),
         MetricRow("parameters", parent["parameters"], mine["parameters"]),
     )
-    measured = f"{metrics['texts']['reported']['source']}; {metrics['targets']} targets; {metrics['convention']}"
+    measured = f"{metrics['texts']['reported']['source']}; {metrics['targets']} targets. {metrics['convention']}"
     facts = CardFacts(rows, measured, work.config.model_dump(mode="json"))
     layout = plan_layout(document.grouping, work.parent.geometry)
     architecture = json.loads((folder.model / "config.json").read_text(encoding="utf-8"))["architectures"][0]

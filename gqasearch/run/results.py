@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from gqasearch.errors import UserError
@@ -74,7 +75,7 @@ def report_data(folders: Sequence[RunFolder], title: str | None = None) -> Repor
             first.metrics["convention"], int(first.metrics["block_length"]), int(first.metrics["targets"])
         ),
         texts=tuple({text.role: text for run in runs for text in run.texts()}.values()),
-        configuration="\n".join(run.config.to_yaml() for run in runs),
+        configuration=_configurations(runs),
         environment=first.environment(),
         similarity=next((found for run in runs if (found := run.similarity()) is not None), None),
         front=first.front() if len(runs) == 1 else None,
@@ -180,6 +181,17 @@ class _Run:
         groups = [[list(group) for group in layer.groups] for layer in mine]
         chosen = [i for i, p in enumerate(record["points"]) if [la["groups"] for la in p["layers"]] == groups]
         return ParetoFront(tuple(record["objectives"]), points, chosen[0] if chosen else None)
+
+
+def _configurations(runs: Sequence[_Run]) -> str:
+    """The first run's settings in full; of every other run what differs from it."""
+    first = runs[0].config.model_dump(mode="json")
+    pieces = [f"# {runs[0].folder.path}\n{runs[0].config.to_yaml()}"]
+    for run in runs[1:]:
+        own = run.config.model_dump(mode="json")
+        changed = {name: value for name, value in own.items() if value != first[name]}
+        pieces.append(f"# {run.folder.path}: as the first, but\n{yaml.safe_dump(changed, sort_keys=False)}")
+    return "\n".join(pieces)
 
 
 def _refuse_mixed(first: _Run, other: _Run) -> None:
