@@ -20,7 +20,7 @@ from gqasearch.search.operators import (
     shift,
     swap,
 )
-from tests.search.spaces import allowed
+from tests.search.problems import partitions_within
 
 
 @st.composite
@@ -110,7 +110,7 @@ def test_repair_changes_nothing_that_is_right_and_mends_the_rest(budget: Budget,
 @pytest.mark.parametrize(("heads", "groups", "smallest", "largest"), [(5, 2, 1, 5), (6, 3, 1, 3), (6, 3, 2, 2)])
 def test_random_partitions_and_mutations_reach_everything(heads: int, groups: int, smallest: int, largest: int) -> None:
     budget = Budget((groups,), heads, smallest_group=smallest, largest_group=largest)
-    rng, everything = np.random.default_rng(0), set(allowed(budget))
+    rng, everything = np.random.default_rng(0), set(partitions_within(budget, groups))
     assert {random_partition(groups, budget, rng) for _ in range(3000)} == everything
     reached = {LayerGrouping.neighbours(heads, groups)}
     for _ in range(4000):
