@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
-from gqasearch.grouping import Grouping
+from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.search import Generation, Problem, make_method
+from gqasearch.search.descent import Descent, neighbours_between
 from gqasearch.search.evolution import Evolution
+from gqasearch.search.operators import exchange
 from gqasearch.search.problem import FloatArray
 from gqasearch.search.record import Record
 from gqasearch.search.selection import crowded_tournament, tournament
@@ -70,6 +72,16 @@ def test_beats_random_search_at_equal_evaluations() -> None:
         drawn = make_method("random", {"samples": 600}).search(problem, np.random.default_rng(seed))
         assert last.evaluations <= 600
         assert last.best.values < list(drawn)[-1].best.values
+
+
+def test_selection_and_operators_carry_the_search_without_local_descent() -> None:
+    ratios = []
+    for seed in range(4):
+        problem = one_layer(Pairwise(16, seed), 16, 5)
+        last = run(problem, seed, max_evaluations=600, local_individuals=0)[-1]
+        drawn = list(make_method("random", {"samples": 600}).search(problem, np.random.default_rng(seed)))
+        ratios.append(last.best.values[0] / drawn[-1].best.values[0])
+    assert np.mean(ratios) < 0.8
 
 
 @pytest.mark.parametrize("parameters", [{}, {"local_steps": 0, "generations": 15}, {"tournament_size": 5}])
@@ -139,6 +151,30 @@ def test_whole_models_that_are_no_sum_over_layers() -> None:
     optimum = min(float(objective([Grouping(layers)])[0]) for layers in product(*spaces))
     hits = sum(run(problem, seed)[-1].best.values[0] <= optimum + 1e-12 for seed in range(5))
     assert hits >= 4
+
+
+def test_descent_ends_where_no_swap_or_move_is_better() -> None:
+    record = Record(one_layer(Pairwise(12, 0), 12, 4))
+    (start,) = record.evaluate([Grouping((LayerGrouping.neighbours(12, 4),))])
+    end = Descent(record, np.random.default_rng(0)).descend(start, 100)
+    layer = end.grouping.layers[0]
+    for one, two in combinations(range(4), 2):
+        neighbours = neighbours_between(layer, one, two, record.problem.budget)
+        assert not any(found.dominates(end) for found in record.evaluate([Grouping((la,)) for la in neighbours]))
+    assert end.dominates(start)
+
+
+def test_descent_skips_pairs_of_groups_that_gained_nothing_before() -> None:
+    record = Record(one_layer(lambda groupings: np.zeros(len(groupings)), 12, 4))
+    descent = Descent(record, np.random.default_rng(0))
+    first = LayerGrouping.neighbours(12, 4)
+    second = exchange(first, 0, 3)  # the groups {6, 7, 8} and {9, 10, 11} are in both
+    individuals = record.evaluate([Grouping((first,)), Grouping((second,))])
+    assert descent.descend(individuals[0], 1) is individuals[0]
+    known = len(record)
+    assert descent.descend(individuals[1], 1) is individuals[1]
+    asked = [record.individual(index).grouping.layers[0] for index in range(known, len(record))]
+    assert asked and not any(set(second.groups[:2]) <= set(layer.groups) for layer in asked)
 
 
 def pareto(points: Sequence[tuple[float, ...]]) -> set[tuple[float, ...]]:

@@ -52,6 +52,13 @@ def test_a_layer_does_not_depend_on_what_another_drew() -> None:
     assert last_layer(1) == last_layer(2)
 
 
+def test_every_layer_has_a_generator_of_its_own() -> None:
+    functions = (SetFunction(12, 0), SetFunction(12, 0))
+    problem = Problem({"error": kv_heads}, Budget((4, 4), 12), layer_objectives=functions)
+    list(run_search(make_method("random", {"samples": 5}), problem, np.random.default_rng(0)))
+    assert functions[0].asked[1:] != functions[1].asked[1:]
+
+
 @pytest.mark.parametrize("counts", [(6, 6), (1, 1), (1, 6)])
 def test_layers_without_a_choice_are_answered_at_once(counts: tuple[int, ...]) -> None:
     problem, _ = separable(2, 6, counts, 0)
