@@ -182,7 +182,9 @@ def test_starts_are_neighbours_and_random_partitions() -> None:
     assert len(starting_groupings(one_layer(kv_heads, 4, 2), 20, np.random.default_rng(0))) == 7  # all there are
 
 
-def test_starts_of_free_counts_hold_both_ends() -> None:
+def test_starts_of_free_counts_hold_neighbours_at_every_level() -> None:
     problem = Problem({"error": kv_heads}, Budget((3, 3), 8), free_counts=True)
-    totals = {start.kv_heads_total for start in starting_groupings(problem, 24, np.random.default_rng(0))}
-    assert {2, 16} <= totals and len(totals) > 6
+    starts = starting_groupings(problem, 24, np.random.default_rng(0))
+    levels = [g for g in range(1, 9) if Grouping.uniform(LayerGrouping.neighbours(8, g), 2) in starts]
+    assert {1, 8} < set(levels) and len(levels) >= 6  # a quarter of the population
+    assert len({start.kv_heads_total for start in starts}) > len(levels)
