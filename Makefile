@@ -14,6 +14,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Written last: it says that the environment is whole and as new as the files that describe it.
 INSTALLED := .venv/.installed
+# The same for the rivals that only the benchmarks run.
+RIVALS := .venv/.rivals-installed
 
 .PHONY: help
 help: ## list the targets
@@ -35,7 +37,7 @@ lint: $(INSTALLED) ## ruff, mypy --strict, import contracts
 	$(BIN)/lint-imports
 
 .PHONY: bench
-bench: $(INSTALLED) ## measure searches and merges
+bench: $(RIVALS) ## measure searches and merges
 	$(BIN)/python -m experiments.benchmarks
 
 .PHONY: venv
@@ -48,4 +50,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@if [ -e $@ ]; then rm $@; else $(PYTHON) -m venv --clear .venv; fi
 	@$(PIP) install --quiet --constraint constraints.txt hatchling
 	@$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+$(RIVALS): $(INSTALLED) experiments/benchmarks/requirements.txt
+	@$(PIP) install --quiet --constraint constraints.txt --requirement experiments/benchmarks/requirements.txt
 	@touch $@

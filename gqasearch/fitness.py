@@ -23,18 +23,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from gqasearch.calibration import Statistics, TokenBlocks
 from gqasearch.errors import UserError, unknown_name
 from gqasearch.grouping import Grouping
 from gqasearch.merging import Merge, Need
 from gqasearch.models import LayerWeights, Parent
+from gqasearch.pairwise import FloatArray, pairwise_errors
 from gqasearch.parameters import construct
 
 ENTRY_POINT_GROUP = "gqasearch.fitness"
-FloatArray = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class FitnessContext:
@@ -120,6 +118,13 @@ class PreparedPairwiseFitness(PreparedGroupFitness):
         index = np.asarray(heads)
         inside = self.distances(layer)[np.ix_(index, index)]
         return float(inside.sum()) / (2 * len(heads))
+
+    def evaluate(self, groupings: Sequence[Grouping]) -> FloatArray:
+        labels = np.array([[layer.labels for layer in grouping] for grouping in groupings], dtype=np.int64)
+        return sum(
+            (pairwise_errors(self.distances(layer), labels[:, layer]) for layer in range(labels.shape[1])),
+            start=np.zeros(len(groupings)),
+        )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.merging import make_merge
 from gqasearch.merging.score_pairs import from_pairs, to_pairs
 from gqasearch.models import LayerWeights, Parent, layers_replaced
-from gqasearch.run.problem import layer_objective
+from gqasearch.run.problem import layer_errors
 from gqasearch.search import Problem, make_method, run_search
 from gqasearch.testing import InMemoryStatistics
 from tests.samples import logits_of, random_blocks
@@ -73,8 +73,8 @@ def planted(family: str) -> tuple[Parent, dict[int, LayerWeights], Grouping]:
 
 def search(fitness: PreparedFitness) -> Grouping:
     budget = Budget((GROUPS,) * LAYERS, HEADS, largest_group=6)
-    per_layer = tuple(layer_objective(fitness, layer) for layer in range(LAYERS))
-    problem = Problem({"fitness": fitness.evaluate}, budget, layer_objectives=per_layer)
+    errors = tuple(layer_errors(fitness, layer, HEADS) for layer in range(LAYERS))
+    problem = Problem({"fitness": fitness.evaluate}, budget, layer_errors=errors)
     *_, last = run_search(make_method("evolution", {}), problem, np.random.default_rng(0))
     return last.best.grouping
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from gqasearch.run.config import RunConfig, apply_settings, build_config, read_config_file
+from gqasearch.config import RunConfig, apply_settings, build_config, read_config_file
 
 # Reached by --fitness, --objective and --set instead.
 NO_FLAG = {"objectives", "fitness_parameters", "merge_parameters", "method_parameters"}

@@ -9,7 +9,7 @@ import typer
 
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
 from gqasearch.cli.run_options import resolve_config, with_config_flags
-from gqasearch.run.config import RunConfig
+from gqasearch.config import RunConfig
 
 
 @with_config_flags
@@ -47,11 +47,9 @@ def search(
 
 def _dry_run(settings: RunConfig, output_dir: Path | None, json_: bool, quiet: bool) -> None:
     from gqasearch.run import Workspace, default_output_dir
-    from gqasearch.run.search import check_method
 
     work = Workspace(settings)
     work.check()
-    check_method(work)
     folder = output_dir or default_output_dir(settings)
     if json_:
         print_json({"output_dir": str(folder), "config": settings.model_dump(mode="json")})

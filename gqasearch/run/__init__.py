@@ -1,6 +1,6 @@
 """The pipeline: the one place that knows the order of the steps."""
 
-from gqasearch.run.config import RunConfig, apply_settings, build_config, read_config_file
+from gqasearch.config import RunConfig, apply_settings, build_config, read_config_file
 from gqasearch.run.folder import RunFolder
 from gqasearch.run.pipeline import default_output_dir, materialize, run
 from gqasearch.run.results import label_of, report_data

@@ -20,7 +20,7 @@ from gqasearch.grouping_document import GroupingDocument, check_fits, read_group
 from gqasearch.merging import make_merge
 from gqasearch.models import LayerWeights
 from gqasearch.reporting.html import write_report
-from gqasearch.run.config import RunConfig
+from gqasearch.config import RunConfig
 from gqasearch.run.evaluate import (
     BASELINE,
     CONVERTED,
@@ -32,7 +32,7 @@ from gqasearch.run.evaluate import (
 )
 from gqasearch.run.folder import RunFolder, write_json
 from gqasearch.run.results import report_data, write_similarity
-from gqasearch.run.search import check_method, search_seconds, search_step
+from gqasearch.run.search import search_seconds, search_step
 from gqasearch.run.workspace import Progress, Workspace
 
 WARNING_TEXT = "the search objective ran the model on {text}; do not report results on that text"
@@ -55,7 +55,6 @@ def run(config: RunConfig, output_dir: Path, progress: Progress | None = None) -
     """The whole main job, into ``output_dir``; goes on where an interrupted run of the same settings stopped."""
     work = Workspace(config, progress)
     work.check()
-    check_method(work)
     folder = RunFolder(output_dir)
     folder.open(config)
     lock = folder.acquire()

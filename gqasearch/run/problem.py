@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
-from gqasearch.fitness import FloatArray, PreparedFitness, PreparedGroupFitness
+from gqasearch.fitness import PreparedFitness, PreparedGroupFitness, PreparedPairwiseFitness, to_numpy
 from gqasearch.grouping import Grouping
-from gqasearch.run.config import KV_RATIO
+from gqasearch.pairwise import FloatArray
+from gqasearch.config import KV_RATIO
 from gqasearch.run.workspace import Workspace
-from gqasearch.search import Objective, Problem
+from gqasearch.search import GroupErrors, Objective, PairwiseErrors, Problem, SearchMethod, SetErrors
 
 
 def kv_ratios(groupings: Sequence[Grouping]) -> FloatArray:
@@ -26,24 +28,42 @@ def prepare_fitness(work: Workspace) -> dict[str, PreparedFitness]:
     return {name: fitness.prepare(context) for name, fitness in work.fitnesses.items()}
 
 
-def build_problem(work: Workspace, prepared: dict[str, PreparedFitness]) -> Problem:
-    """The search problem of this run."""
+def build_problem(work: Workspace, prepared: dict[str, PreparedFitness], method: SearchMethod) -> Problem:
+    """The search problem of this run, with what ``method`` needs to know of the heads."""
     config = work.config
     objectives: dict[str, Objective] = {
         name: kv_ratios if name == KV_RATIO else prepared[name].evaluate for name in config.objectives
     }
-    budget = config.budget(work.parent.geometry)
+    budget = config.budget(work.parent.geometry, splits_budget=method.splits_budget)
     first = prepared[config.fitness]
     per_layer = None
-    if isinstance(first, PreparedGroupFitness) and len(objectives) == 1:
-        per_layer = tuple(layer_objective(first, layer) for layer in range(len(budget.counts)))
-    return Problem(objectives, budget, free_counts=config.has_free_counts, layer_objectives=per_layer)
+    if isinstance(first, PreparedGroupFitness) and objectives.keys() <= {config.fitness, KV_RATIO}:
+        per_layer = tuple(layer_errors(first, layer, budget.num_heads) for layer in range(len(budget.counts)))
+    return Problem(
+        objectives,
+        budget,
+        free_counts=config.has_free_counts,
+        layer_errors=per_layer,
+        similarity=head_similarity(work) if "similarity" in method.needs else None,
+        norms=head_norms(work) if "norms" in method.needs else None,
+    )
 
 
-def layer_objective(fitness: PreparedGroupFitness, layer: int) -> Callable[[Sequence[Grouping]], FloatArray]:
-    """One layer's part of a group fitness, over groupings of one layer."""
+def layer_errors(fitness: PreparedGroupFitness, layer: int, num_heads: int) -> GroupErrors:
+    """One layer's part of a group fitness, as search sees it."""
+    if isinstance(fitness, PreparedPairwiseFitness):
+        return PairwiseErrors(fitness.distances(layer))
+    return SetErrors(num_heads, partial(fitness.group_error, layer))
 
-    def evaluate(groupings: Sequence[Grouping]) -> FloatArray:
-        return np.array([fitness.layer_error(layer, grouping.layers[0].groups) for grouping in groupings])
 
-    return evaluate
+def head_similarity(work: Workspace) -> FloatArray:
+    """Cosine of two heads' activations at the same token, keys and values averaged, (L, H, H)."""
+    layers = (work.statistics.layer(index) for index in range(work.parent.geometry.num_layers))
+    return np.stack([to_numpy((layer.key_cosine + layer.value_cosine) / 2) for layer in layers])
+
+
+def head_norms(work: Workspace) -> FloatArray:
+    """Frobenius norm of every head's K and V weights together, (L, H)."""
+    layers = (work.parent.layer(index) for index in range(work.parent.geometry.num_layers))
+    squares = [layer.k.double().square().sum((1, 2)) + layer.v.double().square().sum((1, 2)) for layer in layers]
+    return np.sqrt(np.stack([to_numpy(square) for square in squares]))

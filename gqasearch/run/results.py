@@ -28,7 +28,7 @@ from gqasearch.reporting import (
     Similarity,
     TextUse,
 )
-from gqasearch.run.config import RunConfig
+from gqasearch.config import RunConfig
 from gqasearch.run.evaluate import BASELINE, CONVERTED
 from gqasearch.run.folder import RunFolder, read_json
 

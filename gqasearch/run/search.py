@@ -25,26 +25,17 @@ from gqasearch.reporting import HistoryPoint
 from gqasearch.run.folder import RunFolder, write_json
 from gqasearch.run.problem import build_problem, prepare_fitness
 from gqasearch.run.workspace import Workspace
-from gqasearch.search import Generation, SearchMethod, make_method, most_generations, run_search
+from gqasearch.search import Generation, SearchMethod, check_takes, most_generations, run_search
 
 STATE_SECONDS = 1.0  # at most this much of a search is lost to a kill
 
 
-def check_method(work: Workspace) -> SearchMethod:
-    """The search method, or a ``UserError`` when it does not take these objectives."""
-    method = make_method(work.config.method, work.config.method_parameters)
-    if len(work.config.objectives) > 1 and not method.multi_objective:
-        raise UserError(
-            f"method {method.name} takes one objective, got {', '.join(work.config.objectives)}; use --method evolution"
-        )
-    return method
-
-
 def search_step(work: Workspace, folder: RunFolder) -> None:
     """Search, or go on searching; writes ``grouping.json`` (and ``pareto.json``) at the end."""
-    method = check_method(work)
+    method = work.method
     prepared = prepare_fitness(work)
-    problem = build_problem(work, prepared)
+    problem = build_problem(work, prepared, method)
+    check_takes(method, problem)
     stored = folder.read_state() or {}
     lines: list[str] = list(stored.get("history", []))
     before = float(stored.get("seconds", 0.0))

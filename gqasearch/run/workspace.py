@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from gqasearch.calibration import Statistics, TokenBlocks, load_documents, load_or_collect, load_whole, make_blocks
+from gqasearch.config import KV_RATIO, RunConfig
 from gqasearch.embedded import Document, Split
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter
@@ -15,7 +16,7 @@ from gqasearch.fitness import Fitness, FitnessContext, make_fitness
 from gqasearch.merging import Merge, make_merge
 from gqasearch.models import Parent, load_parent
 from gqasearch.reporting import HistoryPoint
-from gqasearch.run.config import KV_RATIO, RunConfig
+from gqasearch.search import SearchMethod, make_method, may_take_several
 
 
 class Progress(Protocol):
@@ -56,6 +57,17 @@ class Workspace:
     @cached_property
     def merge(self) -> Merge:
         return make_merge(self.config.merge, self.config.merge_parameters)
+
+    @cached_property
+    def method(self) -> SearchMethod:
+        """The search method; refuses objectives that it can never take."""
+        method = make_method(self.config.method, self.config.method_parameters)
+        if len(self.config.objectives) > 1 and not may_take_several(method):
+            raise UserError(
+                f"method {method.name} takes one objective, got {', '.join(self.config.objectives)}; "
+                "use --method evolution"
+            )
+        return method
 
     @cached_property
     def fitnesses(self) -> dict[str, Fitness]:
@@ -108,8 +120,9 @@ class Workspace:
         return load_documents(text, split), f"{text}, {split} part"
 
     def needs(self) -> set[str]:
-        """What the fitness functions and the merge of this run need."""
-        return {fitness.needs for fitness in self.fitnesses.values()} | {self.merge.needs}
+        """What the fitness functions, the merge and the method of this run need."""
+        named = {fitness.needs for fitness in self.fitnesses.values()} | {self.merge.needs}
+        return named | ({"statistics"} if "similarity" in self.method.needs else set())
 
     def context(self) -> FitnessContext:
         """What fitness functions prepare from."""
@@ -125,7 +138,7 @@ class Workspace:
         self.fitnesses  # noqa: B018 - loaded for its errors
         self.merge  # noqa: B018
         geometry = self.parent.geometry
-        self.config.budget(geometry)
+        self.config.budget(geometry, splits_budget=self.method.splits_budget)
         if self.config.evaluation_text is not None and self.config.evaluation_text == self.config.calibration_text:
             raise UserError(
                 f"evaluation_text and calibration_text are both {self.config.evaluation_text}: results must be "

@@ -1,18 +1,24 @@
 """Search: from objectives over groupings to good groupings. Knows nothing of models."""
 
 from gqasearch.search._base import SearchMethod
+from gqasearch.search.group_errors import GroupErrors, PairwiseErrors, SetErrors
 from gqasearch.search.problem import Candidate, Generation, Objective, Problem
 from gqasearch.search.registry import available_methods, make_method
-from gqasearch.search.runner import most_generations, run_search
+from gqasearch.search.runner import check_takes, may_take_several, most_generations, run_search
 
 __all__ = [
     "Candidate",
     "Generation",
+    "GroupErrors",
     "Objective",
+    "PairwiseErrors",
     "Problem",
     "SearchMethod",
+    "SetErrors",
     "available_methods",
+    "check_takes",
     "make_method",
+    "may_take_several",
     "most_generations",
     "run_search",
 ]

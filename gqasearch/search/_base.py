@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
 from gqasearch.search.problem import Generation, Problem
+
+# What a method may ask to know of the heads, beside the objective: see ``Problem``.
+HeadFact: TypeAlias = Literal["similarity", "norms"]
 
 
 @dataclass(frozen=True)
@@ -17,13 +20,30 @@ class SearchMethod(ABC):
     """A way to look for good groupings; its dataclass fields are its parameters.
 
     ``name``: how it is asked for; ``reference``: URL of the paper or page; ``summary``: one line for
-    ``gqasearch ls methods``; ``multi_objective``: whether it takes more than one objective.
+    ``gqasearch ls methods``. What it can do:
+
+    - ``multi_objective``: takes more than one objective by itself.
+    - ``whole_model``: takes any function of whole groupings; without it, only sums over groups
+      (``Problem.layer_errors``), of which it is then given one layer at a time.
+    - ``by_layer``: wants the layers of a sum one by one where their numbers of groups are fixed.
+    - ``traces_curve``: given one layer of a sum with free counts, its front is the error for every number of
+      groups; other methods are run once for every number.
+    - ``splits_budget``: decides the groups of every layer itself; the budget counts as a total only.
+    - ``needs``: what it must know of the heads.
+    - ``preset_fitness``, ``preset_merge``: those of its paper, taken where the user names none.
     """
 
     name: ClassVar[str]
     reference: ClassVar[str]
     summary: ClassVar[str]
     multi_objective: ClassVar[bool] = False
+    whole_model: ClassVar[bool] = True
+    by_layer: ClassVar[bool] = True
+    traces_curve: ClassVar[bool] = False
+    splits_budget: ClassVar[bool] = False
+    needs: ClassVar[frozenset[HeadFact]] = frozenset()
+    preset_fitness: ClassVar[str | None] = None
+    preset_merge: ClassVar[str | None] = None
 
     @abstractmethod
     def search(
@@ -31,7 +51,7 @@ class SearchMethod(ABC):
     ) -> Iterator[Generation]:
         """Yield generations until done. With ``state`` (of a yielded generation) it goes on from there:
         the generations that follow have the same bits as if it had never stopped. ``rng`` is then
-        set to where it was.
+        set to where it was. The state of the last generation gives that generation again.
         """
 
     def most_generations(self) -> int | None:

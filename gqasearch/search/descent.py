@@ -1,8 +1,9 @@
-"""Local descent: the memetic part of the evolution."""
+"""Local descent for objectives of which nothing is known: the memetic part of the evolution."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import combinations
 from typing import TypeAlias
 
@@ -20,10 +21,8 @@ Pair: TypeAlias = tuple[int, int, int]
 class Descent:
     """Goes to better neighbours (a swap or a move away) and remembers where there are none.
 
-    In a sum over groups, what a swap or a move gains depends on the two groups it touches and on nothing
-    else. So a pair of groups that had no gain in one individual is skipped in every other one that
-    holds both groups: children inherit whole groups, and with them this knowledge. For objectives that are no
-    such sum the skipping is a heuristic.
+    A pair of groups that had no gain in one individual is skipped in every other one that holds both. That
+    loses nothing in a sum over groups; for other objectives it is a heuristic that saves evaluations.
     """
 
     def __init__(self, record: Record, rng: np.random.Generator) -> None:
@@ -35,8 +34,11 @@ class Descent:
     def __len__(self) -> int:
         return len(self._settled)
 
-    def descend(self, start: Individual, steps: int) -> Individual:
-        """The individual reached after at most ``steps`` improvements; ``start`` when it has no better neighbour."""
+    def descend(self, starts: Sequence[Individual], steps: int) -> list[Individual]:
+        """Where the descents from ``starts`` end, after at most ``steps`` steps each; none is worse than its start."""
+        return [self._descend(start, steps) for start in starts]
+
+    def _descend(self, start: Individual, steps: int) -> Individual:
         current = start
         for _ in range(steps):
             better = self._better_neighbour(current)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from gqasearch.grouping import Grouping
 from gqasearch.search._base import SearchMethod
-from gqasearch.search.problem import Candidate, FloatArray, Generation, Objective, Problem
+from gqasearch.search.problem import Candidate, Generation, Problem
 from gqasearch.search.starts import neighbour_grouping
 from gqasearch.search.state import load_candidate, require_method, restore_rng, save_candidate, save_rng
 
@@ -50,7 +49,8 @@ class _Layers:
         self.results: list[Candidate] = []
         self.neighbours: list[Candidate] = []
         self.seeds: list[int] = []
-        self.index = self.layer = self.evaluations = 0
+        # ``evaluations``: before the layer in progress.
+        self.index = self.layer = self.evaluations = self.inner_evaluations = 0
         # State and index of the last generation of the layer in progress.
         self.inner: tuple[dict[str, Any], int] | None = None
 
@@ -67,40 +67,36 @@ class _Layers:
         if not 1 < self.problem.budget.counts[self.layer] < self.problem.num_heads:
             return
         problem = self.problem.layer_problem(self.layer)
-        objectives = {name: self._counted(objective) for name, objective in problem.objectives.items()}
         rng = np.random.default_rng(self.seeds[self.layer])
         state, index = self.inner or (None, None)
-        for inner in self.method.search(replace(problem, objectives=objectives), rng, state):
+        for inner in self.method.search(problem, rng, state):
             # A search that had ended gives its last generation again.
             if inner.index != index:
                 self.results[self.layer] = inner.best
+                self.inner_evaluations = inner.evaluations
                 yield inner
 
     def next_layer(self) -> None:
+        self.evaluations += self.inner_evaluations
+        self.inner_evaluations = 0
         self.layer += 1
         self.inner = None
-
-    def _counted(self, objective: Objective) -> Objective:
-        """The objective of the layer in progress; counts evaluations, and knows the neighbour's value already."""
-        known = self.neighbours[self.layer]
-
-        def evaluate(groupings: Sequence[Grouping]) -> FloatArray:
-            new = [grouping for grouping in groupings if grouping != known.grouping]
-            self.evaluations += len(new)
-            values = iter(np.asarray(objective(new), dtype=np.float64).tolist() if new else [])
-            return np.array([known.values[0] if g == known.grouping else next(values) for g in groupings])
-
-        return evaluate
 
     def generation(self, inner: Generation | None) -> Generation:
         """The whole model's generation; ``inner``: the layer in progress's, None when there is none."""
         results = list(self.results)
         value = sum(result.values[0] for result in results)
-        best = Candidate(Grouping(tuple(result.grouping.layers[0] for result in results)), (value,))
+        bounds = tuple(bound for result in results for bound in result.lower_bounds)
+        best = Candidate(
+            Grouping(tuple(result.grouping.layers[0] for result in results)),
+            (value,),
+            bounds if len(bounds) == len(results) else (),
+        )
         frozen = {
             "method": self.method.name,
             "generation": self.index,
             "evaluations": self.evaluations,
+            "inner_evaluations": self.inner_evaluations,
             "rng": save_rng(self.rng),
             "seeds": self.seeds,
             "layer": self.layer,
@@ -112,13 +108,15 @@ class _Layers:
             under_way = None if inner is None else {"generation": inner.index, "state": inner.state()}
             return {**frozen, "results": done, "inner": under_way}
 
-        return Generation(index=self.index, evaluations=self.evaluations, best=best, front=(best,), state=state)
+        evaluations = self.evaluations + self.inner_evaluations
+        return Generation(index=self.index, evaluations=evaluations, best=best, front=(best,), state=state)
 
     def load(self, state: dict[str, Any]) -> None:
         """Stand where ``state`` was taken."""
         require_method(state, self.method.name)
         self.seeds, self.layer = state["seeds"], state["layer"]
         self.index, self.evaluations = state["generation"], state["evaluations"]
+        self.inner_evaluations = state["inner_evaluations"]
         self.neighbours = [load_candidate(saved) for saved in state["neighbours"]]
         self.results = [load_candidate(saved) for saved in state["results"]]
         if state["inner"] is not None:

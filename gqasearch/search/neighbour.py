@@ -21,6 +21,7 @@ class Neighbour(SearchMethod):
     name: ClassVar[str] = "neighbour"
     reference: ClassVar[str] = "https://arxiv.org/abs/2305.13245"
     summary: ClassVar[str] = "consecutive heads share (the GQA recipe); a baseline"
+    by_layer: ClassVar[bool] = False
 
     def search(
         self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None

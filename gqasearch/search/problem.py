@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
+from gqasearch.search.group_errors import GroupErrors
 
 FloatArray = NDArray[np.float64]
 Objective = Callable[[Sequence[Grouping]], FloatArray]
@@ -19,10 +20,15 @@ Objective = Callable[[Sequence[Grouping]], FloatArray]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A grouping and its objective values, (M,); lower is better."""
+    """A grouping and its objective values, (M,); lower is better.
+
+    ``lower_bounds``: for every layer a number below which no partition into as many groups can have its
+    error, (L,), from a method that proves something; () from all others.
+    """
 
     grouping: Grouping
     values: tuple[float, ...]
+    lower_bounds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,14 +54,17 @@ class Problem:
 
     ``objectives``: name -> function from N groupings to (N,) values. ``free_counts``: the number of
     groups of every layer is free (``budget.counts`` is then only the starting point), as in a Pareto
-    search with the KV ratio as an objective. ``layer_objectives``: for an objective that is a sum over
-    layers, one function per layer from one-layer groupings to (N,); None otherwise.
+    search with the KV ratio as an objective. ``layer_errors``: when the first objective is a sum over
+    layers and groups, (L,) of what it sums (and then the second objective, if any, is the KV ratio); None
+    otherwise. ``similarity`` (L, H, H) and ``norms`` (L, H) describe the heads, for methods that ask for them.
     """
 
     objectives: dict[str, Objective]
     budget: Budget
     free_counts: bool = False
-    layer_objectives: tuple[Objective, ...] | None = None
+    layer_errors: tuple[GroupErrors, ...] | None = None
+    similarity: FloatArray | None = None
+    norms: FloatArray | None = None
 
     @property
     def num_layers(self) -> int:
@@ -67,20 +76,29 @@ class Problem:
 
     @property
     def is_separable(self) -> bool:
-        """True when every layer can be searched by itself."""
-        return self.layer_objectives is not None and not self.budget.movable and not self.free_counts
+        """True when every layer can be searched by itself, its number of groups given."""
+        return self.layer_errors is not None and not self.budget.movable and not self.free_counts
 
-    def layer_problem(self, layer: int) -> Problem:
-        """The problem of one layer of a separable problem; its groupings have one layer."""
-        if self.layer_objectives is None or not self.is_separable:
+    def layer_problem(self, layer: int, *, free_counts: bool = False) -> Problem:
+        """The problem of one layer, for a first objective that is a sum; its groupings have one layer.
+
+        ``free_counts``: over every number of groups, with that number as the second objective.
+        """
+        if self.layer_errors is None:
             raise ValueError("this problem's layers cannot be searched one by one")
-        budget = Budget(
-            counts=(self.budget.counts[layer],),
-            num_heads=self.budget.num_heads,
-            smallest_group=self.budget.smallest_group,
-            largest_group=self.budget.largest_group,
+        errors = self.layer_errors[layer]
+        objectives: dict[str, Objective] = {next(iter(self.objectives)): errors.objective}
+        if free_counts:
+            objectives["kv-heads"] = kv_heads
+        rows = slice(layer, layer + 1)
+        return Problem(
+            objectives,
+            replace(self.budget, counts=(self.budget.counts[layer],), movable=False),
+            free_counts,
+            (errors,),
+            None if self.similarity is None else self.similarity[rows],
+            None if self.norms is None else self.norms[rows],
         )
-        return Problem({next(iter(self.objectives)): self.layer_objectives[layer]}, budget)
 
     def evaluate(self, groupings: Sequence[Grouping]) -> list[Candidate]:
         """All objectives of these groupings. Refuses non-finite values: comparisons with NaN lie."""
@@ -91,3 +109,8 @@ class Problem:
                 raise UserError(f"objective {name!r} gave {column[row]} for grouping {groupings[row].layers}")
         rows = np.stack(columns, axis=1).tolist()
         return [Candidate(g, tuple(row)) for g, row in zip(groupings, rows, strict=True)]
+
+
+def kv_heads(groupings: Sequence[Grouping]) -> FloatArray:
+    """Groups summed over layers, as an objective, (N,)."""
+    return np.array([grouping.kv_heads_total for grouping in groupings], dtype=np.float64)

@@ -55,7 +55,7 @@ class RandomSearch(SearchMethod):
         def state() -> dict[str, Any]:
             return {"method": self.name, "drawn": drawn, "rng": saved, "record": record.save(snapshot)}
 
-        return Generation(-(-drawn // self.batch) - 1, snapshot.length, best, (best,), state)
+        return Generation(-(-drawn // self.batch) - 1, snapshot.evaluations, best, (best,), state)
 
     def most_generations(self) -> int:
         return -(-self.samples // self.batch)

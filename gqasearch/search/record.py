@@ -41,9 +41,10 @@ class Individual:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a record stood: its first ``length`` candidates, the best and the front among them."""
+    """Where a record stood: its first ``length`` candidates, the evaluations made, the best and the front."""
 
     length: int
+    evaluations: int
     best: Individual
     front: tuple[Individual, ...]
 
@@ -51,12 +52,14 @@ class Snapshot:
 class Record:
     """Evaluates groupings for a search and never the same one twice.
 
-    ``limit``: most evaluations ever made; None for no limit.
+    ``limit``: most evaluations ever made; None for no limit. ``evaluations``: those made, neighbours that a
+    descent knows only by what they would change included.
     """
 
     def __init__(self, problem: Problem, limit: int | None = None) -> None:
         self.problem = problem
         self.limit = limit
+        self.evaluations = 0
         self._index: dict[bytes, int] = {}
         self._keys: list[bytes] = []
         self._values: list[tuple[float, ...]] = []
@@ -72,7 +75,14 @@ class Record:
     @property
     def is_full(self) -> bool:
         """True when the limit on evaluations is reached."""
-        return self.limit is not None and len(self) >= self.limit
+        return self.limit is not None and self.evaluations >= self.limit
+
+    def charge(self, evaluations: int) -> bool:
+        """Count evaluations made outside of this record; False, and nothing counted, where the limit forbids them."""
+        if self.limit is not None and self.evaluations + evaluations > self.limit:
+            return False
+        self.evaluations += evaluations
+        return True
 
     @property
     def front(self) -> tuple[Individual, ...]:
@@ -95,8 +105,9 @@ class Record:
         keys = [self.key(grouping) for grouping in groupings]
         new = {key: grouping for key, grouping in zip(keys, groupings, strict=True) if key not in self._index}
         if self.limit is not None:
-            new = dict(list(new.items())[: max(self.limit - len(self), 0)])
+            new = dict(list(new.items())[: max(self.limit - self.evaluations, 0)])
         known = len(self)
+        self.evaluations += len(new)
         if new:
             candidates = self.problem.evaluate(list(new.values()))
             self._index.update(zip(new, range(known, known + len(new)), strict=True))
@@ -119,13 +130,14 @@ class Record:
 
     def snapshot(self) -> Snapshot:
         """Where the record stands; costs nothing, as the record only grows."""
-        return Snapshot(len(self), self.best, self.front)
+        return Snapshot(len(self), self.evaluations, self.best, self.front)
 
     def save(self, at: Snapshot) -> dict[str, Any]:
         """The record as it stood, JSON-able."""
         values = np.array(self._values[: at.length], dtype="<f8")
         return {
             "length": at.length,
+            "evaluations": at.evaluations,
             "genomes": pack(b"".join(self._keys[: at.length])),
             "values": pack(values.tobytes()),
             "best": at.best.index,
@@ -135,6 +147,7 @@ class Record:
     def load(self, saved: dict[str, Any]) -> None:
         """Take up a saved record, in place of this one."""
         genomes, length = unpack(saved["genomes"]), saved["length"]
+        self.evaluations = saved["evaluations"]
         width = len(genomes) // length
         self._keys = [genomes[start : start + width] for start in range(0, len(genomes), width)]
         self._index = {key: index for index, key in enumerate(self._keys)}

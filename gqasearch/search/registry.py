@@ -7,12 +7,31 @@ from typing import Any
 from gqasearch.errors import unknown_name
 from gqasearch.parameters import construct
 from gqasearch.search._base import SearchMethod
+from gqasearch.search.agglomerative import Agglomerative
+from gqasearch.search.annealing import Annealing
+from gqasearch.search.cma_es import CMAES
+from gqasearch.search.deap_stock import DeapStock
 from gqasearch.search.evolution import Evolution
+from gqasearch.search.hill_climb import HillClimb
+from gqasearch.search.k_means import KMeans
 from gqasearch.search.neighbour import Neighbour
+from gqasearch.search.norm_sort import NormSort
 from gqasearch.search.random_search import RandomSearch
 from gqasearch.search.tpe import TPE
 
-METHODS: tuple[type[SearchMethod], ...] = (Evolution, Neighbour, RandomSearch, TPE)
+METHODS: tuple[type[SearchMethod], ...] = (
+    Evolution,
+    Neighbour,
+    RandomSearch,
+    NormSort,
+    Agglomerative,
+    KMeans,
+    HillClimb,
+    Annealing,
+    TPE,
+    CMAES,
+    DeapStock,
+)
 
 
 def available_methods() -> dict[str, type[SearchMethod]]:

@@ -10,8 +10,8 @@ import numpy as np
 from gqasearch.errors import UserError
 from gqasearch.search._base import SearchMethod
 from gqasearch.search.layerwise import search_layers
-from gqasearch.search.neighbour import Neighbour
 from gqasearch.search.problem import Generation, Problem
+from gqasearch.search.split_search import search_split
 
 
 def run_search(
@@ -20,21 +20,49 @@ def run_search(
     """Generations of ``method`` on ``problem``; ``state``: of the last generation of a stopped search.
 
     At least one generation is yielded: the state of a finished search gives its last one again. Raises
-    ``UserError`` when the method does not take so many objectives.
+    ``UserError`` when the method cannot take these objectives.
     """
-    if len(problem.objectives) > 1 and not method.multi_objective:
-        raise UserError(f"method {method.name} takes one objective, got {', '.join(problem.objectives)}")
+    check_takes(method, problem)
     if _goes_by_layer(method, problem):
         return search_layers(method, problem, rng, state)
+    if _splits(method, problem):
+        return search_split(method, problem, rng, state)
     return method.search(problem, rng, state)
+
+
+def may_take_several(method: SearchMethod) -> bool:
+    """Whether there are several objectives that this method takes."""
+    return method.multi_objective or method.traces_curve or not method.whole_model
+
+
+def check_takes(method: SearchMethod, problem: Problem) -> None:
+    """Refuse, in words, what this method cannot search."""
+    if problem.layer_errors is None and not method.whole_model:
+        raise UserError(
+            f"method {method.name} needs one fitness that is a sum over groups (weight-sharing-error, "
+            f"activation-cosine, merge-error), got {', '.join(problem.objectives)}"
+        )
+    if len(problem.objectives) > 1 and not (method.multi_objective or _splits(method, problem)):
+        raise UserError(f"method {method.name} takes one objective, got {', '.join(problem.objectives)}")
+    for fact in sorted(method.needs):
+        if getattr(problem, fact) is None:
+            raise UserError(f"method {method.name} needs the {fact} of the heads, which this search was not given")
 
 
 def most_generations(method: SearchMethod, problem: Problem) -> int | None:
     """Generations that a search yields at most, for progress bars; None when it cannot be told."""
     most = method.most_generations()
-    return most if most is None or not _goes_by_layer(method, problem) else 1 + most * problem.num_layers
+    if most is None or _splits(method, problem):
+        return None
+    return 1 + most * problem.num_layers if _goes_by_layer(method, problem) else most
 
 
 def _goes_by_layer(method: SearchMethod, problem: Problem) -> bool:
-    """Where layers are independent, except for a method that searches nothing."""
-    return problem.is_separable and len(problem.objectives) == 1 and not isinstance(method, Neighbour)
+    """Where layers are independent and their numbers of groups given."""
+    return problem.is_separable and method.by_layer and not method.splits_budget
+
+
+def _splits(method: SearchMethod, problem: Problem) -> bool:
+    """Where layers are independent but for the budget that they share, and the method does not split it itself."""
+    shared = problem.layer_errors is not None and not problem.is_separable
+    return shared and not method.splits_budget and (method.traces_curve or not method.whole_model)

@@ -32,13 +32,17 @@ def restore_rng(rng: np.random.Generator, saved: dict[str, Any]) -> None:
 
 
 def save_candidate(candidate: Candidate) -> dict[str, Any]:
-    """Labels (L, H) and values (M,)."""
-    return {"labels": [list(layer.labels) for layer in candidate.grouping], "values": list(candidate.values)}
+    """Labels (L, H), values (M,) and lower bounds."""
+    return {
+        "labels": [list(layer.labels) for layer in candidate.grouping],
+        "values": list(candidate.values),
+        "lower_bounds": list(candidate.lower_bounds),
+    }
 
 
 def load_candidate(saved: dict[str, Any]) -> Candidate:
     """The inverse of :func:`save_candidate`."""
-    return Candidate(Grouping.from_labels(saved["labels"]), tuple(saved["values"]))
+    return Candidate(Grouping.from_labels(saved["labels"]), tuple(saved["values"]), tuple(saved["lower_bounds"]))
 
 
 def pack(data: bytes) -> str:

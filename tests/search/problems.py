@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gqasearch.budget import Budget
 from gqasearch.grouping import Grouping, LayerGrouping
-from gqasearch.search import Objective, Problem
+from gqasearch.search import Objective, Problem, SetErrors
 from gqasearch.search.problem import FloatArray
 
 
@@ -39,11 +39,15 @@ class SetFunction:
     """A random error for every set of heads of one layer; 0 for a single head. Counts what it is asked."""
 
     def __init__(self, num_heads: int, seed: int) -> None:
+        self.num_heads = num_heads
         self.table = np.random.default_rng(seed).random(2**num_heads)
         self.asked: list[Grouping] = []
 
     def of(self, layer: LayerGrouping) -> float:
-        return sum(float(self.table[sum(1 << h for h in group)]) for group in layer.groups if len(group) > 1)
+        return sum(map(self.error, layer.groups))
+
+    def error(self, group: tuple[int, ...]) -> float:
+        return float(self.table[sum(1 << h for h in group)]) if len(group) > 1 else 0.0
 
     def __call__(self, groupings: Sequence[Grouping]) -> FloatArray:
         self.asked += groupings
@@ -54,12 +58,13 @@ class Pairwise(SetFunction):
     """Squared distances of random points, over the size of the group: the shape of a mean merge's error."""
 
     def __init__(self, num_heads: int, seed: int) -> None:
+        self.num_heads = num_heads
         self.asked = []
         points = np.random.default_rng(seed).normal(size=(num_heads, 4))
         self.distances = ((points[:, None] - points[None]) ** 2).sum(-1)
 
-    def of(self, layer: LayerGrouping) -> float:
-        return sum(float(self.distances[np.ix_(group, group)].sum()) / (2 * len(group)) for group in layer.groups)
+    def error(self, group: tuple[int, ...]) -> float:
+        return float(self.distances[np.ix_(group, group)].sum()) / (2 * len(group))
 
 
 class Entangled:
@@ -86,6 +91,18 @@ def one_layer(
     return Problem({"error": objective}, budget)
 
 
+class CountedErrors(SetErrors):
+    """A sum over groups; the groupings it is asked about are kept in ``function.asked``."""
+
+    def __init__(self, function: SetFunction) -> None:
+        super().__init__(function.num_heads, function.error)
+        self.function = function
+
+    def objective(self, groupings: Sequence[Grouping]) -> FloatArray:
+        self.function.asked += groupings
+        return super().objective(groupings)
+
+
 def separable(num_layers: int, num_heads: int, counts: tuple[int, ...], seed: int) -> tuple[Problem, list[SetFunction]]:
     """A sum over layers of set functions, and those."""
     functions = [SetFunction(num_heads, seed + layer) for layer in range(num_layers)]
@@ -93,7 +110,8 @@ def separable(num_layers: int, num_heads: int, counts: tuple[int, ...], seed: in
     def total(groupings: Sequence[Grouping]) -> FloatArray:
         return np.array([sum(f.of(la) for f, la in zip(functions, g, strict=True)) for g in groupings])
 
-    return Problem({"error": total}, Budget(counts, num_heads), layer_objectives=tuple(functions)), functions
+    errors = tuple(map(CountedErrors, functions))
+    return Problem({"error": total}, Budget(counts, num_heads), layer_errors=errors), functions
 
 
 @st.composite

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gqasearch.budget import Budget, counts_from_heads, counts_from_ratio, counts_from_total
 from gqasearch.errors import UserError, unknown_name
-from gqasearch.models import HeadGeometry
+
+if TYPE_CHECKING:
+    from gqasearch.grouping_document import Geometry
 
 KV_RATIO = "kv-ratio"  # the one objective that is no fitness function
 SECTIONS = ("fitness", "merge", "method")  # what --set SECTION.PARAMETER=VALUE reaches
+
+# What a paper's method goes with, taken where the user names nothing else.
+PRESETS: dict[str, dict[str, Any]] = {
+    "qcqa-ac": {"objectives": ("weight-sharing-error",), "merge": "mean"},
+    "qcqa-ec": {"objectives": ("weight-sharing-error",), "merge": "mean"},
+    "asymgqa": {"objectives": ("perplexity",), "merge": "mean"},
+}
 
 
 class RunConfig(BaseModel):
@@ -48,6 +57,8 @@ class RunConfig(BaseModel):
     batch_blocks: int = Field(8, ge=1, description="blocks per forward pass")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype the model runs in")
     device: str = Field("cpu", description="cpu, cuda, cuda:1, mps")
+    certify: bool = Field(False, description="prove how far every layer is from the best grouping of its size")
+    certify_seconds: float = Field(60.0, gt=0, description="most seconds that one layer's proof may take")
     baseline: bool = Field(True, description="also measure neighbour grouping with the mean merge")
     materialize: bool = Field(True, description="write the converted checkpoint")
 
@@ -76,7 +87,7 @@ class RunConfig(BaseModel):
         """True when the KV ratio is an objective, so that no budget holds."""
         return KV_RATIO in self.objectives
 
-    def counts(self, geometry: HeadGeometry) -> tuple[int, ...]:
+    def counts(self, geometry: Geometry) -> tuple[int, ...]:
         """Groups per layer, (L,)."""
         layers, heads = geometry.num_layers, geometry.num_kv_heads
         if self.kv_heads is not None:
@@ -85,9 +96,16 @@ class RunConfig(BaseModel):
             return counts_from_total(self.kv_budget, layers, heads)
         return counts_from_ratio(0.5 if self.kv_ratio is None else self.kv_ratio, layers, heads)
 
-    def budget(self, geometry: HeadGeometry) -> Budget:
-        """The budget in this model's heads; sizes are bounded, or searches drift to one giant group."""
+    def budget(self, geometry: Geometry, *, splits_budget: bool = False) -> Budget:
+        """The budget in this model's heads; sizes are bounded, or searches drift to one giant group.
+
+        ``splits_budget``: the method decides every layer's groups itself, so only their sum is fixed.
+        """
         counts, heads = self.counts(geometry), geometry.num_kv_heads
+        if splits_budget:
+            if self.equal_sizes:
+                raise UserError(f"method {self.method} decides group sizes itself; leave equal_sizes out")
+            return Budget(counts, heads, movable=True, largest_group=self.max_group_size)
         if self.equal_sizes:
             self._check_equal(counts, heads)
             return Budget(counts, heads, smallest_group=heads // counts[0], largest_group=heads // counts[0])
@@ -109,12 +127,12 @@ class RunConfig(BaseModel):
 
 
 def build_config(values: dict[str, Any]) -> RunConfig:
-    """A checked configuration; the first thing wrong becomes a ``UserError``."""
+    """A checked configuration, presets filled in; the first thing wrong becomes a ``UserError``."""
     for name in values:
         if name not in RunConfig.model_fields:
             raise unknown_name("setting", name, RunConfig.model_fields)
     try:
-        return RunConfig(**values)
+        return RunConfig(**{**PRESETS.get(str(values.get("method")), {}), **values})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "configuration"

@@ -1,0 +1,80 @@
+"""Which group sizes can stand together: the integer solutions of sum v_m = G, sum m v_m = H.
+
+A relaxation that only asks for G groups in all may use 1.8 groups of 16 heads; no partition does. Unequal sizes
+drift to singletons and giants (the cost of a group grows more slowly than its size), so this, and not the choice of
+heads, is most of the gap of the plain relaxation on trained heads. The convex hull of the patterns closes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gqasearch.search.problem import FloatArray
+
+# Number of groups of every possible size, (M,), or (K, M) for several patterns.
+Patterns = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SizePatterns:
+    """All ways to write ``num_heads`` as the sum of ``num_groups`` of the ``sizes``."""
+
+    num_heads: int
+    num_groups: int
+    sizes: range
+
+    def tails(self, prices: FloatArray) -> FloatArray:
+        """Least price of g groups that hold h heads together, (G + 1, H + 1); ``prices``: per size, (M,)."""
+        least = np.full((self.num_groups + 1, self.num_heads + 1), np.inf)
+        least[0, 0] = 0.0
+        for groups in range(1, self.num_groups + 1):
+            least[groups] = self._choices(least[groups - 1], prices).min(0)
+        return least
+
+    def cheapest(self, prices: FloatArray) -> tuple[float, Patterns]:
+        """The least price of a pattern, and the pattern, (M,)."""
+        tails = self.tails(prices)
+        pattern = np.zeros(len(self.sizes))
+        heads = self.num_heads
+        for groups in range(self.num_groups, 0, -1):
+            index = int(self._choices(tails[groups - 1], prices)[:, heads].argmin())
+            pattern[index] += 1
+            heads -= self.sizes[index]
+        return float(tails[-1, -1]), pattern
+
+    def with_size(self, prices: FloatArray) -> FloatArray:
+        """For every size, the least price of the other G - 1 groups beside one of this size, (M,)."""
+        rest = self.tails(prices)[self.num_groups - 1]
+        return rest[self.num_heads - np.array(self.sizes)]
+
+    def up_to(self, prices: FloatArray, price: float, limit: int) -> Patterns | None:
+        """All patterns of at most this price, (K, M); None when they are more than ``limit``."""
+        tails = self.tails(prices)
+        found: list[list[int]] = []
+        # Sizes taken so far (indices that never fall), heads left, price so far.
+        stack: list[tuple[list[int], int, float]] = [([], self.num_heads, 0.0)]
+        while stack:
+            taken, heads, paid = stack.pop()
+            left = self.num_groups - len(taken)
+            if left == 0:
+                found.append(taken)
+                if len(found) > limit:
+                    return None
+                continue
+            for index in range(taken[-1] if taken else 0, len(self.sizes)):
+                rest = heads - self.sizes[index]
+                if rest < self.sizes[index] * (left - 1):
+                    break
+                if paid + prices[index] + tails[left - 1, rest] <= price:
+                    stack.append(([*taken, index], rest, paid + float(prices[index])))
+        return np.array([np.bincount(taken, minlength=len(self.sizes)) for taken in found], dtype=np.float64)
+
+    def _choices(self, rest: FloatArray, prices: FloatArray) -> FloatArray:
+        """Price of one group of each size beside ``rest``, (M, H + 1)."""
+        choices = np.full((len(self.sizes), self.num_heads + 1), np.inf)
+        for index, size in enumerate(self.sizes):
+            choices[index, size:] = rest[: self.num_heads + 1 - size] + prices[index]
+        return choices
