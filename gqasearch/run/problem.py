@@ -30,11 +30,10 @@ def prepare_fitness(work: Workspace) -> dict[str, PreparedFitness]:
 
 def build_problem(work: Workspace, prepared: dict[str, PreparedFitness], method: SearchMethod) -> Problem:
     """The search problem of this run, with what ``method`` needs to know of the heads."""
-    config = work.config
+    config, budget = work.config, work.budget
     objectives: dict[str, Objective] = {
         name: kv_ratios if name == KV_RATIO else prepared[name].evaluate for name in config.objectives
     }
-    budget = config.budget(work.parent.geometry, splits_budget=method.splits_budget)
     first = prepared[config.fitness]
     per_layer = None
     if isinstance(first, PreparedGroupFitness) and objectives.keys() <= {config.fitness, KV_RATIO}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,12 @@ from gqasearch.grouping_document import (
     write_grouping,
 )
 from gqasearch.reporting import HistoryPoint
+from gqasearch.run.certify import certify, check_certifiable
 from gqasearch.run.folder import RunFolder, write_json
 from gqasearch.run.problem import build_problem, prepare_fitness
 from gqasearch.run.workspace import Workspace
-from gqasearch.search import Generation, SearchMethod, check_takes, most_generations, run_search
+from gqasearch.search import Candidate, Generation, SearchMethod, check_takes, most_generations, run_search
+from gqasearch.search.exact import CLOSED_GAP
 
 STATE_SECONDS = 1.0  # at most this much of a search is lost to a kill
 
@@ -36,6 +39,7 @@ def search_step(work: Workspace, folder: RunFolder) -> None:
     prepared = prepare_fitness(work)
     problem = build_problem(work, prepared, method)
     check_takes(method, problem)
+    check_certifiable(work, problem)
     stored = folder.read_state() or {}
     lines: list[str] = list(stored.get("history", []))
     before = float(stored.get("seconds", 0.0))
@@ -61,8 +65,7 @@ def search_step(work: Workspace, folder: RunFolder) -> None:
     folder.write_state({"search": generation.state(), "history": lines, "seconds": seconds})
     if len(problem.objectives) > 1:
         write_json(folder.pareto, _pareto(work, generation), overwrite=True)
-    document = build_document(work, method, generation, prepared)
-    write_grouping(folder.grouping, document)
+    write_grouping(folder.grouping, build_document(work, method, generation, prepared))
 
 
 def _history_line(generation: Generation, seconds: float) -> str:
@@ -93,14 +96,10 @@ def build_document(
 ) -> GroupingDocument:
     """The grouping JSON of the best candidate."""
     chosen = _chosen(work, generation)
-    first = prepared[work.config.fitness]
-    errors: list[float | None] = [None] * len(chosen.grouping)
-    if isinstance(first, PreparedGroupFitness):
-        errors = [first.layer_error(index, layer.groups) for index, layer in enumerate(chosen.grouping)]
     fitness = work.fitnesses[work.config.fitness]
     return GroupingDocument(
         model=model_record(work),
-        layers=tuple(LayerRecord(layer, error) for layer, error in zip(chosen.grouping, errors, strict=True)),
+        layers=tuple(layer_records(work, chosen, prepared[work.config.fitness])),
         merge=MergeRecord(work.merge.name, work.merge.parameters()),
         fitness=FitnessRecord(fitness.name, chosen.values[0], fitness.parameters()),
         search=SearchRecord(method.name, work.config.seed, generation.evaluations, method.parameters()),
@@ -108,7 +107,20 @@ def build_document(
     )
 
 
-def _chosen(work: Workspace, generation: Generation) -> Any:
+def layer_records(work: Workspace, chosen: Candidate, first: PreparedFitness) -> Iterator[LayerRecord]:
+    """Partition, error and, from an exact method or with ``--certify``, the proof of every layer."""
+    bounds: Sequence[float | None] = chosen.lower_bounds or [None] * len(chosen.grouping)
+    if work.config.certify and not chosen.lower_bounds:
+        bounds = certify(work, chosen.grouping, first, work.budget)
+    for index, (layer, bound) in enumerate(zip(chosen.grouping, bounds, strict=True)):
+        error = first.layer_error(index, layer.groups) if isinstance(first, PreparedGroupFitness) else None
+        if bound is None or error is None:
+            yield LayerRecord(layer, error, False if work.config.certify else None)
+        else:
+            yield LayerRecord(layer, error, error - bound <= CLOSED_GAP * abs(error), min(bound, error))
+
+
+def _chosen(work: Workspace, generation: Generation) -> Candidate:
     """The best candidate; of a Pareto front, the best within the KV budget that was asked for."""
     if len(generation.front) <= 1 or not work.config.has_free_counts:
         return generation.best

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from gqasearch.budget import Budget
 from gqasearch.calibration import Statistics, TokenBlocks, load_documents, load_or_collect, load_whole, make_blocks
 from gqasearch.config import KV_RATIO, RunConfig
 from gqasearch.embedded import Document, Split
@@ -68,6 +69,11 @@ class Workspace:
                 "use --method evolution"
             )
         return method
+
+    @cached_property
+    def budget(self) -> Budget:
+        """The KV budget in this model's heads, as the method takes it."""
+        return self.config.budget(self.parent.geometry, splits_budget=self.method.splits_budget)
 
     @cached_property
     def fitnesses(self) -> dict[str, Fitness]:
@@ -137,8 +143,7 @@ class Workspace:
         """Fail early on everything that can be checked without long work."""
         self.fitnesses  # noqa: B018 - loaded for its errors
         self.merge  # noqa: B018
-        geometry = self.parent.geometry
-        self.config.budget(geometry, splits_budget=self.method.splits_budget)
+        self.budget  # noqa: B018
         if self.config.evaluation_text is not None and self.config.evaluation_text == self.config.calibration_text:
             raise UserError(
                 f"evaluation_text and calibration_text are both {self.config.evaluation_text}: results must be "

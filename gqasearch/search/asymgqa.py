@@ -21,7 +21,7 @@ from gqasearch.search.state import load_candidate, require_method, restore_rng, 
 
 @dataclass(frozen=True)
 class AsymGQA(SearchMethod):
-    """Random partition, then ``iterations`` (n) steps, in every layer from first to last (AsymGQA, section 3).
+    """Random partition, then ``iterations`` (n) steps, in every layer from first to last.
 
     A step restarts from a new random partition with chance ``reset_rate`` (p_reset). Otherwise it picks a head and
     one of the ``neighbours`` (k) most similar heads outside of its group, and proposes that they change places
@@ -37,8 +37,7 @@ class AsymGQA(SearchMethod):
     every layer, the layers found with neighbours behind them: L evaluations beside the L (1 + n) of the walks.
     The answer is the best of these and of the last walk. One generation is one step.
 
-    The text of the paper at hand shows no more than this outline; n = 10, k = 3 and both chances 0.1 are
-    those of this project's specification.
+    Swap or move by a fair coin, and a restart that counts as a step, are ours where the outline leaves it open.
     """
 
     name: ClassVar[str] = "asymgqa"

@@ -141,9 +141,10 @@ def random_labels(chains: int, budget: Budget, rng: np.random.Generator) -> IntA
 
 @dataclass(frozen=True)
 class Proposals:
-    """For T steps and N chains: heads ``heads`` and ``others``, (T, N), change places; in a step that is ``moving``,
+    """One swap or one move for each of N chains in each of T steps.
 
-    (T,), ``heads`` go to ``groups``, (T, N), instead.
+    ``moving``: (T,), which steps are moves. ``heads`` go to ``groups`` in these and change places with ``others``
+    in the rest, (T, N) each.
     """
 
     moving: BoolArray

@@ -23,10 +23,10 @@ from gqasearch.search.steps import Steps, pack_labels, unpack_labels
 class DeapStock(SearchMethod):
     """DEAP's ``eaSimple`` on lists of labels: two-point crossover, uniform integers, tournaments of three.
 
-    A genome is the labels of all layers, one after the other; mutation draws each anew with chance 1 / its length.
-    Genomes that break the budget are repaired for evaluation only: their fitness is that of the repaired
-    grouping, and they stay as they are (no Lamarckian evolution). ``crossover_rate`` is QCQA's; ``mutation_rate``
-    that of DEAP's examples.
+    A genome is the labels of all layers, one after the other. A child comes from a crossover with chance
+    ``crossover_rate`` (QCQA's) and is then mutated with chance ``mutation_rate``: every label is drawn anew with
+    chance 1 / length. Genomes that break the budget are repaired for evaluation only: their fitness is that of the
+    repaired grouping, and they stay as they are (no Lamarckian evolution).
     """
 
     name: ClassVar[str] = "deap-stock"
@@ -36,7 +36,7 @@ class DeapStock(SearchMethod):
     population: int = 100
     generations: int = 100
     crossover_rate: float = 0.9
-    mutation_rate: float = 0.2
+    mutation_rate: float = 1.0
 
     def __post_init__(self) -> None:
         if self.population < 2 or self.generations < 0:

@@ -109,7 +109,8 @@ class EvolutionRun:
             return children
         best = self.toolbox.select(children, min(len(children), self.method.local_individuals))
         chosen = {individual.index for individual in best}
-        return [child for child in children if child.index not in chosen] + self.toolbox.descend(best)
+        descended: list[Individual] = self.toolbox.descend(best)
+        return [child for child in children if child.index not in chosen] + descended
 
     def _survive(self, pool: list[Individual]) -> None:
         """Keep the best of the pool, each once: two descents may have met."""

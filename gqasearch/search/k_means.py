@@ -26,7 +26,8 @@ class KMeans(SearchMethod):
     """Lloyd's algorithm from k-means++ seeds, the best of ``restarts``; at most ``iterations`` each.
 
     Runs on squared distances between heads, which say how far every head is from every centroid. The
-    assignment step keeps group sizes within bounds.
+    assignment step keeps group sizes within bounds. Among nearly equidistant heads it often stops at once: the
+    centroid of a small group is nearest to the heads that it is the mean of.
     """
 
     name: ClassVar[str] = "k-means"

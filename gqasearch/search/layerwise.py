@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,13 +59,14 @@ class _Layers:
         """Evaluate the neighbour grouping of every layer; draw the layers' seeds."""
         self.seeds = self.rng.integers(2**63, size=self.problem.num_layers).tolist()
         for index, layer in enumerate(neighbour_grouping(self.problem)):
-            self.neighbours += self.problem.layer_problem(index).evaluate([Grouping((layer,))])
+            (found,) = self.problem.layer_problem(index).evaluate([Grouping((layer,))])
+            self.neighbours.append(found if self._has_choice(index) else replace(found, lower_bounds=found.values))
         self.results = list(self.neighbours)
         self.evaluations = self.problem.num_layers
 
     def search_layer(self) -> Iterator[Generation]:
         """The generations of the layer in progress that were not yielded before; keeps its answer."""
-        if not 1 < self.problem.budget.counts[self.layer] < self.problem.num_heads:
+        if not self._has_choice(self.layer):
             return
         problem = self.problem.layer_problem(self.layer)
         rng = np.random.default_rng(self.seeds[self.layer])
@@ -75,6 +77,10 @@ class _Layers:
                 self.results[self.layer] = inner.best
                 self.inner_evaluations = inner.evaluations
                 yield inner
+
+    def _has_choice(self, layer: int) -> bool:
+        """Whether there is more than one partition into this layer's number of groups."""
+        return 1 < self.problem.budget.counts[layer] < self.problem.num_heads
 
     def next_layer(self) -> None:
         self.evaluations += self.inner_evaluations

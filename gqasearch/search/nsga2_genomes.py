@@ -24,8 +24,8 @@ class LayerGenomes(Genomes):
 class LabelGenomes(LayerGenomes):
     """Arbitrary cardinality: H labels in 0..H-1. Groups stay within ``budget.largest``.
 
-    Only which labels are equal counts. So crossover is uniform and a mutated label drawn anew: SBX and
-    polynomial mutation, which the reproduction rounds, would take near numbers for near groups.
+    Only which labels are equal counts. So crossover is two-point and a mutated label drawn anew: SBX and
+    polynomial mutation, which a public reproduction rounds, would take near numbers for near groups.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -41,7 +41,7 @@ class LabelGenomes(LayerGenomes):
         return self._fit(rng.integers(most, size=(count, self.genes)), rng)
 
     def cross(self, mothers: IntArray, fathers: IntArray, rng: np.random.Generator) -> IntArray:
-        return self._fit(np.where(rng.random(mothers.shape) < 0.5, mothers, fathers), rng)
+        return self._fit(two_point(mothers, fathers, rng), rng)
 
     def mutate(self, genomes: IntArray, rate: float, rng: np.random.Generator) -> IntArray:
         hit = rng.random(genomes.shape) < rate
@@ -125,14 +125,20 @@ class ChoiceGenomes(Genomes):
         return rng.integers(self.options, size=(count, self.genes))
 
     def cross(self, mothers: IntArray, fathers: IntArray, rng: np.random.Generator) -> IntArray:
-        cuts = np.sort(rng.integers(self.genes + 1, size=(len(mothers), 2)), axis=1)
-        genes = np.arange(self.genes)
-        return np.where((cuts[:, :1] <= genes) & (genes < cuts[:, 1:]), fathers, mothers)
+        return two_point(mothers, fathers, rng)
 
     def mutate(self, genomes: IntArray, rate: float, rng: np.random.Generator) -> IntArray:
         hit = rng.random(genomes.shape) < rate
         others = rng.integers(np.maximum(self.options - 1, 1), size=genomes.shape) + 1
         return np.where(hit, (genomes + others) % self.options, genomes)
+
+
+def two_point(mothers: IntArray, fathers: IntArray, rng: np.random.Generator) -> IntArray:
+    """The mothers with a random stretch of genes from the fathers, (N, genes)."""
+    count, genes = mothers.shape
+    cuts = np.sort(rng.integers(genes + 1, size=(count, 2)), axis=1)
+    places = np.arange(genes)
+    return np.where((cuts[:, :1] <= places) & (places < cuts[:, 1:]), fathers, mothers)
 
 
 def equal_counts(budget: Budget) -> list[int]:

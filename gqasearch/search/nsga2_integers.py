@@ -80,7 +80,8 @@ class NSGA2:
 
     def _new(self, make: Callable[[int], IntArray]) -> IntArray:
         """Genomes, all different and none of them in the population; fewer where the space runs out."""
-        known, rows = {row.tobytes() for row in self.genomes}, []
+        known = {row.tobytes() for row in self.genomes}
+        rows: list[IntArray] = []
         for _ in range(ATTEMPTS):
             for row in make(self.rates.population - len(rows)):
                 if (key := row.tobytes()) not in known:
@@ -104,7 +105,7 @@ class NSGA2:
         loses = (b <= a).all(axis=1) & (b < a).any(axis=1)
         wins = (a <= b).all(axis=1) & (a < b).any(axis=1)
         loses |= ~wins & (self.crowding[second] > self.crowding[first])
-        return np.where(loses, second, first)
+        return np.asarray(np.where(loses, second, first))
 
     def _survive(self, born: IntArray) -> None:
         if not len(born):

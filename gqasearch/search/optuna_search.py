@@ -35,8 +35,8 @@ class OptunaSearch(SearchMethod):
             raise UserError(f"{self.name}: trials and batch must be at least 1, got {self.trials} and {self.batch}")
 
     @abstractmethod
-    def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
-        """A new sampler."""
+    def sampler(self, seed: int, labels: int) -> optuna.samplers.BaseSampler:
+        """A new sampler; ``labels``: how many it will suggest in one trial."""
 
     @abstractmethod
     def suggest(self, trial: optuna.Trial, name: str, count: int) -> int:
@@ -54,7 +54,8 @@ class OptunaSearch(SearchMethod):
             record.load(state["record"])
             done = state["done"]
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(direction="minimize", sampler=self.sampler(int(rng.integers(2**31))))
+        sampler = self.sampler(int(rng.integers(2**31)), problem.num_layers * problem.num_heads)
+        study = optuna.create_study(direction="minimize", sampler=sampler)
         for asked in range(self.trials):
             trial = study.ask()
             individual = record.evaluate([self._grouping(trial, problem, rng)])[0]

@@ -29,7 +29,7 @@ LEAST: dict[str, float] = {
 
 @dataclass(frozen=True)
 class QCQA(SearchMethod):
-    """NSGA-II in two stages (QCQA, section 3): what both cardinalities share.
+    """NSGA-II in two stages: what both cardinalities share.
 
     Stage 1, for every layer: partitions by (groups / H, error). Stage 2, over layers: one choice each, by
     (KV heads in all, sum of errors). ``stage_two``: with "one-point", the paper's, a layer is left MHA or
@@ -39,16 +39,17 @@ class QCQA(SearchMethod):
     the budget. ``population``, ``generations``, ``crossover_rate`` hold for both stages, and so does
     ``mutation_rate``, the chance per gene: None for 1/H, then 1/L.
 
-    Every run draws new genomes until none is in the population twice. Stage 2 sees the best partition that
+    No genome is twice in a population. Stage 2 sees the best partition that
     stage 1 met for every number of groups. ``evaluations`` counts every genome, two names of one partition as two.
 
     The budget counts as a total; ``Budget.largest_group`` bounds groups, a smallest size is refused: layers
     left MHA have groups of one head. The answer is the best of neighbour grouping and the points
     of stage 2 that fit the budget: neighbours, where none fits.
 
-    The text of the paper at hand gives neither the number of generations nor the point that stage 2 takes of a
-    layer. The first author's reproduction runs 10 generations unless told otherwise, bounds the number of
-    groups beforehand and takes the point of lowest error within, which is what ``layer_groups`` does.
+    We know of no number of generations that the paper gives, nor of the point that stage 2 takes of a layer. A
+    public reproduction (https://github.com/vinayjoshi22/qcqa) runs 10 generations unless told otherwise, with which
+    the front of 32 heads is far from still. It bounds the number of groups beforehand and takes the
+    point of lowest error, which is what ``layer_groups`` does.
     """
 
     reference: ClassVar[str] = "https://arxiv.org/abs/2406.10247"
@@ -157,7 +158,7 @@ class QCQAArbitrary(QCQA):
 class QCQAEqual(QCQA):
     """QCQA-EC: a genome is an order of the heads and a divisor of H; groups are runs of it. See :class:`QCQA`.
 
-    Both are ours: the text of the paper at hand does not say how sizes stay equal.
+    Encoding and operators are ours: we know of none that the paper gives to keep sizes equal.
     """
 
     name: ClassVar[str] = "qcqa-ec"

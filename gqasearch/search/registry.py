@@ -12,6 +12,7 @@ from gqasearch.search.annealing import Annealing
 from gqasearch.search.cma_es import CMAES
 from gqasearch.search.deap_stock import DeapStock
 from gqasearch.search.evolution import Evolution
+from gqasearch.search.exact import Exact
 from gqasearch.search.hill_climb import HillClimb
 from gqasearch.search.k_means import KMeans
 from gqasearch.search.neighbour import Neighbour
@@ -21,6 +22,7 @@ from gqasearch.search.tpe import TPE
 
 METHODS: tuple[type[SearchMethod], ...] = (
     Evolution,
+    Exact,
     Neighbour,
     RandomSearch,
     NormSort,

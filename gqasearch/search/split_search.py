@@ -73,7 +73,10 @@ class _Split:
         neighbours = [Grouping((LayerGrouping.neighbours(self.problem.num_heads, g),)) for g in self.counts]
         for layer in range(self.problem.num_layers):
             known = self.problem.layer_problem(layer).evaluate(neighbours)
-            self.curves.append({candidate.grouping.kv_heads_total: candidate for candidate in known})
+            self.curves.append({found.grouping.kv_heads_total: found for found in known})
+            for count in {1, self.problem.num_heads} & self.curves[layer].keys():  # one partition, the best
+                only = self.curves[layer][count]
+                self.curves[layer][count] = replace(only, lower_bounds=only.values)
             self.evaluations += len(known)
 
     def search_step(self) -> Iterator[Generation]:
@@ -100,7 +103,7 @@ class _Split:
         for found in inner.front:
             count = found.grouping.kv_heads_total
             known = self.curves[layer].get(count)
-            if known is None or found.values[0] <= known.values[0]:
+            if known is None or found.values[0] <= known.values[0] and not known.lower_bounds:
                 self.curves[layer][count] = Candidate(found.grouping, found.values[:1], found.lower_bounds)
 
     def generation(self, inner: Generation | None, *, whole_front: bool = False) -> Generation:

@@ -22,7 +22,7 @@ class TPE(OptunaSearch):
     reference: ClassVar[str] = "https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization"
     summary: ClassVar[str] = "Optuna's TPE over labels, repaired to the budget; a baseline"
 
-    def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+    def sampler(self, seed: int, labels: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(seed=seed)
 
     def suggest(self, trial: optuna.Trial, name: str, count: int) -> int:

@@ -17,9 +17,17 @@ from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray, IntArray
+from gqasearch.parameters import construct
 from gqasearch.search import Candidate, Generation, PairwiseErrors, Problem, run_search
 from gqasearch.search.allocation import split_budget
-from gqasearch.search.nsga2_genomes import ChoiceGenomes, LabelGenomes, LayerGenomes, RunGenomes, equal_counts
+from gqasearch.search.nsga2_genomes import (
+    ChoiceGenomes,
+    LabelGenomes,
+    LayerGenomes,
+    RunGenomes,
+    equal_counts,
+    two_point,
+)
 from gqasearch.search.nsga2_integers import NSGA2, Rates
 from gqasearch.search.qcqa import QCQA, QCQAArbitrary, QCQAEqual
 from gqasearch.search.qcqa_run import BATCH, Stages
@@ -61,7 +69,7 @@ def varied(space: LayerGenomes, seed: int) -> IntArray:
 def test_operators_of_labels_keep_the_largest_size(budget: Budget, seed: int) -> None:
     space = LabelGenomes(replace(budget, smallest_group=1))
     genomes = varied(space, seed)
-    assert ((0 <= genomes) & (genomes < budget.num_heads)).all()
+    assert ((genomes >= 0) & (genomes < budget.num_heads)).all()
     for row in space.labels(genomes).tolist():
         assert max(LayerGrouping.from_labels(row).sizes) <= budget.largest
 
@@ -125,19 +133,27 @@ def test_choices(options: list[int], seed: int) -> None:
     space, rng = ChoiceGenomes(options), np.random.default_rng(seed)
     mothers, fathers = space.draw(20, rng), space.draw(20, rng)
     children = space.cross(mothers, fathers, rng)
-    marked = space.cross(np.zeros_like(mothers), np.ones_like(mothers), rng)
+    marked = two_point(np.zeros_like(mothers), np.ones_like(mothers), rng)
     # One stretch of the father's, the mother's around it.
     assert (np.abs(np.diff(np.pad(marked, ((0, 0), (1, 1))), axis=1)).sum(axis=1) <= 2).all()
     assert ((children == mothers) | (children == fathers)).all()
     mutants = space.mutate(mothers, 1.0, rng)
-    assert ((0 <= mutants) & (mutants < options)).all()
+    assert ((mutants >= 0) & (mutants < options)).all()
     assert ((mutants != mothers) == (np.array(options) > 1)).all()
+
+
+def test_two_point_crossover_takes_from_both() -> None:
+    marked = two_point(np.zeros((200, 9), dtype=np.int64), np.ones((200, 9), dtype=np.int64), np.random.default_rng(0))
+    assert 0.2 < marked.mean() < 0.5 and set(marked.sum(axis=1).tolist()) == set(range(10))
 
 
 @given(st.integers(2, 9), seeds)
 def test_names_of_groups_change_nothing(heads: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     errors = PairwiseErrors(Pairwise(heads, seed % 100).distances)
+    # A public reproduction multiplies weights by ids, so that a group with id 0 has no error.
+    one_group = errors.evaluate(np.array([[0] * heads, [3] * heads]))
+    assert one_group == pytest.approx([errors.group_error(tuple(range(heads)))] * 2, rel=1e-12)
     labels = LabelGenomes(Budget((1,), heads)).draw(10, rng)
     assert (errors.evaluate(rng.permutation(heads)[labels]) == errors.evaluate(labels)).all()
     space = RunGenomes(Budget((heads,), heads))
@@ -236,7 +252,8 @@ def test_stage_two_with_the_table_finds_the_exact_split(kind: type[QCQA]) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_stage_two_with_one_point_finds_the_best_layers_to_group(kind: type[QCQA]) -> None:
-    problem = shared(5, 6, (3, 3, 4, 4, 4))
+    errors = tuple(PairwiseErrors(Pairwise(6, seed).distances) for seed in range(5))
+    problem = replace(shared(5, 6, (3, 3, 4, 4, 4)), layer_errors=errors)
     stages, last = finished(kind(population=30, generations=30, layer_groups=2), problem)
     points = [curve[2][0] for curve in stages.curves]
     sums = [
@@ -244,8 +261,10 @@ def test_stage_two_with_one_point_finds_the_best_layers_to_group(kind: type[QCQA
         for bits in product([0, 1], repeat=5)
         if sum(2 if bit else 6 for bit in bits) <= 18
     ]
-    assert last.best.values == (pytest.approx(min(sums), rel=1e-12),)
-    assert set(last.best.grouping.group_counts) <= {2, 6}
+    grouped = min(error for total, (error, _) in stages.whole.items() if total <= 18)
+    assert grouped == pytest.approx(min(sums), rel=1e-12)
+    assert last.best.values == (min(grouped, stages.neighbours.values[0]),)
+    assert set(stages.whole) == {30 - 4 * layers for layers in range(6)}
 
 
 def test_layer_groups_default_to_a_quarter_that_the_budget_allows() -> None:
@@ -382,6 +401,11 @@ def test_parameters_are_checked(parameters: dict[str, Any], message: str) -> Non
         QCQAArbitrary(**parameters)
 
 
+def test_a_misspelt_stage_is_refused() -> None:
+    with pytest.raises(UserError, match="stage_two='tabel'"):
+        construct(QCQAEqual, "method qcqa-ec", {"stage_two": "tabel"})
+
+
 def test_what_cannot_be_searched_is_refused() -> None:
     problem = shared(2, 6, (3, 3))
     for method, message in [
@@ -396,9 +420,3 @@ def test_what_cannot_be_searched_is_refused() -> None:
         QCQAEqual().settings(equal)
     with pytest.raises(UserError, match="sum over groups"):
         run_search(QCQAArbitrary(), replace(problem, layer_errors=None), np.random.default_rng(0))
-
-
-def test_pairs_of_labels_alone_are_not_a_partition_of_zero_error() -> None:
-    """One group of all heads has the error of all heads, whatever its id: the reproduction's id 0 has none."""
-    errors = PairwiseErrors(Pairwise(6, 0).distances)
-    assert errors.evaluate(np.array([[0] * 6, [3] * 6])).tolist() == [errors.group_error(tuple(range(6)))] * 2

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
-from gqasearch.search import Generation, Objective, Problem, SearchMethod, make_method, run_search
+from gqasearch.grouping import Grouping
+from gqasearch.search import Generation, Objective, PairwiseErrors, Problem, SearchMethod, make_method, run_search
+from gqasearch.search.problem import FloatArray
 from tests.search.problems import Entangled, Pairwise, SetFunction, kv_heads, one_layer, separable
 
 SMALL = {"population": 6, "offspring": 5, "generations": 6, "local_individuals": 2, "local_steps": 2}
@@ -25,9 +28,22 @@ def bits(generation: Generation) -> Bits:
     return generation.index, generation.evaluations, generation.best, values, groupings
 
 
+def pairwise_layers(movable: bool) -> Problem:
+    """A sum over layers of sums over pairs."""
+    layers = [Pairwise(5, seed) for seed in range(2)]
+
+    def total(groupings: Sequence[Grouping]) -> FloatArray:
+        return np.array([sum(f.of(layer) for f, layer in zip(layers, g, strict=True)) for g in groupings])
+
+    errors = tuple(PairwiseErrors(layer.distances) for layer in layers)
+    return Problem({"error": total}, Budget((2, 3), 5, movable=movable), layer_errors=errors)
+
+
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "one layer": lambda: one_layer(Pairwise(9, 0), 9, 4),
     "layer by layer": lambda: separable(4, 6, (3, 1, 2, 6), 0)[0],
+    "pairwise, layer by layer": lambda: pairwise_layers(movable=False),
+    "pairwise, movable": lambda: pairwise_layers(movable=True),
     "movable": lambda: Problem({"error": Entangled(3, 5, 0)}, Budget((2, 3, 2), 5, movable=True)),
 }
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -37,6 +53,13 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("random", {"samples": 23, "batch": 5}),
     "neighbour": ("neighbour", {}),
     "tpe": ("tpe", {"trials": 12, "batch": 5}),
+    "cma-es": ("cma-es", {"trials": 25, "batch": 10}),
+    "deap-stock": ("deap-stock", {"population": 8, "generations": 3}),
+    "norm-sort": ("norm-sort", {}),
+    "agglomerative": ("agglomerative", {}),
+    "k-means": ("k-means", {"restarts": 110}),
+    "hill-climb": ("hill-climb", {"restarts": 3, "swaps": 600, "moves": True}),
+    "annealing": ("annealing", {"chains": 2, "steps": 600}),
 }
 
 
@@ -56,11 +79,21 @@ def check_every_cut(method: SearchMethod, make_problem: Callable[[], Problem]) -
             assert other.bit_generator.state == end
 
 
+def with_norms(problem: Problem) -> Problem:
+    norms = np.random.default_rng(0).random((problem.num_layers, problem.num_heads))
+    return replace(problem, norms=norms)
+
+
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("method", METHODS)
 def test_resumed_search_equals_the_uninterrupted_one(method: str, problem: str) -> None:
     name, parameters = METHODS[method]
-    check_every_cut(make_method(name, parameters), PROBLEMS[problem])
+    made = make_method(name, parameters)
+    if not made.whole_model and PROBLEMS[problem]().layer_errors is None:
+        with pytest.raises(UserError, match=f"{name} needs one fitness that is a sum over groups"):
+            run_search(made, PROBLEMS[problem](), np.random.default_rng(0))
+    else:
+        check_every_cut(made, lambda: with_norms(PROBLEMS[problem]()))
 
 
 def test_resumed_front_search_equals_the_uninterrupted_one() -> None:

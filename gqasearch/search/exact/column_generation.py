@@ -12,12 +12,14 @@ from dataclasses import replace
 import numpy as np
 
 from gqasearch.search.exact.certificate import Certificate
+from gqasearch.search.exact.closing import Pool
 from gqasearch.search.exact.descent import descend, random_labels
 from gqasearch.search.exact.local_pricing import random_columns, search_columns
-from gqasearch.search.exact.master import Master, Relaxed, solve_partitioning
+from gqasearch.search.exact.master import Master, Relaxed
 from gqasearch.search.exact.pairwise import Columns, Groups, PairwiseProblem, groups_of
 from gqasearch.search.exact.pricing import Priced, make_pricer
 from gqasearch.search.exact.size_patterns import SizePatterns
+from gqasearch.search.exact.targets import Targets, easiest_targets
 from gqasearch.search.problem import FloatArray
 
 # Value of the start in the units that the solvers work in: HiGHS's absolute tolerance of 1e-10 is then 1e-13.
@@ -27,9 +29,11 @@ ROUNDING = 1e-9
 # Random starts of a descent, and of a heuristic pricing.
 STARTS = 64
 # Groups that one exact pricing may return, and size patterns that go into the last integer problem.
-POOL_LIMIT = 60_000
+POOL_LIMIT = 200_000
 # Groups added to the master after one pricing.
 BATCH = 400
+# Rounds of perturbation in a row that may find nothing better.
+IDLE_ROUNDS = 3
 
 
 def solve_pairwise(
@@ -83,9 +87,7 @@ def _first_partition(
 class _Run:
     """One solution under way, in scaled units: the best partition, its cost ``upper``, and the bound ``lower``."""
 
-    def __init__(
-        self, problem: PairwiseProblem, start: Columns, deadline: float, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, problem: PairwiseProblem, start: Columns, deadline: float, rng: np.random.Generator) -> None:
         self.problem, self.deadline, self.rng = problem, deadline, rng
         self.patterns = SizePatterns(problem.num_heads, problem.num_groups, problem.sizes)
         self.best, self.upper, self.lower = start, float(problem.costs(start).sum()), 0.0
@@ -105,25 +107,46 @@ class _Run:
             self.best, self.upper = columns, cost
 
     def solve(self) -> None:
-        """Generate columns until the relaxation is solved, then close the gap that is left."""
-        pricer = None
+        """Generate groups until the relaxation lacks none, then close the gap that is left."""
         if self.is_done:
             return
         for optimum in descend(self.problem, random_labels(self.problem, STARTS, self.rng)):
             self.add_partition(optimum)
+        pricer = None
         while not self.is_done:
             relaxed = self.solve_relaxation()
             if self.add_promising(relaxed):
                 continue
+            targets = self.set_targets(relaxed)
+            if targets is None:
+                continue
+            self.perturb()
             pricer = pricer or make_pricer(self.problem)
-            value, thresholds = self.thresholds(relaxed)
-            priced = pricer.price(relaxed.heads, thresholds, self.deadline, POOL_LIMIT)
-            self.raise_lower(relaxed, priced)
-            if self.add_violated(relaxed, priced):
+            priced = pricer.price(targets.heads, self.thresholds(targets), self.deadline, POOL_LIMIT)
+            self.raise_lower(targets, priced)
+            if not priced.complete:
+                # The gap is too wide to list all that fits into it: at least solve the relaxation.
+                priced = pricer.price(targets.heads, targets.sizes - ROUNDING, self.deadline, POOL_LIMIT)
+                self.raise_lower(targets, priced)
+                priced = replace(priced, complete=False)
+            if self.add_violated(targets, priced):
                 continue
             if priced.complete:
-                self.close(relaxed, priced, value)
+                self.close(targets, priced)
             return
+
+    def perturb(self) -> None:
+        """Look for a better partition near the best: descents from copies with a quarter of the heads reshuffled."""
+        idle = 0
+        while idle < IDLE_ROUNDS and not self.is_done:
+            before = self.upper
+            starts = np.tile(self.best.argmax(0), (STARTS, 1))
+            for row in starts:
+                heads = self.rng.choice(len(row), size=max(2, len(row) // 4), replace=False)
+                row[heads] = row[self.rng.permutation(heads)]
+            for optimum in descend(self.problem, starts):
+                self.add_partition(optimum)
+            idle = 0 if self.upper < before - ROUNDING else idle + 1
 
     def solve_relaxation(self) -> Relaxed:
         """The relaxation over the groups known, and over all size patterns."""
@@ -141,41 +164,57 @@ class _Run:
     def add_promising(self, relaxed: Relaxed) -> int:
         """Heuristic pricing; how many groups it added."""
         basic = self.master.columns[relaxed.weights > 0]
-        starts = np.concatenate([basic, random_columns(self.problem, STARTS, self.rng)])
-        columns, reduced = search_columns(self.problem, relaxed.heads, relaxed.sizes, starts)
+        columns, reduced = search_columns(self.problem, relaxed.heads, relaxed.sizes, self._with_random(basic))
         return self.master.add(columns[reduced < -ROUNDING][:BATCH])
 
-    def thresholds(self, relaxed: Relaxed) -> tuple[float, FloatArray]:
-        """Value of the relaxation, and the reduced cost of each size, (M,), from which on a group is of no use.
+    def set_targets(self, relaxed: Relaxed) -> Targets | None:
+        """Prices to prove; None when the attempt met groups that the relaxation lacks, and added them."""
+        heads = self.master.central_prices()
+        if heads is None:
+            heads = relaxed.heads
+        known = self._with_random(self.master.columns)
+        reduced = self.problem.costs(known) - known @ heads
+        index = self.problem.size_index(known)
+        least = np.full(len(self.problem.sizes), np.inf)
+        np.minimum.at(least, index, reduced)
+        order = np.argsort(reduced - least[index], kind="stable")
+        columns, reduced = search_columns(self.problem, heads, least, self._with_random(known[order[:STARTS]]))
+        if self.master.add(columns[reduced < -ROUNDING][:BATCH]):
+            return None
+        return Targets(heads, easiest_targets(self.patterns, least))
 
-        A partition that holds S costs at least sum of prices + reduced cost of S + the cheapest G - 1 other groups
-        beside it (every group costs at least the price of its size once the relaxation is solved).
+    def thresholds(self, targets: Targets) -> FloatArray:
+        """The reduced cost of each size, (M,), from which on a group is of no use to a better partition.
+
+        A partition that holds S costs at least the prices of all heads, the reduced cost of S, and the cheapest
+        G - 1 other groups beside it. Not below the targets: they are what the others are held to.
         """
-        prices = float(relaxed.heads.sum())
-        rest = self.patterns.with_size(relaxed.sizes)
-        value = prices + self.patterns.cheapest(relaxed.sizes)[0]
-        return value, self.upper - prices - rest + ROUNDING
+        useless = self.upper - float(targets.heads.sum()) - self.patterns.with_size(targets.sizes)
+        return np.maximum(useless, targets.sizes) + self.problem.num_groups * ROUNDING
 
-    def raise_lower(self, relaxed: Relaxed, priced: Priced) -> None:
+    def raise_lower(self, targets: Targets, priced: Priced) -> None:
         """The Lagrangian bound: heads at their prices, every group at the least reduced cost of its size."""
-        bound = float(relaxed.heads.sum()) + self.patterns.cheapest(priced.least)[0] - ROUNDING
+        bound = float(targets.heads.sum()) + self.patterns.cheapest(priced.least)[0] - ROUNDING
         self.lower = max(self.lower, min(bound, self.upper))
 
-    def add_violated(self, relaxed: Relaxed, priced: Priced) -> int:
-        """Groups that the relaxation lacks; how many were added."""
-        sizes = relaxed.sizes[priced.columns.sum(1).astype(np.intp) - self.problem.sizes[0]]
-        violation = priced.reduced - sizes
+    def add_violated(self, targets: Targets, priced: Priced) -> int:
+        """Groups below their target, which the relaxation lacks; how many were added."""
+        violation = priced.reduced - targets.sizes[self.problem.size_index(priced.columns)]
         order = np.argsort(violation, kind="stable")[:BATCH]
         return self.master.add(priced.columns[order[violation[order] < -ROUNDING]])
 
-    def close(self, relaxed: Relaxed, priced: Priced, value: float) -> None:
+    def close(self, targets: Targets, priced: Priced) -> None:
         """All groups that a better partition can hold are known: the best of them is the best of all."""
-        gap = self.upper - float(relaxed.heads.sum()) + ROUNDING
-        patterns = self.patterns.up_to(relaxed.sizes, gap, POOL_LIMIT)
-        if patterns is None:
+        gap = self.upper - float(targets.heads.sum()) + self.problem.num_groups * ROUNDING
+        patterns = self.patterns.up_to(targets.sizes, gap, POOL_LIMIT)
+        if patterns is None or self.is_done:
             return
-        left = self.deadline - time.monotonic()
-        chosen, bound = solve_partitioning(self.problem, priced.columns, patterns, self.upper + ROUNDING, left)
+        pool = Pool(self.problem, priced.columns, patterns, self.upper, self.deadline)
+        chosen = pool.solve()
         if chosen is not None:
             self.add_partition(chosen)
-        self.lower = max(self.lower, min(bound, self.upper))
+        self.lower = max(self.lower, min(pool.lower, self.upper))
+
+    def _with_random(self, columns: Columns) -> Columns:
+        count = max(STARTS, len(self.problem.sizes))
+        return np.concatenate([columns, random_columns(self.problem, count, self.rng)])

@@ -35,8 +35,8 @@ def search_columns(
 
 
 def random_columns(problem: PairwiseProblem, count: int, rng: np.random.Generator) -> Columns:
-    """``count`` random groups of random possible sizes, (count, H)."""
-    sizes = rng.integers(problem.sizes[0], problem.sizes[-1] + 1, size=count)
+    """``count`` random groups, (count, H), as many of every possible size."""
+    sizes = np.resize(np.array(problem.sizes), count)
     ranks = rng.random((count, problem.num_heads)).argsort(1)
     return (ranks < sizes[:, None]).astype(np.float64)
 

@@ -1,4 +1,4 @@
-"""The set-partitioning master problem: its linear relaxation, and the integer problem over given columns."""
+"""The linear relaxation of the set-partitioning problem, solved by HiGHS."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from gqasearch.search.problem import FloatArray
 
 # HiGHS's default of 1e-7 makes a column generation loop: a column priced in at -1e-8 stays out of the basis.
 TOLERANCE = 1e-10
+# Of the interior point that looks for central prices.
+CENTRAL_TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,16 @@ class Master:
 
     def __init__(self, problem: PairwiseProblem) -> None:
         self._problem = problem
-        self._solver = _quiet_solver()
+        self._solver = quiet_solver()
         self._solver.setOptionValue("presolve", "off")
         # New columns leave the basis primal feasible.
         self._solver.setOptionValue("simplex_strategy", 4)
-        _add_rows(self._solver, problem)
+        add_rows(self._solver, problem)
         self._known: set[bytes] = set()
         # Where the groups stand among the solver's columns, patterns between them.
         self._positions: list[int] = []
         self._columns: list[Columns] = []
+        self._patterns: list[Patterns] = []
 
     def add(self, columns: Columns) -> int:
         """Add those of the groups that are new; how many were."""
@@ -49,7 +52,7 @@ class Master:
             start = self._solver.getNumCol()
             self._positions += range(start, start + len(fresh))
             self._columns.append(columns[fresh])
-            _add_groups(self._solver, self._problem, columns[fresh], np.inf)
+            add_groups(self._solver, self._problem, columns[fresh])
         return len(fresh)
 
     def add_pattern(self, pattern: Patterns) -> bool:
@@ -58,7 +61,8 @@ class Master:
         if key in self._known:
             return False
         self._known.add(key)
-        _add_patterns(self._solver, self._problem, pattern[None], np.inf)
+        self._patterns.append(pattern)
+        add_patterns(self._solver, self._problem, pattern[None])
         return True
 
     @property
@@ -73,6 +77,25 @@ class Master:
         num_heads = self._problem.num_heads
         return Relaxed(np.array(solution.col_value)[self._positions], duals[:num_heads], duals[num_heads:-1])
 
+    def central_prices(self) -> FloatArray | None:
+        """Dual prices of the heads, (H,), from the middle of the optimal ones; None when they were not found.
+
+        Many prices are optimal, and simplex returns a corner of them, where many groups have reduced cost 0. An
+        interior point without crossover stays away from all that it can: the branch and bound has less to list.
+        """
+        solver = quiet_solver()
+        for option, value in (("solver", "ipx"), ("run_crossover", "off"), ("presolve", "off")):
+            solver.setOptionValue(option, value)
+        # Prices need only be near: bounds are computed for whatever prices there are.
+        solver.setOptionValue("ipm_optimality_tolerance", CENTRAL_TOLERANCE)
+        solver.setOptionValue("kkt_tolerance", CENTRAL_TOLERANCE)
+        add_rows(solver, self._problem)
+        add_groups(solver, self._problem, self.columns)
+        add_patterns(solver, self._problem, np.array(self._patterns))
+        solver.run()
+        prices = np.array(solver.getSolution().row_dual)[: self._problem.num_heads]
+        return prices if len(prices) == self._problem.num_heads and np.isfinite(prices).all() else None
+
     def _fresh(self, columns: Columns) -> list[int]:
         fresh = []
         for row, packed in enumerate(np.packbits(columns.astype(bool), axis=1)):
@@ -83,42 +106,9 @@ class Master:
         return fresh
 
 
-def solve_partitioning(
-    problem: PairwiseProblem, columns: Columns, patterns: Patterns, cutoff: float, time_limit: float
-) -> tuple[Columns | None, float]:
-    """The cheapest partition out of these groups with one of these size patterns, and a lower bound of its cost.
-
-    Partitions dearer than ``cutoff`` are of no use. None when there is none, or none was found in ``time_limit``
-    seconds; the bound is ``inf`` when there is none.
-    """
-    solver = _quiet_solver()
-    # Gaps are closed to the tolerance of the certificate, not to HiGHS's 1e-4.
-    for option, value in (
-        ("mip_rel_gap", 0.0),
-        ("mip_abs_gap", 0.0),
-        ("mip_feasibility_tolerance", 1e-9),
-        ("objective_bound", cutoff),
-        ("time_limit", max(time_limit, 0.0)),
-    ):
-        solver.setOptionValue(option, value)
-    _add_rows(solver, problem)
-    _add_groups(solver, problem, columns, 1.0)
-    _add_patterns(solver, problem, patterns, 1.0)
-    count = solver.getNumCol()
-    solver.changeColsIntegrality(count, np.arange(count, dtype=np.int32), np.ones(count, dtype=np.uint8))
-    solver.run()
-    status, info = solver.getModelStatus(), solver.getInfo()
-    if status == highspy.HighsModelStatus.kInfeasible:
-        return None, np.inf
-    optimal = status == highspy.HighsModelStatus.kOptimal
-    bound = float(info.objective_function_value if optimal else info.mip_dual_bound)
-    chosen = columns[np.array(solver.getSolution().col_value)[: len(columns)] > 0.5]
-    covered = len(chosen) == problem.num_groups and bool((chosen.sum(0) == 1).all())
-    return (chosen if covered else None), bound
-
-
-def _quiet_solver() -> highspy.Highs:
-    solver = highspy.Highs()
+def quiet_solver() -> highspy.Highs:
+    """HiGHS: silent, one thread, tight tolerances."""
+    solver = highspy.Highs()  # type: ignore[no-untyped-call]
     for option, value in (
         ("output_flag", False),
         ("threads", 1),
@@ -130,30 +120,32 @@ def _quiet_solver() -> highspy.Highs:
     return solver
 
 
-def _add_rows(solver: highspy.Highs, problem: PairwiseProblem) -> None:
+def add_rows(solver: highspy.Highs, problem: PairwiseProblem) -> None:
     """A row per head, a row per size, and one that counts the patterns; no columns yet."""
     right = np.concatenate([np.ones(problem.num_heads), np.zeros(len(problem.sizes)), [1.0]])
     starts = np.zeros(len(right), dtype=np.int32)
     solver.addRows(len(right), right, right, 0, starts, np.empty(0, dtype=np.int32), np.empty(0))
 
 
-def _add_groups(solver: highspy.Highs, problem: PairwiseProblem, columns: Columns, upper: float) -> None:
+def add_groups(solver: highspy.Highs, problem: PairwiseProblem, columns: Columns) -> None:
+    """A variable for every group, (N, H), behind those that are there."""
     of_size = columns.sum(1)[:, None] == np.array(problem.sizes)
     matrix = np.column_stack([columns, of_size, np.zeros(len(columns))])
-    _add_columns(solver, matrix, problem.costs(columns), upper)
+    _add_columns(solver, matrix, problem.costs(columns))
 
 
-def _add_patterns(solver: highspy.Highs, problem: PairwiseProblem, patterns: Patterns, upper: float) -> None:
+def add_patterns(solver: highspy.Highs, problem: PairwiseProblem, patterns: Patterns) -> None:
+    """A variable for every size pattern, (K, M), behind those that are there."""
     count = len(patterns)
     matrix = np.column_stack([np.zeros((count, problem.num_heads)), -patterns, np.ones(count)])
-    _add_columns(solver, matrix, np.zeros(count), upper)
+    _add_columns(solver, matrix, np.zeros(count))
 
 
-def _add_columns(solver: highspy.Highs, matrix: FloatArray, costs: FloatArray, upper: float) -> None:
-    """Columns of the constraint matrix, given as rows, (N, rows of the solver)."""
+def _add_columns(solver: highspy.Highs, matrix: FloatArray, costs: FloatArray) -> None:
+    """Columns of the constraint matrix, given as rows, (N, rows of the solver); no upper bounds: the rows imply 1."""
     count = len(matrix)
     columns, rows = np.nonzero(matrix)
     starts = np.searchsorted(columns, np.arange(count)).astype(np.int32)
-    bounds = np.zeros(count), np.full(count, upper)
+    bounds = np.zeros(count), np.full(count, np.inf)
     values = matrix[columns, rows]
     solver.addCols(count, costs, *bounds, len(rows), starts, rows.astype(np.int32), values)

@@ -58,6 +58,10 @@ class PairwiseProblem:
         inside = np.einsum("nh,nh->n", columns @ self.excess, columns)
         return np.asarray(inside / (2 * columns.sum(1)), dtype=np.float64)
 
+    def size_index(self, columns: Columns) -> NDArray[np.intp]:
+        """Position in ``sizes`` of the size of every column, (N,)."""
+        return np.asarray(columns.sum(1), dtype=np.intp) - self.sizes[0]
+
     def value(self, groups: Groups) -> float:
         """Sum of c(S) in terms of E."""
         return float(self.costs(self.columns(groups)).sum())

@@ -47,8 +47,8 @@ class SizePatterns:
 
     def with_size(self, prices: FloatArray) -> FloatArray:
         """For every size, the least price of the other G - 1 groups beside one of this size, (M,)."""
-        rest = self.tails(prices)[self.num_groups - 1]
-        return rest[self.num_heads - np.array(self.sizes)]
+        rest: FloatArray = self.tails(prices)[self.num_groups - 1]
+        return np.asarray(rest[self.num_heads - np.array(self.sizes)], dtype=np.float64)
 
     def up_to(self, prices: FloatArray, price: float, limit: int) -> Patterns | None:
         """All patterns of at most this price, (K, M); None when they are more than ``limit``."""

@@ -62,9 +62,7 @@ class Tree:
     def search(self, deadline: float, limit: int) -> Found:
         """All groups below the threshold; at most ``limit`` of them, or what ``deadline`` leaves time for."""
         heads = len(self.prices)
-        root = _Nodes(
-            np.empty((1, 0), np.int16), np.zeros(1), -self.prices[None], np.full(1, -np.inf)
-        )
+        root = _Nodes(np.empty((1, 0), np.int16), np.zeros(1), -self.prices[None], np.full(1, -np.inf))
         stack = [self._bounded(root)]
         found: list[NDArray[np.int16]] = []
         reduced: list[FloatArray] = []
@@ -88,7 +86,9 @@ class Tree:
         values = np.concatenate([*reduced, np.empty(0)])
         columns = np.zeros((len(members), heads))
         np.put_along_axis(columns, self.order[members], 1.0, axis=1)
-        bound = min([self.threshold, *values.tolist(), *(float(nodes.bound.min()) for nodes in stack if len(nodes.bound))])
+        bound = min(
+            [self.threshold, *values.tolist(), *(float(nodes.bound.min()) for nodes in stack if len(nodes.bound))]
+        )
         return Found(columns, values, bound, not stack)
 
     def _children(self, nodes: _Nodes) -> _Nodes:

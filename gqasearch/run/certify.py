@@ -1,0 +1,45 @@
+"""Certificates of a found grouping: how far every layer can be from the best one of its number of groups."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gqasearch.budget import Budget
+from gqasearch.errors import UserError
+from gqasearch.fitness import PreparedFitness, PreparedGroupFitness
+from gqasearch.grouping import Grouping
+from gqasearch.run.problem import layer_errors
+from gqasearch.run.workspace import Workspace
+from gqasearch.search import GroupErrors, Problem
+from gqasearch.search.exact import Prover, check_provable
+
+
+def check_certifiable(work: Workspace, problem: Problem) -> None:
+    """Refuse ``--certify`` before a long search where nothing can be proven."""
+    if not work.config.certify:
+        return
+    if problem.layer_errors is None:
+        raise UserError(
+            f"--certify needs one fitness that is a sum over groups, got {', '.join(work.config.objectives)}"
+        )
+    for errors in problem.layer_errors:
+        check_provable(errors)
+
+
+def certify(work: Workspace, grouping: Grouping, first: PreparedFitness, budget: Budget) -> list[float | None]:
+    """Lower bounds, (L,), on the error of every layer with its number of groups and the search's size bounds.
+
+    None where none was found in ``certify_seconds``.
+    """
+    if not isinstance(first, PreparedGroupFitness):
+        raise TypeError("only sums over groups have certificates")
+    work.progress.stage("certify", total=len(grouping))
+    bounds: list[float | None] = []
+    for index, layer in enumerate(grouping):
+        errors: GroupErrors = layer_errors(first, index, grouping.num_heads)
+        prover = Prover(errors, budget, work.config.certify_seconds)
+        rng = np.random.default_rng([work.config.seed, index])
+        bound = prover.certificate(layer.num_groups, rng, layer).lower_bound
+        bounds.append(bound if np.isfinite(bound) else None)
+        work.progress.update(index + 1)
+    return bounds
