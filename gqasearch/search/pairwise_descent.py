@@ -1,14 +1,21 @@
-"""Steepest descent of many individuals at once, for pairwise errors: the memetic part of the evolution."""
+"""Steepest descent of many individuals at once, for pairwise errors: the memetic part of the evolution.
+
+What a swap or a move gains depends on the two groups it touches and on nothing else. Computing all deltas
+of a batch anew is cheaper than looking known ones up, but only those between two groups that no
+individual had before are news, and only they count as evaluations.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray, IntArray
 from gqasearch.search.record import Individual, Record
+from gqasearch.search.state import pack, unpack
 from gqasearch.search.walk import Walk
 
 # A step must gain this share of the error, or rounding could send a descent in circles.
@@ -16,24 +23,26 @@ LEAST_GAIN = 1e-12
 
 
 class PairwiseDescent:
-    """Takes individuals of a one-layer problem to better neighbours, a swap or a move away.
-
-    Every swap and move whose delta a step computes counts as an evaluation of the record.
-    """
+    """Takes individuals of a one-layer problem to better neighbours, a swap or a move away."""
 
     def __init__(self, record: Record, distances: FloatArray) -> None:
         self._record = record
         self._distances = distances
+        # A random word per head; the words of a group, or of two, add up to its key (Zobrist hashing).
+        self._words = np.random.default_rng(0).integers(2**64, size=len(distances), dtype=np.uint64)
+        # Keys of the pairs of groups that were looked at; insertion-ordered, so that a snapshot is a length.
+        self._known: dict[int, None] = {}
 
     def __len__(self) -> int:
-        return 0  # remembers nothing
+        return len(self._known)
 
     def save(self, length: int) -> str:
-        """Nothing: it remembers nothing."""
-        return ""
+        """The first ``length`` pairs of groups looked at."""
+        return pack(np.fromiter(islice(self._known, length), dtype="<u8", count=length).tobytes())
 
     def load(self, saved: str) -> None:
-        """Nothing to take up."""
+        """Take up saved pairs, in place of those known."""
+        self._known = dict.fromkeys(np.frombuffer(unpack(saved), dtype="<u8").tolist())
 
     def descend(self, starts: Sequence[Individual], steps: int) -> list[Individual]:
         """Where the descents from ``starts`` end, after at most ``steps`` steps each; none is worse than its start."""
@@ -43,19 +52,31 @@ class PairwiseDescent:
         walk = Walk(self._distances, labels, self._record.problem.budget)
         active: IntArray = np.arange(len(starts))
         for _ in range(steps):
-            active = self._step(walk, active)
-            if not len(active):
+            if not len(active) or not self._charge(walk, active):
                 break
+            active = self._step(walk, active)
         ends = self._record.evaluate([Grouping.from_labels([row]) for row in walk.labels.tolist()])
         # The limit on evaluations may leave no room for an end.
         return [*ends, *starts] if len(ends) < len(starts) else ends
+
+    def _charge(self, walk: Walk, rows: IntArray) -> bool:
+        """Count the deltas between groups that were not looked at before; False where the limit forbids them."""
+        words = np.zeros(walk.sizes[rows].shape, dtype=np.uint64)
+        np.add.at(words, (np.arange(len(rows))[:, None], walk.labels[rows]), self._words[None, :])
+        one, two = np.triu_indices(words.shape[1], k=1)
+        # Symmetric, and no sum of words: groups {a, b} and {c} are no other groups {a} and {b, c}.
+        keys = words[:, one] * words[:, two] + (words[:, one] ^ words[:, two])
+        counted = zip(keys.ravel().tolist(), walk.deltas_between(rows, one, two).ravel().tolist(), strict=True)
+        new = {key: count for key, count in counted if key not in self._known}
+        if not self._record.charge(sum(new.values())):
+            return False
+        self._known.update(dict.fromkeys(new))
+        return True
 
     def _step(self, walk: Walk, rows: IntArray) -> IntArray:
         """The best swap or move of every row that has one that gains; gives back the rows that took it."""
         heads, groups = walk.labels.shape[1], walk.sizes.shape[1]
         swaps, moves = walk.swap_deltas(rows), walk.move_deltas(rows)
-        if not self._record.charge(int(np.isfinite(swaps).sum()) // 2 + int(np.isfinite(moves).sum())):
-            return rows[:0]
         deltas = np.concatenate([swaps.reshape(len(rows), -1), moves.reshape(len(rows), -1)], axis=1)
         best = deltas.argmin(axis=1)
         gains = -deltas[np.arange(len(rows)), best] > LEAST_GAIN * walk.errors(rows)

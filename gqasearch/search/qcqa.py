@@ -39,8 +39,8 @@ class QCQA(SearchMethod):
     the budget. ``population``, ``generations``, ``crossover_rate`` hold for both stages, and so does
     ``mutation_rate``, the chance per gene: None for 1/H, then 1/L.
 
-    No genome is twice in a population. Stage 2 sees the best partition that
-    stage 1 met for every number of groups. ``evaluations`` counts every genome, two names of one partition as two.
+    No genome is twice in a population. Stage 2 sees the best partition that stage 1 met for every number of
+    groups. ``evaluations`` counts every genome, two names of one partition as two.
 
     The budget counts as a total; ``Budget.largest_group`` bounds groups, a smallest size is refused: layers
     left MHA have groups of one head. The answer is the best of neighbour grouping and the points

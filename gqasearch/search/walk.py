@@ -60,6 +60,14 @@ class Walk:
         np.put_along_axis(allowed, labels[:, :, None], False, axis=2)
         return np.where(allowed, left[:, :, None] + taken, np.inf)
 
+    def deltas_between(self, rows: IntArray, one: IntArray, two: IntArray) -> IntArray:
+        """How many swaps and moves there are between groups ``one[k]`` and ``two[k]``, (n, k)."""
+        first, second = self.sizes[rows][:, one], self.sizes[rows][:, two]
+        swaps = np.where(first * second == 1, 0, first * second)
+        given = np.where((first > self.smallest) & (second > 0) & (second < self.largest), first, 0)
+        taken = np.where((second > self.smallest) & (first > 0) & (first < self.largest), second, 0)
+        return np.asarray(swaps + given + taken, dtype=np.int64)
+
     def move(self, rows: IntArray, heads: IntArray, groups: IntArray) -> None:
         """Head ``heads[k]`` of partition ``rows[k]`` goes to group ``groups[k]``; no row twice."""
         old = self.labels[rows, heads]

@@ -91,9 +91,10 @@ def test_all_allowed_proposals_are_made() -> None:
 
 
 def walk_of(problem: Problem, method: AsymGQA) -> list[tuple[LayerGrouping, float]]:
-    """Where the walk of the only layer stood after each step."""
+    """Where the walk of the last layer stood after each step."""
     states = [generation.state() for generation in run(method, problem)]
-    here = [state["here"] for state in states if state["here"] is not None]
+    before = problem.num_layers - 1
+    here = [state["here"] for state in states if state["here"] is not None and len(state["found"]) == before]
     return [(LayerGrouping.from_labels(at["labels"]), at["score"]) for at in here]
 
 
@@ -110,15 +111,17 @@ def test_without_acceptance_the_walk_only_goes_down() -> None:
     assert all(before == after or (after[1] < before[1]) for before, after in pairwise(walk))
 
 
-def test_with_certain_acceptance_every_proposal_is_taken() -> None:
-    problem, objective = entangled((3,))
+@pytest.mark.parametrize("counts", [(3,), (7, 3)])
+def test_with_certain_acceptance_every_proposal_is_taken(counts: tuple[int, ...]) -> None:
+    problem, objective = entangled(counts)
     assert problem.similarity is not None
     walk = walk_of(problem, AsymGQA(iterations=60, reset_rate=0, accept_rate=1))
     scores = [score for _, score in walk]
     assert scores != sorted(scores, reverse=True)
+    earlier = [LayerGrouping.singletons(7)] * (len(counts) - 1)
     for (before, _), (after, score) in pairwise(walk):
-        assert differ_by_one_step(before, after, problem.similarity[0], problem.budget)
-        assert score == objective([Grouping((after,))])[0]
+        assert differ_by_one_step(before, after, problem.similarity[-1], problem.budget)
+        assert score == objective([Grouping((*earlier, after))])[0]
 
 
 def test_with_certain_resets_every_step_is_a_new_random_partition() -> None:
@@ -209,6 +212,12 @@ def test_every_best_was_evaluated_and_keeps_the_budget() -> None:
         assert generation.front == (generation.best,)
     whole = [asked for asked in objective.asked if asked.group_counts == SIZES]
     assert values[-1] == min(Entangled(4, 7, 0)(whole))
+
+
+def test_the_best_of_one_layer_is_the_best_evaluated_so_far() -> None:
+    problem, objective = entangled((3,))
+    for generation in run_search(AsymGQA(), problem, np.random.default_rng(0)):
+        assert generation.best.values[0] == min(Entangled(1, 7, 0)(objective.asked))
 
 
 @given(seeds)

@@ -120,12 +120,14 @@ def test_order_crossover(heads: int, seed: int) -> None:
     assert (space.cross(mothers, mothers, rng) == mothers).all()
 
 
-def test_order_crossover_takes_from_both() -> None:
-    space, rng = RunGenomes(Budget((12,), 12)), np.random.default_rng(0)
-    mothers, fathers = space.draw(200, rng), space.draw(200, rng)
+def test_order_crossover_of_many_heads_takes_from_both() -> None:
+    space, rng = RunGenomes(Budget((40,), 40)), np.random.default_rng(0)
+    mothers, fathers = space.draw(100, rng), space.draw(100, rng)
     children = space.cross(mothers, fathers, rng)
     same = (children[:, :-1] == mothers[:, :-1]).mean(axis=1)
-    assert 0.4 < same.mean() < 0.8 and len(np.unique(same)) > 5
+    assert 0.4 < same.mean() < 0.8 and len(np.unique(same)) > 20
+    for row in range(5):
+        assert is_order_crossover(*(rows[row, :-1].tolist() for rows in (children, mothers, fathers)))
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=8), seeds)
@@ -191,6 +193,53 @@ def test_a_population_has_no_genome_twice_and_only_its_best() -> None:
     assert lowest.tolist() == [0.0, 0.0] and len(np.unique(search.values[:, 0])) >= 10
     for row, (total, _) in zip(search.genomes.tolist(), search.values.tolist(), strict=True):
         assert total <= 12 and max(row) - min(row) <= 1
+
+
+class Recorded(ChoiceGenomes):
+    """One gene, every value drawn once; keeps the parents that are crossed."""
+
+    def __init__(self, options: int) -> None:
+        super().__init__([options])
+        self.crossed: list[int] = []
+
+    def draw(self, count: int, rng: np.random.Generator) -> IntArray:
+        return np.arange(count)[:, None]
+
+    def cross(self, mothers: IntArray, fathers: IntArray, rng: np.random.Generator) -> IntArray:
+        self.crossed += [*mothers[:, 0].tolist(), *fathers[:, 0].tolist()]
+        return super().cross(mothers, fathers, rng)
+
+
+def parents(evaluate: Callable[[IntArray], FloatArray], crossover: float = 1.0) -> FloatArray:
+    """How often each of sixteen genomes 0..15 became a parent, relative to the mean."""
+    space = Recorded(16)
+    search = NSGA2(space, evaluate, Rates(16, crossover, 0.0), np.random.default_rng(0))
+    search.start()
+    assert sorted(search.genomes[:, 0].tolist()) == list(range(16))
+    for _ in range(40):
+        search.advance()
+    counts = np.bincount(space.crossed, minlength=16)
+    # All genomes are known: every generation tries ten times for sixteen children.
+    assert counts.sum() == pytest.approx(crossover * 2 * 40 * 10 * 16, rel=0.05)
+    return np.asarray(counts / max(counts.mean(), 1))
+
+
+def test_the_better_of_two_becomes_a_parent() -> None:
+    chosen = parents(lambda genomes: np.repeat(genomes, 2, axis=1).astype(float))
+    expected = [(2 * (16 - rank) - 1) / 16 for rank in range(16)]
+    assert chosen.tolist() == pytest.approx(expected, abs=0.15)
+
+
+def test_the_lonelier_of_two_becomes_a_parent() -> None:
+    chosen = parents(lambda genomes: np.concatenate([2.0**genomes, -(2.0**genomes)], axis=1))
+    # Both ends win over all others; of the others those with the wider gaps, towards the high end.
+    assert chosen[[0, 15]].tolist() == pytest.approx([1.875] * 2, abs=0.2)
+    assert chosen[1] < chosen[5] < chosen[9] < chosen[14]
+
+
+def test_the_rate_of_crossover() -> None:
+    for rate in (0.0, 0.5):
+        parents(lambda genomes: np.repeat(genomes, 2, axis=1).astype(float), rate)
 
 
 def test_a_space_smaller_than_the_population_is_seen_whole() -> None:
@@ -311,6 +360,17 @@ def test_neighbours_stand_in_where_nothing_fits() -> None:
     stages, last = finished(QCQAEqual(population=10, generations=5), replace(problem, objectives=free_objectives()))
     assert last.best in last.front and last.best.values[1] == 8
     assert sorted(stages.whole) == [10, 15, 20]
+
+
+def test_neighbours_are_of_the_front_where_they_are_better() -> None:
+    """Pairs of equal heads side by side: three groups of neighbours are perfect, two groups are not."""
+    line = np.repeat(np.arange(3.0), 2)
+    errors = (PairwiseErrors((line[:, None] - line) ** 2),) * 5
+    problem = replace(free(5, 6, (3, 3, 3, 3, 6)), layer_errors=errors)
+    stages, last = finished(QCQAArbitrary(population=30, generations=30, layer_groups=2), problem)
+    assert stages.whole[18][0] > 0
+    assert last.front[-1] == last.best == stages.neighbours and last.best.values == (0.0, 18.0)
+    assert [candidate.values[1] for candidate in last.front] == [10, 14, 18]
 
 
 def free_objectives() -> dict[str, Any]:

@@ -121,7 +121,7 @@ class Pool:
 
 def cut_hits(columns: Columns, cuts: NDArray[np.intp]) -> FloatArray:
     """1 where a group holds two or three of the heads of a cut, (N, C)."""
-    return (columns[:, cuts].sum(2) >= 2).astype(np.float64)
+    return np.asarray(columns[:, cuts].sum(2) >= 2, dtype=np.float64)
 
 
 def violated_cuts(columns: Columns, weights: FloatArray) -> NDArray[np.intp]:

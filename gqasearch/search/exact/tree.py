@@ -55,6 +55,8 @@ class Tree:
         # do not hold them.
         self.order = np.argsort(-(root / 2 - prices), kind="stable")
         self.pair = pair[np.ix_(self.order, self.order)]
+        # Heads join in order: none before the last one does.
+        self._behind = np.where(np.tri(len(pair), dtype=bool), np.inf, self.pair)
         self.prices = prices[self.order]
         self.nodes = 0
         self._tables: dict[tuple[int, float], FloatArray] = {}
@@ -99,8 +101,7 @@ class Tree:
         if depth == self.size:
             keep = cost < self.threshold
             return _Nodes(members[keep], cost[keep], np.empty((0, 0)), cost[keep])
-        joining = nodes.joining[row] + self.pair[head]
-        joining[np.arange(len(self.prices)) <= head[:, None]] = np.inf
+        joining = nodes.joining[row] + self._behind[head]
         return self._bounded(_Nodes(members, cost, joining, nodes.bound[row]))
 
     def _bounded(self, nodes: _Nodes) -> _Nodes:
@@ -110,18 +111,16 @@ class Tree:
             return replace(nodes, bound=nodes.cost + nodes.joining.min(1))
         for share in (0.0, 1.0):
             if not len(nodes.bound):
-                return nodes
+                break
             first = nodes.members[:, -1].astype(np.intp) + 1 if nodes.members.shape[1] else np.zeros(1, np.intp)
             score = nodes.joining + self._table(togo, share)[first]
             best = np.partition(score, togo - 1, axis=1)[:, :togo]
             bound = nodes.cost + best.sum(1)
+            alive = bound < self.threshold
+            nodes, score = replace(nodes, bound=np.maximum(nodes.bound, bound)).take(alive), score[alive]
             # A group with head j has j in the place of the dearest of the best.
-            dearest = best[:, -1:]
-            with np.errstate(invalid="ignore"):
-                with_head = bound[:, None] + np.maximum(score - dearest, 0.0)
-            nodes.joining[~(with_head < self.threshold)] = np.inf
-            nodes.bound = np.maximum(nodes.bound, bound)
-            nodes = nodes.take(bound < self.threshold)
+            most = self.threshold - bound[alive] + best[alive, -1]
+            nodes.joining[score >= most[:, None]] = np.inf
         return nodes
 
     def _table(self, togo: int, share: float) -> FloatArray:

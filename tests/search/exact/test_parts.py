@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from gqasearch.search.exact import closing
 from gqasearch.search.exact.closing import Pool, cut_hits, violated_cuts
 from gqasearch.search.exact.descent import descend, random_labels
-from gqasearch.search.exact.local_pricing import random_columns, search_columns
 from gqasearch.search.exact.enumeration import all_columns, number_of_groups
+from gqasearch.search.exact.local_pricing import random_columns, search_columns
 from gqasearch.search.exact.pairwise import PairwiseProblem, groups_of
 from gqasearch.search.exact.pricing import EnumeratedPricer, Pricer, TreePricer
 from gqasearch.search.exact.size_patterns import SizePatterns
