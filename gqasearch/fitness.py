@@ -29,10 +29,12 @@ from gqasearch.errors import UserError, unknown_name
 from gqasearch.grouping import Grouping
 from gqasearch.merging import Merge, Need
 from gqasearch.models import LayerWeights, Parent
-from gqasearch.pairwise import FloatArray, pairwise_errors
+from gqasearch.pairwise import FloatArray as FloatArray
+from gqasearch.pairwise import pairwise_errors
 from gqasearch.parameters import construct
 
 ENTRY_POINT_GROUP = "gqasearch.fitness"
+
 
 @dataclass(frozen=True)
 class FitnessContext:

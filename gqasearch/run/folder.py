@@ -13,9 +13,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from gqasearch import __version__
+from gqasearch.config import RunConfig, build_config, read_config_file
 from gqasearch.errors import UserError
 from gqasearch.files import write_file
-from gqasearch.config import RunConfig, build_config, read_config_file
 
 REPORTED_PACKAGES = ("torch", "transformers", "deap", "numpy", "scipy", "pandas", "safetensors")
 

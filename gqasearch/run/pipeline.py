@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from gqasearch.checkpoints import CardFacts, Layout, MetricRow, model_card, plan_layout, write_checkpoint
+from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter, with_outputs
 from gqasearch.files import write_file
@@ -20,7 +21,6 @@ from gqasearch.grouping_document import GroupingDocument, check_fits, read_group
 from gqasearch.merging import make_merge
 from gqasearch.models import LayerWeights
 from gqasearch.reporting.html import write_report
-from gqasearch.config import RunConfig
 from gqasearch.run.evaluate import (
     BASELINE,
     CONVERTED,

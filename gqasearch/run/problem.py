@@ -7,10 +7,10 @@ from functools import partial
 
 import numpy as np
 
+from gqasearch.config import KV_RATIO
 from gqasearch.fitness import PreparedFitness, PreparedGroupFitness, PreparedPairwiseFitness, to_numpy
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray
-from gqasearch.config import KV_RATIO
 from gqasearch.run.workspace import Workspace
 from gqasearch.search import GroupErrors, Objective, PairwiseErrors, Problem, SearchMethod, SetErrors
 

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
 from gqasearch.files import write_file
 from gqasearch.grouping_document import GroupingDocument, read_grouping
@@ -28,7 +29,6 @@ from gqasearch.reporting import (
     Similarity,
     TextUse,
 )
-from gqasearch.config import RunConfig
 from gqasearch.run.evaluate import BASELINE, CONVERTED
 from gqasearch.run.folder import RunFolder, read_json
 

@@ -30,7 +30,6 @@ class SearchMethod(ABC):
       groups; other methods are run once for every number.
     - ``splits_budget``: decides the groups of every layer itself; the budget counts as a total only.
     - ``needs``: what it must know of the heads.
-    - ``preset_fitness``, ``preset_merge``: those of its paper, taken where the user names none.
     """
 
     name: ClassVar[str]
@@ -42,8 +41,6 @@ class SearchMethod(ABC):
     traces_curve: ClassVar[bool] = False
     splits_budget: ClassVar[bool] = False
     needs: ClassVar[frozenset[HeadFact]] = frozenset()
-    preset_fitness: ClassVar[str | None] = None
-    preset_merge: ClassVar[str | None] = None
 
     @abstractmethod
     def search(
@@ -54,8 +51,8 @@ class SearchMethod(ABC):
         set to where it was. The state of the last generation gives that generation again.
         """
 
-    def most_generations(self) -> int | None:
-        """Generations that one search yields at most; None when it cannot be told."""
+    def most_generations(self, problem: Problem) -> int | None:
+        """Generations that one search of ``problem`` yields at most; None when it cannot be told."""
         return None
 
     def parameters(self) -> dict[str, Any]:

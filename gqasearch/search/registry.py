@@ -7,22 +7,28 @@ from typing import Any
 from gqasearch.errors import unknown_name
 from gqasearch.parameters import construct
 from gqasearch.search._base import SearchMethod
-from gqasearch.search.agglomerative import Agglomerative
-from gqasearch.search.annealing import Annealing
-from gqasearch.search.cma_es import CMAES
-from gqasearch.search.deap_stock import DeapStock
+from gqasearch.search.baselines import (
+    CMAES,
+    TPE,
+    Agglomerative,
+    Annealing,
+    DeapStock,
+    HillClimb,
+    KMeans,
+    Neighbour,
+    NormSort,
+    RandomSearch,
+)
 from gqasearch.search.evolution import Evolution
 from gqasearch.search.exact import Exact
-from gqasearch.search.hill_climb import HillClimb
-from gqasearch.search.k_means import KMeans
-from gqasearch.search.neighbour import Neighbour
-from gqasearch.search.norm_sort import NormSort
-from gqasearch.search.random_search import RandomSearch
-from gqasearch.search.tpe import TPE
+from gqasearch.search.papers import AsymGQA, QCQAArbitrary, QCQAEqual
 
 METHODS: tuple[type[SearchMethod], ...] = (
     Evolution,
     Exact,
+    QCQAArbitrary,
+    QCQAEqual,
+    AsymGQA,
     Neighbour,
     RandomSearch,
     NormSort,
@@ -30,9 +36,9 @@ METHODS: tuple[type[SearchMethod], ...] = (
     KMeans,
     HillClimb,
     Annealing,
+    DeapStock,
     TPE,
     CMAES,
-    DeapStock,
 )
 
 

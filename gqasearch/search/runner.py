@@ -51,10 +51,12 @@ def check_takes(method: SearchMethod, problem: Problem) -> None:
 
 def most_generations(method: SearchMethod, problem: Problem) -> int | None:
     """Generations that a search yields at most, for progress bars; None when it cannot be told."""
-    most = method.most_generations()
-    if most is None or _splits(method, problem):
+    if _splits(method, problem):
         return None
-    return 1 + most * problem.num_layers if _goes_by_layer(method, problem) else most
+    if _goes_by_layer(method, problem):
+        most = [method.most_generations(problem.layer_problem(layer)) for layer in range(problem.num_layers)]
+        return None if None in most else 1 + sum(number or 0 for number in most)
+    return method.most_generations(problem)
 
 
 def _goes_by_layer(method: SearchMethod, problem: Problem) -> bool:

@@ -103,7 +103,7 @@ class _Split:
         for found in inner.front:
             count = found.grouping.kv_heads_total
             known = self.curves[layer].get(count)
-            if known is None or found.values[0] <= known.values[0] and not known.lower_bounds:
+            if known is None or (found.values[0] <= known.values[0] and not known.lower_bounds):
                 self.curves[layer][count] = Candidate(found.grouping, found.values[:1], found.lower_bounds)
 
     def generation(self, inner: Generation | None, *, whole_front: bool = False) -> Generation:
@@ -165,4 +165,3 @@ class _Split:
                 lowest = split.errors[total]
                 front.append(self._candidate(split, total))
         return tuple(front)
-

@@ -13,10 +13,10 @@ from gqasearch.budget import Budget
 from gqasearch.grouping import LayerGrouping
 from gqasearch.pairwise import FloatArray, pairwise_errors
 from gqasearch.search import PairwiseErrors, Problem, SetErrors, make_method
-from gqasearch.search.assignment import assign, centroid_distances, within_bounds
-from gqasearch.search.k_means import lloyd, plus_plus_seeds
+from gqasearch.search.baselines.assignment import assign, centroid_distances, within_bounds
+from gqasearch.search.baselines.k_means import lloyd, plus_plus_seeds
+from gqasearch.search.baselines.pair_distances import pair_distances
 from gqasearch.search.operators import random_partition
-from gqasearch.search.pair_distances import pair_distances
 from tests.search.problems import SetFunction, budgets, seeds
 
 

@@ -17,8 +17,8 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.search import Generation, Problem, run_search
-from gqasearch.search.asymgqa import AsymGQA, propose
 from gqasearch.search.operators import exchange, random_partition, relocate
+from gqasearch.search.papers.asymgqa import AsymGQA, propose
 from tests.search.problems import Entangled, Pairwise, budgets, kv_heads, partitions_within, seeds
 from tests.search.test_resume import check_every_cut
 

@@ -15,8 +15,8 @@ from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.search import Generation, GroupErrors, PairwiseErrors, Problem, SetErrors, make_method, run_search
-from gqasearch.search.annealing import Annealing
-from gqasearch.search.steps import unpack_labels
+from gqasearch.search.baselines.annealing import Annealing
+from gqasearch.search.baselines.steps import unpack_labels
 from tests.search.problems import Entangled, Pairwise, SetFunction, budgets, fits, one_layer, partitions_within, seeds
 
 # Small settings of every baseline, and enough of each to find the best of 31 partitions.
@@ -60,9 +60,10 @@ def searched(name: str, problem: Problem, parameters: dict[str, Any], seed: int 
 @given(budget=budgets(), seed=seeds)
 def test_bounds_and_counts_are_kept(name: str, kind: str, budget: Budget, seed: int) -> None:
     errors = random_errors(kind, budget.num_heads)
-    generations = searched(name, make_problem(errors, budget), SMALL[name], seed)
+    problem = make_problem(errors, budget)
+    generations = searched(name, problem, SMALL[name], seed)
     assert [generation.index for generation in generations] == list(range(len(generations)))
-    assert len(generations) == make_method(name, SMALL[name]).most_generations()
+    assert len(generations) == make_method(name, SMALL[name]).most_generations(problem)
     for before, after in pairwise(generations):
         assert after.best.values <= before.best.values and after.evaluations >= before.evaluations
     for generation in generations:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from gqasearch.budget import Budget
 from gqasearch.search import GroupErrors, PairwiseErrors, SetErrors
-from gqasearch.search.chains import PairwiseChains, Proposals, SetChains, make_chains, random_labels
+from gqasearch.search.baselines.chains import PairwiseChains, Proposals, SetChains, make_chains, random_labels
 from tests.search.problems import Pairwise, SetFunction, budgets, seeds
 
 CHAINS, STEPS = 3, 12

@@ -13,10 +13,10 @@ from gqasearch.budget import Budget
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import pairwise_errors
 from gqasearch.search import GroupErrors, PairwiseErrors, Problem, SetErrors
-from gqasearch.search.descent import neighbours_between
-from gqasearch.search.group_descent import GroupDescent
+from gqasearch.search.evolution.descent import neighbours_between
+from gqasearch.search.evolution.group_descent import GroupDescent
+from gqasearch.search.evolution.pairwise_descent import PairwiseDescent
 from gqasearch.search.operators import exchange, random_partition, relocate
-from gqasearch.search.pairwise_descent import PairwiseDescent
 from gqasearch.search.record import Record
 from gqasearch.search.walk import Walk
 from tests.search.problems import Pairwise, SetFunction, budgets, seeds

@@ -13,12 +13,12 @@ from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.search import Generation, Problem, make_method
-from gqasearch.search.descent import Descent, neighbours_between
-from gqasearch.search.evolution import Evolution
+from gqasearch.search.evolution.descent import Descent, neighbours_between
+from gqasearch.search.evolution.evolution import Evolution
+from gqasearch.search.evolution.selection import crowded_tournament, tournament
 from gqasearch.search.operators import exchange
 from gqasearch.search.problem import FloatArray
 from gqasearch.search.record import Record
-from gqasearch.search.selection import crowded_tournament, tournament
 from tests.search.problems import (
     Entangled,
     Pairwise,
@@ -261,4 +261,4 @@ def test_tournaments_prefer_the_better_and_the_lonelier() -> None:
 
 def test_defaults_are_the_documented_kind() -> None:
     assert make_method("evolution") == Evolution()
-    assert Evolution().most_generations() == Evolution().generations + 1
+    assert Evolution().most_generations(one_layer(kv_heads, 4, 2)) == Evolution().generations + 1

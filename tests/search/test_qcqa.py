@@ -20,7 +20,7 @@ from gqasearch.pairwise import FloatArray, IntArray
 from gqasearch.parameters import construct
 from gqasearch.search import Candidate, Generation, PairwiseErrors, Problem, run_search
 from gqasearch.search.allocation import split_budget
-from gqasearch.search.nsga2_genomes import (
+from gqasearch.search.papers.nsga2_genomes import (
     ChoiceGenomes,
     LabelGenomes,
     LayerGenomes,
@@ -28,9 +28,9 @@ from gqasearch.search.nsga2_genomes import (
     equal_counts,
     two_point,
 )
-from gqasearch.search.nsga2_integers import NSGA2, Rates
-from gqasearch.search.qcqa import QCQA, QCQAArbitrary, QCQAEqual
-from gqasearch.search.qcqa_run import BATCH, Stages
+from gqasearch.search.papers.nsga2_integers import NSGA2, Rates
+from gqasearch.search.papers.qcqa import QCQA, QCQAArbitrary, QCQAEqual
+from gqasearch.search.papers.qcqa_run import BATCH, Stages
 from tests.search.problems import Pairwise, all_partitions, budgets, kv_heads, seeds, separable
 from tests.search.test_resume import check_every_cut
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gqasearch.budget import Budget
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.search import Problem
+from gqasearch.search.evolution.variation import mutate, usable_weights
 from gqasearch.search.operators import (
     count_range,
     crossover,
@@ -26,7 +27,6 @@ from gqasearch.search.operators import (
     swap,
 )
 from gqasearch.search.starts import neighbour_grouping, starting_groupings
-from gqasearch.search.variation import mutate, usable_weights
 from tests.search.problems import budgets, fits, kv_heads, one_layer, partitions_within, seeds
 
 Mutation = Callable[[LayerGrouping, Budget, np.random.Generator], LayerGrouping]

@@ -9,8 +9,8 @@ import numpy as np
 from gqasearch.budget import Budget
 from gqasearch.grouping import LayerGrouping
 from gqasearch.pairwise import IntArray
-from gqasearch.search.nsga2_integers import Genomes
 from gqasearch.search.operators import count_range, repair
+from gqasearch.search.papers.nsga2_integers import Genomes
 
 
 class LayerGenomes(Genomes):

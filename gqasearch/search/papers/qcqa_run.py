@@ -9,8 +9,8 @@ import numpy as np
 
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray, IntArray
-from gqasearch.search.nsga2_genomes import ChoiceGenomes, LayerGenomes
-from gqasearch.search.nsga2_integers import NSGA2, Rates
+from gqasearch.search.papers.nsga2_genomes import ChoiceGenomes, LayerGenomes
+from gqasearch.search.papers.nsga2_integers import NSGA2, Rates
 from gqasearch.search.problem import Candidate, Generation, Problem
 from gqasearch.search.starts import neighbour_grouping
 from gqasearch.search.state import load_candidate, pack, require_method, restore_rng, save_candidate, save_rng, unpack

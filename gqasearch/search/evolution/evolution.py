@@ -10,8 +10,8 @@ import numpy as np
 
 from gqasearch.errors import UserError
 from gqasearch.search._base import SearchMethod
-from gqasearch.search.curve_run import CurveRun
-from gqasearch.search.evolution_run import EvolutionRun
+from gqasearch.search.evolution.curve_run import CurveRun
+from gqasearch.search.evolution.evolution_run import EvolutionRun
 from gqasearch.search.problem import Generation, Problem
 
 # The smallest value of every parameter that has one.
@@ -99,6 +99,6 @@ class Evolution(SearchMethod):
             run.advance()
             yield run.generation()
 
-    def most_generations(self) -> int:
+    def most_generations(self, problem: Problem) -> int:
         """Generation 0 and those that follow."""
         return self.generations + 1

@@ -13,7 +13,7 @@ import optuna
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.search._base import SearchMethod
-from gqasearch.search.label_genomes import repair_labels
+from gqasearch.search.baselines.label_genomes import repair_labels
 from gqasearch.search.problem import Generation, Problem
 from gqasearch.search.record import Record
 from gqasearch.search.state import require_method, restore_rng, save_rng
@@ -84,5 +84,5 @@ class OptunaSearch(SearchMethod):
 
         return Generation(-(-done // self.batch) - 1, snapshot.evaluations, best, (best,), state)
 
-    def most_generations(self) -> int:
+    def most_generations(self, problem: Problem) -> int:
         return -(-self.trials // self.batch)

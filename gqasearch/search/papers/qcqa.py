@@ -12,10 +12,10 @@ import numpy as np
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.search._base import SearchMethod
-from gqasearch.search.nsga2_genomes import LabelGenomes, LayerGenomes, RunGenomes, equal_counts
 from gqasearch.search.operators import count_range
+from gqasearch.search.papers.nsga2_genomes import LabelGenomes, LayerGenomes, RunGenomes, equal_counts
+from gqasearch.search.papers.qcqa_run import Settings, Stages
 from gqasearch.search.problem import Generation, Problem
-from gqasearch.search.qcqa_run import Settings, Stages
 
 # The smallest value of every parameter that has one.
 LEAST: dict[str, float] = {
@@ -57,8 +57,6 @@ class QCQA(SearchMethod):
     whole_model: ClassVar[bool] = False
     by_layer: ClassVar[bool] = False
     splits_budget: ClassVar[bool] = True
-    preset_fitness: ClassVar[str | None] = "weight-sharing-error"
-    preset_merge: ClassVar[str | None] = "mean"
 
     population: int = 100
     generations: int = 400

@@ -33,5 +33,5 @@ class Neighbour(SearchMethod):
             best = load_candidate(state["best"])
         yield Generation(0, 1, best, (best,), lambda: {"method": self.name, "best": save_candidate(best)})
 
-    def most_generations(self) -> int:
+    def most_generations(self, problem: Problem) -> int:
         return 1

@@ -8,9 +8,9 @@ import numpy as np
 
 from gqasearch.pairwise import FloatArray
 from gqasearch.search._base import SearchMethod
+from gqasearch.search.baselines.steps import Steps
 from gqasearch.search.group_errors import GroupErrors, PairwiseErrors
 from gqasearch.search.problem import Problem
-from gqasearch.search.steps import Steps
 
 
 def pair_distances(errors: GroupErrors) -> FloatArray:

@@ -13,10 +13,10 @@ from deap import algorithms, base, tools  # type: ignore[import-untyped]
 
 from gqasearch.errors import UserError
 from gqasearch.search._base import SearchMethod
-from gqasearch.search.label_genomes import repair_labels
+from gqasearch.search.baselines.label_genomes import repair_labels
+from gqasearch.search.baselines.steps import Steps, pack_labels, unpack_labels
 from gqasearch.search.problem import Generation, Problem
 from gqasearch.search.record import MinimisingFitness
-from gqasearch.search.steps import Steps, pack_labels, unpack_labels
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class DeapStock(SearchMethod):
     ) -> Iterator[Generation]:
         return _DeapStock(self, problem, rng).generations(state)
 
-    def most_generations(self) -> int:
+    def most_generations(self, problem: Problem) -> int:
         """Generation 0 and those that follow."""
         return self.generations + 1
 
@@ -106,7 +106,7 @@ class GlobalRandom:
 
 class _DeapStock(Steps):
     def __init__(self, method: DeapStock, problem: Problem, rng: np.random.Generator) -> None:
-        super().__init__(method, problem, rng, method.most_generations())
+        super().__init__(method, problem, rng, method.most_generations(problem))
         self.method = method
         self.population: list[Genome] = []
         self.random = GlobalRandom(0)

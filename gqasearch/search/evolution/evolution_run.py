@@ -8,20 +8,20 @@ import numpy as np
 from deap import base, tools  # type: ignore[import-untyped]
 
 from gqasearch.grouping import Grouping
-from gqasearch.search.descent import Descent
-from gqasearch.search.group_descent import GroupDescent
+from gqasearch.search.evolution.descent import Descent
+from gqasearch.search.evolution.group_descent import GroupDescent
+from gqasearch.search.evolution.pairwise_descent import PairwiseDescent
+from gqasearch.search.evolution.selection import crowded_tournament, tournament
+from gqasearch.search.evolution.variation import mutate, usable_weights
 from gqasearch.search.group_errors import PairwiseErrors, SetErrors
 from gqasearch.search.operators import exchange_layers
-from gqasearch.search.pairwise_descent import PairwiseDescent
 from gqasearch.search.problem import Generation, Problem
 from gqasearch.search.record import Individual, Record
-from gqasearch.search.selection import crowded_tournament, tournament
 from gqasearch.search.starts import starting_groupings
 from gqasearch.search.state import require_method, restore_rng, save_rng
-from gqasearch.search.variation import mutate, usable_weights
 
 if TYPE_CHECKING:
-    from gqasearch.search.evolution import Evolution
+    from gqasearch.search.evolution.evolution import Evolution
 
 # A child that was evaluated before is mutated again, at most so often.
 ATTEMPTS = 10

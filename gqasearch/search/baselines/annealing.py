@@ -12,9 +12,9 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray, IntArray
 from gqasearch.search._base import SearchMethod
-from gqasearch.search.chains import Proposals, make_chains, random_labels
+from gqasearch.search.baselines.chains import Proposals, make_chains, random_labels
+from gqasearch.search.baselines.steps import Steps, pack_labels, unpack_labels
 from gqasearch.search.problem import Generation, Problem
-from gqasearch.search.steps import Steps, pack_labels, unpack_labels
 
 # Proposals of every chain in one generation, and of every chain to measure the first temperature by.
 BATCH = 500
@@ -52,7 +52,7 @@ class Annealing(SearchMethod):
     ) -> Iterator[Generation]:
         return _Annealing(self, problem, rng).generations(state)
 
-    def most_generations(self) -> int:
+    def most_generations(self, problem: Problem) -> int:
         return -(-self.steps // BATCH)
 
     def temperatures(self, first: int, count: int) -> FloatArray:
@@ -63,7 +63,7 @@ class Annealing(SearchMethod):
 
 class _Annealing(Steps):
     def __init__(self, method: Annealing, problem: Problem, rng: np.random.Generator) -> None:
-        super().__init__(method, problem, rng, method.most_generations())
+        super().__init__(method, problem, rng, method.most_generations(problem))
         self.method = method
         # Where every chain is, and the best it has been, (N, H) each.
         self.labels: IntArray = np.empty((0, problem.num_heads), dtype=np.int64)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import optuna
 
-from gqasearch.search.optuna_search import OptunaSearch
+from gqasearch.search.baselines.optuna_search import OptunaSearch
 
 
 @dataclass(frozen=True)

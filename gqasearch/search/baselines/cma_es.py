@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import optuna
 
-from gqasearch.search.optuna_search import OptunaSearch
+from gqasearch.search.baselines.optuna_search import OptunaSearch
 
 # Optuna writes the whole covariance matrix down with every trial: of 1,024 labels that takes seconds.
 MOST_LABELS = 256

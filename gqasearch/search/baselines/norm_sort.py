@@ -11,8 +11,8 @@ import numpy as np
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.search._base import HeadFact, SearchMethod
+from gqasearch.search.baselines.steps import Steps
 from gqasearch.search.problem import Generation, Problem
-from gqasearch.search.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class NormSort(SearchMethod):
     ) -> Iterator[Generation]:
         return _NormSort(self, problem, rng, 1).generations(state)
 
-    def most_generations(self) -> int:
+    def most_generations(self, problem: Problem) -> int:
         return 1
 
 

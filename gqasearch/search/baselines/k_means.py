@@ -13,8 +13,8 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray, IntArray, pairwise_errors
 from gqasearch.search._base import SearchMethod
-from gqasearch.search.assignment import assign, centroid_distances
-from gqasearch.search.pair_distances import DistanceSteps
+from gqasearch.search.baselines.assignment import assign, centroid_distances
+from gqasearch.search.baselines.pair_distances import DistanceSteps
 from gqasearch.search.problem import Generation, Problem
 
 # Restarts of one generation.
@@ -49,13 +49,13 @@ class KMeans(SearchMethod):
     ) -> Iterator[Generation]:
         return _KMeans(self, problem, rng).generations(state)
 
-    def most_generations(self) -> int:
+    def most_generations(self, problem: Problem) -> int:
         return -(-self.restarts // BATCH)
 
 
 class _KMeans(DistanceSteps):
     def __init__(self, method: KMeans, problem: Problem, rng: np.random.Generator) -> None:
-        super().__init__(method, problem, rng, method.most_generations())
+        super().__init__(method, problem, rng, method.most_generations(problem))
         self.method = method
 
     def advance(self) -> None:

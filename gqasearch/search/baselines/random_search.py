@@ -57,5 +57,5 @@ class RandomSearch(SearchMethod):
 
         return Generation(-(-drawn // self.batch) - 1, snapshot.evaluations, best, (best,), state)
 
-    def most_generations(self) -> int:
+    def most_generations(self, problem: Problem) -> int:
         return -(-self.samples // self.batch)

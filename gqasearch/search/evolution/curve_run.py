@@ -10,11 +10,11 @@ from deap import tools  # type: ignore[import-untyped]
 
 from gqasearch.budget import Budget
 from gqasearch.grouping import Grouping, LayerGrouping
-from gqasearch.search.evolution_run import EvolutionRun
+from gqasearch.search.evolution.evolution_run import EvolutionRun
+from gqasearch.search.evolution.selection import tournament
+from gqasearch.search.evolution.variation import mutate, usable_weights
 from gqasearch.search.operators import count_range, crossover, random_partition
 from gqasearch.search.record import Individual
-from gqasearch.search.selection import tournament
-from gqasearch.search.variation import mutate, usable_weights
 
 
 class CurveRun(EvolutionRun):

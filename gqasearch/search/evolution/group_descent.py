@@ -9,8 +9,8 @@ from itertools import combinations
 import numpy as np
 
 from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.search.evolution.pairwise_descent import LEAST_GAIN
 from gqasearch.search.group_errors import SetErrors, group_masks
-from gqasearch.search.pairwise_descent import LEAST_GAIN
 from gqasearch.search.record import Individual, Record
 from gqasearch.search.state import pack, unpack
 

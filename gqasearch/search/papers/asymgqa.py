@@ -45,8 +45,6 @@ class AsymGQA(SearchMethod):
     summary: ClassVar[str] = "AsymGQA: layer by layer, swaps and moves to similar heads, each really evaluated"
     by_layer: ClassVar[bool] = False
     needs: ClassVar[frozenset[HeadFact]] = frozenset({"similarity"})
-    preset_fitness: ClassVar[str | None] = "perplexity"
-    preset_merge: ClassVar[str | None] = "mean"
 
     iterations: int = 10
     neighbours: int = 3

@@ -13,8 +13,8 @@ from scipy.cluster.hierarchy import linkage as link
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray, IntArray
 from gqasearch.search._base import SearchMethod
-from gqasearch.search.assignment import assign, centroid_distances, within_bounds
-from gqasearch.search.pair_distances import DistanceSteps
+from gqasearch.search.baselines.assignment import assign, centroid_distances, within_bounds
+from gqasearch.search.baselines.pair_distances import DistanceSteps
 from gqasearch.search.problem import Generation, Problem
 
 
@@ -38,13 +38,13 @@ class Agglomerative(SearchMethod):
     ) -> Iterator[Generation]:
         return _Agglomerative(self, problem, rng).generations(state)
 
-    def most_generations(self) -> int:
+    def most_generations(self, problem: Problem) -> int:
         return 1
 
 
 class _Agglomerative(DistanceSteps):
     def __init__(self, method: Agglomerative, problem: Problem, rng: np.random.Generator) -> None:
-        super().__init__(method, problem, rng, method.most_generations())
+        super().__init__(method, problem, rng, method.most_generations(problem))
         self.linkage = method.linkage
 
     def advance(self) -> None:

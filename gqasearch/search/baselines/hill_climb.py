@@ -12,10 +12,10 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import IntArray
 from gqasearch.search._base import SearchMethod
-from gqasearch.search.chains import PairwiseChains, Proposals, random_labels
-from gqasearch.search.pair_distances import DistanceSteps
+from gqasearch.search.baselines.chains import PairwiseChains, Proposals, random_labels
+from gqasearch.search.baselines.pair_distances import DistanceSteps
+from gqasearch.search.baselines.steps import pack_labels, unpack_labels
 from gqasearch.search.problem import Generation, Problem
-from gqasearch.search.steps import pack_labels, unpack_labels
 
 # Proposals of every restart in one generation.
 BATCH = 250
@@ -48,13 +48,13 @@ class HillClimb(SearchMethod):
     ) -> Iterator[Generation]:
         return _HillClimb(self, problem, rng).generations(state)
 
-    def most_generations(self) -> int:
+    def most_generations(self, problem: Problem) -> int:
         return -(-self.swaps // BATCH)
 
 
 class _HillClimb(DistanceSteps):
     def __init__(self, method: HillClimb, problem: Problem, rng: np.random.Generator) -> None:
-        super().__init__(method, problem, rng, method.most_generations())
+        super().__init__(method, problem, rng, method.most_generations(problem))
         self.method = method
         self.labels: IntArray = np.empty((0, problem.num_heads), dtype=np.int64)
 
