@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 
 class GroupingError(ValueError):
@@ -33,10 +34,10 @@ class LayerGrouping:
     groups: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
-        heads = sorted(head for group in self.groups for head in group)
-        if not heads or heads != list(range(len(heads))) or any(not group for group in self.groups):
+        heads = sorted(chain.from_iterable(self.groups))
+        if not heads or heads != list(range(len(heads))) or not all(self.groups):
             raise GroupingError(_why_no_partition([list(group) for group in self.groups]))
-        if self.groups != _canonical(self.groups):
+        if self.groups != tuple(sorted(tuple(sorted(group)) for group in self.groups)):
             raise GroupingError(f"groups are not in canonical order: {self.groups}; use LayerGrouping.from_groups")
 
     @classmethod
@@ -47,7 +48,7 @@ class LayerGrouping:
         count = len(heads) if num_heads is None else num_heads
         if heads != list(range(count)) or not heads or any(not group for group in listed):
             raise GroupingError(_why_no_partition(listed, num_heads))
-        return cls(_canonical(listed))
+        return cls._checked(_canonical(listed))
 
     @classmethod
     def from_labels(cls, labels: Sequence[int]) -> LayerGrouping:
@@ -55,7 +56,16 @@ class LayerGrouping:
         groups: dict[int, list[int]] = {}
         for head, label in enumerate(labels):
             groups.setdefault(int(label), []).append(head)
-        return cls.from_groups(groups.values())
+        if not groups:
+            raise GroupingError(_why_no_partition([]))
+        return cls._checked(tuple(map(tuple, groups.values())))  # canonical by construction
+
+    @classmethod
+    def _checked(cls, groups: tuple[tuple[int, ...], ...]) -> LayerGrouping:
+        """From groups known to be a canonical partition; searches make these by the million."""
+        made = object.__new__(cls)
+        object.__setattr__(made, "groups", groups)
+        return made
 
     @classmethod
     def singletons(cls, num_heads: int) -> LayerGrouping:
@@ -75,9 +85,9 @@ class LayerGrouping:
         of = {head: label for label, group in enumerate(self.groups) for head in group}
         return tuple(of[head] for head in range(len(of)))
 
-    @property
+    @cached_property
     def num_heads(self) -> int:
-        return sum(len(group) for group in self.groups)
+        return sum(map(len, self.groups))
 
     @property
     def num_groups(self) -> int:

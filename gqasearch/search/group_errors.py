@@ -29,6 +29,11 @@ class GroupErrors(ABC):
     def evaluate(self, labels: IntArray) -> FloatArray:
         """Errors, (N,), of partitions given as labels (N, H); each independent of the rows beside it."""
 
+    def union_errors(self, groups: Sequence[tuple[int, ...]]) -> FloatArray:
+        """Errors, (G, G), of the union of every two groups; of the group itself on the diagonal."""
+        unions = [[self.group_error(tuple(sorted({*one, *two}))) for two in groups] for one in groups]
+        return np.array(unions, dtype=np.float64)
+
     def objective(self, groupings: Sequence[Grouping]) -> FloatArray:
         """Errors, (N,), of groupings of this one layer."""
         return self.evaluate(np.array([grouping.layers[0].labels for grouping in groupings], dtype=np.int64))
@@ -49,6 +54,16 @@ class PairwiseErrors(GroupErrors):
 
     def evaluate(self, labels: IntArray) -> FloatArray:
         return pairwise_errors(self.distances, labels)
+
+    def union_errors(self, groups: Sequence[tuple[int, ...]]) -> FloatArray:
+        member = np.zeros((len(groups), self.num_heads))
+        for row, group in enumerate(groups):
+            member[row, list(group)] = 1
+        between, sizes = member @ self.distances @ member.T, member.sum(axis=1)
+        inner = np.diagonal(between) / 2
+        unions = (inner[:, None] + inner + between) / (sizes[:, None] + sizes)
+        np.fill_diagonal(unions, inner / sizes)
+        return np.asarray(unions)
 
 
 class SetErrors(GroupErrors):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import le
 from typing import Any
 
 import numpy as np
@@ -168,4 +169,4 @@ class Record:
 
 def _covers(values: tuple[float, ...], other: tuple[float, ...]) -> bool:
     """True when ``values`` dominate ``other`` or equal it."""
-    return all(a <= b for a, b in zip(values, other, strict=True))
+    return all(map(le, values, other))

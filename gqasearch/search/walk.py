@@ -51,7 +51,7 @@ class Walk:
         """Change of the error when head i goes to group g, (n, H, G); inf where the bounds forbid it."""
         labels, sums, sizes = self.labels[rows], self.sums[rows], self.sizes[rows]
         inner = self._inner_sums(rows)
-        own_size, own_inner = self._own_sizes(rows), np.take_along_axis(inner, labels, axis=1)
+        own_size, own_inner = self._own_sizes(rows), inner[np.arange(len(rows))[:, None], labels]
         may_leave = own_size > self.smallest
         left = (own_inner - self._own_sums(rows)) / np.maximum(own_size - 1, 1) - own_inner / own_size
         may_take = (sizes > 0) & (sizes < self.largest)
@@ -61,12 +61,14 @@ class Walk:
         return np.where(allowed, left[:, :, None] + taken, np.inf)
 
     def deltas_between(self, rows: IntArray, one: IntArray, two: IntArray) -> IntArray:
-        """How many swaps and moves there are between groups ``one[k]`` and ``two[k]``, (n, k)."""
-        first, second = self.sizes[rows][:, one], self.sizes[rows][:, two]
+        """How many swaps and moves there are between groups ``one`` and ``two``, (n, k), of these partitions."""
+        sizes = self.sizes[rows]
+        first, second = np.take_along_axis(sizes, one, axis=1), np.take_along_axis(sizes, two, axis=1)
         swaps = np.where(first * second == 1, 0, first * second)
-        given = np.where((first > self.smallest) & (second > 0) & (second < self.largest), first, 0)
-        taken = np.where((second > self.smallest) & (first > 0) & (first < self.largest), second, 0)
-        return np.asarray(swaps + given + taken, dtype=np.int64)
+        given = np.where((first > self.smallest) & (second < self.largest), first, 0)
+        taken = np.where((second > self.smallest) & (first < self.largest), second, 0)
+        counts = np.where((one == two) | (first == 0) | (second == 0), 0, swaps + given + taken)
+        return np.asarray(counts, dtype=np.int64)
 
     def move(self, rows: IntArray, heads: IntArray, groups: IntArray) -> None:
         """Head ``heads[k]`` of partition ``rows[k]`` goes to group ``groups[k]``; no row twice."""
@@ -86,11 +88,11 @@ class Walk:
 
     def _own_sums(self, rows: IntArray) -> FloatArray:
         """Summed distance of every head to its own group, (n, H)."""
-        return np.take_along_axis(self.sums[rows], self.labels[rows][:, :, None], axis=2)[:, :, 0]
+        return np.asarray(self.sums[rows[:, None], np.arange(self.labels.shape[1]), self.labels[rows]])
 
     def _own_sizes(self, rows: IntArray) -> FloatArray:
         """Size of every head's group, (n, H)."""
-        return np.take_along_axis(self.sizes[rows], self.labels[rows], axis=1)
+        return np.asarray(self.sizes[rows[:, None], self.labels[rows]])
 
     def _inner_sums(self, rows: IntArray) -> FloatArray:
         """I, (n, G)."""

@@ -45,9 +45,9 @@ class Evolution(SearchMethod):
     ``local_individuals`` best children of a generation then go to a better neighbour at most
     ``local_steps`` times each. That takes hundreds of evaluations: set either to 0 for an objective that
     runs the model. Where the whole error-against-groups curve of a layer is traced, every number of groups
-    has ``niche`` survivors and ``niche`` children in place of ``population`` and ``offspring``, and parents may
-    have a group more or less. Ends after ``generations``, after ``patience`` of them in a row without a better
-    candidate, with ``max_evaluations``, or when the operators find nothing that was not evaluated yet.
+    has ``niche`` survivors and ``niche`` children in place of ``population`` and ``offspring``. Ends after
+    ``generations``, after ``patience`` of them in a row without a better candidate, with ``max_evaluations``,
+    or when the operators find nothing that was not evaluated yet.
     """
 
     name: ClassVar[str] = "evolution"
@@ -59,7 +59,7 @@ class Evolution(SearchMethod):
     population: int = 30
     offspring: int = 30
     generations: int = 200
-    patience: int = 10
+    patience: int = 15
     tournament_size: int = 2
     crossover_rate: float = 0.7
     mutation_rate: float = 0.3
@@ -69,7 +69,7 @@ class Evolution(SearchMethod):
     shift: float = 1.0
     local_individuals: int = 30
     local_steps: int = 100
-    niche: int = 6
+    niche: int = 2
     max_evaluations: int | None = None
 
     def __post_init__(self) -> None:

@@ -127,6 +127,7 @@ class EvolutionRun:
             "exhausted": self.exhausted,
             "rng": save_rng(self.rng),
             "population": [individual.index for individual in self.population],
+            **self._own_state(),
         }
 
         def state() -> dict[str, Any]:
@@ -142,7 +143,15 @@ class EvolutionRun:
         self.record.load(saved["record"])
         self.descent.load(saved["settled"])
         self.population = [self.record.individual(index) for index in saved["population"]]
+        self._load_own(saved)
         restore_rng(self.rng, saved["rng"])
+
+    def _own_state(self) -> dict[str, Any]:
+        """What a subclass keeps beside."""
+        return {}
+
+    def _load_own(self, saved: dict[str, Any]) -> None:
+        """Take up what a subclass keeps beside."""
 
 
 def make_descent(record: Record, rng: np.random.Generator) -> PairwiseDescent | GroupDescent | Descent:

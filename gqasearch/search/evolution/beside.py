@@ -1,0 +1,43 @@
+"""From a good partition to a start for one group fewer or more: the cheapest merge, the most useful split."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gqasearch.budget import Budget
+from gqasearch.grouping import LayerGrouping
+from gqasearch.search.group_errors import GroupErrors
+
+
+def best_merge(layer: LayerGrouping, errors: GroupErrors, budget: Budget) -> LayerGrouping | None:
+    """``layer`` with the two groups merged that cost least; None when the bounds allow no merge."""
+    groups, sizes = layer.groups, np.array(layer.sizes)
+    unions = errors.union_errors(groups)
+    own = np.diagonal(unions)
+    allowed = np.triu(sizes[:, None] + sizes <= budget.largest, k=1)
+    if not allowed.any():
+        return None
+    costs = np.where(allowed, unions - own[:, None] - own, np.inf)
+    one, two = np.unravel_index(int(costs.argmin()), costs.shape)
+    others = [group for index, group in enumerate(groups) if index not in (one, two)]
+    return LayerGrouping.from_groups([*others, groups[one] + groups[two]])
+
+
+def best_split(layer: LayerGrouping, errors: GroupErrors, budget: Budget) -> LayerGrouping | None:
+    """``layer`` with the head on its own that this helps most; None when the bounds allow no group of one.
+
+    A descent moves more heads to it. Costs as many group errors as there are heads, where trying every cut
+    of every group would cost 2^n.
+    """
+    if budget.smallest_group > 1:
+        return None
+    splits = []
+    for group in layer.groups:
+        before = errors.group_error(group) if len(group) > 1 else 0.0
+        for head in group if len(group) > 1 else ():
+            rest = tuple(other for other in group if other != head)
+            splits.append((errors.group_error(rest) - before, head, group, rest))
+    if not splits:
+        return None
+    _, head, group, rest = min(splits)
+    return LayerGrouping.from_groups([*(other for other in layer.groups if other != group), rest, (head,)])
