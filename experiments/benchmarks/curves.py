@@ -16,7 +16,7 @@ from rich.progress import track
 
 from experiments.benchmarks.instances import KINDS, Instance
 from gqasearch.budget import Budget
-from gqasearch.pairwise import FloatArray
+from gqasearch.pairwise import FloatArray, IntArray
 from gqasearch.search import PairwiseErrors, Problem, make_method
 from gqasearch.search.exact import solve_pairwise
 from gqasearch.search.papers.nsga2_genomes import LabelGenomes
@@ -80,7 +80,7 @@ def nsga2_curve(table: FloatArray, rng: np.random.Generator) -> FloatArray:
     errors = PairwiseErrors(table)
     curve = np.full(HEADS, np.nan)
 
-    def evaluate(labels: FloatArray) -> FloatArray:
+    def evaluate(labels: IntArray) -> FloatArray:
         counts = np.array([len(np.unique(row)) for row in labels])
         values = errors.evaluate(labels)
         np.fmin.at(curve, counts - 1, values)

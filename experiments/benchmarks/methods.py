@@ -98,8 +98,8 @@ def measure(quick: bool) -> pd.DataFrame:
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """A line per rival, in blocks: 32 heads, trained and clustered (t+c) and gaussian (g), then 16 and 64 heads, all.
 
-    "E", "T": normalised gap (0 the optimum, 100 the mean random partition) after E evaluations and T seconds, the median
-    and, in brackets, the worst, then the runs at the optimum; "end": those when the runs had ended or were cut.
+    "E", "T": normalised gap (0 the optimum, 100 the mean random partition) after E evaluations and T seconds, the
+    median and, in brackets, the worst, then the runs at the optimum; "end": those when the runs had ended or were cut.
     "opt s": median CPU seconds to the optimum of the runs that met it. "per ms": evaluations a millisecond.
     """
     blocks = {

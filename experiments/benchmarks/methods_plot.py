@@ -76,7 +76,7 @@ def _draw_panel(panel: Axes, rows: pd.DataFrame, axis: str) -> None:
         panel.plot([where], [chosen["at_end"].median()], marker, color="black", markersize=6, label=name)
     panel.set_xscale("log")
     panel.set_yscale("symlog", linthresh=LINEAR, linscale=0.4)
-    panel.set_ylim(-0.01, 110)
+    panel.set_ylim(-0.02, 110)
     panel.set_yticks([0, 0.1, 1, 10, 100], ["0", "0.1", "1", "10", "100"])
     panel.grid(alpha=0.25)
 

@@ -6,6 +6,8 @@ for every genome anew. At Llama-2-7B's shape a layer's K and V are 32 heads of 1
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -27,7 +29,7 @@ def measure(quick: bool) -> pd.DataFrame:
     distances = np.stack([((heads - head) ** 2).sum(1) for head in heads])
     rows = []
     for dtype in (np.float64, np.float32):
-        weights = heads.astype(dtype)
+        weights: Any = heads.astype(dtype)
         found = paired(
             f"weights in {np.dtype(dtype).name}",
             lambda weights=weights: weight_sharing_error(weights, labels[0]),  # type: ignore[misc]

@@ -52,11 +52,12 @@ def split_budget(curves: FloatArray) -> BudgetSplit:
     errors[0] = 0.0
     choices = np.zeros((layers, most + 1), dtype=np.int64)
     for layer, curve in enumerate(curves):
+        used = (layer + 1) * heads + 1  # totals that so many layers can have
         # options[g, t]: layer has g + 1 of the t groups.
-        options = np.full((heads, most + 1), np.inf)
+        options = np.full((heads, used), np.inf)
         for groups in range(1, heads + 1):
-            options[groups - 1, groups:] = errors[:-groups] + curve[groups - 1]
+            options[groups - 1, groups:] = errors[: used - groups] + curve[groups - 1]
         best = options.argmin(axis=0)
-        choices[layer] = best + 1
-        errors = options[best, np.arange(most + 1)]
+        choices[layer, :used] = best + 1
+        errors[:used] = options[best, np.arange(used)]
     return BudgetSplit(errors, choices)
