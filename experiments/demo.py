@@ -4,7 +4,8 @@
 
 Every row is an ordinary run folder under runs/demo, made by the same code as ``gqasearch search``: its
 checkpoint is written, loaded by stock transformers and measured on text that nothing was fitted or
-searched on. ``--papers`` adds QCQA and AsymGQA from start to end. Running it again shows what is there; remove runs/demo to start over.
+searched on. ``--papers`` adds QCQA and AsymGQA from start to end. Running it again shows what is there; remove
+runs/demo to start over.
 """
 
 from __future__ import annotations

@@ -127,7 +127,8 @@ def _line(rows: pd.DataFrame) -> dict[str, str]:
     """Numbers of one rival in one block, as printed."""
     if rows["at_seconds"].isna().all():
         return {"E": "not installed"}
-    to_evaluations = rows[rows["at_evaluations"].notna()]
+    # Of runs to be cut at T, those that got to E are the lucky ones.
+    to_evaluations = rows[rows["to_evaluations"].astype(bool)]
     return {
         "E": _spread(to_evaluations["at_evaluations"]),
         "E opt": _share(to_evaluations["at_evaluations"]),
@@ -171,7 +172,7 @@ def _tasks(instance: Instance, position: int, budgets: dict[int, Effort]) -> Ite
 
 
 def _row(task: Task, trajectory: Trajectory, reference: Reference, effort: Effort) -> dict[str, Any]:
-    instance, name, seed, _ = task
+    instance, name, seed, limits = task
     reached = trajectory.reached(reference.value)
     values = {
         "evaluations": trajectory.after_evaluations(EVALUATIONS[instance.heads]),
@@ -193,6 +194,7 @@ def _row(task: Task, trajectory: Trajectory, reference: Reference, effort: Effor
         "random_mean": f"{reference.random_mean:.6g}",
         "limit_evaluations": EVALUATIONS[instance.heads],
         "limit_seconds": effort.seconds,
+        "to_evaluations": limits.most_seconds > effort.seconds,
     }
     for when, value in values.items():
         gap = 0.0 if is_reached(value, reference.value) else value - reference.value

@@ -14,9 +14,9 @@ from gqasearch.pairwise import FloatArray
 
 # Methods drawn, the strongest and the papers' first, and their colours and line styles.
 STYLES: dict[str, tuple[str, str]] = {
-    "evolution (default)": ("#d62728", "-"),
+    "evolution": ("#d62728", "-"),
     "annealing": ("#1f77b4", "-"),
-    "multi-start descent": ("#2ca02c", "-"),
+    "multi-start": ("#2ca02c", "-"),
     "hill-climb": ("#9467bd", "-"),
     "deap-stock": ("#8c564b", "--"),
     "pymoo NSGA-II": ("#e377c2", "--"),
@@ -36,7 +36,8 @@ LINEAR = 0.1
 def draw_methods(rows: pd.DataFrame, path: Path) -> None:
     """A panel for every kind of heads, by evaluations above and by CPU seconds below.
 
-    Lines are medians over problems (EC and AC) and seeds of the runs that got there, bands the quartiles.
+    Lines are medians over problems (EC and AC) and seeds, bands the quartiles; of methods that ran to E evaluations on
+    some problems and seeds, over those alone; of those that never did, as far as all their runs got.
     """
     mpl.use("Agg")
     figure = Figure(figsize=(13, 8.2), layout="constrained")
@@ -64,10 +65,10 @@ def _draw_panel(panel: Axes, rows: pd.DataFrame, axis: str) -> None:
     for name, (colour, line) in STYLES.items():
         chosen = rows[rows["method"] == name]
         points, gaps = _curves(chosen, axis)
-        if not len(chosen) or not np.isfinite(gaps).any():
+        if not np.isfinite(gaps).any():
             continue
         low, middle, high = (_quantile(gaps, share) for share in (0.25, 0.5, 0.75))
-        width = 2.4 if name.startswith("evolution") else 1.6
+        width = 2.4 if name == "evolution" else 1.6
         panel.plot(points, middle, line, color=colour, linewidth=width, label=name)
         panel.fill_between(points, low, high, color=colour, alpha=0.12, linewidth=0)
     for name, marker in POINTS.items():
@@ -82,21 +83,19 @@ def _draw_panel(panel: Axes, rows: pd.DataFrame, axis: str) -> None:
 
 
 def _curves(rows: pd.DataFrame, axis: str) -> tuple[FloatArray, FloatArray]:
-    """Where gaps were written down, (P,), and the gaps, (runs, P)."""
+    """Where gaps were written down, (P,), and the gaps, (runs, P): the same runs at every point."""
     columns = [column for column in rows.columns if column.startswith(f"gap_{axis}")]
     points = np.array([float(column.removeprefix(f"gap_{axis}")) for column in columns])
-    return points, rows[columns].to_numpy(dtype=np.float64)
+    long = rows[rows["to_evaluations"].astype(bool)]
+    gaps = (long if len(long) else rows)[columns].to_numpy(dtype=np.float64)
+    known = ~np.isnan(gaps).any(axis=0)
+    return points[known], gaps[:, known]
 
 
 def _quantile(gaps: FloatArray, share: float) -> FloatArray:
-    """Quantile of every column over the runs that got there, NaN where that is infinite or no run did, (P,).
+    """Quantile of every column, (P,), NaN where it is infinite.
 
     Lower values, not interpolated: a partition that is not valid yet has an infinite gap.
     """
-    result = np.full(gaps.shape[1], np.nan)
-    for column, values in enumerate(gaps.T):
-        known = np.sort(values[~np.isnan(values)])
-        if len(known):
-            value = known[int(share * (len(known) - 1))]
-            result[column] = value if np.isfinite(value) else np.nan
-    return result
+    values = np.sort(gaps, axis=0)[int(share * (len(gaps) - 1))]
+    return np.where(np.isfinite(values), values, np.nan)

@@ -4,8 +4,8 @@ Parameters let every method use its budget: so many chains, restarts or trials t
 evaluations nor cools or climbs too slowly for them. The rest are the methods' defaults, but for what was tuned at
 H = 32 on trained heads, EC and AC, with one to three seeds. Annealing: chains (10, 30, 100: equally good at E, 100 the
 fastest), temperatures (none better than the defaults). Hill-climb: swaps per restart (1,000, 3,000, 6,000: 3,000 best).
-DEAP: population (30, 100, 300: 30 best up to 130,000 evaluations), mutation rate (0.5, 1: the default, 1, better where
-it matters, EC). pymoo: see its file.
+DEAP: population (30, 100, 300: 30 best up to 130,000 evaluations), mutation rate (0.5, 1: 1, the default, better at
+EC, no different at AC). pymoo: see its file.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ EFFECTIVE = 0.85
 
 @dataclass(frozen=True)
 class Rival:
-    """A row of the table. ``random``: seeds matter. ``slow``: E evaluations take it more than a few seconds."""
+    """A row of the table ("plain" evolution: without descent).
+
+    ``random``: seeds matter. ``slow``: E evaluations take it more than a few seconds.
+    """
 
     name: str
     search: Search
@@ -127,13 +130,13 @@ def hill_climb_settings(instance: Instance) -> dict[str, Any]:
 
 
 RIVALS: tuple[Rival, ...] = (
-    Rival("evolution (default)", method("evolution")),
+    Rival("evolution", method("evolution")),
     Rival(
-        "evolution, no descent",
+        "evolution, plain",
         method("evolution", {"local_steps": 0, "generations": ENDLESS, "patience": ENDLESS}),
         slow=True,
     ),
-    Rival("multi-start descent", multi_start),
+    Rival("multi-start", multi_start),
     Rival("annealing", method("annealing", annealing_settings)),
     Rival("hill-climb", method("hill-climb", hill_climb_settings)),
     Rival("Ward + descent", ward_descent, random=False),

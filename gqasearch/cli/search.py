@@ -60,6 +60,7 @@ def _dry_run(settings: RunConfig, output_dir: Path | None, json_: bool, quiet: b
 def _search(settings: RunConfig, output_dir: Path | None, json_: bool, verbose: int, quiet: bool) -> None:
     from rich.console import Console
 
+    from gqasearch.grouping_document import read_grouping
     from gqasearch.reporting import SearchProgress
     from gqasearch.reporting.tables import results_table
     from gqasearch.run import default_output_dir, report_data, run
@@ -72,6 +73,8 @@ def _search(settings: RunConfig, output_dir: Path | None, json_: bool, verbose: 
     elif not quiet:
         console = output_console()
         console.print(results_table(data))
+        if (certificate := read_grouping(folder.grouping).certificate) is not None:
+            console.print(f"certificate: {certificate}", highlight=False)
         for warning in data.warnings:
             console.print(f"warning: {warning}", markup=False)
         for what, path in (("grouping", folder.grouping), ("checkpoint", folder.model), ("report", folder.report)):

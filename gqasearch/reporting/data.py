@@ -21,12 +21,20 @@ class LayerPicture:
     """One layer of a result.
 
     ``error``: of its groups together, where the result's fitness is a sum over layers. ``proven_optimal``:
-    no other grouping into so many groups has a lower one.
+    no other grouping into so many groups has a lower one. ``lower_bound``: none has an error below this.
     """
 
     grouping: LayerGrouping
     error: float | None = None
     proven_optimal: bool = False
+    lower_bound: float | None = None
+
+    @property
+    def gap(self) -> float | None:
+        """How much lower the error of another grouping may be, as a share of this one; None when not known."""
+        if self.error is None or self.lower_bound is None:
+            return None
+        return (self.error - self.lower_bound) / self.error if self.error else 0.0
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def render_report(data: ReportData) -> str:
         kl=_vector(kl_figure(frame), "KL to the parent against KV ratio, one line per method"),
         groupings=_grouping_pictures(data),
         proven=any(layer.proven_optimal for result in data.results for layer in result.layers),
+        gaps=any(la.gap is not None and not la.proven_optimal for result in data.results for la in result.layers),
         convergence=_convergence_picture(data),
         similarity=_similarity_picture(data),
         front=_front_picture(data),

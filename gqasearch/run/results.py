@@ -114,7 +114,8 @@ class _Run:
             merge=config.merge,
             fitness=config.fitness,
             layers=tuple(
-                LayerPicture(layer.grouping, layer.error, bool(layer.proven_optimal)) for layer in document.layers
+                LayerPicture(layer.grouping, layer.error, bool(layer.proven_optimal), layer.lower_bound)
+                for layer in document.layers
             ),
             history=self._history(),
             seconds=float(self.metrics["seconds"]["search"]),

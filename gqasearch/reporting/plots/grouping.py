@@ -108,6 +108,9 @@ def _columns(layers: Sequence[LayerPicture]) -> tuple[list[_Column], float]:
     if any(layer.error is not None for layer in layers):
         width += 0.65
         columns.append(_Column("error", tuple(_error_text(layer) for layer in layers), width, "right"))
+    if any(layer.gap is not None and not layer.proven_optimal for layer in layers):
+        width += 0.55
+        columns.append(_Column("gap", tuple(_gap_text(layer) for layer in layers), width, "right"))
     return columns, width + 0.1
 
 
@@ -126,6 +129,12 @@ def _error_text(layer: LayerPicture) -> str:
     if layer.error is None:
         return ""
     return number_text(layer.error) + ("*" if layer.proven_optimal else "")
+
+
+def _gap_text(layer: LayerPicture) -> str:
+    if layer.gap is None or layer.proven_optimal:
+        return ""
+    return f"{100 * layer.gap:.2g}%"
 
 
 def _sizes_text(grouping: LayerGrouping) -> str:

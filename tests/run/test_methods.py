@@ -1,0 +1,115 @@
+"""Methods as a run drives them: presets, certificates, what is refused and how."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gqasearch.config import PRESETS
+from gqasearch.errors import UserError
+from gqasearch.grouping_document import LayerRecord, read_grouping
+from gqasearch.run import RunFolder, Workspace, build_config, report_data, run
+from gqasearch.search import available_methods
+
+SHORT: dict[str, dict[str, Any]] = {
+    "qcqa-ac": {"population": 8, "generations": 10},
+    "qcqa-ec": {"population": 8, "generations": 10},
+    "asymgqa": {"iterations": 2},
+}
+WSE = {"objectives": ["weight-sharing-error"], "merge": "mean"}
+
+
+def finished(settings: dict[str, Any], folder: Path, **changes: Any) -> RunFolder:
+    return run(build_config({**settings, **changes}), folder)
+
+
+@pytest.mark.parametrize("method", PRESETS)
+def test_a_preset_brings_its_papers_fitness_and_merge(settings: dict[str, Any], tmp_path: Path, method: str) -> None:
+    folder = finished(settings, tmp_path / "run", method=method, method_parameters=SHORT[method])
+    document = read_grouping(folder.grouping)
+    assert document.fitness is not None and [document.fitness.name] == list(PRESETS[method]["objectives"])
+    assert document.merge is not None and document.merge.name == "mean"
+    assert document.grouping.kv_heads_total <= 6
+    if method == "qcqa-ec":
+        assert all(layer.grouping.is_equal_cardinality for layer in document.layers)
+    assert method in report_data([folder]).results[-1].label
+
+
+def test_what_the_user_names_goes_before_the_preset() -> None:
+    config = build_config({"method": "qcqa-ac", "merge": "optimal", "objectives": ["activation-cosine"]})
+    assert (config.merge, config.objectives) == ("optimal", ("activation-cosine",))
+    assert set(PRESETS) <= set(available_methods())
+
+
+@pytest.mark.parametrize("fitness", ["weight-sharing-error", "merge-error"])
+def test_certificates(settings: dict[str, Any], tmp_path: Path, fitness: str) -> None:
+    changes = {"objectives": [fitness], "materialize": False, "baseline": False}
+    exact = finished(settings, tmp_path / "exact", method="exact", **changes)
+    poor = finished(settings, tmp_path / "poor", method="neighbour", certify=True, **changes)
+    for best, layer in zip(read_grouping(exact.grouping).layers, read_grouping(poor.grouping).layers, strict=True):
+        assert best.proven_optimal and best.error == pytest.approx(best.lower_bound, rel=1e-8)
+        assert layer.lower_bound == pytest.approx(best.error, rel=1e-8) and layer.lower_bound <= (layer.error or 0)
+        assert layer.proven_optimal is (layer.grouping == best.grouping)
+    found = finished(settings, tmp_path / "found", certify=True, **changes)
+    certificate = read_grouping(found.grouping).certificate
+    assert certificate is not None and certificate.startswith("2 of 2 layers proven")
+    assert "An error marked * is proven" in found.report.read_text()
+
+
+def test_an_exact_split_of_a_moving_budget(settings: dict[str, Any], tmp_path: Path) -> None:
+    changes = {"kv_budget": 7, "materialize": False, "baseline": False, "max_group_size": 4, **WSE}
+    folders = [finished(settings, tmp_path / method, method=method, **changes) for method in ("exact", "evolution")]
+    documents = [read_grouping(folder.grouping) for folder in folders]
+    assert documents[0].grouping == documents[1].grouping
+    assert all(layer.proven_optimal for layer in documents[0].layers)
+    assert documents[1].certificate is None
+
+
+def test_a_front_of_a_sum_is_exact(settings: dict[str, Any], tmp_path: Path) -> None:
+    changes = {"objectives": ["weight-sharing-error", "kv-ratio"], "merge": "mean", "materialize": False}
+    folder = finished(settings, tmp_path / "run", method="exact", **changes)
+    points = json.loads(folder.pareto.read_text())["points"]
+    assert [point["kv_heads_total"] for point in points] == list(range(2, 13))
+    assert [point["values"][0] for point in points] == sorted((p["values"][0] for p in points), reverse=True)
+    assert read_grouping(folder.grouping).grouping.kv_heads_total == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "exact", "objectives": ["kl"]}, "exact needs one fitness that is a sum over groups"),
+        ({"method": "qcqa-ac", "objectives": ["perplexity"]}, "qcqa-ac needs one fitness that is a sum"),
+        ({"certify": True, "objectives": ["kl"]}, "--certify needs one fitness that is a sum over groups, got kl"),
+        ({"method": "qcqa-ec", "equal_sizes": True}, "decides group sizes itself; leave equal_sizes out"),
+        ({"method": "random", "objectives": ["kl", "kv-ratio"]}, "method random takes one objective"),
+        ({"method": "asymgqa", "kv_budget": 7, "objectives": ["kl", "kv-ratio"]}, "asymgqa takes one objective"),
+        ({"method": "hill-climb", "method_parameters": {"swap": 3}}, "did you mean 'swaps'"),
+    ],
+)
+def test_what_a_method_cannot_take_is_refused(
+    settings: dict[str, Any], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        finished(settings, tmp_path / "run", **changes)
+
+
+def test_similarity_counts_as_use_of_the_calibration_text(settings: dict[str, Any]) -> None:
+    assert "statistics" in Workspace(build_config({**settings, "method": "asymgqa"})).needs()
+    assert "statistics" not in Workspace(build_config({**settings, "method": "qcqa-ac"})).needs()
+
+
+def test_certificates_in_words(settings: dict[str, Any], tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    document = read_grouping(
+        finished(settings, tmp_path / "r", method="neighbour", materialize=False, baseline=False).grouping
+    )
+    assert document.certificate is None
+    one, two = (layer.grouping for layer in document.layers)
+    half = replace(document, layers=(LayerRecord(one, 2.0, True, 2.0), LayerRecord(two, 2.0, False, 1.9)))
+    assert half.certificate is not None and half.certificate.endswith("1 more within 5% of it")
+    blind = replace(document, layers=(LayerRecord(one, 2.0, False), LayerRecord(two, 2.0, False)))
+    assert blind.certificate is not None and blind.certificate.endswith("nothing proven of 2")

@@ -1,0 +1,78 @@
+"""A process that searches and keeps its state in a file, to be killed at any moment.
+
+python -m tests.search.killable FOLDER METHOD...
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gqasearch.budget import Budget
+from gqasearch.files import write_file
+from gqasearch.search import PairwiseErrors, Problem, make_method, run_search
+from tests.search.problems import Pairwise
+
+# Small enough to end soon, long enough to be hit.
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "evolution": {"population": 6, "offspring": 5, "patience": 20, "local_individuals": 1, "local_steps": 1},
+    "qcqa-ac": {"population": 8, "generations": 60},
+    "qcqa-ec": {"population": 8, "generations": 60},
+    "asymgqa": {"iterations": 6},
+    "random": {"samples": 300, "batch": 10},
+    "k-means": {"restarts": 60},
+    "hill-climb": {"restarts": 4, "swaps": 4000},
+    "annealing": {"chains": 2, "steps": 4000},
+    "deap-stock": {"population": 8, "generations": 12},
+    "tpe": {"trials": 24, "batch": 2},
+    "cma-es": {"trials": 40, "batch": 4},
+}
+HEADS, LAYERS = 12, 3
+
+
+def problem_for(method: str) -> Problem:
+    """Three layers of twelve heads, with what any method may ask about them."""
+    functions = [Pairwise(HEADS, seed) for seed in range(LAYERS)]
+    errors = tuple(PairwiseErrors(function.distances) for function in functions)
+
+    def total(groupings: Any) -> np.ndarray:
+        parts = [[function.of(layer) for function, layer in zip(functions, g, strict=True)] for g in groupings]
+        return np.array(parts).sum(axis=1)
+
+    return Problem(
+        {"error": total},
+        Budget((4,) * LAYERS, HEADS, movable=method.startswith("qcqa")),
+        layer_errors=errors,
+        similarity=np.stack([-function.distances for function in functions]),
+        norms=np.stack([function.distances[0] for function in functions]),
+    )
+
+
+def search(method: str, folder: Path | None = None, pause: float = 0.0) -> list[str]:
+    """Go on from the state in the folder; the bits of every generation of all attempts together."""
+    path = None if folder is None else folder / f"{method}.json"
+    saved = json.loads(path.read_text()) if path is not None and path.is_file() else {"lines": [], "state": None}
+    lines: list[str] = saved["lines"]
+    chosen, rng = make_method(method, PARAMETERS.get(method, {})), np.random.default_rng(5)
+    for generation in run_search(chosen, problem_for(method), rng, saved["state"]):
+        best = generation.best
+        line = f"{generation.index} {generation.evaluations} {best.values[0].hex()} {best.grouping.layers}"
+        if not lines or lines[-1] != line:  # a finished search gives its last generation again
+            lines.append(line)
+        if path is not None:
+            write_file(path, json.dumps({"lines": lines, "state": generation.state()}), overwrite=True)
+            time.sleep(pause)
+    if folder is not None:
+        write_file(folder / f"{method}.done", "", overwrite=True)
+    return lines
+
+
+if __name__ == "__main__":
+    for name in sys.argv[2:]:
+        if not (Path(sys.argv[1]) / f"{name}.done").exists():
+            search(name, Path(sys.argv[1]), pause=0.02)
