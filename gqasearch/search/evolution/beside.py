@@ -1,4 +1,4 @@
-"""From a good partition to a start for one group fewer or more: the cheapest merge, the most useful split."""
+"""Starts from what is known: merges from single heads down, and a step to one group fewer or more."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 from gqasearch.budget import Budget
 from gqasearch.grouping import LayerGrouping
 from gqasearch.search.group_errors import GroupErrors
+from gqasearch.search.operators import repair
 
 
 def best_merge(layer: LayerGrouping, errors: GroupErrors, budget: Budget) -> LayerGrouping | None:
@@ -41,3 +42,16 @@ def best_split(layer: LayerGrouping, errors: GroupErrors, budget: Budget) -> Lay
         return None
     _, head, group, rest = min(splits)
     return LayerGrouping.from_groups([*(other for other in layer.groups if other != group), rest, (head,)])
+
+
+def merged_down(count: int, errors: GroupErrors, budget: Budget, rng: np.random.Generator) -> tuple[LayerGrouping, int]:
+    """From single heads, always the two groups that cost least, down to ``count``; repaired where bounds stop that.
+
+    Also how many unions it looked at: all pairs of heads, then those with the group just made.
+    """
+    layer = LayerGrouping.singletons(budget.num_heads)
+    looked_at = layer.num_groups * (layer.num_groups - 1) // 2
+    while layer.num_groups > count and (merged := best_merge(layer, errors, budget)) is not None:
+        layer = merged
+        looked_at += layer.num_groups - 1
+    return repair(layer.groups, count, budget, rng), looked_at

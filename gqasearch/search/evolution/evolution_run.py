@@ -8,6 +8,7 @@ import numpy as np
 from deap import base, tools  # type: ignore[import-untyped]
 
 from gqasearch.grouping import Grouping
+from gqasearch.search.evolution.beside import merged_down
 from gqasearch.search.evolution.descent import Descent
 from gqasearch.search.evolution.group_descent import GroupDescent
 from gqasearch.search.evolution.pairwise_descent import PairwiseDescent
@@ -63,8 +64,20 @@ class EvolutionRun:
         return self.exhausted or self.record.is_full or self.index >= method.generations or self.idle >= method.patience
 
     def start(self) -> None:
-        """Generation 0."""
-        self._survive(self.toolbox.evaluate(starting_groupings(self.problem, self.method.population, self.rng)))
+        """Generation 0: neighbours, random partitions and, of a sum over groups, where greedy merges lead."""
+        starts = starting_groupings(self.problem, self.method.population, self.rng)
+        self._survive([*self.toolbox.evaluate(starts), *self._merged()])
+
+    def _merged(self) -> list[Individual]:
+        """The descent from greedy merges; nothing where the objective is no sum or there is no descent."""
+        problem = self.problem
+        if problem.layer_errors is None or problem.num_layers > 1 or self.method.local_steps == 0:
+            return []
+        layer, looked_at = merged_down(problem.budget.counts[0], problem.layer_errors[0], problem.budget, self.rng)
+        if not self.record.charge(looked_at):
+            return []
+        descended: list[Individual] = self.toolbox.descend(self.toolbox.evaluate([Grouping((layer,))]))
+        return descended[:1]
 
     def advance(self) -> None:
         """One generation."""
