@@ -8,7 +8,8 @@ import pytest
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import LayerGrouping
-from gqasearch.search import Problem, make_method, most_generations, run_search
+from gqasearch.search import Problem, available_methods, make_method, most_generations, run_search
+from tests.search.killable import PARAMETERS, problem_for
 from tests.search.problems import CountedErrors, SetFunction, kv_heads, partitions_within, separable
 
 
@@ -75,15 +76,13 @@ def test_neighbour_is_one_evaluation_of_the_whole_model() -> None:
     assert list(only.best.grouping) == [LayerGrouping.neighbours(6, count) for count in (3, 2, 4)]
 
 
-@pytest.mark.parametrize("method", ["evolution", "random", "neighbour", "tpe"])
+@pytest.mark.parametrize("method", available_methods())
 def test_no_method_yields_more_generations_than_it_says(method: str) -> None:
-    problem, _ = separable(2, 6, (3, 2), 0)
-    small = {"evolution": {"generations": 2}, "random": {"samples": 30}, "neighbour": {}, "tpe": {"trials": 25}}[method]
-    chosen = make_method(method, small)
+    problem, chosen = problem_for(method), make_method(method, PARAMETERS.get(method, {}))
     most = most_generations(chosen, problem)
     generations = list(run_search(chosen, problem, np.random.default_rng(0)))
     assert most is not None and len(generations) <= most
-    if method != "evolution":  # which may end early
+    if method not in ("evolution", "asymgqa"):  # which may end early
         assert len(generations) == most
 
 

@@ -66,6 +66,10 @@ class Exact(SearchMethod):
             found = [*found, Candidate(best.grouping, best.values, (bound,) if np.isfinite(bound) else ())]
             yield self._generation(found, seeds, rng)
 
+    def most_generations(self, problem: Problem) -> int:
+        """One for every number of groups."""
+        return len(self._counts(problem))
+
     def _counts(self, problem: Problem) -> list[int]:
         if not problem.free_counts:
             return list(problem.budget.counts)

@@ -77,6 +77,10 @@ class AsymGQA(SearchMethod):
             run.advance()
             yield run.generation()
 
+    def most_generations(self, problem: Problem) -> int:
+        """The neighbours, then for every layer its start, its iterations and the model so far."""
+        return 1 + problem.num_layers * (self.iterations + 2)
+
 
 def propose(
     layer: LayerGrouping, similarity: FloatArray, method: AsymGQA, problem: Problem, rng: np.random.Generator

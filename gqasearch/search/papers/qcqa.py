@@ -14,7 +14,7 @@ from gqasearch.errors import UserError
 from gqasearch.search._base import SearchMethod
 from gqasearch.search.operators import count_range
 from gqasearch.search.papers.nsga2_genomes import LabelGenomes, LayerGenomes, RunGenomes, equal_counts
-from gqasearch.search.papers.qcqa_run import Settings, Stages
+from gqasearch.search.papers.qcqa_run import BATCH, Settings, Stages
 from gqasearch.search.problem import Generation, Problem
 
 # The smallest value of every parameter that has one.
@@ -102,6 +102,10 @@ class QCQA(SearchMethod):
         while not run.is_done:
             run.advance()
             yield run.generation()
+
+    def most_generations(self, problem: Problem) -> int:
+        """The start, then both stages in batches."""
+        return 1 + (problem.num_layers + 1) * max(1, -(-self.generations // BATCH))
 
     def settings(self, problem: Problem) -> Settings:
         """What the two stages need; refuses what cannot be searched."""
