@@ -10,6 +10,7 @@ import numpy as np
 
 from gqasearch.errors import UserError
 from gqasearch.search._base import SearchMethod
+from gqasearch.search.drive import generations_of
 from gqasearch.search.evolution.curve_run import CurveRun
 from gqasearch.search.evolution.evolution_run import EvolutionRun
 from gqasearch.search.problem import Generation, Problem
@@ -89,15 +90,7 @@ class Evolution(SearchMethod):
         """See :meth:`SearchMethod.search`; the state of a finished search gives its last generation again."""
         is_curve = problem.layer_errors is not None and problem.free_counts and problem.num_layers == 1
         run = CurveRun(self, problem, rng) if is_curve else EvolutionRun(self, problem, rng)
-        if state is None:
-            run.start()
-        else:
-            run.load(state)
-        if state is None or run.is_done:
-            yield run.generation()
-        while not run.is_done:
-            run.advance()
-            yield run.generation()
+        yield from generations_of(run, state)
 
     def most_generations(self, problem: Problem) -> int:
         """Generation 0 and those that follow."""

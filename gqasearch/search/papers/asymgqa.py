@@ -12,6 +12,7 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.search._base import HeadFact, SearchMethod
+from gqasearch.search.drive import generations_of
 from gqasearch.search.operators import exchange, random_partition, relocate
 from gqasearch.search.problem import Candidate, Generation, Problem
 from gqasearch.search.record import Record
@@ -67,15 +68,7 @@ class AsymGQA(SearchMethod):
         if problem.free_counts or len(problem.objectives) > 1:
             raise UserError("method asymgqa keeps the number of groups of every layer and takes one objective")
         run = _Run(self, problem, _checked(problem), rng)
-        if state is None:
-            run.start()
-        else:
-            run.load(state)
-        if state is None or run.is_done:
-            yield run.generation()
-        while not run.is_done:
-            run.advance()
-            yield run.generation()
+        yield from generations_of(run, state)
 
     def most_generations(self, problem: Problem) -> int:
         """The neighbours, then for every layer its start, its iterations and the model so far."""

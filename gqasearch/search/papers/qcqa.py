@@ -12,6 +12,7 @@ import numpy as np
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.search._base import SearchMethod
+from gqasearch.search.drive import generations_of
 from gqasearch.search.operators import count_range
 from gqasearch.search.papers.nsga2_genomes import LabelGenomes, LayerGenomes, RunGenomes, equal_counts
 from gqasearch.search.papers.qcqa_run import BATCH, Settings, Stages
@@ -93,15 +94,7 @@ class QCQA(SearchMethod):
         ``front`` is the whole front at the end of a search with the KV ratio as second objective.
         """
         run = Stages(self.settings(problem), problem, rng)
-        if state is None:
-            run.start()
-        else:
-            run.load(state)
-        if state is None or run.is_done:
-            yield run.generation()
-        while not run.is_done:
-            run.advance()
-            yield run.generation()
+        yield from generations_of(run, state)
 
     def most_generations(self, problem: Problem) -> int:
         """The start, then both stages in batches."""
