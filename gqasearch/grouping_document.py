@@ -122,21 +122,6 @@ class GroupingDocument:
         return Grouping(tuple(layer.grouping for layer in self.layers))
 
     @property
-    def certificate(self) -> str | None:
-        """In words, what is proven of the layers; None when nothing was to be proven."""
-        if all(layer.proven_optimal is None for layer in self.layers):
-            return None
-        proven = sum(layer.proven_optimal is True for layer in self.layers)
-        words = f"{proven} of {len(self.layers)} layers proven to have the lowest error of any grouping of their count"
-        bounded = [layer for layer in self.layers if layer.lower_bound is not None and not layer.proven_optimal]
-        gaps = [
-            1 - layer.lower_bound / layer.error for layer in bounded if layer.error and layer.lower_bound is not None
-        ]
-        words += f"; {len(bounded)} more within {100 * max(gaps):.2g}% of it" if gaps else ""
-        unknown = len(self.layers) - proven - len(bounded)
-        return words + (f"; nothing proven of {unknown}" if unknown else "")
-
-    @property
     def queries_per_kv(self) -> int:
         """Query heads that every KV head of the source carries."""
         return self.model.num_attention_heads // self.model.num_key_value_heads

@@ -64,6 +64,7 @@ def _search(settings: RunConfig, output_dir: Path | None, json_: bool, verbose: 
     from gqasearch.reporting import SearchProgress
     from gqasearch.reporting.tables import results_table
     from gqasearch.run import default_output_dir, report_data, run
+    from gqasearch.run.certify import certificate_words
 
     with SearchProgress(Console(stderr=True), quiet=quiet or json_) as progress:
         folder = run(settings, output_dir or default_output_dir(settings), progress)
@@ -73,7 +74,7 @@ def _search(settings: RunConfig, output_dir: Path | None, json_: bool, verbose: 
     elif not quiet:
         console = output_console()
         console.print(results_table(data))
-        if (certificate := read_grouping(folder.grouping).certificate) is not None:
+        if (certificate := certificate_words(read_grouping(folder.grouping))) is not None:
             console.print(f"certificate: {certificate}", highlight=False)
         for warning in data.warnings:
             console.print(f"warning: {warning}", markup=False)

@@ -8,6 +8,7 @@ from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.fitness import PreparedFitness, PreparedGroupFitness
 from gqasearch.grouping import Grouping
+from gqasearch.grouping_document import GroupingDocument
 from gqasearch.run.problem import layer_errors
 from gqasearch.run.workspace import Workspace
 from gqasearch.search import GroupErrors, Problem
@@ -43,3 +44,17 @@ def certify(work: Workspace, grouping: Grouping, first: PreparedFitness, budget:
         bounds.append(bound if np.isfinite(bound) else None)
         work.progress.update(index + 1)
     return bounds
+
+
+def certificate_words(document: GroupingDocument) -> str | None:
+    """What is proven of the layers, in words; None when nothing was to be proven."""
+    layers = document.layers
+    if all(layer.proven_optimal is None for layer in layers):
+        return None
+    proven = sum(layer.proven_optimal is True for layer in layers)
+    words = f"{proven} of {len(layers)} layers proven to have the lowest error of any grouping of their count"
+    open_ones = [layer for layer in layers if not layer.proven_optimal]
+    gaps = [1 - la.lower_bound / la.error for la in open_ones if la.error and la.lower_bound is not None]
+    words += f"; {len(gaps)} more within {100 * max(gaps):.2g}% of it" if gaps else ""
+    unknown = len(open_ones) - len(gaps)
+    return words + (f"; nothing proven of {unknown}" if unknown else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from deap import tools  # type: ignore[import-untyped]
@@ -13,15 +13,13 @@ from gqasearch.budget import Budget
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.search.evolution.beside import best_merge, best_split
 from gqasearch.search.evolution.evolution_run import EvolutionRun
+from gqasearch.search.evolution.parameters import EvolutionParameters
 from gqasearch.search.evolution.selection import tournament
 from gqasearch.search.evolution.variation import mutate, usable_weights
 from gqasearch.search.group_errors import GroupErrors
 from gqasearch.search.operators import count_range, crossover, random_partition
 from gqasearch.search.problem import Problem
 from gqasearch.search.record import Individual
-
-if TYPE_CHECKING:
-    from gqasearch.search.evolution.evolution import Evolution
 
 
 class CurveRun(EvolutionRun):
@@ -33,7 +31,7 @@ class CurveRun(EvolutionRun):
     bred while it or one beside it found something better in the last ``patience`` generations.
     """
 
-    def __init__(self, method: Evolution, problem: Problem, rng: np.random.Generator) -> None:
+    def __init__(self, method: EvolutionParameters, problem: Problem, rng: np.random.Generator) -> None:
         if problem.layer_errors is None:
             raise ValueError("a curve is traced for a sum over groups")
         self.errors: GroupErrors = problem.layer_errors[0]

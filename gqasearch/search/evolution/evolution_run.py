@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from deap import base, tools  # type: ignore[import-untyped]
@@ -12,6 +12,7 @@ from gqasearch.search.evolution.beside import merged_down
 from gqasearch.search.evolution.descent import Descent
 from gqasearch.search.evolution.group_descent import GroupDescent
 from gqasearch.search.evolution.pairwise_descent import PairwiseDescent
+from gqasearch.search.evolution.parameters import EvolutionParameters
 from gqasearch.search.evolution.selection import crowded_tournament, tournament
 from gqasearch.search.evolution.variation import mutate, usable_weights
 from gqasearch.search.group_errors import PairwiseErrors, SetErrors
@@ -21,9 +22,6 @@ from gqasearch.search.record import Individual, Record
 from gqasearch.search.starts import starting_groupings
 from gqasearch.search.state import require_method, restore_rng, save_rng
 
-if TYPE_CHECKING:
-    from gqasearch.search.evolution.evolution import Evolution
-
 # A child that was evaluated before is mutated again, at most so often.
 ATTEMPTS = 10
 
@@ -31,7 +29,7 @@ ATTEMPTS = 10
 class EvolutionRun:
     """The population, the record, and DEAP's toolbox with our operators in it."""
 
-    def __init__(self, method: Evolution, problem: Problem, rng: np.random.Generator) -> None:
+    def __init__(self, method: EvolutionParameters, problem: Problem, rng: np.random.Generator) -> None:
         self.method, self.problem, self.rng = method, problem, rng
         self.record = Record(problem, method.max_evaluations)
         self.index = self.idle = 0
@@ -47,7 +45,7 @@ class EvolutionRun:
         toolbox.register("evaluate", self.record.evaluate)
         toolbox.register("mate", exchange_layers, budget=problem.budget, free_counts=problem.free_counts, rng=rng)
         toolbox.register("mutate", mutate, problem=problem, weights=usable_weights(weights, problem), rng=rng)
-        toolbox.register("descend", self.descent.descend, steps=method.local_steps)
+        toolbox.register("descend", self.descent.descend, steps=method.steps_for(problem))
         if len(problem.objectives) > 1:
             toolbox.register("pick", crowded_tournament, size=method.tournament_size, rng=rng)
             # DEAP's standard non-dominated sort is 20 to 60 times slower.
@@ -71,7 +69,7 @@ class EvolutionRun:
     def _merged(self) -> list[Individual]:
         """The descent from greedy merges; nothing where the objective is no sum or there is no descent."""
         problem = self.problem
-        if problem.layer_errors is None or problem.num_layers > 1 or self.method.local_steps == 0:
+        if problem.layer_errors is None or problem.num_layers > 1 or self.method.steps_for(self.problem) == 0:
             return []
         layer, looked_at = merged_down(problem.budget.counts[0], problem.layer_errors[0], problem.budget, self.rng)
         if not self.record.charge(looked_at):
@@ -118,7 +116,7 @@ class EvolutionRun:
 
     def _refine(self, children: list[Individual]) -> list[Individual]:
         """The children, the best of them replaced by where their descent ends."""
-        if self.method.local_steps == 0 or not children:
+        if self.method.steps_for(self.problem) == 0 or not children:
             return children
         best = self.toolbox.select(children, min(len(children), self.method.local_individuals))
         chosen = {individual.index for individual in best}
