@@ -264,3 +264,12 @@ def test_webp_is_one_and_at_two_pixels_per_css_pixel():
     assert image[8:16] == b"WEBPVP8L"
     width = 1 + (int.from_bytes(image[21:25], "little") & 0x3FFF)
     assert abs(width - 192 * figure.get_figwidth()) <= 1
+
+
+def test_an_open_gap_stands_beside_the_error() -> None:
+    grouping = LayerGrouping.from_groups([[0, 1, 2], [3]])
+    proven, bounded = LayerPicture(grouping, 2.0, True, 2.0), LayerPicture(grouping, 2.0, False, 1.98)
+    assert bounded.gap == pytest.approx(0.01) and LayerPicture(grouping, 2.0).gap is None
+    texts = [text.get_text() for text in grouping_figure([proven, bounded], "").axes[0].texts]
+    assert "gap" in texts and "1%" in texts and any(text.endswith("*") for text in texts)
+    assert "gap" not in [text.get_text() for text in grouping_figure([proven], "").axes[0].texts]
