@@ -100,11 +100,11 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
             "heads": kind,
             "method": method,
             "runs": len(part),
-            "CPU s, median": float(part["cpu"].median()),
-            "worst gap %, median run": float(part["worst_gap"].median()),
-            "worst gap %, worst run": float(part["worst_gap"].max()),
+            "CPU s": float(part["cpu"].median()),
+            "worst gap %, median of runs": float(part["worst_gap"].median()),
+            "of the worst run": float(part["worst_gap"].max()),
             "median gap %": float(part["median_gap"].median()),
-            "numbers never met": int(part["missing"].max()),
+            "never met": int(part["missing"].max()),
             f"proven of {HEADS}": int(part["proven"].iloc[0]),
         }
         for (kind, method), part in rows.groupby(["heads", "method"], sort=False)

@@ -60,10 +60,23 @@ def show(title: str, frame: pd.DataFrame) -> None:
     """A table in the terminal."""
     table = Table(title=title, box=box.SIMPLE_HEAD)
     for column in frame.columns:
-        table.add_column(str(column), justify="left" if frame[column].dtype.kind not in "fiu" else "right")
+        first = column == frame.columns[0]
+        table.add_column(
+            str(column),
+            overflow="fold",
+            no_wrap=first,
+            justify="left" if frame[column].dtype.kind not in "fiu" else "right",
+        )
     for row in frame.itertuples(index=False):
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+        table.add_row(*map(_text, row))
     output_console().print(table)
+
+
+def _text(value: object) -> str:
+    """Four digits; what is smaller than rounding makes it is 0."""
+    if not isinstance(value, float):
+        return str(value)
+    return "0" if abs(value) < 1e-9 else f"{value:.4g}"
 
 
 if __name__ == "__main__":
