@@ -22,13 +22,17 @@ class Evolution(EvolutionParameters):
     ``population`` survivors have ``offspring`` children a generation. A child comes from a crossover with
     chance ``crossover_rate`` and is then mutated with chance ``mutation_rate``; the others are mutants of
     one parent. ``swap``, ``move``, ``merge_split`` and ``shift`` say how often each mutation is drawn,
-    relative to the others; ``shift`` only counts where the numbers of groups may change. The
-    ``local_individuals`` best children of a generation then go to a better neighbour at most
-    ``local_steps`` times each, which takes hundreds of evaluations; None stands for 100 where the objective is
-    a sum over groups and for 0 elsewhere, as for one that runs the model. Where the whole error-against-groups
-    curve of a layer is traced, every number of groups has ``niche`` survivors and ``niche`` children in place of
-    ``population`` and ``offspring``. Ends after ``generations``, after ``patience`` of them in a row without a
-    better candidate, with ``max_evaluations``, or when the operators find nothing that was not evaluated yet.
+    relative to the others; ``shift`` only counts where the numbers of groups may change.
+
+    The ``local_individuals`` best children of a generation then go to a better neighbour at most ``local_steps``
+    times each, which looks at hundreds of neighbours. None stands for what a neighbour's price suggests: all
+    children for pairwise errors, 4 elsewhere; 100 steps where the objective is a sum over groups, and 0 elsewhere,
+    as for one that runs the model. Where the whole error-against-groups curve of a layer is traced, every number
+    of groups has ``niche`` survivors and ``niche`` children in place of ``population`` and ``offspring``, and all
+    children descend.
+
+    Ends after ``generations``, after ``patience`` of them in a row without a better candidate, with
+    ``max_evaluations``, or when the operators find nothing that was not evaluated yet.
     """
 
     reference: ClassVar[str] = "https://doi.org/10.1007/BF00226291"

@@ -116,9 +116,10 @@ class EvolutionRun:
 
     def _refine(self, children: list[Individual]) -> list[Individual]:
         """The children, the best of them replaced by where their descent ends."""
-        if self.method.steps_for(self.problem) == 0 or not children:
+        few = min(len(children), self.method.individuals_for(self.problem))
+        if self.method.steps_for(self.problem) == 0 or not few:
             return children
-        best = self.toolbox.select(children, min(len(children), self.method.local_individuals))
+        best = self.toolbox.select(children, few)
         chosen = {individual.index for individual in best}
         descended: list[Individual] = self.toolbox.descend(best)
         return [child for child in children if child.index not in chosen] + descended

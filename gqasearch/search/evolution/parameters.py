@@ -7,10 +7,14 @@ from typing import ClassVar
 
 from gqasearch.errors import UserError
 from gqasearch.search._base import SearchMethod
+from gqasearch.search.group_errors import PairwiseErrors
 from gqasearch.search.problem import Problem
 
 # ``local_steps`` where it is None and the objective a sum over groups.
 DESCENT_STEPS = 100
+# ``local_individuals`` where it is None and a group's error has to be computed: with more descents the same
+# optimum is found, after several times as many groups.
+FEW_DESCENTS = 4
 
 # The smallest value of every parameter that has one.
 LEAST: dict[str, float] = {
@@ -49,7 +53,7 @@ class EvolutionParameters(SearchMethod):
     move: float = 1.0
     merge_split: float = 0.5
     shift: float = 1.0
-    local_individuals: int = 30
+    local_individuals: int | None = None
     local_steps: int | None = None
     niche: int = 2
     max_evaluations: int | None = None
@@ -70,6 +74,13 @@ class EvolutionParameters(SearchMethod):
         if self.local_steps is not None:
             return self.local_steps
         return DESCENT_STEPS if problem.layer_errors is not None else 0
+
+    def individuals_for(self, problem: Problem) -> int:
+        """``local_individuals``, or what None stands for: all children where errors are pairwise, few elsewhere."""
+        if self.local_individuals is not None:
+            return self.local_individuals
+        errors = problem.layer_errors
+        return self.offspring if errors is not None and isinstance(errors[0], PairwiseErrors) else FEW_DESCENTS
 
     def most_generations(self, problem: Problem) -> int:
         """Generation 0 and those that follow."""
