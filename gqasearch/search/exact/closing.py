@@ -1,48 +1,72 @@
-"""The best partition out of a complete pool of groups: cuts, reduced-cost fixing, then an integer program.
+"""The best partition out of a complete pool of groups: branch and cut, with reduced-cost fixing in every node.
 
 Subset-row cuts on three heads: Jepsen, Petersen, Spoorendonk, Pisinger 2008, https://doi.org/10.1287/opre.1070.0449.
-The pool is explicit, so cuts cost the pricing nothing.
+Branching on pairs of heads: Ryan, Foster 1981, "An integer programming approach to scheduling". The pool is explicit,
+so cuts and branches cost the pricing nothing. HiGHS's own integer solver is not used: with thousands of groups that
+overlap everywhere it spends minutes on cliques and conflicts, and looks at no clock meanwhile.
 """
 
 from __future__ import annotations
 
+import heapq
 import time
+from dataclasses import dataclass, field
 
 import highspy
 import numpy as np
 from numpy.typing import NDArray
 
-from gqasearch.search.exact.master import add_groups, add_patterns, add_rows, quiet_solver
+from gqasearch.search.exact.master import add_groups, add_patterns, add_rows, quiet_solver, run_until
 from gqasearch.search.exact.pairwise import Columns, PairwiseProblem
-from gqasearch.search.exact.size_patterns import Patterns, SizePatterns
+from gqasearch.search.exact.size_patterns import ListedPatterns, Patterns
 from gqasearch.search.problem import FloatArray
 
-# A pool this small goes to the integer program at once.
-SMALL_POOL = 300
-# Cuts added in one round, rounds at most, and the violation that makes a cut worth adding.
+# Cuts added in one round, and the violation that makes a cut worth adding.
 CUTS = 60
-ROUNDS = 60
 LEAST_VIOLATION = 1e-3
-# What rounding may do to a bound, in the units of the column generation.
+# Rounds of cuts: at the root, and in every other node.
+ROOT_ROUNDS, ROUNDS = 60, 5
+# What rounding may do to a bound, in the units of the column generation, and to a weight.
 ROUNDING = 1e-9
+FRACTIONAL = 1e-6
+
+SETTLED = (
+    highspy.HighsModelStatus.kOptimal,
+    highspy.HighsModelStatus.kInfeasible,
+    highspy.HighsModelStatus.kTimeLimit,
+)
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(order=True)
+class _Node:
+    """Some of the groups and size patterns, ``groups`` (N,) and ``patterns`` (K,); no partition is below ``bound``."""
+
+    bound: float
+    groups: Mask = field(compare=False)
+    patterns: Mask = field(compare=False)
 
 
 class Pool:
     """Groups (N, H), among them all of every partition that costs less than ``upper``.
 
     ``patterns``: all size patterns of such partitions, (K, M). ``lower``: a bound of what such partitions cost, at
-    most ``upper``.
+    most ``upper``, the cost of the best partition known.
     """
 
     def __init__(
         self, problem: PairwiseProblem, columns: Columns, patterns: Patterns, upper: float, deadline: float
     ) -> None:
-        self._problem, self._columns, self._upper, self._deadline = problem, columns, upper, deadline
-        self.lower = -np.inf
-        self._costs = problem.costs(columns)
-        self._patterns = SizePatterns(problem.num_heads, problem.num_groups, problem.sizes)
-        # Heads of every cut, (C, 3).
+        self._problem, self._columns, self._deadline = problem, columns, deadline
+        self._patterns = ListedPatterns(patterns)
+        self.upper, self.lower = upper, -np.inf
+        self.nodes = 0
+        self._best: Columns | None = None
+        self._costs, self._size_index = problem.costs(columns), problem.size_index(columns)
+        # Heads of every cut, (C, 3), and the groups that it counts, (N, C).
         self._cuts: NDArray[np.intp] = np.empty((0, 3), dtype=np.intp)
+        self._hits = cut_hits(columns, self._cuts)
         # In the solver the patterns stand before the groups.
         self._before = len(patterns)
         self._solver = quiet_solver()
@@ -52,71 +76,118 @@ class Pool:
 
     def solve(self) -> Columns | None:
         """The cheapest partition, (G, H), or None when none is below ``upper`` or time ran out; sets ``lower``."""
-        for _ in range(ROUNDS):
-            status = self._run()
-            if status == highspy.HighsModelStatus.kInfeasible:
-                self.lower = self._upper
-            if status != highspy.HighsModelStatus.kOptimal:
-                return None
-            solution = self._solver.getSolution()
-            weights = np.array(solution.col_value)[self._before :]
-            cuts = violated_cuts(self._columns, weights)
-            self._bound_and_fix(np.array(solution.row_dual))
-            if self._upper - self.lower <= 2 * ROUNDING:
-                return None
-            if len(self._columns) <= SMALL_POOL or not len(cuts):
+        root = _Node(-np.inf, np.ones(len(self._columns), dtype=bool), np.ones(self._before, dtype=bool))
+        queue, closed = [root], self.upper
+        while queue and queue[0].bound < self.upper - 2 * ROUNDING:
+            if time.monotonic() >= self._deadline:
                 break
+            node = heapq.heappop(queue)
+            children = self._bounded(node, ROUNDS if self.nodes else ROOT_ROUNDS)
+            self.nodes += 1
+            if not children:
+                closed = min(closed, node.bound)
+            for child in children:
+                heapq.heappush(queue, child)
+        self.lower = min([closed, self.upper, *(node.bound for node in queue)])
+        return self._best
+
+    def _bounded(self, node: _Node, rounds: int) -> list[_Node]:
+        """Raise the node's bound; its children, or the node itself where time ran out, or nothing when it is done."""
+        for last in [False] * (rounds - 1) + [True]:
+            status = self._run(node)
+            if status == highspy.HighsModelStatus.kInfeasible:
+                node.bound = self.upper
+                return []
+            if status != highspy.HighsModelStatus.kOptimal:
+                return [node] if status == highspy.HighsModelStatus.kTimeLimit else []
+            solution = self._solver.getSolution()
+            values = np.array(solution.col_value)
+            weights = values[self._before :]
+            self._bound_and_fix(node, np.array(solution.row_dual))
+            branches = self._branches(node, weights, values[: self._before])
+            if not branches:
+                self._take(self._columns[weights > 0.5])
+            if not branches or node.bound >= self.upper - 2 * ROUNDING:
+                return []
+            cuts = violated_cuts(self._columns, weights)
+            if last or not len(cuts):
+                return branches
+            if not self.nodes:
+                node.groups = self._compact(node.groups)
             self._add(cuts)
-        return self._solve_integers()
+        return []
 
-    def _run(self) -> highspy.HighsModelStatus:
-        self._solver.setOptionValue("time_limit", max(self._deadline - time.monotonic(), 0.0))
-        self._solver.run()
-        return self._solver.getModelStatus()
+    def _run(self, node: _Node) -> highspy.HighsModelStatus:
+        """Solve the relaxation over the node's groups and patterns, from the basis of the node before."""
+        allowed = np.concatenate([node.patterns, node.groups])
+        count = len(allowed)
+        bounds = np.zeros(count), np.where(allowed, np.inf, 0.0)
+        self._solver.changeColsBounds(count, np.arange(count, dtype=np.int32), *bounds)
+        status = run_until(self._solver, self._deadline)
+        if status not in SETTLED:
+            # The basis was of no use.
+            self._solver.clearSolver()
+            status = run_until(self._solver, self._deadline)
+        return status
 
-    def _bound_and_fix(self, duals: FloatArray) -> None:
-        """Raise ``lower`` to the Lagrangian bound, and drop the groups that no better partition holds."""
+    def _bound_and_fix(self, node: _Node, duals: FloatArray) -> None:
+        """Raise the bound to the Lagrangian one; drop the groups and patterns that no better partition holds."""
         heads = duals[: self._problem.num_heads]
         cuts = np.minimum(duals[len(duals) - len(self._cuts) :], 0.0)
-        reduced = self._costs - self._columns @ heads - cut_hits(self._columns, self._cuts) @ cuts
-        index = self._problem.size_index(self._columns)
+        reduced = self._costs - self._columns @ heads - self._hits @ cuts
         least = np.full(len(self._problem.sizes), np.inf)
-        np.minimum.at(least, index, reduced)
+        np.minimum.at(least, self._size_index[node.groups], reduced[node.groups])
         paid = float(heads.sum() + cuts.sum())
-        self.lower = max(self.lower, min(paid + self._patterns.cheapest(least)[0] - ROUNDING, self._upper))
-        with_group = paid + reduced + self._patterns.with_size(least)[index]
-        useless = with_group > self._upper + self._problem.num_groups * ROUNDING
-        if useless.any():
-            positions = (np.flatnonzero(useless) + self._before).astype(np.int32)
+        patterns = ListedPatterns(self._patterns.listed[node.patterns])
+        costs = paid + patterns.costs(least)
+        node.bound = max(node.bound, min(float(costs.min()) - ROUNDING, self.upper))
+        limit = self.upper + self._problem.num_groups * ROUNDING
+        with_group = paid + reduced + patterns.with_size(least)[self._size_index]
+        node.groups = node.groups & (with_group <= limit)
+        node.patterns = node.patterns.copy()
+        node.patterns[node.patterns] = costs <= limit
+
+    def _branches(self, node: _Node, weights: FloatArray, of_patterns: FloatArray) -> list[_Node]:
+        """Children without the fractional solution: by the number of groups of some sizes, else by a pair of heads."""
+        few = self._patterns.split(of_patterns @ self._patterns.listed)
+        if few is not None:
+            halves = node.patterns & few, node.patterns & ~few
+            return [_Node(node.bound, node.groups, half) for half in halves if half.any()]
+        used = weights > FRACTIONAL
+        support = self._columns[used]
+        together = (support * weights[used, None]).T @ support
+        fraction = np.triu(np.minimum(together, 1 - together), 1)
+        one, two = np.unravel_index(int(fraction.argmax()), fraction.shape)
+        if fraction[one, two] <= FRACTIONAL:
+            return []
+        held = self._columns[:, one] + self._columns[:, two]
+        return [_Node(node.bound, node.groups & side, node.patterns) for side in (held != 1, held != 2)]
+
+    def _take(self, chosen: Columns) -> None:
+        """The node's relaxation is a partition."""
+        covered = len(chosen) == self._problem.num_groups and bool((chosen.sum(0) == 1).all())
+        cost = float(self._problem.costs(chosen).sum())
+        if covered and cost < self.upper:
+            self._best, self.upper = chosen, cost
+
+    def _compact(self, keep: Mask) -> Mask:
+        """Drop groups for good; for the root."""
+        if not keep.all():
+            positions = (np.flatnonzero(~keep) + self._before).astype(np.int32)
             self._solver.deleteCols(len(positions), positions)
-            self._columns, self._costs = self._columns[~useless], self._costs[~useless]
+            self._columns, self._costs, self._hits = self._columns[keep], self._costs[keep], self._hits[keep]
+            self._size_index = self._size_index[keep]
+        return np.ones(len(self._columns), dtype=bool)
 
     def _add(self, cuts: NDArray[np.intp]) -> None:
-        rows, columns = np.nonzero(cut_hits(self._columns, cuts).T)
+        hits = cut_hits(self._columns, cuts)
+        rows, columns = np.nonzero(hits.T)
         starts = np.searchsorted(rows, np.arange(len(cuts))).astype(np.int32)
         bounds = np.full(len(cuts), -np.inf), np.ones(len(cuts))
         positions = (columns + self._before).astype(np.int32)
         self._solver.addRows(len(cuts), *bounds, len(rows), starts, positions, np.ones(len(rows)))
         self._cuts = np.concatenate([self._cuts, cuts])
-
-    def _solve_integers(self) -> Columns | None:
-        solver = self._solver
-        # Gaps are closed to the tolerance of the certificate, not to HiGHS's 1e-4.
-        for option, value in (("mip_rel_gap", 0.0), ("mip_abs_gap", 0.0), ("mip_feasibility_tolerance", 1e-9)):
-            solver.setOptionValue(option, value)
-        count = solver.getNumCol()
-        solver.changeColsIntegrality(count, np.arange(count, dtype=np.int32), np.ones(count, dtype=np.uint8))
-        status, info = self._run(), solver.getInfo()
-        if status == highspy.HighsModelStatus.kInfeasible:
-            self.lower = self._upper
-            return None
-        optimal = status == highspy.HighsModelStatus.kOptimal
-        bound = float(info.objective_function_value if optimal else info.mip_dual_bound)
-        self.lower = max(self.lower, min(bound, self._upper))
-        weights = np.array(solver.getSolution().col_value)[self._before :]
-        chosen = self._columns[weights > 0.5] if len(weights) else self._columns[:0]
-        covered = len(chosen) == self._problem.num_groups and bool((chosen.sum(0) == 1).all())
-        return chosen if covered else None
+        self._hits = np.concatenate([self._hits, hits], axis=1)
 
 
 def cut_hits(columns: Columns, cuts: NDArray[np.intp]) -> FloatArray:

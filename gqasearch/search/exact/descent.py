@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,12 +17,15 @@ LEAST_GAIN = 1e-12
 Labels = NDArray[np.intp]
 
 
-def descend(problem: PairwiseProblem, starts: Labels) -> Columns:
-    """Local optima reached from P labellings with sizes within bounds, (P, H), as columns (P, G, H)."""
+def descend(problem: PairwiseProblem, starts: Labels, deadline: float = math.inf) -> Columns:
+    """Local optima reached from P labellings with sizes within bounds, (P, H), as columns (P, G, H).
+
+    At ``deadline`` (``time.monotonic``): the partitions on the way there.
+    """
     labels = starts.copy()
     active = np.arange(len(labels))
     least = LEAST_GAIN * float(problem.excess.max(initial=0.0))
-    while len(active):
+    while len(active) and time.monotonic() < deadline:
         current = labels[active]
         gain, better = _best_neighbour(problem, current)
         improved = gain < -least

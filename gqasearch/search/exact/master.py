@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import highspy
@@ -19,9 +20,13 @@ CENTRAL_TOLERANCE = 1e-7
 
 @dataclass(frozen=True)
 class Relaxed:
-    """A solution of the relaxation. ``weights`` (N,) of the columns; ``heads`` (H,) and ``sizes`` (M,): duals."""
+    """A solution of the relaxation.
+
+    ``weights`` (N,) of the columns; ``counts`` (M,): groups of every size; ``heads`` (H,) and ``sizes`` (M,): duals.
+    """
 
     weights: FloatArray
+    counts: FloatArray
     heads: FloatArray
     sizes: FloatArray
 
@@ -32,8 +37,8 @@ class Master:
     sum_{S with i} x_S = 1 for every head i; sum_{|S| = m} x_S = sum_v v_m z_v for every size m; sum_v z_v = 1.
     """
 
-    def __init__(self, problem: PairwiseProblem) -> None:
-        self._problem = problem
+    def __init__(self, problem: PairwiseProblem, deadline: float) -> None:
+        self._problem, self._deadline = problem, deadline
         self._solver = quiet_solver()
         self._solver.setOptionValue("presolve", "off")
         # New columns leave the basis primal feasible.
@@ -42,6 +47,7 @@ class Master:
         self._known: set[bytes] = set()
         # Where the groups stand among the solver's columns, patterns between them.
         self._positions: list[int] = []
+        self._size_index: list[int] = []
         self._columns: list[Columns] = []
         self._patterns: list[Patterns] = []
 
@@ -52,6 +58,7 @@ class Master:
             start = self._solver.getNumCol()
             self._positions += range(start, start + len(fresh))
             self._columns.append(columns[fresh])
+            self._size_index += self._problem.size_index(columns[fresh]).tolist()
             add_groups(self._solver, self._problem, columns[fresh])
         return len(fresh)
 
@@ -70,12 +77,16 @@ class Master:
         """The groups added so far, (N, H)."""
         return np.concatenate(self._columns)
 
-    def solve(self) -> Relaxed:
-        self._solver.run()
+    def solve(self) -> Relaxed | None:
+        """None when ``deadline`` (``time.monotonic``) left no time."""
+        if run_until(self._solver, self._deadline) == highspy.HighsModelStatus.kTimeLimit:
+            return None
         solution = self._solver.getSolution()
         duals = np.array(solution.row_dual)
         num_heads = self._problem.num_heads
-        return Relaxed(np.array(solution.col_value)[self._positions], duals[:num_heads], duals[num_heads:-1])
+        weights = np.array(solution.col_value)[self._positions]
+        counts = np.bincount(self._size_index, weights, len(self._problem.sizes)).astype(np.float64)
+        return Relaxed(weights, counts, duals[:num_heads], duals[num_heads:-1])
 
     def central_prices(self) -> FloatArray | None:
         """Dual prices of the heads, (H,), from the middle of the optimal ones; None when they were not found.
@@ -92,7 +103,7 @@ class Master:
         add_rows(solver, self._problem)
         add_groups(solver, self._problem, self.columns)
         add_patterns(solver, self._problem, np.array(self._patterns))
-        solver.run()
+        run_until(solver, self._deadline)
         prices = np.array(solver.getSolution().row_dual)[: self._problem.num_heads]
         return prices if len(prices) == self._problem.num_heads and np.isfinite(prices).all() else None
 
@@ -118,6 +129,14 @@ def quiet_solver() -> highspy.Highs:
     ):
         solver.setOptionValue(option, value)
     return solver
+
+
+def run_until(solver: highspy.Highs, deadline: float) -> highspy.HighsModelStatus:
+    """Solve, but not beyond ``deadline`` (``time.monotonic``)."""
+    # HiGHS counts the time of all runs together.
+    solver.setOptionValue("time_limit", solver.getRunTime() + max(deadline - time.monotonic(), 0.0))
+    solver.run()
+    return solver.getModelStatus()
 
 
 def add_rows(solver: highspy.Highs, problem: PairwiseProblem) -> None:

@@ -87,7 +87,8 @@ class TreePricer:
 
     def price(self, prices: FloatArray, thresholds: FloatArray, deadline: float, limit: int) -> Priced:
         columns, reduced, least, complete = [], [], [], True
-        for size, threshold in zip(self._sizes, thresholds.tolist(), strict=True):
+        # Large groups are the most: where they are too many, that shows at once.
+        for size, threshold in reversed(list(zip(self._sizes, thresholds.tolist(), strict=True))):
             linear = prices - (size - 1) / size * self._additive
             found = Tree(self._rest / size, linear, size, threshold).search(deadline, limit)
             columns.append(found.columns)
@@ -95,4 +96,4 @@ class TreePricer:
             least.append(found.bound)
             complete &= found.complete
             limit -= len(found.reduced)
-        return Priced(np.concatenate(columns), np.concatenate(reduced), np.array(least), complete)
+        return Priced(np.concatenate(columns), np.concatenate(reduced), np.array(least[::-1]), complete)

@@ -7,7 +7,9 @@ heads, is most of the gap of the plain relaxation on trained heads. The convex h
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +20,75 @@ from gqasearch.search.problem import FloatArray
 Patterns = NDArray[np.float64]
 
 
+# How far a number of groups may be from a whole number and count as one.
+FRACTIONAL = 1e-6
+
+
+class PatternSet(Protocol):
+    """Size patterns with prices of sizes, (M,): the cheapest, with a given size, up to a price."""
+
+    def allows(self, pattern: Patterns) -> bool:
+        """True when the pattern, (M,), is in the set."""
+
+    def cheapest(self, prices: FloatArray) -> tuple[float, Patterns]:
+        """The least price of a pattern, and the pattern, (M,)."""
+
+    def with_size(self, prices: FloatArray) -> FloatArray:
+        """For every size, the least price of the other G - 1 groups beside one of this size, (M,)."""
+
+    def up_to(self, prices: FloatArray, price: float, limit: int, deadline: float) -> Patterns | None:
+        """All patterns of at most this price, (K, M); None when more than ``limit``, or at ``deadline``."""
+
+
+@dataclass(frozen=True)
+class ListedPatterns:
+    """Some patterns, one by one: ``listed``, (K, M), K > 0."""
+
+    listed: Patterns
+
+    def allows(self, pattern: Patterns) -> bool:
+        return bool((self.listed == pattern).all(1).any())
+
+    def costs(self, prices: FloatArray) -> FloatArray:
+        """Price of every pattern, (K,). Prices may be ``inf``: of sizes that no group has."""
+        return np.asarray((np.where(self.listed > 0, prices, 0.0) * self.listed).sum(1), dtype=np.float64)
+
+    def cheapest(self, prices: FloatArray) -> tuple[float, Patterns]:
+        costs = self.costs(prices)
+        return float(costs.min()), self.listed[int(costs.argmin())]
+
+    def with_size(self, prices: FloatArray) -> FloatArray:
+        costs = np.where(self.listed > 0, self.costs(prices)[:, None], np.inf).min(0)
+        return np.asarray(costs - np.where(np.isfinite(costs), prices, 0.0), dtype=np.float64)
+
+    def up_to(self, prices: FloatArray, price: float, limit: int, deadline: float) -> Patterns | None:
+        chosen = self.listed[self.costs(prices) <= price]
+        return chosen if len(chosen) <= limit and time.monotonic() < deadline else None
+
+    def split(self, counts: FloatArray) -> NDArray[np.bool_] | None:
+        """Which patterns go to one side, (K,); None when ``counts`` is a pattern, or next to one.
+
+        ``counts``, (M,): groups of every size in a mixture of patterns. Of the numbers of groups with m heads or
+        more, the most fractional is rounded down on one side and up on the other: neither allows the mixture.
+        """
+        larger = np.cumsum(counts[::-1])[::-1]
+        fraction = np.abs(larger - np.round(larger))
+        index = int(fraction.argmax())
+        if fraction[index] <= FRACTIONAL:
+            return None
+        return np.asarray(self.listed[:, index:].sum(1) < larger[index])
+
+
 @dataclass(frozen=True)
 class SizePatterns:
-    """All ways to write ``num_heads`` as the sum of ``num_groups`` of the ``sizes``."""
+    """All ways to write ``num_heads`` as the sum of ``num_groups`` of the ``sizes``, never listed."""
 
     num_heads: int
     num_groups: int
     sizes: range
+
+    def allows(self, pattern: Patterns) -> bool:
+        return bool(pattern.sum() == self.num_groups and pattern @ np.array(self.sizes) == self.num_heads)
 
     def tails(self, prices: FloatArray) -> FloatArray:
         """Least price of g groups that hold h heads together, (G + 1, H + 1); ``prices``: per size, (M,)."""
@@ -35,7 +99,6 @@ class SizePatterns:
         return least
 
     def cheapest(self, prices: FloatArray) -> tuple[float, Patterns]:
-        """The least price of a pattern, and the pattern, (M,)."""
         tails = self.tails(prices)
         pattern = np.zeros(len(self.sizes))
         heads = self.num_heads
@@ -46,17 +109,17 @@ class SizePatterns:
         return float(tails[-1, -1]), pattern
 
     def with_size(self, prices: FloatArray) -> FloatArray:
-        """For every size, the least price of the other G - 1 groups beside one of this size, (M,)."""
         rest: FloatArray = self.tails(prices)[self.num_groups - 1]
         return np.asarray(rest[self.num_heads - np.array(self.sizes)], dtype=np.float64)
 
-    def up_to(self, prices: FloatArray, price: float, limit: int) -> Patterns | None:
-        """All patterns of at most this price, (K, M); None when they are more than ``limit``."""
+    def up_to(self, prices: FloatArray, price: float, limit: int, deadline: float) -> Patterns | None:
         tails = self.tails(prices)
         found: list[list[int]] = []
         # Sizes taken so far (indices that never fall), heads left, price so far.
         stack: list[tuple[list[int], int, float]] = [([], self.num_heads, 0.0)]
         while stack:
+            if time.monotonic() >= deadline:
+                return None
             taken, heads, paid = stack.pop()
             left = self.num_groups - len(taken)
             if left == 0:
@@ -70,7 +133,10 @@ class SizePatterns:
                     break
                 if paid + prices[index] + tails[left - 1, rest] <= price:
                     stack.append(([*taken, index], rest, paid + float(prices[index])))
-        return np.array([np.bincount(taken, minlength=len(self.sizes)) for taken in found], dtype=np.float64)
+        listed = np.zeros((len(found), len(self.sizes)))
+        for row, taken in zip(listed, found, strict=True):
+            row += np.bincount(taken, minlength=len(self.sizes))
+        return listed
 
     def _choices(self, rest: FloatArray, prices: FloatArray) -> FloatArray:
         """Price of one group of each size beside ``rest``, (M, H + 1)."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import comb, log
+from math import comb, inf, log
 
 import highspy
 import numpy as np
 
 from gqasearch.search.exact.master import quiet_solver
-from gqasearch.search.exact.size_patterns import Patterns, SizePatterns
+from gqasearch.search.exact.pairwise import PairwiseProblem
+from gqasearch.search.exact.size_patterns import Patterns, PatternSet
 from gqasearch.search.problem import FloatArray
 
 # Patterns that the search for targets may take up.
@@ -26,17 +27,21 @@ class Targets:
     sizes: FloatArray
 
 
-def easiest_targets(patterns: SizePatterns, least: FloatArray) -> FloatArray:
+def easiest_targets(
+    problem: PairwiseProblem, patterns: PatternSet, least: FloatArray, enough: float = inf
+) -> FloatArray:
     """Targets, (M,), at most ``least``, that give the same bound and are as low as can be where proof is hard.
 
-    ``least``: the lowest reduced cost known of each size, (M,). Only sizes that stand together in a cheapest pattern
-    need their full target. A target costs more to prove the more groups have its size, so those are lowered first:
-    a small linear program, with the patterns it must respect taken up as they are violated.
+    A bound above ``enough`` is not asked for. ``least``: the lowest reduced cost known of each size, (M,). Only sizes
+    that stand together in a cheapest pattern need their full target. A target costs more to prove the more groups have
+    its size, so those are lowered first: a small linear program, with the patterns it must respect taken up as they
+    are violated.
     """
     bound, pattern = patterns.cheapest(least)
+    bound = min(bound, enough)
     if len(least) == 1:
         return least
-    effort = np.array([1 + log(comb(patterns.num_heads, size)) for size in patterns.sizes]) ** 4
+    effort = np.array([1 + log(comb(problem.num_heads, size)) for size in problem.sizes]) ** 4
     solver = quiet_solver()
     solver.setOptionValue("presolve", "off")
     # Far below any target: without a floor, a size that no pattern holds yet is unbounded.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +12,11 @@ from hypothesis import strategies as st
 
 from gqasearch.errors import UserError
 from gqasearch.grouping import LayerGrouping
-from gqasearch.search.exact import pricing
+from gqasearch.search.exact import branch, column_generation, pricing
 from gqasearch.search.exact.certificate import Certificate
 from gqasearch.search.exact.column_generation import solve_pairwise
+from gqasearch.search.exact.descent import Labels
+from gqasearch.search.exact.pairwise import Columns, PairwiseProblem
 from gqasearch.search.exact.subset_dp import solve_subsets
 from gqasearch.search.problem import FloatArray
 from tests.search.exact.cases import KINDS, make_distances, pairwise_errors, problems, random_limits
@@ -33,6 +38,11 @@ def check(distances: FloatArray, limits: Limits, certificate: Certificate) -> fl
     assert certificate.lower_bound <= optimum * (1 + 1e-12)
     assert certificate.value >= optimum * (1 - 1e-12)
     return float(optimum)
+
+
+def keep_starts(problem: PairwiseProblem, starts: Labels, deadline: float = np.inf) -> Columns:
+    """In the place of the descent: partitions as they are."""
+    return np.asarray(starts[:, None, :] == np.arange(problem.num_groups)[None, :, None], dtype=np.float64)
 
 
 @pytest.mark.parametrize("branch_and_bound", [False, True])
@@ -77,6 +87,28 @@ def test_fourteen_heads_by_branch_and_bound(kind: str, limits: Limits, monkeypat
 
 
 @settings(max_examples=60)
+@given(problems(most=10), st.booleans(), st.sampled_from([1, 10**6]))
+def test_optimum_by_parts_of_the_size_patterns(
+    problem: tuple[FloatArray, Limits, np.random.Generator], branch_and_bound: bool, last_pool: int
+) -> None:
+    """No pool until the patterns are split as far as they can be, or none at all: then gaps may stay."""
+    distances, limits, rng = problem
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pricing, "ENUMERATION_LIMIT", 0 if branch_and_bound else 10**6)
+        patch.setattr(column_generation, "POOL_LIMIT", 1)
+        patch.setattr(column_generation, "LAST_POOL_LIMIT", last_pool)
+        # The first partition found is kept: a gap is left to the branches.
+        for module in (branch, column_generation):
+            patch.setattr(module, "descend", keep_starts)
+            patch.setattr(module, "STARTS", 2)
+        certificate = solve_pairwise(distances, *limits, rng=rng)
+    optimum = check(distances, limits, certificate)
+    assert certificate.proven or last_pool == 1
+    if certificate.proven:
+        assert certificate.value == pytest.approx(optimum, rel=1e-9, abs=0)
+
+
+@settings(max_examples=60)
 @given(problems(most=10), st.sampled_from([0.0, 0.002, 0.01]))
 def test_bound_holds_when_time_runs_out(
     problem: tuple[FloatArray, Limits, np.random.Generator], time_limit: float
@@ -93,6 +125,28 @@ def test_bound_holds_when_time_runs_out(
     assert certificate.proven is (certificate.gap <= 1e-9)
     if certificate.proven:
         assert certificate.value == pytest.approx(optimum, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize("pool_limit", [50, 10**6])
+@pytest.mark.parametrize("kind", ["points", "additive"])
+def test_every_phase_looks_at_the_clock(kind: str, pool_limit: int) -> None:
+    """Time runs out at any look at the clock; after that come few more, and the bound holds."""
+    distances, limits = make_distances(kind, 12, np.random.default_rng(5)), (4, 1, 6)
+    limit, finished = 1, False
+    while not finished:
+        clock = itertools.count(1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pricing, "ENUMERATION_LIMIT", 0)
+            patch.setattr(column_generation, "POOL_LIMIT", pool_limit)
+            patch.setattr(time, "monotonic", lambda clock=clock: float(next(clock)))
+            certificate = solve_pairwise(distances, *limits, time_limit=limit, rng=np.random.default_rng(0))
+        looks = next(clock) - 1
+        check(distances, limits, certificate)
+        finished = looks < limit
+        # A phase ends, the sizes left to price each look once, twice over, and those that called it look again.
+        assert looks <= limit + 2 * limits[2] + 10
+        limit += 1 + limit // 4
+    assert certificate.proven
 
 
 @settings(max_examples=25)

@@ -17,7 +17,7 @@ from gqasearch.search.exact.enumeration import all_columns, number_of_groups
 from gqasearch.search.exact.local_pricing import random_columns, search_columns
 from gqasearch.search.exact.pairwise import PairwiseProblem, groups_of
 from gqasearch.search.exact.pricing import EnumeratedPricer, Pricer, TreePricer
-from gqasearch.search.exact.size_patterns import SizePatterns
+from gqasearch.search.exact.size_patterns import ListedPatterns, SizePatterns
 from gqasearch.search.exact.subset_dp import solve_subsets
 from gqasearch.search.exact.targets import easiest_targets
 from gqasearch.search.problem import FloatArray
@@ -94,15 +94,50 @@ def test_size_patterns(case: Case) -> None:
     assert value == pytest.approx(least) and pattern @ prices == pytest.approx(least)
     assert pattern.sum() == problem.num_groups and pattern @ np.array(problem.sizes) == problem.num_heads
     limit = float(np.median(list(cost.values()))) + 1e-9
-    listed = patterns.up_to(prices, limit, 10**6)
+    listed = patterns.up_to(prices, limit, 10**6, math.inf)
     assert listed is not None
     as_sizes = [tuple(np.repeat(problem.sizes, row.astype(int)).tolist()) for row in listed]
     assert sorted(as_sizes) == sorted(sizes for sizes in everything if cost[sizes] <= limit)
-    assert len(everything) == 1 or patterns.up_to(prices, math.inf, len(everything) - 1) is None
+    assert len(everything) == 1 or patterns.up_to(prices, math.inf, len(everything) - 1, math.inf) is None
+    assert patterns.up_to(prices, math.inf, 10**6, -math.inf) is None
     beside = patterns.with_size(prices)
     for index, size in enumerate(problem.sizes):
         with_it = min(value for sizes, value in cost.items() if size in sizes)
         assert beside[index] + prices[index] == pytest.approx(with_it)
+    some = ListedPatterns(listed)
+    assert some.cheapest(prices)[0] == pytest.approx(least) and some.allows(pattern) and patterns.allows(pattern)
+    assert not some.allows(pattern + 1) and not patterns.allows(pattern + 1)
+    few = some.up_to(prices, least + 1e-9, 10**6, math.inf)
+    assert few is not None and (few == pattern).all(1).any()
+    assert some.up_to(prices, limit, 10**6, -math.inf) is None
+    beside = some.with_size(prices)
+    for index, size in enumerate(problem.sizes):
+        with_it = min((value for sizes, value in cost.items() if size in sizes and value <= limit), default=math.inf)
+        assert beside[index] + prices[index] == pytest.approx(with_it)
+    # A size of which there is no group cannot be used.
+    without = np.where(pattern > 0, np.inf, prices)
+    assert (some.costs(without) == np.inf).tolist() == (some.listed[:, pattern > 0] > 0).any(1).tolist()
+
+
+@settings(max_examples=60)
+@given(case=problems(most=12))
+def test_a_split_leaves_no_side_the_mixture(case: Case) -> None:
+    """Every pattern is on one side, and the mean number of groups with m heads or more is beyond either."""
+    distances, limits, rng = case
+    problem = PairwiseProblem.from_distances(distances, *limits)
+    patterns = SizePatterns(problem.num_heads, problem.num_groups, problem.sizes)
+    listed = patterns.up_to(np.zeros(len(problem.sizes)), 0.0, 10**6, math.inf)
+    assert listed is not None
+    shares = rng.dirichlet(np.full(len(listed), 0.3))
+    few = ListedPatterns(listed).split(shares @ listed)
+    if few is None:
+        assert np.abs(shares @ listed - np.round(shares @ listed)).max() <= 1e-5
+        return
+    larger = np.cumsum(listed[:, ::-1], axis=1)
+    mixture = np.cumsum((shares @ listed)[::-1])
+    assert few.any() and not few.all()
+    assert ((larger[few].max(0) < mixture) & (larger[~few].min(0) > mixture)).any()
+    assert ListedPatterns(listed).split(listed[0]) is None
 
 
 @settings(max_examples=40)
@@ -112,9 +147,12 @@ def test_easiest_targets_keep_the_bound(case: Case) -> None:
     problem = PairwiseProblem.from_distances(distances, *limits)
     patterns = SizePatterns(problem.num_heads, problem.num_groups, problem.sizes)
     least = rng.normal(size=len(problem.sizes))
-    targets = easiest_targets(patterns, least)
+    targets = easiest_targets(problem, patterns, least)
+    bound = patterns.cheapest(least)[0]
     assert (targets <= least).all()
-    assert patterns.cheapest(targets)[0] == pytest.approx(patterns.cheapest(least)[0], abs=1e-6)
+    assert patterns.cheapest(targets)[0] == pytest.approx(bound, abs=1e-6)
+    lower = easiest_targets(problem, patterns, least, enough=bound - 1)
+    assert (lower <= least).all() and patterns.cheapest(lower)[0] >= bound - 1 - 1e-6
 
 
 @settings(max_examples=40)
@@ -172,9 +210,9 @@ def test_every_group_is_listed_once(num_heads: int, sizes: range) -> None:
 
 
 @settings(max_examples=40)
-@given(case=problems(most=10), slack=st.floats(0, 1), small=st.sampled_from([0, 300]))
-def test_pool_of_all_groups_gives_the_optimum(case: Case, slack: float, small: int) -> None:
-    """Whatever the upper bound is, and with cuts as long as there are any or with none."""
+@given(case=problems(most=10), slack=st.floats(0, 1), rounds=st.sampled_from([1, 2, 60]))
+def test_pool_of_all_groups_gives_the_optimum(case: Case, slack: float, rounds: int) -> None:
+    """Whatever the upper bound is, with cuts as long as there are any, and by branches alone."""
     distances, limits, _ = case
     problem = PairwiseProblem.from_distances(distances, *limits)
     optimum = float(solve_subsets(pairwise_errors(problem.excess), problem.num_heads, *limits[1:]).values[limits[0]])
@@ -182,15 +220,24 @@ def test_pool_of_all_groups_gives_the_optimum(case: Case, slack: float, small: i
     problem = PairwiseProblem(problem.excess * scale, 0.0, limits[0], problem.sizes)
     optimum *= scale
     patterns = SizePatterns(problem.num_heads, problem.num_groups, problem.sizes)
-    listed = patterns.up_to(np.zeros(len(problem.sizes)), 0.0, 10**6)
+    listed = patterns.up_to(np.zeros(len(problem.sizes)), 0.0, 10**6, math.inf)
     assert listed is not None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(closing, "SMALL_POOL", small)
+        patch.setattr(closing, "ROOT_ROUNDS", rounds)
+        patch.setattr(closing, "ROUNDS", min(rounds, closing.ROUNDS))
         pool = Pool(problem, all_columns(problem), listed, optimum + 1e-3 + 100 * slack, math.inf)
         chosen = pool.solve()
     assert chosen is not None and problem.check_partition(groups_of(chosen))
     assert problem.costs(chosen).sum() == pytest.approx(optimum, rel=1e-9, abs=1e-6)
     assert pool.lower == pytest.approx(optimum, rel=1e-9, abs=1e-6)
+
+
+def test_pool_without_time_claims_nothing() -> None:
+    problem = PairwiseProblem.from_distances(make_distances("points", 9, np.random.default_rng(0)), 3, 1, 9)
+    patterns = SizePatterns(9, 3, problem.sizes).up_to(np.zeros(len(problem.sizes)), 0.0, 10**6, math.inf)
+    assert patterns is not None
+    pool = Pool(problem, all_columns(problem), patterns, 1e6, -math.inf)
+    assert pool.solve() is None and pool.lower == -math.inf
 
 
 def test_cuts_hold_in_every_partition_and_cut_off_what_they_should() -> None:
