@@ -20,6 +20,7 @@ from rich import box
 from rich.table import Table
 
 from experiments.benchmarks import curves, methods, proofs, speed, splits
+from experiments.benchmarks.equal_evaluations import equal_evaluations
 from gqasearch.cli.messages import output_console, quiet_libraries
 from gqasearch.files import write_file
 from gqasearch.run.folder import environment
@@ -48,6 +49,8 @@ def main() -> None:
         measure, summary = SECTIONS[name]
         rows = pd.read_csv(RESULTS / f"{name}.csv") if arguments.show else measure(arguments.quick)
         show(name, summary(rows))
+        if name == "methods" and not arguments.quick:
+            show("median normalised gap after so many evaluations, 32 heads", equal_evaluations(rows))
         if not (arguments.quick or arguments.show):
             write_file(RESULTS / f"{name}.csv", rows.to_csv(index=False), overwrite=True)
             record = json.dumps(environment(), indent=1) + "\n"
