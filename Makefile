@@ -37,8 +37,9 @@ lint: $(INSTALLED) ## ruff, mypy --strict, import contracts
 	$(BIN)/lint-imports
 
 .PHONY: bench
-bench: $(RIVALS) ## measure searches and merges
+bench: $(RIVALS) ## measure merges (a minute) and searches (half an hour)
 	$(BIN)/python -m experiments.benchmarks
+	$(BIN)/python -m experiments.benchmarks.search
 
 .PHONY: venv
 venv: $(INSTALLED) ## only make .venv
