@@ -104,6 +104,18 @@ def test_resumed_front_search_equals_the_uninterrupted_one() -> None:
     check_every_cut(make_method("evolution", {**SMALL, "generations": 10}), problem)
 
 
+@pytest.mark.parametrize("method", ["evolution", "exact"])
+def test_resumed_front_of_a_sum_equals_the_uninterrupted_one(method: str) -> None:
+    """Curves of all layers, then the whole front in a last generation of its own."""
+
+    def problem() -> Problem:
+        errors = tuple(PairwiseErrors(Pairwise(5, seed).distances) for seed in range(2))
+        objectives: dict[str, Objective] = {"error": Entangled(2, 5, 0), "kv": kv_heads}
+        return Problem(objectives, Budget((2, 3), 5), free_counts=True, layer_errors=errors)
+
+    check_every_cut(make_method(method), problem)
+
+
 def test_a_state_asked_for_late_is_the_same() -> None:
     method = make_method("evolution", SMALL)
     generations, early = [], []
