@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gqasearch.grouping_document import Geometry
 
 KV_RATIO = "kv-ratio"  # the one objective that is no fitness function
-SECTIONS = ("fitness", "merge", "method")  # what --set SECTION.PARAMETER=VALUE reaches
+SECTIONS = ("fitness", "merge", "refine", "method")  # what --set SECTION.PARAMETER=VALUE reaches
 
 # What a paper's method goes with, taken where the user names nothing else.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -35,12 +35,15 @@ class RunConfig(BaseModel):
     kv_ratio: float | None = Field(None, description="share of the KV heads to keep, the same in every layer")
     kv_heads: int | None = Field(None, description="KV heads per layer")
     kv_budget: int | None = Field(None, description="KV heads of the whole model; layers may differ")
+    uneven: bool = Field(False, description="the kv_ratio holds for the whole model; layers may differ")
     equal_sizes: bool = Field(False, description="groups of equal size only (EC)")
     max_group_size: int | None = Field(None, description="largest group; default twice the mean size")
     objectives: tuple[str, ...] = Field(("merge-error",), description="what to minimise: fitness names, kv-ratio")
     fitness_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the fitness")
     merge: str = Field("optimal", description="how the heads of a group become one")
     merge_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the merge")
+    refine: str | None = Field(None, description="what is fitted after the merge [default: what the merge goes with]")
+    refine_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the refinement")
     method: str = Field("evolution", description="how to search")
     method_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the method")
     seed: int = Field(0, ge=0, description="seed of the one random generator")
@@ -67,6 +70,12 @@ class RunConfig(BaseModel):
         given = [name for name in ("kv_ratio", "kv_heads", "kv_budget") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give one of kv_ratio, kv_heads, kv_budget, not {' and '.join(given)}")
+        if self.uneven and (self.kv_heads is not None or self.kv_budget is not None):
+            raise ValueError("uneven has no effect with kv_heads or kv_budget; give kv_ratio with it")
+        if self.uneven and KV_RATIO in self.objectives:
+            raise ValueError("uneven has no effect with kv-ratio as an objective, where layers differ anyway")
+        if self.equal_sizes and self.uneven:
+            raise ValueError("equal_sizes needs one number of groups for all layers; leave uneven out")
         if self.equal_sizes and self.max_group_size is not None:
             raise ValueError("max_group_size has no effect with equal_sizes; give one of them")
         if not self.objectives or len(set(self.objectives)) != len(self.objectives):
@@ -111,8 +120,10 @@ class RunConfig(BaseModel):
             return Budget(counts, heads, smallest_group=heads // counts[0], largest_group=heads // counts[0])
         if self.has_free_counts:
             return Budget(counts, heads, largest_group=self.max_group_size)
-        largest = self.max_group_size or min(heads, 2 * -(-heads // min(counts)))
-        return Budget(counts, heads, movable=self.kv_budget is not None, largest_group=largest)
+        if self.uneven or self.kv_budget is not None:
+            # No size to bound in terms of a mean: a layer may end with one group.
+            return Budget(counts, heads, movable=True, largest_group=self.max_group_size)
+        return Budget(counts, heads, largest_group=self.max_group_size or min(heads, 2 * -(-heads // min(counts))))
 
     def _check_equal(self, counts: tuple[int, ...], heads: int) -> None:
         if self.has_free_counts or len(set(counts)) > 1:
@@ -156,7 +167,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 def apply_settings(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    """Apply ``--set`` items: ``key=value``, or ``fitness|merge|method.parameter=value``; values are YAML."""
+    """Apply ``--set`` items: ``key=value``, or ``fitness|merge|refine|method.parameter=value``; values are YAML."""
     result = dict(values)
     for item in settings:
         key, equals, text = item.partition("=")

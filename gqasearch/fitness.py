@@ -41,14 +41,17 @@ class FitnessContext:
     """What a fitness may look at while it prepares.
 
     ``statistics`` come from the calibration text, ``search_blocks`` from the search text: neither is
-    the text that results are reported on. ``merge`` is the rule that the converted model will use.
-    Both texts are functions, called only by a fitness that ``needs`` them.
+    the text that results are reported on. ``merge`` is the rule that the converted model will use, and ``refined``
+    says whether its layers will be refitted after it. Texts are functions, called only by a fitness that
+    ``needs`` them.
     """
 
     parent: Parent
     merge: Merge
     load_statistics: Callable[[], Statistics]
     load_search_blocks: Callable[[], TokenBlocks]
+    load_calibration_blocks: Callable[[], TokenBlocks]
+    refined: bool = False
 
     @property
     def num_layers(self) -> int:
@@ -64,6 +67,22 @@ class PreparedFitness(ABC):
     @abstractmethod
     def evaluate(self, groupings: Sequence[Grouping]) -> FloatArray:
         """One value per grouping, (N,); lower is better. Each value is independent of its neighbours."""
+
+
+class PreparedTextFitness(PreparedFitness):
+    """A fitness that runs every candidate on the search text, batch by batch, and so can run it on a part.
+
+    ``batch_tokens``: tokens of every batch, (B,).
+    """
+
+    batch_tokens: tuple[int, ...]
+
+    @abstractmethod
+    def evaluate_batches(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
+        """As ``evaluate``, on these batches alone, (N,)."""
+
+    def evaluate(self, groupings: Sequence[Grouping]) -> FloatArray:
+        return self.evaluate_batches(groupings, range(len(self.batch_tokens)))
 
 
 class PreparedGroupFitness(PreparedFitness):

@@ -61,6 +61,14 @@ class MergeRecord:
 
 
 @dataclass(frozen=True)
+class RefinementRecord:
+    """What is fitted after the merge (``gqasearch.refining``)."""
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class FitnessRecord:
     """The fitness function and the value of this grouping; lower is better."""
 
@@ -92,12 +100,15 @@ class CalibrationRecord:
 class GroupingDocument:
     """All that a grouping JSON says. Parts that were not given or do not apply are None.
 
+    A document that names a merge and no refinement means: none.
+
     Raises ``GroupingError`` when ``layers`` do not fit ``model``.
     """
 
     model: ModelRecord
     layers: tuple[LayerRecord, ...]
     merge: MergeRecord | None = None
+    refinement: RefinementRecord | None = None
     fitness: FitnessRecord | None = None
     search: SearchRecord | None = None
     calibration: CalibrationRecord | None = None
@@ -136,6 +147,7 @@ class GroupingDocument:
             "kv_heads_total": self.grouping.kv_heads_total,
             "kv_ratio": self.grouping.kv_ratio,
             "merge": self.merge and asdict(self.merge),
+            "refinement": self.refinement and asdict(self.refinement),
             "fitness": self.fitness and asdict(self.fitness),
             "search": self.search and asdict(self.search),
             "calibration": self.calibration and asdict(self.calibration),
@@ -239,6 +251,7 @@ def _build(path: Path, data: Mapping[str, Any]) -> GroupingDocument:
             model,
             tuple(layers),
             merge=_record(MergeRecord, data["merge"]) if "merge" in data else None,
+            refinement=_record(RefinementRecord, data["refinement"]) if "refinement" in data else None,
             fitness=_record(FitnessRecord, data["fitness"]) if "fitness" in data else None,
             search=_record(SearchRecord, data["search"]) if "search" in data else None,
             calibration=_record(CalibrationRecord, data["calibration"]) if "calibration" in data else None,

@@ -82,7 +82,9 @@ def tiny_statistics() -> Statistics:
 
 def tiny_context(merge: Merge | None = None) -> FitnessContext:
     """A context on the tiny Llama."""
-    return FitnessContext(tiny_llama(), merge or Mean(), tiny_statistics, lambda: random_tokens(1))
+    return FitnessContext(
+        tiny_llama(), merge or Mean(), tiny_statistics, lambda: random_tokens(1), lambda: random_tokens(2)
+    )
 
 
 class FitnessContract:

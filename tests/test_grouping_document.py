@@ -21,6 +21,7 @@ from gqasearch.grouping_document import (
     LayerRecord,
     MergeRecord,
     ModelRecord,
+    RefinementRecord,
     SearchRecord,
     check_fits,
     grouping_schema,
@@ -48,7 +49,8 @@ def _full() -> GroupingDocument:
             LayerRecord(GROUPING.layers[1], 1e-300, False),
             LayerRecord(GROUPING.layers[2]),
         ),
-        merge=MergeRecord("optimal", {"ridge": 1e-6}),
+        merge=MergeRecord("weighted-mean", {"by": "key-norm"}),
+        refinement=RefinementRecord("descent", {"steps": 80}),
         fitness=FitnessRecord("merge-error", 1.9, {"layer_weighted": True}),
         search=SearchRecord("evolution", 0, 12000, {"population": 64, "note": "é"}),
         calibration=CalibrationRecord("standard library", 32768, FINGERPRINT),
@@ -190,6 +192,8 @@ def _set(*path: str | int, value: object) -> Callable[[dict[str, Any]], None]:
         (lambda data: data["fitness"].pop("name"), r"fitness: 'name' is a required property"),
         (_set("search", "seed", value=-1), r"search.seed: -1 is less than"),
         (_set("merge", value="optimal"), r"merge: must be of type object, is 'optimal'"),
+        (_set("refinement", value="descent"), r"refinement: must be of type object, is 'descent'"),
+        (_set("refinement", value={"parameters": {}}), r"refinement: 'name' is a required property"),
     ],
 )
 def test_wrong_content_is_refused_with_its_place(

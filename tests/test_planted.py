@@ -87,7 +87,7 @@ def test_planted_groups_come_back(family: str, tmp_path: Path) -> None:
         original = logits_of(parent, blocks)
         statistics = InMemoryStatistics(list(collect(parent, blocks, tmp_path)))
         merge = make_merge("optimal")
-        context = FitnessContext(parent, merge, lambda: statistics, lambda: blocks)
+        context = FitnessContext(parent, merge, lambda: statistics, lambda: blocks, lambda: blocks)
         assert search(make_fitness("merge-error").prepare(context)) == hidden
         converted = Converter(parent, merge, lambda: statistics).runner(hidden)(blocks.ids, blocks.mask)
         torch.testing.assert_close(converted, original, atol=1e-4, rtol=0)

@@ -37,6 +37,6 @@ def test_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_lists_are_complete() -> None:
-    for what in ("fitness", "merges", "methods"):
+    for what in ("fitness", "merges", "refinements", "methods"):
         for row in json.loads(call(f"ls {what} --json"))[what]:
             assert f"`{row['name']}`" in README

@@ -13,10 +13,14 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -27,7 +31,8 @@ from transformers import (
 
 from gqasearch.models import Parent
 
-FAMILY_NAMES = ("llama", "mistral", "qwen2", "qwen3")
+FAMILY_NAMES = ("llama", "mistral", "qwen2", "qwen3")  # those with a stock GQA form
+ALL_FAMILY_NAMES = (*FAMILY_NAMES, "gpt_neox", "opt")
 SPECIAL_TOKENS = ("<s>", "</s>", "<unk>")
 VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
 
@@ -36,7 +41,14 @@ _CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
     "mistral": (MistralConfig, MistralForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "gpt_neox": (GPTNeoXConfig, GPTNeoXForCausalLM),
+    "opt": (OPTConfig, OPTForCausalLM),
 }
+
+
+def kv_head_choices(family: str, heads: int = 6) -> list[int]:
+    """KV head counts that a source of this family may have: MHA, and GQA where there is one."""
+    return [heads, heads // 2] if family in FAMILY_NAMES else [heads]
 
 
 def tiny_model(
@@ -62,28 +74,44 @@ def tiny_model(
     fields: dict[str, Any] = {
         "vocab_size": vocab,
         "hidden_size": width,
-        "intermediate_size": 2 * width,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": heads if kv_heads is None else kv_heads,
         "max_position_embeddings": 128,
-        "rms_norm_eps": 1e-6,
         "tie_word_embeddings": tied,
         "bos_token_id": 0,
         "eos_token_id": 1,
         "pad_token_id": 1,
         "attention_dropout": 0.0,
     }
-    # Qwen2's own checkpoints name no head_dim; its config takes hidden / heads then.
-    if family != "qwen2" or width != heads * head_dim:
-        fields["head_dim"] = head_dim
-    if family == "mistral":
-        fields["sliding_window"] = None
+    if family in FAMILY_NAMES:
+        fields |= {
+            "intermediate_size": 2 * width,
+            "num_key_value_heads": heads if kv_heads is None else kv_heads,
+            "rms_norm_eps": 1e-6,
+        }
+    elif kv_heads not in (None, heads):
+        raise ValueError(f"{family} has no grouped form")
+    fields |= _family_fields(family, width, heads, head_dim)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = model_class(config_class(**(fields | config)))
     _randomise(model, seed)
     return model.to(dtype).eval()
+
+
+def _family_fields(family: str, width: int, heads: int, head_dim: int) -> dict[str, Any]:
+    """What one family's config has and others have not."""
+    if family == "gpt_neox":
+        return {"intermediate_size": 2 * width, "rotary_pct": 0.5}
+    if family == "opt":
+        return {"ffn_dim": 2 * width, "dropout": 0.0}
+    fields: dict[str, Any] = {}
+    # Qwen2's own checkpoints name no head_dim; its config takes hidden / heads then.
+    if family != "qwen2" or width != heads * head_dim:
+        fields["head_dim"] = head_dim
+    if family == "mistral":
+        fields["sliding_window"] = None
+    return fields
 
 
 def tiny_parent(family: str, **options: Any) -> Parent:

@@ -6,31 +6,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from gqasearch.evaluation import Converter, ParentLogProbs, model_runner
-from gqasearch.fitness import Fitness, FitnessContext, FloatArray, PreparedFitness
+from gqasearch.evaluation import ParentLogProbs, model_runner
+from gqasearch.fitness import Fitness, FitnessContext, FloatArray, PreparedTextFitness
 from gqasearch.grouping import Grouping
 from gqasearch.merging import Need
+from gqasearch_fitness._text import batch_size, candidate_losses
 
 
-class PreparedKL(PreparedFitness):
-    """The parent's log-probabilities are computed once; one pass over the search blocks per candidate."""
+class PreparedKL(PreparedTextFitness):
+    """The parent's distribution is computed once; what candidates have in common is computed once, too."""
 
     def __init__(self, parameters: KLToParent, context: FitnessContext) -> None:
-        self.converter = Converter(context.parent, context.merge, context.load_statistics)
         blocks = context.load_search_blocks().first(parameters.tokens)
-        self.reference = ParentLogProbs.compute(model_runner(context.parent.model), blocks)
+        runner = model_runner(context.parent.model)
+        reference = ParentLogProbs.compute(runner, blocks, batch_blocks=batch_size(blocks))
+        self.losses = candidate_losses(context, blocks, parameters.refit_tokens, reference.summed_kl)
+        self.batch_tokens = self.losses.batch_tokens
 
-    def evaluate(self, groupings: Sequence[Grouping]) -> FloatArray:
-        return np.array([self.reference.mean_kl(self.converter.runner(grouping)) for grouping in groupings])
+    def evaluate_batches(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
+        return self.losses(groupings, batches)
 
 
 @dataclass(frozen=True)
 class KLToParent(Fitness):
     """Mean KL(parent || converted) per token, in nats, on the search text.
 
-    ``tokens``: how many tokens of that text every candidate is run on, the same for all.
+    ``tokens``: how many tokens of that text candidates are run on. ``refit_tokens``: where the converted model
+    will be refined, every layer's W_o is first refitted by itself on so many tokens of the calibration text, 0 for
+    not: a candidate is then ranked nearly as after the refinement.
     """
 
     name: ClassVar[str] = "kl"
@@ -38,11 +41,14 @@ class KLToParent(Fitness):
     needs: ClassVar[Need] = "forward"
     summary: ClassVar[str] = "KL divergence of the converted model to its parent on the search text"
 
-    tokens: int = 4096
+    tokens: int = 16384
+    refit_tokens: int = 4096
 
     def __post_init__(self) -> None:
         if self.tokens < 2:
             raise ValueError(f"tokens must be at least 2, got {self.tokens}")
+        if self.refit_tokens < 0:
+            raise ValueError(f"refit_tokens must be at least 0, got {self.refit_tokens}")
 
     def prepare(self, context: FitnessContext) -> PreparedKL:
         return PreparedKL(self, context)

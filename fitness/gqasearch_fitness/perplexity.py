@@ -7,29 +7,42 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from gqasearch.evaluation import Converter, mean_nll
-from gqasearch.fitness import Fitness, FitnessContext, FloatArray, PreparedFitness
+from gqasearch.fitness import Fitness, FitnessContext, FloatArray, PreparedTextFitness
 from gqasearch.grouping import Grouping
 from gqasearch.merging import Need
+from gqasearch_fitness._text import batch_size, candidate_losses
 
 
-class PreparedPerplexity(PreparedFitness):
-    """One pass over the search blocks per candidate."""
+class PreparedPerplexity(PreparedTextFitness):
+    """What candidates have in common is computed once."""
 
     def __init__(self, parameters: Perplexity, context: FitnessContext) -> None:
-        self.converter = Converter(context.parent, context.merge, context.load_statistics)
-        self.blocks = context.load_search_blocks().first(parameters.tokens)
+        blocks = context.load_search_blocks().first(parameters.tokens)
+        batches = list(blocks.batches(batch_size(blocks)))
 
-    def evaluate(self, groupings: Sequence[Grouping]) -> FloatArray:
-        return np.array([np.exp(mean_nll(self.converter.runner(g), self.blocks)) for g in groupings])
+        def summed_nll(batch: int, logits: Tensor) -> float:
+            ids, mask = batches[batch]
+            device = logits.device
+            found = torch.nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten().to(device), reduction="none"
+            )
+            return float(found[mask[:, 1:].flatten().to(device)].double().sum())
+
+        self.losses = candidate_losses(context, blocks, parameters.refit_tokens, summed_nll)
+        self.batch_tokens = self.losses.batch_tokens
+
+    def evaluate_batches(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
+        return np.exp(self.losses(groupings, batches))
 
 
 @dataclass(frozen=True)
 class Perplexity(Fitness):
     """Perplexity of the whole converted model on the search text.
 
-    ``tokens``: how many tokens of that text every candidate is run on, the same for all.
+    ``tokens``, ``refit_tokens``: as in ``kl``.
     """
 
     name: ClassVar[str] = "perplexity"
@@ -38,10 +51,13 @@ class Perplexity(Fitness):
     summary: ClassVar[str] = "perplexity of the converted model on the search text"
 
     tokens: int = 4096
+    refit_tokens: int = 4096
 
     def __post_init__(self) -> None:
         if self.tokens < 2:
             raise ValueError(f"tokens must be at least 2, got {self.tokens}")
+        if self.refit_tokens < 0:
+            raise ValueError(f"refit_tokens must be at least 0, got {self.refit_tokens}")
 
     def prepare(self, context: FitnessContext) -> PreparedPerplexity:
         return PreparedPerplexity(self, context)

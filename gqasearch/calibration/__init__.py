@@ -3,6 +3,7 @@
 from gqasearch.calibration.blocks import TokenBlocks, make_blocks
 from gqasearch.calibration.cache import CachedStatistics, cache_root, load_or_collect, statistics_key
 from gqasearch.calibration.collect import collect, no_progress
+from gqasearch.calibration.leakage import benchmark_named, overlap
 from gqasearch.calibration.statistics import LayerStatistics, Statistics
 from gqasearch.calibration.text import load_documents, load_whole
 
@@ -11,6 +12,7 @@ __all__ = [
     "LayerStatistics",
     "Statistics",
     "TokenBlocks",
+    "benchmark_named",
     "cache_root",
     "collect",
     "load_documents",
@@ -18,5 +20,6 @@ __all__ = [
     "load_whole",
     "make_blocks",
     "no_progress",
+    "overlap",
     "statistics_key",
 ]

@@ -134,7 +134,8 @@ def _number(value: float | None) -> str:
 
 def _configuration(document: GroupingDocument, facts: CardFacts) -> dict[str, Any]:
     """How the grouping was found, as in ``grouping.json``, then the run's own configuration."""
-    parts = {name: getattr(document, name) for name in ("model", "merge", "fitness", "search", "calibration")}
+    names = ("model", "merge", "refinement", "fitness", "search", "calibration")
+    parts = {name: getattr(document, name) for name in names}
     found = {name: asdict(part) for name, part in parts.items() if part is not None}
     return found | ({"run": dict(facts.configuration)} if facts.configuration else {})
 

@@ -14,10 +14,10 @@ Row = dict[str, str]
 
 
 def ls(
-    what: Annotated[str, typer.Argument(help="fitness, merges, methods or models.")] = "fitness",
+    what: Annotated[str, typer.Argument(help="fitness, merges, refinements, methods or models.")] = "fitness",
     json_: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """List fitness functions, merges, search methods, or supported models.
+    """List fitness functions, merges, refinements, search methods, or supported models.
 
     Example: gqasearch ls methods
     """
@@ -27,6 +27,7 @@ def ls(
         lists: dict[str, Callable[[], list[Row]]] = {
             "fitness": _fitness,
             "merges": _merges,
+            "refinements": _refinements,
             "methods": _methods,
             "models": _models,
         }
@@ -77,12 +78,26 @@ def _merges() -> list[Row]:
     return [
         {
             "name": name,
-            "needs": kind.needs,
+            "needs": kind().needs,
             "what": kind.summary,
             "parameters": _parameters(kind),
             "reference": kind.reference,
         }
         for name, kind in sorted(MERGES.items())
+    ]
+
+
+def _refinements() -> list[Row]:
+    from gqasearch.refining import REFINEMENTS
+
+    return [
+        {
+            "name": name,
+            "what": kind.summary,
+            "parameters": _parameters(kind),
+            "reference": kind.reference,
+        }
+        for name, kind in sorted(REFINEMENTS.items())
     ]
 
 

@@ -16,6 +16,9 @@ def materialize(
     model: Annotated[str, typer.Option(help="The model that the grouping belongs to.")] = "embedded",
     revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
     merge: Annotated[str | None, typer.Option(help="Merge to use. [default: the grouping's]")] = None,
+    refine: Annotated[
+        str | None, typer.Option(help="Refinement to use. [default: the grouping's, or what --merge goes with]")
+    ] = None,
     calibration_text: Annotated[str, typer.Option(help="Text, for merges that need statistics.")] = "embedded",
     calibration_tokens: Annotated[
         int | None, typer.Option(help="Tokens the statistics are gathered on. [default: as the grouping was searched]")
@@ -32,17 +35,18 @@ def materialize(
         quiet_libraries(0)
         from dataclasses import replace
 
-        from gqasearch.grouping_document import MergeRecord, read_grouping
+        from gqasearch.grouping_document import MergeRecord, RefinementRecord, read_grouping
         from gqasearch.run import Workspace, build_config
         from gqasearch.run import materialize as write
 
         document = read_grouping(grouping)
         if merge is not None:
-            document = replace(document, merge=MergeRecord(merge))
+            document = replace(document, merge=MergeRecord(merge), refinement=None)
         settings: dict[str, object] = {
             "model": model,
             "revision": revision,
             "merge": merge or "optimal",
+            "refine": refine,
             "calibration_text": calibration_text,
             "block_length": block_length,
         }
@@ -50,7 +54,11 @@ def materialize(
         tokens = calibration_tokens or searched_on
         if tokens is not None:
             settings["calibration_tokens"] = tokens
-        layout = write(Workspace(build_config(settings)), document, output_dir)
+        work = Workspace(build_config(settings))
+        if merge is not None or refine is not None:
+            chosen = work.refinement
+            document = replace(document, refinement=RefinementRecord(chosen.name, chosen.parameters()))
+        layout = write(work, document, output_dir)
         if json_:
             print_json({"output_dir": str(output_dir), "layout": layout.name, "reason": layout.reason})
         elif not quiet:

@@ -12,7 +12,7 @@ import typer
 from gqasearch.config import RunConfig, apply_settings, build_config, read_config_file
 
 # Reached by --fitness, --objective and --set instead.
-NO_FLAG = {"objectives", "fitness_parameters", "merge_parameters", "method_parameters"}
+NO_FLAG = {"objectives", "fitness_parameters", "merge_parameters", "refine_parameters", "method_parameters"}
 
 
 def config_parameters() -> list[inspect.Parameter]:

@@ -22,7 +22,7 @@ def search(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="key=value, or fitness|merge|method.PARAMETER=value. Repeatable."),
+        typer.Option("--set", help="key=value, or fitness|merge|refine|method.PARAMETER=value. Repeatable."),
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Check everything, show the settings, search nothing.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -52,9 +52,9 @@ def _dry_run(settings: RunConfig, output_dir: Path | None, json_: bool, quiet: b
     work.check()
     folder = output_dir or default_output_dir(settings)
     if json_:
-        print_json({"output_dir": str(folder), "config": settings.model_dump(mode="json")})
+        print_json({"output_dir": str(folder), "config": work.config.model_dump(mode="json")})
     elif not quiet:
-        typer.echo(f"# would run in {folder}\n{settings.to_yaml()}", nl=False)
+        typer.echo(f"# would run in {folder}\n{work.config.to_yaml()}", nl=False)
 
 
 def _search(settings: RunConfig, output_dir: Path | None, json_: bool, verbose: int, quiet: bool) -> None:

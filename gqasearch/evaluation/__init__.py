@@ -1,8 +1,10 @@
 """What a converted model is worth: perplexity, KL to the parent, memory."""
 
-from gqasearch.evaluation.candidates import Converter, with_outputs
+from gqasearch.evaluation.candidates import Converter
 from gqasearch.evaluation.interval import mean_interval
+from gqasearch.evaluation.local_outputs import LocalOutputs
 from gqasearch.evaluation.memory import cached_kv_heads, count_parameters, kv_bytes_per_token
+from gqasearch.evaluation.prefix import PrefixLosses, SummedLoss
 from gqasearch.evaluation.quality import CONVENTION, Quality, evaluate_quality, kl_per_token, mean_nll
 from gqasearch.evaluation.reference import ParentLogProbs
 from gqasearch.evaluation.runners import Runner, model_runner, tied_runner
@@ -10,9 +12,12 @@ from gqasearch.evaluation.runners import Runner, model_runner, tied_runner
 __all__ = [
     "CONVENTION",
     "Converter",
+    "LocalOutputs",
     "ParentLogProbs",
+    "PrefixLosses",
     "Quality",
     "Runner",
+    "SummedLoss",
     "cached_kv_heads",
     "count_parameters",
     "evaluate_quality",
@@ -22,5 +27,4 @@ __all__ = [
     "mean_nll",
     "model_runner",
     "tied_runner",
-    "with_outputs",
 ]

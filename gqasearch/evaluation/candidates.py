@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-
-from torch import Tensor
+from collections.abc import Callable, Mapping
 
 from gqasearch.calibration import Statistics, TokenBlocks, no_progress
-from gqasearch.evaluation.refit import refit_outputs
 from gqasearch.evaluation.runners import Runner, tied_runner
 from gqasearch.grouping import Grouping
 from gqasearch.merging import LayerMerge, Merge
 from gqasearch.models import LayerWeights, Parent, tie_heads
+from gqasearch.refining import Refinement
 
 
 class Converter:
@@ -41,44 +38,42 @@ class Converter:
         """One layer with one K and V per group."""
         return self.layer_merge(layer).merge(grouping.layers[layer])
 
-    def tied_layers(self, grouping: Grouping, outputs: dict[int, Tensor] | None = None) -> dict[int, LayerWeights]:
-        """Every layer that the grouping changes, in the parent's shape; ``outputs``: refitted W_o by layer."""
+    def converted_layer(
+        self, grouping: Grouping, layer: int, refined: Mapping[int, LayerWeights] | None = None
+    ) -> LayerWeights:
+        """One layer as ``refined`` (what ``refine`` gave) has it, or else as the merge makes it."""
+        return refined[layer] if refined and layer in refined else self.merged_layer(grouping, layer)
+
+    def tied_layers(
+        self, grouping: Grouping, refined: Mapping[int, LayerWeights] | None = None
+    ) -> dict[int, LayerWeights]:
+        """Every layer that the grouping changes, in the parent's shape; ``refined``: what ``refine`` gave."""
         m = self.parent.geometry.queries_per_kv
         return {
-            index: tie_heads(with_outputs(self.merged_layer(grouping, index), index, outputs), layer.labels, m)
+            index: tie_heads(self.converted_layer(grouping, index, refined), layer.labels, m)
             for index, layer in enumerate(grouping)
             if layer.num_groups < layer.num_heads
         }
 
-    def runner(self, grouping: Grouping, outputs: dict[int, Tensor] | None = None) -> Runner:
+    def runner(self, grouping: Grouping, refined: Mapping[int, LayerWeights] | None = None) -> Runner:
         """Logits of the parent converted by this grouping, without writing a checkpoint."""
-        return tied_runner(self.parent, self.tied_layers(grouping, outputs))
+        return tied_runner(self.parent, self.tied_layers(grouping, refined))
 
-    def refit(
+    def refine(
         self,
         grouping: Grouping,
         blocks: TokenBlocks,
+        refinement: Refinement,
         *,
         batch_blocks: int = 8,
         progress: Callable[[int, int], None] = no_progress,
-    ) -> dict[int, Tensor]:
-        """W_o of every changed layer, refitted on ``blocks`` where the merge asks for it; {} where not."""
-        ridge = self.merge.output_ridge
-        if ridge is None:
-            return {}
-        return refit_outputs(
+    ) -> dict[int, LayerWeights]:
+        """Every layer that ``refinement``, fitted on ``blocks``, changes after the merge: k, v (G, ...)."""
+        return refinement.refine(
             self.parent,
             grouping,
             lambda index: self.merged_layer(grouping, index),
             blocks,
-            ridge=ridge,
             batch_blocks=batch_blocks,
             progress=progress,
         )
-
-
-def with_outputs(layer: LayerWeights, index: int, outputs: dict[int, Tensor] | None) -> LayerWeights:
-    """The layer with its refitted W_o, if it has one."""
-    if not outputs or index not in outputs:
-        return layer
-    return replace(layer, o=outputs[index].to(layer.o))

@@ -1,4 +1,4 @@
-"""The parent's log-probabilities, kept so that every candidate of a search costs one pass, not two."""
+"""The parent's distribution, kept so that every candidate of a search costs one pass, not two."""
 
 from __future__ import annotations
 
@@ -8,52 +8,83 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.evaluation.quality import kl_per_token
 from gqasearch.evaluation.runners import Runner
+
+# Probability that counts as nothing, in float32.
+NOTHING = 1e-9
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What is kept of one batch. ``index`` (B, T-1, K) int32, or None when all tokens are kept in order;
+    ``probability`` (B, T-1, K) of these tokens, ``rest`` (B, T-1) of all others together; ``negentropy``
+    (B, T-1): sum of p log p over the tokens kept and the rest; ``wanted`` (B, T-1): which are targets.
+    """
+
+    index: Tensor | None
+    probability: Tensor
+    rest: Tensor
+    negentropy: Tensor
+    wanted: Tensor
 
 
 @dataclass(frozen=True)
 class ParentLogProbs:
-    """Per batch of ``blocks``: token ids (B, T-1, K) and log-probabilities (B, T-1, K or K + 1).
+    """The parent's next-token distribution on ``blocks``, batch by batch.
 
-    K is the whole vocabulary, and the KL exact; or the K most likely tokens of the parent, with the log
-    of all that remains in a last column, and the KL a lower bound: what happens within the remainder
-    is not seen.
+    The whole vocabulary, and the KL exact; or the K most likely tokens of the parent and the sum of all that
+    remains, and the KL a lower bound: what happens within the remainder is not seen.
     """
 
     blocks: TokenBlocks
     batch_blocks: int
-    kept: tuple[tuple[Tensor, Tensor], ...]
+    kept: tuple[_Batch, ...]
 
     @classmethod
     def compute(
         cls, parent: Runner, blocks: TokenBlocks, *, batch_blocks: int = 8, top: int = 256, exact_bytes: int = 2**28
     ) -> ParentLogProbs:
         """Run the parent once. The full distribution is kept where it fits ``exact_bytes``, else the top ``top``."""
-        kept: list[tuple[Tensor, Tensor]] = []
+        kept: list[_Batch] = []
         for ids, mask in blocks.batches(batch_blocks):
             logp = parent(ids, mask)[:, :-1].log_softmax(-1)
-            vocabulary = logp.shape[-1]
-            count = vocabulary if blocks.ids.numel() * vocabulary * 4 <= exact_bytes else min(top, vocabulary)
-            values, index = logp.topk(count, dim=-1)
-            kept.append((index.to(torch.int32), with_remainder(values, vocabulary)))
+            fits = blocks.ids.numel() * logp.shape[-1] * logp.element_size() <= exact_bytes
+            kept.append(_keep(logp, None if fits or top >= logp.shape[-1] else top, mask[:, 1:].to(logp.device)))
         return cls(blocks, batch_blocks, tuple(kept))
+
+    def targets(self, batch: int) -> int:
+        """Tokens of one batch that are predicted."""
+        return int(self.kept[batch].wanted.sum())
+
+    def summed_kl(self, batch: int, logits: Tensor) -> float:
+        """KL of the distributions that ``logits`` (B, T, V) of one batch stand for, summed over targets, nats."""
+        kept, scores = self.kept[batch], logits[:, :-1]
+        total = scores.logsumexp(-1)
+        if kept.index is None:
+            cross = torch.einsum("btv,btv->bt", kept.probability, scores) - total
+        else:
+            found = scores.gather(-1, kept.index.long()) - total[..., None]
+            rest = (1 - found.double().exp().sum(-1)).clamp_min(NOTHING).log().to(found)
+            cross = torch.einsum("btk,btk->bt", kept.probability, found) + kept.rest * rest
+        return float(((kept.negentropy - cross).clamp_min(0) * kept.wanted).double().sum())
 
     def mean_kl(self, candidate: Runner) -> float:
         """Mean KL over targets, nats per token."""
-        total, targets = 0.0, 0
-        for (ids, mask), (index, reference) in zip(self.blocks.batches(self.batch_blocks), self.kept, strict=True):
-            full = candidate(ids, mask)[:, :-1].log_softmax(-1)
-            logp = with_remainder(full.gather(-1, index.long()), full.shape[-1])
-            wanted = mask[:, 1:]
-            total += float((kl_per_token(reference, logp) * wanted.to(logp.device)).double().sum())
-            targets += int(wanted.sum())
-        return total / targets
+        batches = enumerate(self.blocks.batches(self.batch_blocks))
+        total = sum(self.summed_kl(batch, candidate(ids, mask)) for batch, (ids, mask) in batches)
+        return total / sum(map(self.targets, range(len(self.kept))))
 
 
-def with_remainder(logp: Tensor, vocabulary: int) -> Tensor:
-    """Append log(1 - sum exp(logp)), floored where nothing remains; a full distribution stays as it is."""
-    if logp.shape[-1] == vocabulary:
-        return logp
-    rest = (1 - logp.double().exp().sum(-1, keepdim=True)).clamp_min(1e-9)
-    return torch.cat([logp, rest.log().to(logp.dtype)], dim=-1)
+def _keep(logp: Tensor, top: int | None, wanted: Tensor) -> _Batch:
+    """Log-probabilities (B, T-1, V), all of them or the ``top`` largest."""
+    index = None
+    if top is not None:
+        logp, places = logp.topk(top, dim=-1)
+        index = places.to(torch.int32)
+    probability = logp.exp()
+    rest = torch.zeros_like(probability[..., 0])
+    if top is not None:
+        rest = (1 - probability.double().sum(-1)).clamp_min(NOTHING).to(logp)
+    negentropy = torch.einsum("btk,btk->bt", probability, logp)
+    negentropy = negentropy + torch.xlogy(rest, rest)
+    return _Batch(index, probability, rest, negentropy, wanted)

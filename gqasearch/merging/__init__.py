@@ -4,25 +4,35 @@ from typing import Any
 
 from gqasearch.errors import unknown_name
 from gqasearch.merging._base import LayerMerge, Merge, Need
+from gqasearch.merging.aligned import Aligned
+from gqasearch.merging.aligned_renorm import AlignedRenorm
 from gqasearch.merging.mean import Mean
 from gqasearch.merging.mean_renorm import MeanRenorm
+from gqasearch.merging.medoid import Medoid
 from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.merging.optimal import Optimal
+from gqasearch.merging.weighted_mean import WeightedMean
 from gqasearch.parameters import construct
 
 __all__ = [
     "MERGES",
+    "Aligned",
+    "AlignedRenorm",
     "LayerMerge",
     "Mean",
     "MeanRenorm",
+    "Medoid",
     "Merge",
     "MergedGroup",
     "Need",
     "Optimal",
+    "WeightedMean",
     "make_merge",
 ]
 
-MERGES: dict[str, type[Merge]] = {kind.name: kind for kind in (Mean, MeanRenorm, Optimal)}
+MERGES: dict[str, type[Merge]] = {
+    kind.name: kind for kind in (Mean, MeanRenorm, Medoid, WeightedMean, Aligned, AlignedRenorm, Optimal)
+}
 
 
 def make_merge(name: str, parameters: dict[str, Any] | None = None) -> Merge:

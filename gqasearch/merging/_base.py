@@ -113,19 +113,20 @@ class LayerMerge(ABC):
 class Merge(ABC):
     """Parameters of a merge are the fields of its dataclass.
 
-    ``name``: how it is asked for; ``reference``: URL of the paper; ``needs``: "weights" or "statistics";
-    ``summary``: one line for ``gqasearch ls merges``.
+    ``name``: how it is asked for; ``reference``: URL of the paper; ``summary``: one line for
+    ``gqasearch ls merges``; ``default_refinement``: what is fitted after it where the user names nothing
+    (``gqasearch.refining``).
     """
 
     name: ClassVar[str]
     reference: ClassVar[str]
     summary: ClassVar[str]
-    needs: ClassVar[Need] = "weights"
+    default_refinement: ClassVar[str] = "none"
 
     @property
-    def output_ridge(self) -> float | None:
-        """Ridge with which the final conversion refits every grouped layer's W_o; None for no refit."""
-        return None
+    def needs(self) -> Need:
+        """What merging with these parameters needs: "weights" alone, or "statistics" (a calibration pass)."""
+        return "weights"
 
     @abstractmethod
     def for_layer(self, weights: LayerWeights, statistics: LayerStatistics | None = None) -> LayerMerge:
@@ -134,6 +135,13 @@ class Merge(ABC):
     def parameters(self) -> dict[str, Any]:
         """Field name -> value, as written to grouping.json."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def required(statistics: LayerStatistics | None, merge: str) -> LayerStatistics:
+    """The statistics; raises ``UserError`` where ``merge`` was given none."""
+    if statistics is None:
+        raise UserError(f"merge {merge} needs calibration statistics")
+    return statistics
 
 
 def _stack_or_none(tensors: list[Tensor | None]) -> Tensor | None:

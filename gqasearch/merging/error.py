@@ -6,7 +6,8 @@ to the residual stream, per token:
 - values: E||W_o,q W_v,h x - W'_o,q W'_v x||^2 over tokens x, times the share of a value's energy that
   survives attention (``value_gain``);
 - scores: E|s - s'|^2 for independent query and key tokens at a random relative position, times what a
-  unit error of independent scores does to the head's output (``score_gain``).
+  unit error of independent scores does to the head's output (``score_gain``). At a random position the
+  rotated part and the rest of a head are uncorrelated, so their errors add.
 
 Being a plain expectation over measured moments it holds for every merge, and a closed form can be
 checked against it.
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.merging.merged_group import MergedGroup
-from gqasearch.merging.score_pairs import effective_pairs, pair_moments
+from gqasearch.merging.score_pairs import centred_moment, effective_rows, pair_moments, to_pairs
 from gqasearch.models import LayerWeights, augmented
 
 
@@ -27,13 +28,21 @@ def measured_error(
     source: LayerWeights, group: MergedGroup, heads: tuple[int, ...], statistics: LayerStatistics
 ) -> float:
     """Error of replacing ``heads`` of the float64 layer ``source`` by ``group`` (its query order)."""
+    return sum(error_parts(source, group, heads, statistics))
+
+
+def error_parts(
+    source: LayerWeights, group: MergedGroup, heads: tuple[int, ...], statistics: LayerStatistics
+) -> tuple[float, float]:
+    """The two parts of ``measured_error``: values (v, o) and scores (k, q)."""
     moment = statistics.moment(source.has_biases).to(source.q)
+    centred = centred_moment(statistics, source.has_biases).to(source.q)
     owner = torch.tensor([head for head in heads for _ in source.queries_of(head)], device=moment.device)
     queries = torch.tensor([query for head in heads for query in source.queries_of(head)], device=moment.device)
     value = value_errors(source, group, owner, queries, moment)
-    score = score_errors(source, group, owner, queries, moment)
+    score = score_errors(source, group, owner, queries, moment, centred)
     gains = statistics.value_gain.to(moment)[queries], statistics.score_gain.to(moment)[queries]
-    return float((gains[0] * value + gains[1] * score).sum().clamp_min(0))
+    return float((gains[0] * value).sum().clamp_min(0)), float((gains[1] * score).sum().clamp_min(0))
 
 
 def value_errors(source: LayerWeights, group: MergedGroup, owner: Tensor, queries: Tensor, moment: Tensor) -> Tensor:
@@ -46,17 +55,38 @@ def value_errors(source: LayerWeights, group: MergedGroup, owner: Tensor, querie
     return torch.einsum("mab,mba->m", outer.transpose(1, 2) @ outer, inner @ moment @ inner.transpose(1, 2))
 
 
-def score_errors(source: LayerWeights, group: MergedGroup, owner: Tensor, queries: Tensor, moment: Tensor) -> Tensor:
-    """Mean squared error of the scores of every query head of the group, (m,)."""
+def score_errors(
+    source: LayerWeights, group: MergedGroup, owner: Tensor, queries: Tensor, moment: Tensor, centred: Tensor
+) -> Tensor:
+    """Mean squared error of the scores of every query head of the group, (m,).
+
+    ``moment`` is E[x x^T], ``centred`` the covariance, both augmented when the model has biases.
+    """
     bias = None if source.q_bias is None else source.q_bias[queries]
-    q = effective_pairs(source.q[queries], bias, source.q_norm, moment)
-    q_new = effective_pairs(group.q, group.q_bias, source.q_norm, moment)
+    q = effective_rows(source.q[queries], bias, source.q_norm, moment)
+    q_new = effective_rows(group.q, group.q_bias, source.q_norm, moment)
     bias = None if source.k_bias is None else source.k_bias[owner]
-    k = effective_pairs(source.k[owner], bias, source.k_norm, moment)
+    k = effective_rows(source.k[owner], bias, source.k_norm, moment)
     bias = None if group.k_bias is None else group.k_bias[None]
-    k_new = effective_pairs(group.k[None], bias, source.k_norm, moment).expand_as(k)
+    k_new = effective_rows(group.k[None], bias, source.k_norm, moment).expand_as(k)
+    r, rows = source.rotary_dim, (q, q_new, k, k_new)
+    rotated = _rotated_errors(*(to_pairs(part[:, :r]) for part in rows), moment=moment)
+    fixed = _fixed_errors(*(part[:, r:] for part in rows), moment=moment, centred=centred)
+    return (rotated + fixed) / source.head_dim  # 1/d: the score's scale, squared
+
+
+def _rotated_errors(q: Tensor, q_new: Tensor, k: Tensor, k_new: Tensor, *, moment: Tensor) -> Tensor:
+    """Of the pairs (m, r/2, D) that RoPE turns, (m,); 1/2 is the mean of cos^2 over relative positions."""
     old = pair_moments(q, q, moment).real * pair_moments(k, k, moment).real
     new = pair_moments(q_new, q_new, moment).real * pair_moments(k_new, k_new, moment).real
     cross = pair_moments(q, q_new, moment) * pair_moments(k, k_new, moment).conj()
-    # 1/2: mean of cos^2 over relative positions; 1/d: the score's scale, squared.
-    return (old + new - 2 * cross.real).sum(-1) / (2 * source.head_dim)
+    return (old + new - 2 * cross.real).sum(-1) / 2
+
+
+def _fixed_errors(q: Tensor, q_new: Tensor, k: Tensor, k_new: Tensor, *, moment: Tensor, centred: Tensor) -> Tensor:
+    """E|q^T k - q'^T k'|^2 of the rows (m, s, D) that nothing turns, (m,)."""
+
+    def product(q_left: Tensor, q_right: Tensor, k_left: Tensor, k_right: Tensor) -> Tensor:
+        return ((q_left @ moment @ q_right.mT) * (k_left @ centred @ k_right.mT)).sum((-2, -1))
+
+    return product(q, q, k, k) + product(q_new, q_new, k_new, k_new) - 2 * product(q, q_new, k, k_new)

@@ -5,26 +5,48 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+from torch import Tensor
+
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.merging._base import LayerMerge, Merge
 from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.models import LayerWeights
 
 
+def weighted_mean_of(
+    weights: LayerWeights, heads: tuple[int, ...], key_shares: Tensor, value_shares: Tensor
+) -> MergedGroup:
+    """K and V averaged with these shares (n,), each summing to 1; queries and outputs stay as they are."""
+    index = list(heads)
+    queries = [query for head in heads for query in weights.queries_of(head)]
+
+    def mean(tensor: Tensor, shares: Tensor) -> Tensor:
+        average: Tensor = torch.tensordot(shares, tensor[index], dims=1)
+        return average
+
+    return MergedGroup(
+        k=mean(weights.k, key_shares),
+        v=mean(weights.v, value_shares),
+        q=weights.q[queries],
+        o=weights.o[queries],
+        k_bias=None if weights.k_bias is None else mean(weights.k_bias, key_shares),
+        v_bias=None if weights.v_bias is None else mean(weights.v_bias, value_shares),
+        q_bias=None if weights.q_bias is None else weights.q_bias[queries],
+    )
+
+
+def mean_of(weights: LayerWeights, heads: tuple[int, ...]) -> MergedGroup:
+    """The plain average of ``heads``."""
+    equal = weights.k.new_full((len(heads),), 1 / len(heads))
+    return weighted_mean_of(weights, heads, equal, equal)
+
+
 class MeanLayer(LayerMerge):
     """Averages; queries and outputs stay as they are."""
 
     def _merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
-        w, index, queries = self.weights, list(heads), self.queries_of(heads)
-        return MergedGroup(
-            k=w.k[index].mean(0),
-            v=w.v[index].mean(0),
-            q=w.q[queries],
-            o=w.o[queries],
-            k_bias=None if w.k_bias is None else w.k_bias[index].mean(0),
-            v_bias=None if w.v_bias is None else w.v_bias[index].mean(0),
-            q_bias=None if w.q_bias is None else w.q_bias[queries],
-        )
+        return mean_of(self.weights, heads)
 
 
 @dataclass(frozen=True)

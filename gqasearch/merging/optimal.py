@@ -8,6 +8,8 @@ Young, 1936), and P_h is the regression of v_h on it. W'_o = W_o P_h.
 *Keys.* Only one complex factor per RoPE frequency pair and head commutes with the rotation. Per pair
 the best shared key is the leading eigenvector a of the group's Hermitian Gram of sqrt(e_h) k_h, e_h the
 energy of the queries that read it: z = a^H k~, k_h ~ c_h z with c_h = a_h / sqrt(e_h), q' = conj(c_h) q.
+Dimensions that are not rotated (all of them without RoPE, some with partial rotary) merge like values:
+E[q q^T] stands for W_o^T W_o, and the (s, s) map P_h goes into the queries, q' = P_h^T q.
 
 The error of a group is the sum of the discarded eigenvalues: a set function of its heads.
 """
@@ -18,8 +20,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gqasearch.calibration.statistics import LayerStatistics
-from gqasearch.errors import UserError
-from gqasearch.merging._base import Merge, Need
+from gqasearch.merging._base import Merge, Need, required
 from gqasearch.merging.optimal_layer import OptimalLayer
 from gqasearch.merging.optimal_normed import OptimalNormedLayer
 from gqasearch.models import LayerWeights
@@ -27,32 +28,17 @@ from gqasearch.models import LayerWeights
 
 @dataclass(frozen=True)
 class Optimal(Merge):
-    """Best low-rank fit of values and keys, moved into W_o and W_q.
-
-    ``refit``: when the model is converted, also refit every grouped layer's W_o to the parent's
-    residual stream (``gqasearch.evaluation.refit``). Errors of groups, which a search minimises, are those
-    before the refit. ``ridge``: how strongly the refit holds on to the closed form, relative to the mean
-    energy of what W_o reads.
-    """
+    """Best low-rank fit of values and keys, moved into W_o and W_q."""
 
     name: ClassVar[str] = "optimal"
     reference: ClassVar[str] = "https://doi.org/10.1007/BF02288367"
-    needs: ClassVar[Need] = "statistics"
-    summary: ClassVar[str] = "closed-form best shared K and V, the rest moved into W_q and W_o, W_o refitted"
-
-    refit: bool = True
-    ridge: float = 1e-3
-
-    def __post_init__(self) -> None:
-        if not self.ridge > 0:
-            raise ValueError(f"ridge must be above 0, got {self.ridge}")
+    summary: ClassVar[str] = "closed-form best shared K and V, the rest moved into W_q and W_o"
+    default_refinement: ClassVar[str] = "descent"
 
     @property
-    def output_ridge(self) -> float | None:
-        return self.ridge if self.refit else None
+    def needs(self) -> Need:
+        return "statistics"
 
     def for_layer(self, weights: LayerWeights, statistics: LayerStatistics | None = None) -> OptimalLayer:
-        if statistics is None:
-            raise UserError("merge optimal needs calibration statistics")
         kind = OptimalLayer if weights.k_norm is None else OptimalNormedLayer
-        return kind(weights, statistics)
+        return kind(weights, required(statistics, self.name))

@@ -2,7 +2,8 @@
 
 The norm undoes any change of size, so the factor of a head has modulus 1, and a phase must pass the
 norm's weights on both sides; where those differ within a pair it is approximate. So keys are fitted
-twice, with and without phases, and the fit with the smaller measured error is kept.
+twice, with and without phases, and of these two and the plain mean the one with the smallest measured
+error is kept.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from torch import Tensor
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.errors import UserError
 from gqasearch.merging.error import measured_error
+from gqasearch.merging.mean import mean_of
 from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.merging.optimal_layer import OptimalLayer
-from gqasearch.merging.score_pairs import from_pairs, to_pairs
+from gqasearch.merging.score_pairs import before_norm, from_pairs, turned_queries
 from gqasearch.models import LayerWeights
 
 
@@ -25,6 +27,11 @@ class OptimalNormedLayer(OptimalLayer):
     def __init__(self, weights: LayerWeights, statistics: LayerStatistics) -> None:
         if weights.has_biases:
             raise UserError("merge optimal does not take a model with both head norms and attention biases")
+        if weights.rotary_dim < weights.head_dim:
+            raise UserError(
+                "merge optimal does not take a model with head norms and RoPE over a part of the head: no matrix "
+                "of the other dimensions passes the norm"
+            )
         super().__init__(weights, statistics)
 
     def _group_error(self, heads: tuple[int, ...]) -> float:
@@ -32,34 +39,23 @@ class OptimalNormedLayer(OptimalLayer):
 
     def _merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
         v, v_bias, o = self._merge_values(heads)
-        _, vectors = torch.linalg.eigh(self._key_block(heads))
-        leading = vectors[..., -1].T
-        phases = torch.where(leading.abs() > 0, leading / leading.abs().clamp_min(torch.finfo(torch.float64).tiny), 1.0)
-        phases = phases * (phases[0].conj() / phases[0].abs())  # the first head keeps its own phase
-        plain = self._with_phases(heads, torch.ones_like(phases), v, v_bias, o)
-        turned = self._with_phases(heads, phases, v, v_bias, o)
-        return min((plain, turned), key=lambda g: measured_error(self.weights, g, heads, self.statistics))
+        leading = self.rotated.leading(heads)
+        phases = _unit(leading)
+        phases = phases * _unit(phases.sum(0)).conj()  # one phase for all heads is free: turn them least
+        mean = mean_of(self.weights, heads)
+        keys = [self._keys(heads, torch.ones_like(phases)), self._keys(heads, phases), (mean.k, mean.q)]
+        groups = [MergedGroup(k=k, v=v, q=q, o=o, v_bias=v_bias) for k, q in keys]
+        return min(groups, key=lambda g: measured_error(self.weights, g, heads, self.statistics))
 
-    def _with_phases(
-        self, heads: tuple[int, ...], phases: Tensor, v: Tensor, v_bias: Tensor | None, o: Tensor
-    ) -> MergedGroup:
-        """Least squares for given unit factors (n, d/2): z = sum e_h conj(c_h) k_h / sum e_h."""
-        weight = self.energy[list(heads)] / self.energy[list(heads)].sum(0)
-        shared = from_pairs(((weight * phases.conj())[..., None] * self.keys[list(heads)]).sum(0))
-        return MergedGroup(
-            k=_divided(shared, self.weights.k_norm), v=v, q=self._turned_through_norm(heads, phases), o=o, v_bias=v_bias
-        )
-
-    def _turned_through_norm(self, heads: tuple[int, ...], phases: Tensor) -> Tensor:
-        """Queries (m, d, D) turned after their norm's weight g: W' = (1/g) R g W."""
-        w, queries = self.weights, self.queries_of(heads)
-        gain = w.q.new_ones(w.q.shape[1]) if w.q_norm is None else w.q_norm
-        turn = phases.conj().repeat_interleave(self.source.queries_per_kv, dim=0)[..., None]
-        return _divided(from_pairs(turn * to_pairs(w.q[queries] * gain[:, None])), gain)
+    def _keys(self, heads: tuple[int, ...], phases: Tensor) -> tuple[Tensor, Tensor]:
+        """Least squares for given unit factors (n, d/2): z = sum e_h conj(c_h) k_h / sum e_h; and its queries."""
+        w, index, energy = self.weights, list(heads), self.rotated.energy[list(heads)]
+        shared = ((energy / energy.sum(0) * phases.conj())[..., None] * self.rotated.pairs[index]).sum(0)
+        q, _ = turned_queries(w, self.queries_of(heads), phases, None)
+        return before_norm(from_pairs(shared), w.k_norm), q
 
 
-def _divided(weight: Tensor, norm: Tensor | None) -> Tensor:
-    """Rows over the norm's weights (d,); rows whose weight is zero never reach the score and stay."""
-    if norm is None:
-        return weight
-    return weight / torch.where(norm.abs() > 0, norm, 1.0)[:, None]
+def _unit(numbers: Tensor) -> Tensor:
+    """Complex numbers over their modulus; 1 for zero."""
+    size = numbers.abs()
+    return torch.where(size > 0, numbers / size.clamp_min(torch.finfo(size.dtype).tiny), 1.0)

@@ -1,9 +1,10 @@
-"""Keys and queries as complex numbers, one per RoPE frequency pair.
+"""What enters the attention scores, and which of it can be moved from keys to queries.
 
-RoPE rotates dimension ``i`` with dimension ``i + r/2``: as the complex number k_i + j k_{i + r/2} a key at
-position p is multiplied by exp(j p theta_i). The score of a query and a key is the sum over pairs of
-Re(q_i conj(k_i) exp(j (p_q - p_k) theta_i)); only what commutes with that rotation, one complex factor
-per pair, can be moved from keys to queries.
+RoPE rotates dimension ``i`` with dimension ``i + r/2`` of the first r dimensions: as the complex number
+k_i + j k_{i + r/2} a key at position p is multiplied by exp(j p theta_i). The score of a query and a key is
+the sum over pairs of Re(q_i conj(k_i) exp(j (p_q - p_k) theta_i)); only what commutes with that rotation,
+one complex factor per pair, can be moved from keys to queries. The dimensions from r on (all of them
+without RoPE) add q^T k whatever the positions: any invertible matrix can be moved there.
 """
 
 from __future__ import annotations
@@ -11,22 +12,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gqasearch.models import augmented
+from gqasearch.calibration.statistics import LayerStatistics
+from gqasearch.models import LayerWeights, augmented
 
 
 def to_pairs(weight: Tensor) -> Tensor:
-    """Real rows (..., d, D) to complex rows (..., d/2, D)."""
+    """Real rows (..., r, D) to complex rows (..., r/2, D)."""
     half = weight.shape[-2] // 2
     return torch.complex(weight[..., :half, :].contiguous(), weight[..., half:, :].contiguous())
 
 
 def from_pairs(pairs: Tensor) -> Tensor:
-    """Complex rows (..., d/2, D) to real rows (..., d, D)."""
+    """Complex rows (..., r/2, D) to real rows (..., r, D)."""
     return torch.cat([pairs.real, pairs.imag], dim=-2)
 
 
-def effective_pairs(weight: Tensor, bias: Tensor | None, norm: Tensor | None, moment: Tensor) -> Tensor:
-    """Complex weights (n, d/2, D or D+1) of what enters the score, from ``weight`` (n, d, D).
+def effective_rows(weight: Tensor, bias: Tensor | None, norm: Tensor | None, moment: Tensor) -> Tensor:
+    """Rows (n, d, D or D+1) that give what enters the score, from ``weight`` (n, d, D).
 
     ``moment`` is E[x x^T], augmented when the model has biases. Without a head norm this is the
     weight itself. An RMS norm is linearised: divided by the head's root mean square over tokens and
@@ -34,11 +36,51 @@ def effective_pairs(weight: Tensor, bias: Tensor | None, norm: Tensor | None, mo
     """
     full = augmented(weight, bias, moment.shape[0] == weight.shape[-1] + 1)
     if norm is None:
-        return to_pairs(full)
+        return full
     energy = torch.einsum("ndi,ij,ndj->n", full, moment, full) / weight.shape[-2]
-    return to_pairs(full * norm[:, None] / energy.clamp_min(torch.finfo(full.dtype).tiny).sqrt()[:, None, None])
+    return full * norm[:, None] / energy.clamp_min(torch.finfo(full.dtype).tiny).sqrt()[:, None, None]
 
 
 def pair_moments(left: Tensor, right: Tensor, moment: Tensor) -> Tensor:
-    """E[l conj(r)] per pair, (..., d/2), for complex weights (..., d/2, D) and E[x x^T]."""
+    """E[l conj(r)] per pair, (..., r/2), for complex weights (..., r/2, D) and E[x x^T]."""
     return ((left @ moment.to(left.dtype)) * right.conj()).sum(-1)
+
+
+def centred_moment(statistics: LayerStatistics, with_bias: bool) -> Tensor:
+    """Covariance of x, or of [x; 1] (D + 1, D + 1): the moment of keys that no rotation turns.
+
+    What such keys have in common at every token adds the same to all scores of a query, and softmax does not see it.
+    """
+    mean = statistics.mean
+    if with_bias:
+        mean = torch.cat([mean, mean.new_ones(1)])
+    return statistics.moment(with_bias) - torch.outer(mean, mean)
+
+
+def turned_queries(
+    weights: LayerWeights, queries: list[int], factors: Tensor, maps: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Query weights (m, d, D) and biases (m, d) that read a shared key z in place of their head's k.
+
+    ``factors`` (n, r/2) complex: k ~ c z on the pairs, so q' = conj(c) q. ``maps`` (n, s, s): k ~ P z on the
+    s = d - r other dimensions, so q' = P^T q; None where there are none. ``queries``: those of the n heads.
+    """
+    rows, m, r = weights.q[queries], len(queries) // len(factors), weights.rotary_dim
+    if weights.q_bias is not None:
+        rows = torch.cat([rows, weights.q_bias[queries][..., None]], dim=-1)
+    if weights.q_norm is not None:  # the norm's weights stand between W_q and the rotation
+        rows = rows * weights.q_norm[:, None]
+    turn = factors.conj().repeat_interleave(m, dim=0)[..., None]
+    turned = from_pairs(turn * to_pairs(rows[:, :r]))
+    if maps is not None:
+        turned = torch.cat([turned, maps.mT.repeat_interleave(m, dim=0) @ rows[:, r:]], dim=1)
+    turned = before_norm(turned, weights.q_norm)
+    hidden = weights.q.shape[-1]
+    return turned[..., :hidden], None if weights.q_bias is None else turned[..., hidden]
+
+
+def before_norm(rows: Tensor, norm: Tensor | None) -> Tensor:
+    """Rows (..., d, D) over the norm's weights (d,); rows whose weight is zero never reach the score and stay."""
+    if norm is None:
+        return rows
+    return rows / torch.where(norm.abs() > 0, norm, 1.0)[:, None]

@@ -4,6 +4,7 @@ from gqasearch.models.family import Config, Family
 from gqasearch.models.layer import HeadGeometry, LayerWeights, augmented, tie_heads
 from gqasearch.models.loading import load_model
 from gqasearch.models.parent import Parent, load_parent
+from gqasearch.models.partial import decoder_layer, run_from
 from gqasearch.models.registry import FAMILIES, family_of, read_config, supported_architectures
 from gqasearch.models.source import ModelSource, resolve_model
 from gqasearch.models.tensors import CheckpointTensors, fingerprint
@@ -19,6 +20,7 @@ __all__ = [
     "ModelSource",
     "Parent",
     "augmented",
+    "decoder_layer",
     "family_of",
     "fingerprint",
     "layers_replaced",
@@ -26,6 +28,7 @@ __all__ = [
     "load_parent",
     "read_config",
     "resolve_model",
+    "run_from",
     "supported_architectures",
     "tie_heads",
 ]

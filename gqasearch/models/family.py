@@ -21,12 +21,15 @@ class Family(ABC):
     """Models whose attention has separate q, k, v, o projections under ``model.layers.N.self_attn``.
 
     A new family is a small file: a subclass that names its ``architectures`` and overrides what
-    differs. Tensor names are those of the checkpoint, which are also the module paths in memory.
+    differs: where modules lie (``attention_path``, ``projections``), the shapes (``geometry``), and for
+    projections stored together ``bias_roles``, ``split_heads`` and ``join_heads``. Tensor names are
+    those of the checkpoint, which are also the module paths in memory.
     """
 
     name: ClassVar[str]
     architectures: ClassVar[tuple[str, ...]]
     has_head_norms: ClassVar[bool] = False
+    projections: ClassVar[Mapping[str, str]] = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 
     def attention_path(self, layer: int) -> str:
         """Module path of one layer's attention block; its input is the normed hidden state."""
@@ -38,10 +41,10 @@ class Family(ABC):
         if role in ("q_norm", "k_norm"):
             return f"{path}.{role}.weight"
         projection, kind = role.split(".")
-        return f"{path}.{projection}_proj.{kind}"
+        return f"{path}.{self.projections[projection]}.{kind}"
 
     def bias_roles(self, config: Config) -> tuple[str, ...]:
-        """Which of q, k, v carry a bias."""
+        """Which of the projections other than o carry a bias."""
         return ("q", "k", "v") if config.get("attention_bias") else ()
 
     def geometry(self, config: Config) -> HeadGeometry:
@@ -59,41 +62,51 @@ class Family(ABC):
 
     def layer_tensors(self, layer: int, config: Config) -> dict[str, str]:
         """Role -> checkpoint name of every tensor that a merge may change."""
-        roles = ["q.weight", "k.weight", "v.weight", "o.weight"]
-        roles += [f"{role}.bias" for role in self.bias_roles(config)]
+        roles = [f"{projection}.weight" for projection in self.projections]
+        roles += [f"{projection}.bias" for projection in self.bias_roles(config)]
         return {role: self.tensor_name(layer, role) for role in roles}
 
     def read_layer(self, read: TensorReader, layer: int, config: Config) -> LayerWeights:
-        """Split one layer's 2-D tensors into heads."""
+        """One layer's tensors by head, as views where the layout allows."""
         shape = self.geometry(config)
         got = {role: read(name) for role, name in self.layer_tensors(layer, config).items()}
-        d, hidden = shape.head_dim, shape.hidden_size
+        heads = self.split_heads(got, shape)
         norms = {n: read(self.tensor_name(layer, n)) for n in ("q_norm", "k_norm")} if self.has_head_norms else {}
-
-        def bias(role: str) -> Tensor | None:
-            tensor = got.get(f"{role}.bias")
-            return None if tensor is None else tensor.view(-1, d)
-
         return LayerWeights(
-            q=got["q.weight"].view(-1, d, hidden),
-            k=got["k.weight"].view(-1, d, hidden),
-            v=got["v.weight"].view(-1, d, hidden),
-            o=got["o.weight"].view(hidden, -1, d).transpose(0, 1),
+            q=heads["q.weight"],
+            k=heads["k.weight"],
+            v=heads["v.weight"],
+            o=got["o.weight"].view(shape.hidden_size, -1, shape.head_dim).transpose(0, 1),
             rotary_dim=shape.rotary_dim,
-            q_bias=bias("q"),
-            k_bias=bias("k"),
-            v_bias=bias("v"),
+            q_bias=heads.get("q.bias"),
+            k_bias=heads.get("k.bias"),
+            v_bias=heads.get("v.bias"),
             **norms,
         )
 
+    def split_heads(self, got: Mapping[str, Tensor], shape: HeadGeometry) -> dict[str, Tensor]:
+        """Tensors as stored, by role, to heads: q, k, v ``.weight`` (heads, d, D) and ``.bias`` (heads, d)."""
+        return {
+            role: tensor.view(-1, shape.head_dim, *tensor.shape[1:])
+            for role, tensor in got.items()
+            if not role.startswith("o.")
+        }
+
+    def join_heads(self, weights: LayerWeights) -> dict[str, Tensor]:
+        """The reverse of ``split_heads``: role -> tensor as stored."""
+        by_head = {
+            "q.weight": weights.q,
+            "k.weight": weights.k,
+            "v.weight": weights.v,
+            "q.bias": weights.q_bias,
+            "k.bias": weights.k_bias,
+            "v.bias": weights.v_bias,
+        }
+        return {role: heads.flatten(0, 1) for role, heads in by_head.items() if heads is not None}
+
     def write_layer(self, weights: LayerWeights, layer: int) -> dict[str, Tensor]:
-        """Checkpoint name -> 2-D tensor, for every tensor that a merge may change."""
-        hidden = weights.q.shape[-1]
-        matrices = {"q": weights.q, "k": weights.k, "v": weights.v}
-        tensors = {f"{role}.weight": heads.reshape(-1, hidden) for role, heads in matrices.items()}
-        tensors["o.weight"] = weights.o.transpose(0, 1).reshape(hidden, -1)
-        biases = {"q": weights.q_bias, "k": weights.k_bias, "v": weights.v_bias}
-        tensors |= {f"{role}.bias": bias.reshape(-1) for role, bias in biases.items() if bias is not None}
+        """Checkpoint name -> tensor as stored, for every tensor that a merge may change."""
+        tensors = {**self.join_heads(weights), "o.weight": weights.o.transpose(0, 1).flatten(1)}
         return {self.tensor_name(layer, role): tensor.contiguous() for role, tensor in tensors.items()}
 
     def grouped_config(self, config: Mapping[str, Any], query_heads: int, kv_heads: int, head_dim: int) -> Config:

@@ -8,12 +8,14 @@ from typing import Any
 
 from gqasearch.errors import UserError
 from gqasearch.models.family import Family
+from gqasearch.models.gpt_neox import GPTNeoX
 from gqasearch.models.llama import Llama
 from gqasearch.models.mistral import Mistral
+from gqasearch.models.opt import OPT
 from gqasearch.models.qwen2 import Qwen2
 from gqasearch.models.qwen3 import Qwen3
 
-FAMILIES: tuple[Family, ...] = (Llama(), Mistral(), Qwen2(), Qwen3())
+FAMILIES: tuple[Family, ...] = (Llama(), Mistral(), Qwen2(), Qwen3(), GPTNeoX(), OPT())
 
 
 def supported_architectures() -> dict[str, Family]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from gqasearch.evaluation import (
     CONVENTION,
@@ -24,7 +23,7 @@ from gqasearch.evaluation import (
 )
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import make_merge
-from gqasearch.models import load_model
+from gqasearch.models import LayerWeights, load_model
 from gqasearch.run.workspace import Workspace
 
 BASELINE = "neighbour"
@@ -47,11 +46,11 @@ def checkpoint_subject(work: Workspace, directory: Path) -> Subject:
 
 
 def grouping_subject(
-    work: Workspace, converter: Converter, grouping: Grouping, outputs: dict[int, Tensor] | None = None
+    work: Workspace, converter: Converter, grouping: Grouping, refined: Mapping[int, LayerWeights] | None = None
 ) -> Subject:
     """A grouping run in the parent with tied heads; its cache follows from the group counts.
 
-    ``outputs``: refitted W_o by layer.
+    ``refined``: layers that were changed after the merge.
 
     Parameters are those that grouping removes: K and V of the heads that share.
     """
@@ -61,7 +60,7 @@ def grouping_subject(
     biases = int(parent.layer(0).k_bias is not None) + int(parent.layer(0).v_bias is not None)
     per_head = 2 * geometry.head_dim * geometry.hidden_size + biases * geometry.head_dim
     return Subject(
-        converter.runner(grouping, outputs),
+        converter.runner(grouping, refined),
         grouping.kv_bytes_per_token(geometry.head_dim, value_bytes),
         count_parameters(parent.model) - removed * per_head,
     )
@@ -124,6 +123,7 @@ def quality_record(quality: Quality, kv_bytes: int, parameters: int, seed: int) 
 def _text(work: Workspace, split: Any) -> dict[str, Any]:
     """A text and whether this run looked at it."""
     used = {"calibration": "statistics", "search": "forward"}[split] in work.needs()
+    used = used or (split == "calibration" and work.refinement.reads_text)
     if not used:
         return {"used": False}
     blocks = work.blocks(split)

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from gqasearch.checkpoints import CardFacts, Layout, MetricRow, model_card, plan_layout, write_checkpoint
 from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
-from gqasearch.evaluation import Converter, with_outputs
+from gqasearch.evaluation import Converter
 from gqasearch.files import write_file
 from gqasearch.fitness import to_numpy
-from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument, check_fits, read_grouping
 from gqasearch.merging import make_merge
 from gqasearch.models import LayerWeights
+from gqasearch.refining import NoRefinement, Refinement, make_refinement
 from gqasearch.reporting.html import write_report
 from gqasearch.run.evaluate import (
     BASELINE,
@@ -33,9 +32,8 @@ from gqasearch.run.evaluate import (
 from gqasearch.run.folder import RunFolder, write_json
 from gqasearch.run.results import report_data, write_similarity
 from gqasearch.run.search import search_seconds, search_step
+from gqasearch.run.warnings import warnings_of
 from gqasearch.run.workspace import Progress, Workspace
-
-WARNING_TEXT = "the search objective ran the model on {text}; do not report results on that text"
 
 
 def default_output_dir(config: RunConfig) -> Path:
@@ -48,7 +46,8 @@ def default_output_dir(config: RunConfig) -> Path:
     else:
         budget = f"ratio{0.5 if config.kv_ratio is None else config.kv_ratio:g}"
     objectives = "+".join(config.objectives)
-    return Path("runs") / f"{model}-{budget}-{objectives}-{config.merge}-{config.method}-seed{config.seed}"
+    merge = config.merge if config.refine is None else f"{config.merge}+{config.refine}"
+    return Path("runs") / f"{model}-{budget}-{objectives}-{merge}-{config.method}-seed{config.seed}"
 
 
 def run(config: RunConfig, output_dir: Path, progress: Progress | None = None) -> RunFolder:
@@ -56,7 +55,7 @@ def run(config: RunConfig, output_dir: Path, progress: Progress | None = None) -
     work = Workspace(config, progress)
     work.check()
     folder = RunFolder(output_dir)
-    folder.open(config)
+    folder.open(work.config)
     lock = folder.acquire()
     try:
         run_steps(work, folder)
@@ -80,17 +79,30 @@ def run_steps(work: Workspace, folder: RunFolder) -> None:
 
 
 def stock_layout(work: Workspace, document: GroupingDocument) -> Layout | None:
-    """The stock layout of a grouping, or None when it has none (group counts differ between layers)."""
+    """The stock layout of a grouping, or None when it has none.
+
+    So it is when group counts differ between layers, and when the architecture has no such form.
+    """
+    parent = work.parent
     try:
-        return plan_layout(document.grouping, work.parent.geometry)
+        layout = plan_layout(document.grouping, parent.geometry)
+        parent.family.grouped_config(parent.config, layout.query_heads, layout.kv_heads, parent.geometry.head_dim)
     except UserError:
         return None
+    return layout
 
 
 def document_converter(work: Workspace, document: GroupingDocument) -> Converter:
     """A converter with the merge that the grouping was searched for, if it names one."""
     merge = work.merge if document.merge is None else make_merge(document.merge.name, dict(document.merge.parameters))
     return Converter(work.parent, merge, lambda: work.statistics)
+
+
+def document_refinement(work: Workspace, document: GroupingDocument) -> Refinement:
+    """The refinement that the grouping names; the workspace's for a grouping that names no merge either."""
+    if document.refinement is not None:
+        return make_refinement(document.refinement.name, dict(document.refinement.parameters))
+    return work.refinement if document.merge is None else NoRefinement()
 
 
 def materialize(work: Workspace, document: GroupingDocument, out_dir: Path) -> Layout:
@@ -100,23 +112,26 @@ def materialize(work: Workspace, document: GroupingDocument, out_dir: Path) -> L
     if parent.directory is None:
         raise UserError(f"model {parent.id} is in memory only; a checkpoint is written from a folder")
     converter = document_converter(work, document)
-    outputs = refit_step(work, converter, document.grouping)
+    refined = refine_step(work, converter, document)
 
-    def merged(index: int) -> LayerWeights:
-        return with_outputs(converter.merged_layer(document.grouping, index), index, outputs)
+    def converted(index: int) -> LayerWeights:
+        return converter.converted_layer(document.grouping, index, refined)
 
-    return write_checkpoint(parent.directory, out_dir, document, merged)
+    return write_checkpoint(parent.directory, out_dir, document, converted)
 
 
-def refit_step(work: Workspace, converter: Converter, grouping: Grouping) -> dict[int, Tensor]:
-    """Refitted W_o by layer, on the calibration text; {} for a merge that asks for none."""
-    if converter.merge.output_ridge is None:
+def refine_step(work: Workspace, converter: Converter, document: GroupingDocument) -> dict[int, LayerWeights]:
+    """Layers that the grouping's refinement changes after the merge, fitted on the calibration text."""
+    refinement = document_refinement(work, document)
+    if not refinement.reads_text:
         return {}
-    work.statistics  # noqa: B018 - a stage of its own, before this one
-    work.progress.stage("refit", total=len(grouping))
-    return converter.refit(
-        grouping,
+    if converter.merge.needs == "statistics":
+        work.statistics  # noqa: B018 - a stage of its own, before this one
+    work.progress.stage("refine", total=refinement.total_steps(document.grouping))
+    return converter.refine(
+        document.grouping,
         work.blocks("calibration"),
+        refinement,
         batch_blocks=work.config.batch_blocks,
         progress=lambda done, _: work.progress.update(done),
     )
@@ -130,15 +145,15 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
         subjects[CONVERTED] = checkpoint_subject(work, folder.model)
     else:
         converter = document_converter(work, document)
-        outputs = refit_step(work, converter, document.grouping)
-        subjects[CONVERTED] = grouping_subject(work, converter, document.grouping, outputs)
+        refined = refine_step(work, converter, document)
+        subjects[CONVERTED] = grouping_subject(work, converter, document.grouping, refined)
     converted = time.monotonic() - started
     if work.config.baseline and not _is_baseline(work.config):
         subjects[BASELINE] = baseline_subject(work)
     metrics = measure(work, subjects)
     metrics["seconds"] = {"search": search_seconds(folder), "load": converted, "all": time.monotonic() - started}
     metrics["warnings"] = warnings_of(work)
-    if metrics["texts"]["statistics"]["used"]:
+    if "statistics" in work.needs():
         layers = [work.statistics.layer(index) for index in range(len(document.layers))]
         key = np.stack([to_numpy(layer.key_cosine) for layer in layers])
         write_similarity(folder.similarity, key, np.stack([to_numpy(layer.value_cosine) for layer in layers]))
@@ -148,15 +163,7 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
 
 
 def _is_baseline(config: RunConfig) -> bool:
-    return config.method == "neighbour" and config.merge == "mean"
-
-
-def warnings_of(work: Workspace) -> list[str]:
-    """What a reader of the results must know."""
-    text = work.config.calibration_text
-    if text != "embedded" and any(fitness.needs == "forward" for fitness in work.fitnesses.values()):
-        return [WARNING_TEXT.format(text=f"the search part of {text}")]
-    return []
+    return config.method == "neighbour" and config.merge == "mean" and config.refine == "none"
 
 
 def write_card(work: Workspace, folder: RunFolder, document: GroupingDocument, metrics: dict[str, Any]) -> None:

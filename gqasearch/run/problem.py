@@ -8,11 +8,29 @@ from functools import partial
 import numpy as np
 
 from gqasearch.config import KV_RATIO
-from gqasearch.fitness import PreparedFitness, PreparedGroupFitness, PreparedPairwiseFitness, to_numpy
+from gqasearch.fitness import (
+    PreparedFitness,
+    PreparedGroupFitness,
+    PreparedPairwiseFitness,
+    PreparedTextFitness,
+    make_fitness,
+    to_numpy,
+)
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.run.workspace import Workspace
-from gqasearch.search import GroupErrors, Objective, PairwiseErrors, Problem, SearchMethod, SetErrors
+from gqasearch.search import (
+    GroupErrors,
+    Objective,
+    PairwiseErrors,
+    PartialObjective,
+    Problem,
+    SearchMethod,
+    SetErrors,
+)
+
+# What guides methods that ask for a cheap error.
+GUIDE = "merge-error"
 
 
 def kv_ratios(groupings: Sequence[Grouping]) -> FloatArray:
@@ -45,7 +63,29 @@ def build_problem(work: Workspace, prepared: dict[str, PreparedFitness], method:
         layer_errors=per_layer,
         similarity=head_similarity(work) if "similarity" in method.needs else None,
         norms=head_norms(work) if "norms" in method.needs else None,
+        guide=guide_errors(work) if "guide" in method.needs else None,
+        partial=OnBatches(first) if isinstance(first, PreparedTextFitness) else None,
     )
+
+
+class OnBatches(PartialObjective):
+    """A fitness that runs the model, on part of its text."""
+
+    def __init__(self, fitness: PreparedTextFitness) -> None:
+        self.fitness = fitness
+        self.batch_tokens = fitness.batch_tokens
+
+    def evaluate(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
+        return self.fitness.evaluate_batches(groupings, batches)
+
+
+def guide_errors(work: Workspace) -> tuple[GroupErrors, ...]:
+    """The error of the merge in use, by layer, (L,)."""
+    fitness = make_fitness(GUIDE).prepare(work.context())
+    if not isinstance(fitness, PreparedGroupFitness):
+        raise TypeError(f"fitness {GUIDE} is no sum over groups")
+    geometry = work.parent.geometry
+    return tuple(layer_errors(fitness, layer, geometry.num_kv_heads) for layer in range(geometry.num_layers))
 
 
 def layer_errors(fitness: PreparedGroupFitness, layer: int, num_heads: int) -> GroupErrors:

@@ -46,6 +46,11 @@ def label_of(config: RunConfig) -> str:
     return name if config.method == "evolution" else f"{name} ({config.method})"
 
 
+def merge_words(config: RunConfig) -> str:
+    """The merge, and the refinement after it if there is one."""
+    return config.merge if config.refine in (None, "none") else f"{config.merge} + {config.refine}"
+
+
 def report_data(folders: Sequence[RunFolder], title: str | None = None) -> ReportData:
     """The report of one run, or of several of one model measured on the same text.
 
@@ -111,7 +116,7 @@ class _Run:
         return MethodResult(
             label=label_of(config),
             method=config.method,
-            merge=config.merge,
+            merge=merge_words(config),
             fitness=config.fitness,
             layers=tuple(
                 LayerPicture(layer.grouping, layer.error, bool(layer.proven_optimal), layer.lower_bound)
@@ -151,7 +156,10 @@ class _Run:
 
     def texts(self) -> tuple[TextUse, ...]:
         uses = {
-            "statistics": ("calibration", "statistics of every layer, for merges and fitness functions"),
+            "statistics": (
+                "calibration",
+                "statistics of every layer; merges and refinements are fitted on it",
+            ),
             "search": ("search", "fitness functions that run the model"),
             "reported": ("held-out", "the figures of this page; nothing was fitted or searched on it"),
         }

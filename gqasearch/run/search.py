@@ -19,6 +19,7 @@ from gqasearch.grouping_document import (
     LayerRecord,
     MergeRecord,
     ModelRecord,
+    RefinementRecord,
     SearchRecord,
     write_grouping,
 )
@@ -101,6 +102,7 @@ def build_document(
         model=model_record(work),
         layers=tuple(layer_records(work, chosen, prepared[work.config.fitness])),
         merge=MergeRecord(work.merge.name, work.merge.parameters()),
+        refinement=refinement_record(work),
         fitness=FitnessRecord(fitness.name, chosen.values[0], fitness.parameters()),
         search=SearchRecord(method.name, work.config.seed, generation.evaluations, method.parameters()),
         calibration=calibration_record(work),
@@ -144,6 +146,12 @@ def model_record(work: Workspace) -> ModelRecord:
         revision=parent.revision,
         fingerprint=parent.fingerprint,
     )
+
+
+def refinement_record(work: Workspace) -> RefinementRecord | None:
+    """The refinement as named in grouping.json; None for none."""
+    refinement = work.refinement
+    return None if refinement.name == "none" else RefinementRecord(refinement.name, refinement.parameters())
 
 
 def calibration_record(work: Workspace) -> CalibrationRecord:

@@ -16,6 +16,7 @@ from gqasearch.evaluation import Converter
 from gqasearch.fitness import Fitness, FitnessContext, make_fitness
 from gqasearch.merging import Merge, make_merge
 from gqasearch.models import Parent, load_parent
+from gqasearch.refining import Refinement, make_refinement
 from gqasearch.reporting import HistoryPoint
 from gqasearch.search import SearchMethod, make_method, may_take_several
 
@@ -41,10 +42,10 @@ class NoProgress:
 
 
 class Workspace:
-    """Loads what ``config`` names, once."""
+    """Loads what ``config`` names, once. Its own ``config`` names the refinement, also where the merge decides it."""
 
     def __init__(self, config: RunConfig, progress: Progress | None = None) -> None:
-        self.config = config
+        self.config = _resolved(config)
         self.progress: Progress = progress or NoProgress()
 
     @cached_property
@@ -58,6 +59,10 @@ class Workspace:
     @cached_property
     def merge(self) -> Merge:
         return make_merge(self.config.merge, self.config.merge_parameters)
+
+    @cached_property
+    def refinement(self) -> Refinement:
+        return make_refinement(self.config.refine or "none", self.config.refine_parameters)
 
     @cached_property
     def method(self) -> SearchMethod:
@@ -128,7 +133,7 @@ class Workspace:
     def needs(self) -> set[str]:
         """What the fitness functions, the merge and the method of this run need."""
         named = {fitness.needs for fitness in self.fitnesses.values()} | {self.merge.needs}
-        return named | ({"statistics"} if "similarity" in self.method.needs else set())
+        return named | ({"statistics"} if self.method.needs & {"similarity", "guide"} else set())
 
     def context(self) -> FitnessContext:
         """What fitness functions prepare from."""
@@ -137,12 +142,15 @@ class Workspace:
             merge=self.merge,
             load_statistics=lambda: self.statistics,
             load_search_blocks=lambda: self.blocks("search"),
+            load_calibration_blocks=lambda: self.blocks("calibration"),
+            refined=self.refinement.name != "none",
         )
 
     def check(self) -> None:
         """Fail early on everything that can be checked without long work."""
         self.fitnesses  # noqa: B018 - loaded for its errors
         self.merge  # noqa: B018
+        self.refinement  # noqa: B018
         self.budget  # noqa: B018
         if self.config.evaluation_text is not None and self.config.evaluation_text == self.config.calibration_text:
             raise UserError(
@@ -152,6 +160,14 @@ class Workspace:
         limit = self.parent.config.get("max_position_embeddings")
         if limit is not None and self.config.block_length > int(limit):
             raise UserError(f"--block-length {self.config.block_length} is beyond this model's context of {limit}")
+
+
+def _resolved(config: RunConfig) -> RunConfig:
+    """The same settings with the refinement named."""
+    if config.refine is not None:
+        return config
+    merge = make_merge(config.merge, config.merge_parameters)
+    return config.model_copy(update={"refine": merge.default_refinement})
 
 
 def _check_device(device: str) -> None:

@@ -2,7 +2,7 @@
 
 from gqasearch.search._base import SearchMethod
 from gqasearch.search.group_errors import GroupErrors, PairwiseErrors, SetErrors
-from gqasearch.search.problem import Candidate, Generation, Objective, Problem
+from gqasearch.search.problem import Candidate, Generation, Objective, PartialObjective, Problem
 from gqasearch.search.registry import available_methods, make_method
 from gqasearch.search.runner import check_takes, may_take_several, most_generations, run_search
 
@@ -12,6 +12,7 @@ __all__ = [
     "GroupErrors",
     "Objective",
     "PairwiseErrors",
+    "PartialObjective",
     "Problem",
     "SearchMethod",
     "SetErrors",

@@ -12,7 +12,7 @@ import numpy as np
 from gqasearch.search.problem import Generation, Problem
 
 # What a method may ask to know of the heads, beside the objective: see ``Problem``.
-HeadFact: TypeAlias = Literal["similarity", "norms"]
+HeadFact: TypeAlias = Literal["similarity", "norms", "guide"]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,6 +49,17 @@ class Generation:
     state: Callable[[], dict[str, Any]]
 
 
+class PartialObjective(ABC):
+    """The first objective, measured on some batches of its text alone: cheaper and noisier."""
+
+    # Tokens of every batch, (B,).
+    batch_tokens: tuple[int, ...]
+
+    @abstractmethod
+    def evaluate(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
+        """One value per grouping, (N,); on all batches it is the objective itself."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """Minimise ``objectives`` over groupings of ``num_layers`` layers within ``budget``.
@@ -56,7 +68,9 @@ class Problem:
     groups of every layer is free (``budget.counts`` is then only the starting point), as in a Pareto
     search with the KV ratio as an objective. ``layer_errors``: when the first objective is a sum over
     layers and groups, (L,) of what it sums (and then the second objective, if any, is the KV ratio); None
-    otherwise. ``similarity`` (L, H, H) and ``norms`` (L, H) describe the heads, for methods that ask for them.
+    otherwise. ``similarity`` (L, H, H) and ``norms`` (L, H) describe the heads, and ``guide`` is a cheap error of
+    every layer, (L,), that the first objective more or less follows; for methods that ask for them.
+    ``partial``: the first objective on part of its text, where it is measured on text.
     """
 
     objectives: dict[str, Objective]
@@ -65,6 +79,8 @@ class Problem:
     layer_errors: tuple[GroupErrors, ...] | None = None
     similarity: FloatArray | None = None
     norms: FloatArray | None = None
+    guide: tuple[GroupErrors, ...] | None = None
+    partial: PartialObjective | None = None
 
     @property
     def num_layers(self) -> int:
@@ -102,13 +118,26 @@ class Problem:
 
     def evaluate(self, groupings: Sequence[Grouping]) -> list[Candidate]:
         """All objectives of these groupings. Refuses non-finite values: comparisons with NaN lie."""
-        columns = [np.asarray(objective(groupings), dtype=np.float64) for objective in self.objectives.values()]
-        for name, column in zip(self.objectives, columns, strict=True):
-            if not np.isfinite(column).all():
-                row = int(np.flatnonzero(~np.isfinite(column))[0])
-                raise UserError(f"objective {name!r} gave {column[row]} for grouping {groupings[row].layers}")
-        rows = np.stack(columns, axis=1).tolist()
-        return [Candidate(g, tuple(row)) for g, row in zip(groupings, rows, strict=True)]
+        return _candidates(groupings, {name: objective(groupings) for name, objective in self.objectives.items()})
+
+    def evaluate_on(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> list[Candidate]:
+        """As ``evaluate``, the first objective on these batches of its text alone."""
+        if self.partial is None:
+            raise ValueError("the first objective of this problem is not measured on text")
+        first, *others = self.objectives
+        columns = {first: self.partial.evaluate(groupings, batches)}
+        return _candidates(groupings, columns | {name: self.objectives[name](groupings) for name in others})
+
+
+def _candidates(groupings: Sequence[Grouping], columns: dict[str, FloatArray]) -> list[Candidate]:
+    """``columns``: objective -> values, (N,)."""
+    for name, values in columns.items():
+        column = np.asarray(values, dtype=np.float64)
+        if not np.isfinite(column).all():
+            row = int(np.flatnonzero(~np.isfinite(column))[0])
+            raise UserError(f"objective {name!r} gave {column[row]} for grouping {groupings[row].layers}")
+    rows = np.stack([np.asarray(values, dtype=np.float64) for values in columns.values()], axis=1).tolist()
+    return [Candidate(g, tuple(row)) for g, row in zip(groupings, rows, strict=True)]
 
 
 def kv_heads(groupings: Sequence[Grouping]) -> FloatArray:

@@ -22,9 +22,11 @@ from gqasearch.search.baselines import (
 from gqasearch.search.evolution import Evolution
 from gqasearch.search.exact import Exact
 from gqasearch.search.papers import AsymGQA, QCQAArbitrary, QCQAEqual
+from gqasearch.search.staged import Staged
 
 METHODS: tuple[type[SearchMethod], ...] = (
     Evolution,
+    Staged,
     Exact,
     QCQAArbitrary,
     QCQAEqual,

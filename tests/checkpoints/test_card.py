@@ -10,7 +10,14 @@ import pytest
 import yaml
 
 from gqasearch.checkpoints import CardFacts, MetricRow, model_card, plan_layout
-from gqasearch.grouping_document import CalibrationRecord, FitnessRecord, GroupingDocument, MergeRecord, SearchRecord
+from gqasearch.grouping_document import (
+    CalibrationRecord,
+    FitnessRecord,
+    GroupingDocument,
+    MergeRecord,
+    RefinementRecord,
+    SearchRecord,
+)
 from gqasearch.models import load_parent
 from tests.checkpoints.convert import PADDED, SYMMETRIC, convert, document_for
 from tests.tiny_models import save_checkpoint, tiny_model, tiny_parent
@@ -25,7 +32,8 @@ FACTS = CardFacts(
 def _document() -> GroupingDocument:
     return replace(
         document_for(tiny_parent("llama"), PADDED),
-        merge=MergeRecord("optimal", {"ridge": 0.01}),
+        merge=MergeRecord("optimal"),
+        refinement=RefinementRecord("outputs", {"ridge": 0.01}),
         fitness=FitnessRecord("merge-error", 1.9),
         search=SearchRecord("evolution", 0, 12000, {"population": 64}),
         calibration=CalibrationRecord("standard library", 32768, "sha256:0"),
@@ -88,7 +96,8 @@ def test_figures_configuration_and_the_plain_words(tmp_path: Path) -> None:
     assert 'AutoModelForCausalLM.from_pretrained("' in body
     assert "`MistralForCausalLM`, layout `stock-padded`" in body
     configuration = yaml.safe_load(body.split("```yaml\n")[1].split("```")[0])
-    assert configuration["merge"] == {"name": "optimal", "parameters": {"ridge": 0.01}}
+    assert configuration["merge"] == {"name": "optimal", "parameters": {}}
+    assert configuration["refinement"] == {"name": "outputs", "parameters": {"ridge": 0.01}}
     assert configuration["search"]["parameters"] == {"population": 64}
     assert configuration["run"] == {"kv_ratio": 0.5, "objectives": ["kl"]}
 

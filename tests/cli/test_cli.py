@@ -17,6 +17,7 @@ from gqasearch.cli.app import app
 from tests.samples import text_file
 from tests.tiny_models import save_checkpoint, tiny_model
 
+O_PROJ = "model.layers.0.self_attn.o_proj.weight"
 SMALL = ["--set", "method.population=6", "--set", "method.generations=2"]
 
 
@@ -126,7 +127,34 @@ def test_other_verbs_work_on_a_run(finished: Path, checkpoint: Path, common: lis
     assert page.stat().st_size > 10_000 and (tmp_path / "t.csv").read_text().count("\n") == 4
 
 
-@pytest.mark.parametrize("what", ["fitness", "merges", "methods", "models"])
+def test_refinements_from_the_command_line(finished: Path, checkpoint: Path, common: list[str], tmp_path: Path) -> None:
+    """``search`` resolves and records it; ``materialize`` takes the grouping's, the flag's, or the merge's."""
+    shown = call("search", *common, "--dry-run", "--json", "--set", "refine.steps=80")
+    config = json.loads(shown.stdout)["config"]
+    assert (config["refine"], config["refine_parameters"]) == ("descent", {"steps": 80})
+    recorded = json.loads((finished / "grouping.json").read_text())["refinement"]
+    assert recorded["name"] == "descent" and recorded["parameters"]["steps"] == 160
+    again = ["--model", str(checkpoint), *common[2:6], "--calibration-tokens", "600", "--quiet"]
+    cases = {"none": ["--refine", "none"], "outputs": ["--refine", "outputs"], "merge": ["--merge", "mean"]}
+    written, source_size = {}, float(load_file(checkpoint / "model.safetensors")[O_PROJ].norm())
+    for name, flags in cases.items():
+        out = tmp_path / name
+        result = call("materialize", str(finished / "grouping.json"), "--output-dir", str(out), *again, *flags)
+        assert result.exit_code == 0, result.output
+        written[name] = json.loads((out / "grouping.json").read_text())
+        weights = load_file(out / "model.safetensors")
+        assert not torch.equal(weights[O_PROJ], load_file(finished / "model" / "model.safetensors")[O_PROJ])
+        # The mean only reorders the columns of W_o, and nothing is fitted after it.
+        same_size = float(weights[O_PROJ].norm()) == pytest.approx(source_size, rel=1e-5)
+        assert same_size == (name == "merge")
+    assert {name: document["refinement"]["name"] for name, document in written.items()} == {
+        "none": "none",
+        "outputs": "outputs",
+        "merge": "none",
+    }
+
+
+@pytest.mark.parametrize("what", ["fitness", "merges", "refinements", "methods", "models"])
 def test_ls(what: str) -> None:
     rows = json.loads(call("ls", what, "--json").stdout)[what]
     assert len(rows) >= 3 and all(row["name"] for row in rows)
@@ -139,6 +167,8 @@ def test_ls(what: str) -> None:
         (["--fitness", "merge-eror"], "unknown fitness 'merge-eror'; did you mean 'merge-error'?"),
         (["--method", "evolutoin"], "did you mean 'evolution'?"),
         (["--merge", "men"], "did you mean 'mean'?"),
+        (["--refine", "descnt"], "unknown refinement 'descnt'; did you mean 'descent'?"),
+        (["--set", "refine.step=3"], "unknown parameter of refinement descent 'step'; did you mean 'steps'?"),
         (["--kv-ratio", "0"], "--kv-ratio must be above 0 and at most 1, got 0"),
         (["--kv-ratio", "2"], "--kv-ratio must be above 0 and at most 1, got 2"),
         (["--kv-heads", "7"], "--kv-heads must be in 1..6, got 7"),
@@ -186,7 +216,7 @@ def damaged(kind: str, folder: Path) -> Path:
         ("truncated", "is damaged or truncated"),
         ("nan", "tensor model.layers.1.self_attn.k_proj.weight holds NaN"),
         ("pickled", "only pickled weights (pytorch_model.bin), which are never read"),
-        ("gpt2", "architecture GPT2LMHeadModel is not supported. Supported: Llama"),
+        ("gpt2", "architecture GPT2LMHeadModel is not supported. Supported: GPTNeoX"),
         ("config", "is not valid JSON"),
     ],
 )

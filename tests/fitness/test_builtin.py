@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from gqasearch.calibration import TokenBlocks
 from gqasearch.errors import UserError
-from gqasearch.evaluation import evaluate_quality, model_runner
-from gqasearch.fitness import Fitness, available_fitness, make_fitness
+from gqasearch.evaluation import Converter, LocalOutputs, evaluate_quality, model_runner, tied_runner
+from gqasearch.fitness import Fitness, PreparedFitness, PreparedTextFitness, available_fitness, make_fitness
+from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import Mean, Optimal
-from gqasearch.testing import FitnessContract, random_tokens, tiny_context, tiny_llama, tiny_statistics
+from gqasearch.testing import (
+    LAYERS,
+    VOCABULARY,
+    FitnessContract,
+    random_tokens,
+    tiny_context,
+    tiny_llama,
+    tiny_statistics,
+)
 from gqasearch_fitness.activation_cosine import ActivationCosine
 from gqasearch_fitness.kl import KLToParent
 from gqasearch_fitness.merge_error import MergeError
@@ -105,6 +117,82 @@ class TestKL(FitnessContract):
         assert self.prepared().evaluate(self.candidates()[:1])[0] == pytest.approx(0.0, abs=1e-6)
 
 
+class TestKLRefitted(FitnessContract):
+    """Of a model that will be refined."""
+
+    def make(self) -> Fitness:
+        return KLToParent(refit_tokens=40)
+
+    def prepared(self) -> PreparedFitness:
+        return self.make().prepare(replace(tiny_context(), refined=True))
+
+
+def long_tokens(seed: int) -> TokenBlocks:
+    """Three batches of 1024 tokens or fewer, the last block padded."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(VOCABULARY, (9, 256), generator=generator)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[-1, 100:] = False
+    return TokenBlocks(ids, mask, "random tokens")
+
+
+SHARED = Grouping.uniform(LayerGrouping.from_labels([0, 1, 0, 0, 2, 1]), LAYERS)
+
+
+@pytest.mark.parametrize("name", ["kl", "perplexity"])
+class TestTextFitness:
+    def prepared(self, name: str, tokens: int = 16384) -> PreparedTextFitness:
+        context = replace(tiny_context(), load_search_blocks=lambda: long_tokens(1))
+        prepared = make_fitness(name, {"tokens": tokens}).prepare(context)
+        assert isinstance(prepared, PreparedTextFitness)
+        return prepared
+
+    def test_is_what_evaluation_measures(self, name: str) -> None:
+        runner = Converter(tiny_llama(), Mean(), tiny_statistics).runner(SHARED)
+        _, found = evaluate_quality(model_runner(tiny_llama().model), {"shared": runner}, long_tokens(1))
+        wanted = getattr(found["shared"], name)
+        assert self.prepared(name).evaluate([SHARED])[0] == pytest.approx(wanted, rel=1e-5)
+
+    def test_batches_are_parts_of_the_text(self, name: str) -> None:
+        prepared = self.prepared(name)
+        assert prepared.batch_tokens == (1024, 1024, 100)
+        whole = prepared.evaluate_batches([SHARED], range(3))
+        assert whole.tolist() == prepared.evaluate([SHARED]).tolist()
+        parts = [prepared.evaluate_batches([SHARED], [batch])[0] for batch in range(3)]
+        logs = np.log(parts) if name == "perplexity" else np.array(parts)
+        mean = np.average(logs, weights=[4 * 255, 4 * 255, 99])
+        assert whole[0] == pytest.approx(np.exp(mean) if name == "perplexity" else mean, rel=1e-12)
+        assert len(set(parts)) == 3
+
+    def test_tokens_bound_the_text(self, name: str) -> None:
+        assert self.prepared(name, tokens=1100).batch_tokens == (1024, 256)
+
+
+@pytest.mark.parametrize("fitness", [KLToParent, Perplexity])
+def test_the_calibration_text_is_read_only_where_a_refit_is_asked_for(fitness: type[KLToParent]) -> None:
+    def unread() -> TokenBlocks:
+        pytest.fail("the calibration text was read")
+
+    context = replace(tiny_context(), load_calibration_blocks=unread)
+    for refit_tokens, refined in ((0, True), (100, False)):
+        fitness(refit_tokens=refit_tokens).prepare(replace(context, refined=refined)).evaluate([SHARED])
+    with pytest.raises(pytest.fail.Exception, match="was read"):
+        fitness(refit_tokens=100).prepare(replace(context, refined=True))
+
+
+def test_the_refit_is_that_of_each_layer_by_itself() -> None:
+    parent = tiny_llama()
+    local = LocalOutputs(parent, random_tokens(2).first(40))
+    converter = Converter(parent, Mean(), tiny_statistics)
+    refitted = {index: local.refit(index, tied) for index, tied in converter.tied_layers(SHARED).items()}
+    runners = {"merged": converter.runner(SHARED), "refitted": tied_runner(parent, refitted)}
+    _, found = evaluate_quality(model_runner(parent.model), runners, random_tokens(1))
+    context = replace(tiny_context(), refined=True)
+    value = KLToParent(refit_tokens=40).prepare(context).evaluate([SHARED])[0]
+    assert value == pytest.approx(found["refitted"].kl, rel=1e-4)
+    assert value != pytest.approx(found["merged"].kl, rel=1e-2)
+
+
 def test_all_are_found_by_entry_point() -> None:
     assert set(available_fitness()) >= {"activation-cosine", "kl", "merge-error", "perplexity", "weight-sharing-error"}
 
@@ -116,6 +204,8 @@ def test_all_are_found_by_entry_point() -> None:
         ("kl", {"token": 5}, "did you mean 'tokens'"),
         ("kl", {"tokens": "many"}, "tokens='many'"),
         ("kl", {"tokens": 1}, "tokens must be at least 2"),
+        ("kl", {"refit_tokens": -1}, "refit_tokens must be at least 0"),
+        ("perplexity", {"refit_tokens": -1}, "refit_tokens must be at least 0"),
         ("activation-cosine", {"form": "mean"}, "form='mean'"),
         ("activation-cosine", {"key_weight": -1.0}, "must be at least 0"),
     ],

@@ -10,7 +10,7 @@ import yaml
 
 from gqasearch.errors import UserError
 from gqasearch.models import HeadGeometry
-from gqasearch.run import RunConfig, RunFolder, apply_settings, build_config, read_config_file
+from gqasearch.run import RunConfig, RunFolder, Workspace, apply_settings, build_config, read_config_file
 
 GEOMETRY = HeadGeometry(4, 12, 12, 16, 192, 16)
 
@@ -25,13 +25,14 @@ def test_round_trip_through_yaml(tmp_path: Path) -> None:
 def test_settings_reach_every_section() -> None:
     values = apply_settings(
         {"fitness_parameters": {"form": "token-wise"}},
-        ["fitness.form=best-match", "method.population=8", "kv_ratio=0.5", "merge.x=[1, 2]"],
+        ["fitness.form=best-match", "method.population=8", "kv_ratio=0.5", "merge.x=[1, 2]", "refine.steps=80"],
     )
     assert values == {
         "fitness_parameters": {"form": "best-match"},
         "method_parameters": {"population": 8},
         "kv_ratio": 0.5,
         "merge_parameters": {"x": [1, 2]},
+        "refine_parameters": {"steps": 80},
     }
 
 
@@ -46,6 +47,10 @@ def test_settings_reach_every_section() -> None:
         ({"seed": -1}, "seed"),
         ({"dtype": "int8"}, "dtype"),
         ({"equal_sizes": True, "max_group_size": 3}, "no effect with equal_sizes"),
+        ({"uneven": True, "kv_heads": 3}, "uneven has no effect with kv_heads or kv_budget; give kv_ratio"),
+        ({"uneven": True, "kv_budget": 24}, "uneven has no effect with kv_heads or kv_budget; give kv_ratio"),
+        ({"uneven": True, "equal_sizes": True}, "equal_sizes needs one number of groups for all layers"),
+        ({"uneven": True, "objectives": ["kl", "kv-ratio"]}, "uneven has no effect with kv-ratio as an objective"),
     ],
 )
 def test_bad_values(values: dict[str, Any], message: str) -> None:
@@ -80,10 +85,32 @@ def test_budgets() -> None:
     assert build_config({"kv_heads": 3}).budget(GEOMETRY).largest == 8
     moving = build_config({"kv_budget": 26}).budget(GEOMETRY)
     assert moving.counts == (7, 7, 6, 6) and moving.movable
+    uneven = build_config({"kv_ratio": 0.25, "uneven": True}).budget(GEOMETRY)
+    assert uneven.counts == (3, 3, 3, 3) and uneven.movable and uneven.largest == 12
     equal = build_config({"equal_sizes": True}).budget(GEOMETRY)
     assert (equal.smallest_group, equal.largest) == (2, 2)
     with pytest.raises(UserError, match=r"\[1, 2, 3, 4, 6, 12\] are possible"):
         build_config({"kv_heads": 5, "equal_sizes": True}).budget(GEOMETRY)
+
+
+@pytest.mark.parametrize(
+    ("values", "refine"),
+    [
+        ({}, "descent"),
+        ({"merge": "mean"}, "none"),
+        ({"merge": "mean", "refine": "descent"}, "descent"),
+        ({"refine": "none"}, "none"),
+        ({"method": "qcqa-ac"}, "none"),
+    ],
+)
+def test_a_refinement_that_is_not_named_is_the_merges(values: dict[str, Any], refine: str) -> None:
+    assert Workspace(build_config(values)).config.refine == refine
+    assert Workspace(build_config(values)).refinement.name == refine
+
+
+def test_parameters_of_a_refinement_are_checked() -> None:
+    with pytest.raises(UserError, match="unknown parameter of refinement none 'steps'"):
+        Workspace(build_config({"merge": "mean", "refine_parameters": {"steps": 3}})).refinement  # noqa: B018
 
 
 def test_folder_refuses_other_settings_and_other_things(tmp_path: Path) -> None:

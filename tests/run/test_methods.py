@@ -10,6 +10,7 @@ import pytest
 
 from gqasearch.config import PRESETS
 from gqasearch.errors import UserError
+from gqasearch.fitness import make_fitness
 from gqasearch.grouping_document import LayerRecord, read_grouping
 from gqasearch.run import RunFolder, Workspace, build_config, report_data, run
 from gqasearch.run.certify import certificate_words
@@ -78,6 +79,34 @@ def test_a_front_of_a_sum_is_exact(settings: dict[str, Any], tmp_path: Path) -> 
     assert read_grouping(folder.grouping).grouping.kv_heads_total == 6
 
 
+STAGED: dict[str, Any] = {"method": "staged", "baseline": False, "materialize": False}
+BRIEF = {"population": 2, "offspring": 4, "generations": 2, "first_tokens": 32, "sensitivity_levels": 2}
+
+
+@pytest.mark.parametrize("merge", ["optimal", "mean"])
+def test_staged_evolution_splits_the_budget_by_running_the_model(
+    settings: dict[str, Any], tmp_path: Path, merge: str
+) -> None:
+    """``mean`` needs no statistics itself; the guide does, and the report says that the text was used."""
+    changes = {**STAGED, "objectives": ["kl"], "merge": merge, "uneven": True, "refine": "none"}
+    folder = finished(settings, tmp_path / "run", **changes, method_parameters=BRIEF)
+    document = read_grouping(folder.grouping)
+    assert document.grouping.kv_heads_total == 6
+    assert document.search is not None and document.search.evaluations > 4
+    work = Workspace(folder.read_config())
+    value = make_fitness("kl").prepare(work.context()).evaluate([document.grouping])[0]
+    assert document.fitness is not None and document.fitness.value == value > 0
+    texts = json.loads(folder.metrics.read_text())["texts"]
+    assert texts["search"]["used"] and texts["statistics"]["used"]
+
+
+def test_staged_evolution_finds_a_front_by_perplexity(settings: dict[str, Any], tmp_path: Path) -> None:
+    changes = {**STAGED, "objectives": ["perplexity", "kv-ratio"], "merge": "mean", "refine": "outputs"}
+    folder = finished(settings, tmp_path / "run", **changes, method_parameters={**BRIEF, "population": 4})
+    points = json.loads(folder.pareto.read_text())["points"]
+    assert len(points) > 1 and len({point["kv_heads_total"] for point in points}) == len(points)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -88,6 +117,7 @@ def test_a_front_of_a_sum_is_exact(settings: dict[str, Any], tmp_path: Path) -> 
         ({"method": "random", "objectives": ["kl", "kv-ratio"]}, "method random takes one objective"),
         ({"method": "asymgqa", "kv_budget": 7, "objectives": ["kl", "kv-ratio"]}, "asymgqa takes one objective"),
         ({"method": "hill-climb", "method_parameters": {"swap": 3}}, "did you mean 'swaps'"),
+        (STAGED, r"staged needs a first objective that runs the model \(kl, perplexity\), got merge-error"),
     ],
 )
 def test_what_a_method_cannot_take_is_refused(

@@ -16,11 +16,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from gqasearch.errors import UserError
 from gqasearch.evaluation import cached_kv_heads
-from gqasearch.grouping_document import read_grouping
+from gqasearch.grouping import LayerGrouping
+from gqasearch.grouping_document import GroupingDocument, LayerRecord, MergeRecord, RefinementRecord, read_grouping
 from gqasearch.models import layers_replaced, load_parent, tie_heads
+from gqasearch.refining import Descent, NoRefinement, Outputs
 from gqasearch.run import RunFolder, Workspace, build_config, report_data, run
-from gqasearch.run.pipeline import document_converter
+from gqasearch.run.pipeline import document_converter, document_refinement
+from gqasearch.run.search import model_record
 from tests.samples import random_blocks
 
 SMALL = {"population": 8, "offspring": 8, "generations": 6}
@@ -45,8 +49,11 @@ def test_a_run_leaves_everything_the_format_promises(settings: dict[str, Any], t
     assert metrics["texts"]["search"] == {"used": False}
     assert 0 < metrics["results"]["converted"]["kl"] < metrics["results"]["neighbour"]["kl"]
     assert metrics["parent"]["kv_bytes_per_token"] == 2 * metrics["results"]["converted"]["kv_bytes_per_token"]
-    assert f"{metrics['results']['converted']['perplexity']:.4g}" in (folder.model / "README.md").read_text()
-    assert [result.name for result in report_data([folder]).results] == ["neighbour + mean", "merge-error + optimal"]
+    assert f"{metrics['results']['converted']['perplexity']:.5g}" in (folder.model / "README.md").read_text()
+    assert [result.name for result in report_data([folder]).results] == [
+        "neighbour + mean",
+        "merge-error + optimal + descent",
+    ]
 
 
 def test_the_written_checkpoint_is_the_parent_with_tied_heads(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -55,13 +62,43 @@ def test_the_written_checkpoint_is_the_parent_with_tied_heads(settings: dict[str
     document = read_grouping(folder.grouping)
     blocks = random_blocks(work.parent.config["vocab_size"])
     converter = document_converter(work, document)
-    outputs = converter.refit(document.grouping, work.blocks("calibration"))
-    assert set(outputs) == {0, 1}
-    wanted = converter.runner(document.grouping, outputs)(blocks.ids, blocks.mask)
+    refinement = document_refinement(work, document)
+    refined = converter.refine(document.grouping, work.blocks("calibration"), refinement)
+    assert set(refined) == {0, 1} and refinement == Descent()
+    wanted = converter.runner(document.grouping, refined)(blocks.ids, blocks.mask)
     model = AutoModelForCausalLM.from_pretrained(folder.model, trust_remote_code=False)
     with torch.no_grad():
         torch.testing.assert_close(model(blocks.ids).logits, wanted, atol=5e-5, rtol=0)
     assert cached_kv_heads(model) == [3, 3]
+
+
+def test_a_refinement_is_named_fitted_and_recorded(settings: dict[str, Any], tmp_path: Path) -> None:
+    """A merge from weights alone, refined: the text it was fitted on is said, the figures differ, the label says so."""
+    plain = {"method": "neighbour", "merge": "mean", "objectives": ["weight-sharing-error"]}
+    without = finished(settings, tmp_path / "without", **plain)
+    with_it = finished(settings, tmp_path / "with", **plain, refine="outputs", refine_parameters={"ridge": 0.01})
+    assert without.read_config().refine == "none" and with_it.read_config().refine == "outputs"
+    assert read_grouping(without.grouping).refinement is None
+    assert read_grouping(with_it.grouping).refinement == RefinementRecord("outputs", {"ridge": 0.01})
+    first, second = (json.loads(folder.metrics.read_text()) for folder in (without, with_it))
+    assert second["results"]["converted"]["kl"] < 0.9 * first["results"]["converted"]["kl"]
+    assert not first["texts"]["statistics"]["used"] and second["texts"]["statistics"]["used"]
+    names = [result.name for result in report_data([with_it]).results]
+    assert names == ["neighbour + mean", "neighbour + mean + outputs"]
+    assert "name: outputs" in (with_it.model / "README.md").read_text()
+    with pytest.raises(UserError, match="refine was 'none', is 'outputs'"):
+        finished(settings, tmp_path / "without", **plain, refine="outputs")
+
+
+def test_what_a_grouping_says_is_what_is_fitted(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Its own refinement; none where it names a merge alone; the settings' where it names neither."""
+    work = Workspace(build_config({**settings, "refine": "outputs"}))
+    mean, descent = MergeRecord("mean"), RefinementRecord("descent", {"steps": 3})
+    cases = ((mean, descent, Descent(steps=3)), (None, descent, Descent(steps=3)))
+    for merge, record, wanted in (*cases, (mean, None, NoRefinement()), (None, None, Outputs())):
+        layers = tuple(LayerRecord(LayerGrouping.neighbours(6, 3)) for _ in range(2))
+        document = GroupingDocument(model_record(work), layers, merge=merge, refinement=record)
+        assert document_refinement(work, document) == wanted
 
 
 def test_same_seed_same_bits_and_another_seed_another_search(settings: dict[str, Any], tmp_path: Path) -> None:

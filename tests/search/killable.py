@@ -17,6 +17,7 @@ from gqasearch.budget import Budget
 from gqasearch.files import write_file
 from gqasearch.search import PairwiseErrors, Problem, make_method, run_search
 from tests.search.problems import Pairwise
+from tests.search.text_problems import NoisyText
 
 # Small enough to end soon, long enough to be hit.
 PARAMETERS: dict[str, dict[str, Any]] = {
@@ -31,6 +32,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "deap-stock": {"population": 8, "generations": 12},
     "tpe": {"trials": 24, "batch": 2},
     "cma-es": {"trials": 40, "batch": 4},
+    "staged": {"offspring": 6, "generations": 30, "patience": 30, "first_tokens": 100},
 }
 HEADS, LAYERS = 12, 3
 
@@ -44,10 +46,14 @@ def problem_for(method: str) -> Problem:
         parts = [[function.of(layer) for function, layer in zip(functions, g, strict=True)] for g in groupings]
         return np.array(parts).sum(axis=1)
 
+    # Staged evolution is for what runs a model, which is no sum over groups.
+    staged = method == "staged"
     return Problem(
         {"error": total},
-        Budget((4,) * LAYERS, HEADS, movable=method.startswith("qcqa")),
-        layer_errors=errors,
+        Budget((4,) * LAYERS, HEADS, movable=staged or method.startswith("qcqa")),
+        layer_errors=None if staged else errors,
+        guide=errors,
+        partial=NoisyText(total),
         similarity=np.stack([-function.distances for function in functions]),
         norms=np.stack([function.distances[0] for function in functions]),
     )

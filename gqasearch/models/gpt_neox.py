@@ -1,0 +1,69 @@
+"""GPT-NeoX and Pythia (arXiv 2204.06745, arXiv 2304.01373)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gqasearch.errors import UserError
+from gqasearch.models.family import Config, Family
+from gqasearch.models.layer import HeadGeometry, LayerWeights
+
+DEFAULT_ROTARY_FRACTION = 0.25  # of transformers, where config.json names none
+
+
+@dataclass(frozen=True)
+class GPTNeoX(Family):
+    """RoPE over a part of the head, biases, q, k and v of each head stored together, parallel residual."""
+
+    name: ClassVar[str] = "gpt_neox"
+    architectures: ClassVar[tuple[str, ...]] = ("GPTNeoXForCausalLM",)
+    projections: ClassVar[Mapping[str, str]] = {"qkv": "query_key_value", "o": "dense"}
+
+    def attention_path(self, layer: int) -> str:
+        return f"gpt_neox.layers.{layer}.attention"
+
+    def tensor_name(self, layer: int, role: str) -> str:
+        """As every family's; q, k and v are the one fused tensor."""
+        projection, kind = role.split(".")
+        return super().tensor_name(layer, role if projection == "o" else f"qkv.{kind}")
+
+    def bias_roles(self, config: Config) -> tuple[str, ...]:
+        return ("qkv",) if config.get("attention_bias", True) else ()
+
+    def geometry(self, config: Config) -> HeadGeometry:
+        shape = super().geometry(config)
+        rope = config.get("rope_parameters") or {}
+        fraction = rope.get("partial_rotary_factor") or config.get("rotary_pct") or DEFAULT_ROTARY_FRACTION
+        return replace(shape, rotary_dim=int(shape.head_dim * float(fraction)))
+
+    def split_heads(self, got: Mapping[str, Tensor], shape: HeadGeometry) -> dict[str, Tensor]:
+        """From rows that lie as [head, q k v, d]."""
+        heads: dict[str, Tensor] = {}
+        for kind in ("weight", "bias"):
+            if (fused := got.get(f"qkv.{kind}")) is not None:
+                by_head = fused.view(-1, 3, shape.head_dim, *fused.shape[1:])
+                heads |= {f"{role}.{kind}": by_head[:, index] for index, role in enumerate("qkv")}
+        return heads
+
+    def join_heads(self, weights: LayerWeights) -> dict[str, Tensor]:
+        """Needs one K and V per query head: heads that share theirs must be tied first."""
+        if weights.queries_per_kv != 1:
+            raise UserError(_NO_GROUPED_FORM)
+        tensors = {"qkv.weight": torch.stack([weights.q, weights.k, weights.v], dim=1).flatten(0, 2)}
+        if weights.q_bias is not None and weights.k_bias is not None and weights.v_bias is not None:
+            tensors["qkv.bias"] = torch.stack([weights.q_bias, weights.k_bias, weights.v_bias], dim=1).flatten()
+        return tensors
+
+    def grouped_config(self, config: Mapping[str, Any], query_heads: int, kv_heads: int, head_dim: int) -> Config:
+        raise UserError(_NO_GROUPED_FORM)
+
+
+_NO_GROUPED_FORM = (
+    "GPT-NeoX stores one key and one value with every query head and has no grouped form, so no checkpoint can be "
+    "written for it; search, fitness and evaluation of groupings work, and `gqasearch export` gives the grouping"
+)

@@ -1,0 +1,35 @@
+"""OPT (arXiv 2205.01068)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from gqasearch.errors import UserError
+from gqasearch.models.family import Config, Family
+from gqasearch.models.layer import HeadGeometry
+
+
+@dataclass(frozen=True)
+class OPT(Family):
+    """No RoPE: positions are learned and added to the embeddings. Biases."""
+
+    name: ClassVar[str] = "opt"
+    architectures: ClassVar[tuple[str, ...]] = ("OPTForCausalLM",)
+    projections: ClassVar[Mapping[str, str]] = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"}
+
+    def attention_path(self, layer: int) -> str:
+        return f"model.decoder.layers.{layer}.self_attn"
+
+    def bias_roles(self, config: Config) -> tuple[str, ...]:
+        return ("q", "k", "v") if config.get("enable_bias", True) else ()
+
+    def geometry(self, config: Config) -> HeadGeometry:
+        return replace(super().geometry(config), rotary_dim=0)
+
+    def grouped_config(self, config: Mapping[str, Any], query_heads: int, kv_heads: int, head_dim: int) -> Config:
+        raise UserError(
+            "OPT has as many key and value heads as query heads and no grouped form, so no checkpoint can be written "
+            "for it; search, fitness and evaluation of groupings work, and `gqasearch export` gives the grouping"
+        )

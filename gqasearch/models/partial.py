@@ -1,0 +1,69 @@
+"""Run the model from the middle: layers whose result is known are skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gqasearch.models.parent import Parent
+
+
+def decoder_layer(parent: Parent, index: int) -> torch.nn.Module:
+    """The decoder layer around one attention block."""
+    return parent.model.get_submodule(parent.family.attention_path(index).rpartition(".")[0])
+
+
+def run_from(
+    parent: Parent, ids: Tensor, mask: Tensor, layer: int = 0, hidden: Tensor | None = None
+) -> tuple[Tensor, list[Tensor]]:
+    """Logits (B, T, V) of the model as it stands, and the hidden states (B, T, D) between its layers.
+
+    ``hidden``: what enters ``layer``, from an earlier run with the same layers below; they are skipped. None
+    runs everything. The list holds what enters layer ``layer + 1``, ``layer + 2``, ..., and what leaves
+    the last one. All of transformers' own code but the skipped layers runs: masks, position embeddings, the head.
+    """
+    if (hidden is None) != (layer == 0):
+        raise ValueError("hidden states are needed to start above layer 0, and only there")
+    device = parent.device
+    with torch.no_grad(), _skipped(parent, layer, hidden), _noted(parent, layer) as between:
+        out = parent.model(input_ids=ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
+    return out.logits, between
+
+
+@contextmanager
+def _skipped(parent: Parent, layer: int, hidden: Tensor | None) -> Iterator[None]:
+    """Below ``layer`` nothing is computed; the last layer skipped gives ``hidden``."""
+    skipped = [decoder_layer(parent, index) for index in range(layer)]
+
+    def skip(*_args: Any, **_kwargs: Any) -> Tensor | None:
+        return hidden
+
+    try:
+        for module in skipped:
+            # On the instance it hides the class's method, and transformers' loop over the layers stays its own.
+            module.forward = skip
+        yield
+    finally:
+        for module in skipped:
+            module.__dict__.pop("forward", None)
+
+
+@contextmanager
+def _noted(parent: Parent, layer: int) -> Iterator[list[Tensor]]:
+    """What leaves every layer from ``layer`` on, in order."""
+    between: list[Tensor] = []
+
+    def note(_module: torch.nn.Module, _args: Any, output: Tensor) -> None:
+        between.append(output)
+
+    layers = range(layer, parent.geometry.num_layers)
+    handles = [decoder_layer(parent, index).register_forward_hook(note) for index in layers]
+    try:
+        yield between
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,34 @@
+"""Refinements: what is done to merged layers so that the whole model comes closer to its parent."""
+
+from typing import Any
+
+from gqasearch.errors import unknown_name
+from gqasearch.parameters import construct
+from gqasearch.refining._base import LayerwiseRefinement, Refinement
+from gqasearch.refining.descent import Descent
+from gqasearch.refining.layer_site import AttentionCall, LayerSite
+from gqasearch.refining.none import NoRefinement
+from gqasearch.refining.outputs import Outputs
+from gqasearch.refining.streams import Streams
+
+__all__ = [
+    "REFINEMENTS",
+    "AttentionCall",
+    "Descent",
+    "LayerSite",
+    "LayerwiseRefinement",
+    "NoRefinement",
+    "Outputs",
+    "Refinement",
+    "Streams",
+    "make_refinement",
+]
+
+REFINEMENTS: dict[str, type[Refinement]] = {kind.name: kind for kind in (NoRefinement, Outputs, Descent)}
+
+
+def make_refinement(name: str, parameters: dict[str, Any] | None = None) -> Refinement:
+    """The refinement of this name; an unknown name or parameter is a ``UserError`` with the nearest valid one."""
+    if name not in REFINEMENTS:
+        raise unknown_name("refinement", name, REFINEMENTS)
+    return construct(REFINEMENTS[name], f"refinement {name}", parameters or {})

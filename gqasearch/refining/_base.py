@@ -1,0 +1,134 @@
+"""The contract of a refinement: from merged layers to layers fitted to the parent's residual stream.
+
+    r_parent: the parent's residual stream just after the attention of a layer
+    h:        what enters that layer in the converted model, whose layers below are refined already
+
+A layer is fitted so that h + attention(h) comes close to r_parent: the errors of the layers below are
+corrected and not added up. No language-model loss is involved, and no layer above is looked at.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+
+from gqasearch.calibration import TokenBlocks, no_progress
+from gqasearch.grouping import Grouping
+from gqasearch.models import LayerWeights, Parent, tie_heads
+from gqasearch.refining.layer_site import LayerSite, compute_dtype
+from gqasearch.refining.streams import Streams
+
+
+@dataclass(frozen=True)
+class Refinement(ABC):
+    """Parameters of a refinement are the fields of its dataclass.
+
+    ``name``: how it is asked for; ``reference``: URL of the paper, "" where there is none; ``summary``:
+    one line for ``gqasearch ls refinements``.
+    """
+
+    name: ClassVar[str]
+    reference: ClassVar[str]
+    summary: ClassVar[str]
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it is fitted on the calibration text."""
+        return True
+
+    @abstractmethod
+    def total_steps(self, grouping: Grouping) -> int:
+        """How many steps ``progress`` will count to."""
+
+    @abstractmethod
+    def refine(
+        self,
+        parent: Parent,
+        grouping: Grouping,
+        merged_layer: Callable[[int], LayerWeights],
+        blocks: TokenBlocks,
+        *,
+        batch_blocks: int = 8,
+        progress: Callable[[int, int], None] = no_progress,
+    ) -> dict[int, LayerWeights]:
+        """Every layer that was changed, by index: k, v (G, ...), in float32 or the parent's dtype if wider.
+
+        ``merged_layer(i)``: layer i after its merge. Layers in which nothing is shared stay the parent's,
+        also above layers that are not. ``batch_blocks``: blocks per forward pass.
+        """
+
+    def parameters(self) -> dict[str, Any]:
+        """Field name -> value, as written to grouping.json."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class LayerwiseRefinement(Refinement):
+    """Refines the grouped layers one after another, from the input upwards."""
+
+    @property
+    @abstractmethod
+    def layer_steps(self) -> int:
+        """How often ``refine_layer`` calls ``step``."""
+
+    @abstractmethod
+    def refine_layer(self, site: LayerSite, merged: LayerWeights, step: Callable[[], None]) -> LayerWeights:
+        """One layer, better by ``site``'s criterion or as it was; weights in ``site.dtype`` on both sides."""
+
+    def blocks_per_pass(self, batch_blocks: int) -> int:
+        """Blocks that pass through the model together."""
+        return batch_blocks
+
+    def total_steps(self, grouping: Grouping) -> int:
+        grouped = _grouped_layers(grouping)
+        return (grouped[-1] + 1 if grouped else 0) + len(grouped) * self.layer_steps
+
+    def refine(
+        self,
+        parent: Parent,
+        grouping: Grouping,
+        merged_layer: Callable[[int], LayerWeights],
+        blocks: TokenBlocks,
+        *,
+        batch_blocks: int = 8,
+        progress: Callable[[int, int], None] = no_progress,
+    ) -> dict[int, LayerWeights]:
+        grouped = _grouped_layers(grouping)
+        found: dict[int, LayerWeights] = {}
+        if not grouped:
+            return found
+        counter = _Counter(self.total_steps(grouping), progress)
+        with torch.no_grad():
+            streams = Streams(parent, blocks, self.blocks_per_pass(batch_blocks))
+            for index in range(grouped[-1] + 1):
+                streams.advance_parent(index)
+                tied: LayerWeights | None = None
+                if index in grouped:
+                    labels = grouping.layers[index].labels
+                    merged = merged_layer(index).to(compute_dtype(parent))
+                    found[index] = self.refine_layer(streams.site(index, labels), merged, counter.step)
+                    tied = tie_heads(found[index], labels, parent.geometry.queries_per_kv)
+                if index < grouped[-1]:
+                    streams.advance_converted(index, tied)
+                counter.step()
+        return found
+
+
+class _Counter:
+    """Steps done, told to ``progress``."""
+
+    def __init__(self, total: int, progress: Callable[[int, int], None]) -> None:
+        self.done, self.total, self.progress = 0, total, progress
+
+    def step(self) -> None:
+        self.done += 1
+        self.progress(self.done, self.total)
+
+
+def _grouped_layers(grouping: Grouping) -> list[int]:
+    """The layers in which heads share."""
+    return [index for index, layer in enumerate(grouping) if layer.num_groups < layer.num_heads]

@@ -1,0 +1,116 @@
+"""Descent: all attention weights of a grouped layer, fitted to the parent's residual stream by Adam.
+
+What a closed form cannot do, because keys act through a softmax and W_q, W_k, W_v, W_o act together. Only one
+layer's attention is run at a time, against a target that is known, so steps are cheap and few.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from gqasearch.models import LayerWeights
+from gqasearch.refining._base import LayerwiseRefinement
+from gqasearch.refining.layer_site import AttentionCall, LayerSite
+from gqasearch.refining.ridge import fit_outputs
+from gqasearch.refining.whitening import Whitening
+
+FITTED = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias")
+BETAS = (0.9, 0.99)  # a short second memory: there are few steps
+
+
+@dataclass(frozen=True)
+class Descent(LayerwiseRefinement):
+    """W_o by ridge regression, then ``steps`` steps of Adam on W_q, W_k, W_v, W_o and biases, then W_o again.
+
+    The loss is the mean over tokens of ||r_parent - h - attention(x)||^2; shared K and V stay shared. Where
+    it does not fall over the whole text, the first regression's weights are kept. Inputs are whitened
+    (``Whitening``). ``learning_rate``: of each tensor relative to the standard deviation of its entries,
+    falling to 0 along a cosine. ``batch_blocks``: blocks of text per step (and per forward pass), drawn without
+    replacement until all were seen, in an order made from ``seed``. ``ridge``: as in ``outputs``.
+    """
+
+    name: ClassVar[str] = "descent"
+    reference: ClassVar[str] = "https://arxiv.org/abs/1412.6980"
+    summary: ClassVar[str] = "outputs, then Adam on W_q, W_k, W_v, W_o of one layer at a time, to the same target"
+
+    steps: int = 160
+    learning_rate: float = 0.05
+    batch_blocks: int = 4
+    ridge: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "ridge"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+
+    @property
+    def layer_steps(self) -> int:
+        return self.steps + 2
+
+    def blocks_per_pass(self, batch_blocks: int) -> int:
+        return self.batch_blocks
+
+    def refine_layer(self, site: LayerSite, merged: LayerWeights, step: Callable[[], None]) -> LayerWeights:
+        start, before = fit_outputs(site, merged, self.ridge)
+        step()
+        moved = self.descend(site, start, Whitening.of(site), step)
+        found, after = fit_outputs(site, moved, self.ridge)
+        step()
+        return found if after < before else start
+
+    def descend(
+        self, site: LayerSite, weights: LayerWeights, whitening: Whitening, step: Callable[[], None]
+    ) -> LayerWeights:
+        """The Adam steps alone, in the coordinates of ``whitening``; (G, ...) weights in and out."""
+        whitened = whitening.into(weights)
+        fitted: dict[str, Any] = {
+            name: tensor.detach().clone().requires_grad_()
+            for name in FITTED
+            if (tensor := getattr(whitened, name)) is not None
+        }
+        groups = [
+            {"params": [tensor], "lr": self.learning_rate * float(tensor.detach().std(correction=0))}
+            for tensor in fitted.values()
+        ]
+        optimizer = torch.optim.Adam(groups, betas=BETAS)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._decay)
+        for call in self._minibatches(site.calls):
+            with torch.enable_grad():
+                loss = layer_loss(site, replace(whitened, **fitted), whitening.call(call))
+                loss.backward()
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            step()
+        return whitening.out_of(replace(whitened, **{name: tensor.detach() for name, tensor in fitted.items()}))
+
+    def _decay(self, step: int) -> float:
+        return 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+    def _minibatches(self, calls: list[AttentionCall]) -> Iterator[AttentionCall]:
+        """``steps`` batches: every batch once, then every batch again in another order, and so on."""
+        generator = torch.Generator().manual_seed(self.seed)
+        order: list[int] = []
+        for _ in range(self.steps):
+            order = order or torch.randperm(len(calls), generator=generator).tolist()
+            yield calls[order.pop()]
+
+
+def layer_loss(site: LayerSite, weights: LayerWeights, call: AttentionCall) -> Tensor:
+    """Mean over the tokens of a batch of ||r_parent - h - attention(x)||^2, over the mean of ||r_parent - h||^2.
+
+    The quotient makes gradients independent of the model's scale, which Adam's epsilon is not.
+    """
+    wanted = call.wanted[call.mask]
+    error = (site.attend(weights, call) - call.wanted)[call.mask]
+    return error.square().sum() / wanted.square().sum().clamp_min(torch.finfo(wanted.dtype).tiny)

@@ -1,0 +1,40 @@
+"""None: the layers stay as the merge made them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gqasearch.calibration import TokenBlocks, no_progress
+from gqasearch.grouping import Grouping
+from gqasearch.models import LayerWeights, Parent
+from gqasearch.refining._base import Refinement
+
+
+@dataclass(frozen=True)
+class NoRefinement(Refinement):
+    """Changes nothing and reads no text."""
+
+    name: ClassVar[str] = "none"
+    reference: ClassVar[str] = ""
+    summary: ClassVar[str] = "nothing: the layers stay as the merge made them"
+
+    @property
+    def reads_text(self) -> bool:
+        return False
+
+    def total_steps(self, grouping: Grouping) -> int:
+        return 0
+
+    def refine(
+        self,
+        parent: Parent,
+        grouping: Grouping,
+        merged_layer: Callable[[int], LayerWeights],
+        blocks: TokenBlocks,
+        *,
+        batch_blocks: int = 8,
+        progress: Callable[[int, int], None] = no_progress,
+    ) -> dict[int, LayerWeights]:
+        return {}

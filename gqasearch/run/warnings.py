@@ -1,0 +1,38 @@
+"""What a reader of a run's figures must know about its texts."""
+
+from __future__ import annotations
+
+from gqasearch.calibration import benchmark_named, overlap
+from gqasearch.run.workspace import Workspace
+
+SEARCHED = "the search objective ran the model on {text}; do not report results on that text"
+BENCHMARK = "{text} is named after the test set of {benchmark}: {use} it, so figures on {benchmark} say nothing now"
+OVERLAP = (
+    "{share:.1%} of the reported text also stands in the {split} text: figures are too good there; give another "
+    "--evaluation-text"
+)
+
+# Share of the reported text seen before from which it is worth a word: licences and quotations stay below.
+WORTH_A_WORD = 0.01
+
+
+def warnings_of(work: Workspace) -> list[str]:
+    """Warnings for metrics.json and the report."""
+    text = work.config.calibration_text
+    searched = any(fitness.needs == "forward" for fitness in work.fitnesses.values())
+    fitted = "statistics" in work.needs() or work.refinement.reads_text
+    found = []
+    if searched and text != "embedded":
+        found.append(SEARCHED.format(text=f"the search part of {text}"))
+    benchmark = benchmark_named(text)
+    if benchmark is not None and (searched or fitted):
+        use = "the search ran the model on" if searched else "weights were fitted to"
+        found.append(BENCHMARK.format(text=text, benchmark=benchmark, use=use))
+    for split, used in (("calibration", fitted), ("search", searched)):
+        if used:
+            share = overlap(
+                work.blocks("calibration" if split == "calibration" else "search"), work.blocks("evaluation")
+            )
+            if share > WORTH_A_WORD:
+                found.append(OVERLAP.format(share=share, split=split))
+    return found

@@ -1,0 +1,194 @@
+"""A staged evolution under way."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from deap import tools  # type: ignore[import-untyped]
+
+from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.pairwise import FloatArray
+from gqasearch.search.operators import count_range, exchange_layers
+from gqasearch.search.problem import Generation, PartialObjective, Problem
+from gqasearch.search.record import Individual, Record
+from gqasearch.search.staged.guide import GuideTable, tabulate, trace_guide
+from gqasearch.search.staged.moves import Moves
+from gqasearch.search.staged.sensitivity import Measure, measure_sensitivity
+from gqasearch.search.state import pack, require_method, restore_rng, save_rng, unpack
+
+if TYPE_CHECKING:
+    from gqasearch.search.staged.staged import Staged
+
+# A child that was met before is mutated again, at most so often.
+ATTEMPTS = 10
+
+
+class StagedRun:
+    """Survivors, measured on the whole text, and the record of all that were."""
+
+    def __init__(self, method: Staged, problem: Problem, rng: np.random.Generator) -> None:
+        if problem.partial is None or problem.guide is None:
+            raise ValueError("staged evolution needs an objective on parts of its text, and a guide")
+        self.method, self.problem, self.rng = method, problem, rng
+        self.partial: PartialObjective = problem.partial
+        self.guide = problem.guide
+        self.record = Record(problem)
+        self.index = self.idle = 0
+        self.population: list[Individual] = []
+        # Genomes that an early stage dropped; insertion-ordered, so that a snapshot is a length.
+        self.dropped: dict[bytes, None] = {}
+        self.seconds, self.begun = 0.0, time.monotonic()
+        self.table: GuideTable
+        self.moves: Moves
+
+    @property
+    def is_done(self) -> bool:
+        """True when a stopping rule holds."""
+        method = self.method
+        late = method.max_seconds is not None and self.seconds > method.max_seconds
+        return late or self.index >= method.generations or self.idle >= method.patience
+
+    def _tick(self) -> None:
+        """The clock is read once a generation, so that ``is_done`` says the same until the next."""
+        now = time.monotonic()
+        self.seconds, self.begun = self.seconds + now - self.begun, now
+
+    def start(self) -> None:
+        """Generation 0: what the guide proposes."""
+        self._use(trace_guide(self.guide, self.problem.budget, self.rng))
+        self._survive(self.record.evaluate(self._proposals()))
+        self._tick()
+
+    def _use(self, table: GuideTable) -> None:
+        method = self.method
+        weights = {name: getattr(method, name) for name in ("switch", "swap", "move", "merge_split")}
+        self.table, self.moves = table, Moves(self.problem, table, weights, self.rng)
+
+    def _proposals(self) -> list[Grouping]:
+        """The best partitions for even, exact and sensitivity-weighted splits; of every level where counts are free."""
+        problem, table = self.problem, self.table
+        totals = [problem.budget.total]
+        splits: list[FloatArray | None] = [None]
+        if problem.free_counts:
+            low, high = (problem.num_layers * count for count in count_range(problem.budget))
+            totals = np.unique(np.rint(np.linspace(low, high, max(2, self.method.population)))).astype(int).tolist()
+        if not (problem.budget.movable or problem.free_counts):
+            return [table.grouping(problem.budget.counts)]
+        if self.method.sensitivity_levels:
+            splits.append(measure_sensitivity(table, self._measure_on_part(), self.method.sensitivity_levels))
+        proposals = [table.split(total, weights) for total in totals for weights in splits]
+        return list(dict.fromkeys([table.grouping(problem.budget.counts), *proposals]))
+
+    def _measure_on_part(self) -> Measure:
+        """The objective on as much text as the second stage has."""
+        batches = self._batches_of(self.method.first_tokens * self.method.reduction, self._any_order())
+
+        def measure(groupings: list[Grouping]) -> FloatArray:
+            self.record.charge(len(groupings))
+            return np.array([candidate.values[0] for candidate in self.problem.evaluate_on(groupings, batches)])
+
+        return measure
+
+    def advance(self) -> None:
+        """One generation: children, stage by stage, then survival among them and their parents."""
+        front = self.record.front
+        order = self._any_order()
+        children = self._children()
+        for batches in self._stages(order):
+            children = self._best_of(children, batches)
+        self._survive([*self.population, *self.record.evaluate(children)])
+        self.index += 1
+        self.idle = 0 if self.record.front is not front else self.idle + 1
+        self._tick()
+
+    def _any_order(self) -> list[int]:
+        order: list[int] = self.rng.permutation(len(self.partial.batch_tokens)).tolist()
+        return order
+
+    def _stages(self, order: list[int]) -> list[list[int]]:
+        """Batches of every stage but the last, which has all; each has more than the one before."""
+        stages: list[list[int]] = []
+        tokens = self.method.first_tokens
+        while len(batches := self._batches_of(tokens, order)) < len(order):
+            if not stages or len(batches) > len(stages[-1]):
+                stages.append(batches)
+            tokens *= self.method.reduction
+        return stages
+
+    def _batches_of(self, tokens: int, order: list[int]) -> list[int]:
+        """The first batches in this order that hold ``tokens`` tokens, or all of them."""
+        before = np.cumsum([0, *(self.partial.batch_tokens[batch] for batch in order)])[:-1]
+        return [batch for batch, held in zip(order, before.tolist(), strict=True) if held < tokens]
+
+    def _best_of(self, children: list[Grouping], batches: list[int]) -> list[Grouping]:
+        """The best 1 / ``reduction`` on these batches; the others are remembered as dropped."""
+        few = max(1, -(-len(children) // self.method.reduction))
+        if len(children) <= few:
+            return children
+        measured = [Individual(i, c) for i, c in enumerate(self.problem.evaluate_on(children, batches))]
+        kept = {individual.index for individual in self._select(measured, few)}
+        self.record.charge(len(children) - len(kept))  # those kept are charged in the last stage
+        self.dropped.update((self.record.key(c), None) for i, c in enumerate(children) if i not in kept)
+        return [child for index, child in enumerate(children) if index in kept]
+
+    def _select(self, pool: list[Individual], count: int) -> list[Individual]:
+        if len(self.problem.objectives) > 1:
+            # DEAP's standard non-dominated sort is 20 to 60 times slower.
+            chosen: list[Individual] = tools.selNSGA2(pool, count, nd="log")
+        else:
+            chosen = tools.selBest(pool, count)
+        return chosen
+
+    def _children(self) -> list[Grouping]:
+        """Groupings that were never met, all different."""
+        children: dict[Grouping, None] = {}
+        for _ in range(self.method.offspring):
+            mother, father = (self.population[i].grouping for i in self.rng.integers(len(self.population), size=2))
+            crossed = self.rng.random() < self.method.crossover_rate and mother != father
+            child = mother
+            if crossed:
+                child = exchange_layers(mother, father, self.problem.budget, self.problem.free_counts, self.rng)
+            for _ in range(ATTEMPTS):
+                if not (child in children or child in self.record or self.record.key(child) in self.dropped):
+                    children[child] = None
+                    break
+                child = self.moves.mutate(child)
+        return list(children)
+
+    def _survive(self, pool: list[Individual]) -> None:
+        distinct = list({individual.index: individual for individual in pool}.values())
+        self.population = self._select(distinct, min(self.method.population, len(distinct)))
+
+    def generation(self) -> Generation:
+        """This moment; the state is built only when it is asked for."""
+        snapshot, dropped = self.record.snapshot(), len(self.dropped)
+        frozen = {
+            "method": self.method.name,
+            "index": self.index,
+            "idle": self.idle,
+            "seconds": self.seconds,
+            "rng": save_rng(self.rng),
+            "population": [individual.index for individual in self.population],
+            "table": [{str(g): list(layer.labels) for g, layer in table.items()} for table in self.table.partitions],
+        }
+
+        def state() -> dict[str, Any]:
+            keys = b"".join(list(self.dropped)[:dropped])
+            return {**frozen, "record": self.record.save(snapshot), "dropped": pack(keys)}
+
+        front = tuple(individual.candidate for individual in snapshot.front)
+        return Generation(self.index, snapshot.evaluations, snapshot.best.candidate, front, state)
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go back to where a saved generation stood."""
+        require_method(saved, self.method.name)
+        self.index, self.idle, self.seconds = saved["index"], saved["idle"], saved["seconds"]
+        tables = [{int(g): LayerGrouping.from_labels(labels) for g, labels in t.items()} for t in saved["table"]]
+        self._use(tabulate(self.guide, tables))
+        self.record.load(saved["record"])
+        self.population = [self.record.individual(index) for index in saved["population"]]
+        keys, width = unpack(saved["dropped"]), 2 * self.problem.num_layers * self.problem.num_heads
+        self.dropped = dict.fromkeys(keys[start : start + width] for start in range(0, len(keys), width))
+        restore_rng(self.rng, saved["rng"])

@@ -1,0 +1,201 @@
+"""Errors of groups: against explicit tokens and positions, closed forms, and each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from gqasearch.merging import MERGES, LayerMerge, MergedGroup, make_merge
+from gqasearch.merging.aligned_layer import AlignedLayer
+from gqasearch.merging.error import error_parts, measured_error
+from gqasearch.models import LayerWeights
+from tests.merging.layers import SOURCES, bound, source_layer
+from tests.samples import synthetic_statistics
+from tests.tiny_models import ALL_FAMILY_NAMES
+
+LINEAR = tuple(family for family in ALL_FAMILY_NAMES if family != "qwen3")  # no head norms
+CLOSE = [(0, 1), (0, 2), (0, 1, 2)]
+
+
+def on_sample(name: str, family: str) -> LayerMerge:
+    """A bound merge whose moments are exactly those of the statistics' sample."""
+    layer = source_layer(family)
+    statistics = synthetic_statistics(layer)
+    x = statistics.sample.double()
+    return make_merge(name).for_layer(layer, replace(statistics, second_moment=x.T @ x / len(x), mean=x.mean(0)))
+
+
+def scores(q: Tensor, k: Tensor, rotary_dim: int, angle: float) -> Tensor:
+    """Scores (T, T) of every query with every key when each RoPE pair is turned by ``angle``."""
+    half = rotary_dim // 2
+    pairs = torch.complex(q[:, :half], q[:, half:rotary_dim])[:, None]
+    pairs = pairs * torch.complex(k[:, :half], -k[:, half:rotary_dim])[None]
+    phases = torch.exp(1j * angle * (1 + 2 * torch.arange(half).double()))  # pairs turn at rates of their own
+    return (pairs * phases).real.sum(-1) + q[:, rotary_dim:] @ k[:, rotary_dim:].T
+
+
+def explicit_error(merge: LayerMerge, group: MergedGroup, heads: tuple[int, ...]) -> float:
+    """Sums over tokens and relative positions; what all keys of a query share is left out where nothing rotates."""
+    w, stats = merge.weights, merge.require_statistics()
+    x, r, total = stats.sample.double(), merge.weights.rotary_dim, 0.0
+
+    def rows(weight: Tensor, bias: Tensor | None) -> Tensor:
+        return x @ weight.T + (0 if bias is None else bias)
+
+    def of(bias: Tensor | None, head: int) -> Tensor | None:
+        return None if bias is None else bias[head]
+
+    turns = 4 * w.head_dim
+    for slot, head in enumerate(heads):
+        wrong = rows(w.v[head], of(w.v_bias, head)) @ w.o[head].T - rows(group.v, group.v_bias) @ group.o[slot].T
+        total += float(stats.value_gain[head] * wrong.square().sum(1).mean())
+        q, k = rows(w.q[head], of(w.q_bias, head)), rows(w.k[head], of(w.k_bias, head))
+        q_new, k_new = rows(group.q[slot], of(group.q_bias, slot)), rows(group.k, group.k_bias)
+        k, k_new = (torch.cat([y[:, :r], y[:, r:] - y[:, r:].mean(0)], 1) for y in (k, k_new))
+        error = 0.0
+        for step in range(turns):  # evenly spaced and finer than the fastest pair: the mean over a turn is exact
+            angle = 2 * torch.pi * step / turns
+            error += float((scores(q, k, r, angle) - scores(q_new, k_new, r, angle)).square().mean()) / turns
+        total += float(stats.score_gain[head]) * error / w.head_dim
+    return total
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt_neox", "opt"])
+@pytest.mark.parametrize("name", ["mean", "aligned", "optimal"])
+def test_error_counts_what_the_layer_computes(name: str, family: str) -> None:
+    merge = on_sample(name, family)
+    group = merge.merge_group((1, 4))
+    measured = measured_error(merge.weights, group, (1, 4), merge.require_statistics())
+    assert measured == pytest.approx(explicit_error(merge, group, (1, 4)), rel=1e-9)
+
+
+def test_what_all_keys_share_costs_nothing_where_nothing_rotates() -> None:
+    """Softmax of OPT's scores does not see a constant of the keys; with RoPE it turns with the position."""
+    for family, free in (("opt", True), ("qwen2", False)):
+        merge = bound("mean", family)
+        group = merge.merge_group((0, 1))
+        assert group.k_bias is not None
+        shifted = replace(group, k_bias=group.k_bias + 3.0)
+        errors = [error_parts(merge.weights, g, (0, 1), merge.require_statistics())[1] for g in (group, shifted)]
+        assert (errors[1] == pytest.approx(errors[0], rel=1e-9)) is free
+
+
+@pytest.mark.parametrize("family", LINEAR)
+@pytest.mark.parametrize("name", sorted(MERGES))
+def test_closed_form_error_equals_the_measured_one(name: str, family: str) -> None:
+    merge = bound(name, family)
+    for heads in [(0, 1), (1, 3, 4), (0, 1, 2, 3, 4, 5)]:
+        measured = measured_error(merge.weights, merge.merge_group(heads), heads, merge.require_statistics())
+        assert merge.group_error(heads) == pytest.approx(measured, rel=1e-9)
+
+
+@pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
+@pytest.mark.parametrize("seed", range(3))
+def test_optimal_never_exceeds_the_other_merges(family: str, kv_heads: int, seed: int) -> None:
+    errors = {}
+    for name in MERGES:
+        merge = bound(name, family, seed, kv_heads=kv_heads)
+        errors[name] = [merge.group_error(heads) for heads in CLOSE]
+    for name, values in errors.items():
+        assert all(o <= v * (1 + 1e-9) for o, v in zip(errors["optimal"], values, strict=True)), name
+    assert errors["optimal"][0] < 0.9 * errors["mean"][0]
+
+
+@pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
+@pytest.mark.parametrize("seed", range(5))
+def test_aligned_never_exceeds_the_mean(family: str, kv_heads: int, seed: int) -> None:
+    """In neither part."""
+    aligned, mean = bound("aligned", family, seed, kv_heads=kv_heads), bound("mean", family, seed, kv_heads=kv_heads)
+    statistics = aligned.require_statistics()
+    for heads in CLOSE:
+        parts = [error_parts(m.weights, m.merge_group(heads), heads, statistics) for m in (aligned, mean)]
+        assert all(a <= b * (1 + 1e-12) for a, b in zip(*parts, strict=True))
+        assert aligned.group_error(heads) < 0.9 * mean.group_error(heads)
+
+
+def test_no_small_change_lowers_the_optimal_merge() -> None:
+    """Stationarity and more: random steps of the shared heads and of what reads them, several sizes."""
+    for family in ("llama", "opt", "gpt_neox"):
+        merge = bound("optimal", family)
+        heads = (0, 2, 5)
+        best, group = merge.group_error(heads), merge.merge_group(heads)
+        generator = torch.Generator().manual_seed(0)
+        for step in (1e-1, 1e-2, 1e-3):
+            for name in ("k", "v", "q", "o"):
+                tensor = getattr(group, name)
+                noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64) * tensor.std() * step
+                # Queries are no free parameter: only maps that commute with RoPE reach them.
+                changed = replace(group, **{name: tensor * (1 + step) if name == "q" else tensor + noise})
+                assert measured_error(merge.weights, changed, heads, merge.require_statistics()) >= best * (1 - 1e-12)
+
+
+def test_without_rope_the_queries_are_no_worse_than_any_map() -> None:
+    """OPT: random matrices between the shared key and each query's reading of it."""
+    merge = bound("optimal", "opt")
+    heads, generator = (1, 3), torch.Generator().manual_seed(0)
+    best, group = merge.group_error(heads), merge.merge_group(heads)
+    assert group.q_bias is not None
+    for step in (1e-1, 1e-3):
+        maps = torch.eye(8).double() + step * torch.randn(2, 8, 8, generator=generator, dtype=torch.float64)
+        bias = (maps @ group.q_bias[..., None])[..., 0]
+        changed = replace(group, q=maps @ group.q, q_bias=bias)
+        assert measured_error(merge.weights, changed, heads, merge.require_statistics()) > best
+
+
+@pytest.mark.parametrize("name", sorted(MERGES))
+def test_error_of_one_head_is_zero(name: str) -> None:
+    merge = bound(name, "qwen2")
+    assert merge.group_error((3,)) == 0.0
+    assert merge.group_error((0, 3)) > 0.0
+
+
+@pytest.mark.parametrize("family", LINEAR)
+def test_splitting_a_group_never_raises_the_optimal_error(family: str) -> None:
+    merge = bound("optimal", family)
+    whole = merge.group_error((0, 1, 2, 3))
+    assert merge.group_error((0, 1)) + merge.group_error((2, 3)) <= whole * (1 + 1e-9)
+    assert merge.group_error((0, 2, 3)) <= whole * (1 + 1e-9)
+
+
+def rank_deficient(layer: LayerWeights) -> LayerWeights:
+    """Heads that nothing reads, keys that are zero, a W_o of rank one."""
+    k, q, o = layer.k.clone(), layer.q.clone(), layer.o.clone()
+    k[0], q[1], o[2] = 0, 0, o[2][:, :1] @ o[2][:1]
+    return replace(layer, k=k, q=q, o=o)
+
+
+@pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
+@pytest.mark.parametrize("name", sorted(MERGES))
+def test_degenerate_heads_give_finite_results(name: str, family: str) -> None:
+    layer = rank_deficient(source_layer(family))
+    merge = make_merge(name).for_layer(layer, synthetic_statistics(layer))
+    for heads in CLOSE:
+        group = merge.merge_group(heads)
+        assert all(torch.isfinite(t).all() for t in vars(group).values() if isinstance(t, Tensor))
+        assert 0 <= merge.group_error(heads) < 1e6
+
+
+def test_where_procrustes_would_do_harm_heads_stay_unaligned() -> None:
+    """Values that agree where they are read and are loud where nothing reads them; keys that agree likewise.
+
+    Procrustes turns the loud parts onto each other, and what is read with them.
+    """
+    layer = source_layer("opt")
+    k, v, q, o = layer.k.clone(), layer.v.clone(), layer.q.clone(), layer.o.clone()
+    for rows, reads in ((k, q.mT), (v, o)):
+        rows[:, :4] = rows[:1, :4]
+        rows[:, 4:] *= 20
+        reads[..., 4:] = 0
+    deaf = replace(layer, k=k, v=v, q=q, o=o, q_bias=torch.zeros_like(q[..., 0]))
+    statistics = synthetic_statistics(deaf)
+    merge, mean = (make_merge(name).for_layer(deaf, statistics) for name in ("aligned", "mean"))
+    assert isinstance(merge, AlignedLayer)
+    parts = [
+        error_parts(merge.weights, g, (0, 1), statistics)
+        for g in (merge.aligned_group((0, 1)), merge.merge_group((0, 1)))
+    ]
+    assert parts[0][0] > 1.0 and parts[0][1] > 1.0
+    assert parts[1] == error_parts(mean.weights, mean.merge_group((0, 1)), (0, 1), statistics)

@@ -1,0 +1,127 @@
+"""What a merge must leave alone: single heads bit for bit, and heads that are the same up to a gauge."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gqasearch.grouping import LayerGrouping
+from gqasearch.merging import MERGES, make_merge
+from gqasearch.merging.aligned_layer import AlignedLayer
+from gqasearch.merging.score_pairs import turned_queries
+from gqasearch.models import LayerWeights
+from tests.merging.layers import SOURCES, bound, copies, even_norms, logits_with, source_layer, tied, turned
+from tests.samples import synthetic_statistics
+from tests.tiny_models import ALL_FAMILY_NAMES, tiny_parent
+
+ALIGNING = ("aligned", "aligned-renorm", "optimal")
+
+
+@pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
+@pytest.mark.parametrize("name", sorted(MERGES))
+def test_singletons_are_bit_equal(name: str, family: str, kv_heads: int) -> None:
+    merge = bound(name, family, kv_heads=kv_heads)
+    merged = merge.merge(LayerGrouping.singletons(kv_heads))
+    for field in fields(LayerWeights):
+        before, after = getattr(merge.source, field.name), getattr(merged, field.name)
+        assert torch.equal(before, after) if isinstance(before, Tensor) else before == after
+
+
+@pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
+@pytest.mark.parametrize("name", sorted(MERGES))
+def test_heads_outside_a_group_are_bit_equal(name: str, family: str) -> None:
+    merge = bound(name, family)
+    merged = merge.merge(LayerGrouping.from_labels((0, 1, 0, 2, 3, 4)))
+    for field in ("k", "v", "k_bias", "v_bias"):
+        before, after = getattr(merge.source, field), getattr(merged, field)
+        assert before is None or torch.equal(before[[1, 3, 4, 5]], after[[1, 2, 3, 4]])
+    for field in ("q", "o", "q_bias"):
+        before, after = getattr(merge.source, field), getattr(merged, field)
+        assert before is None or torch.equal(before[[1, 3, 4, 5]], after[[1, 3, 4, 5]])
+
+
+@pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
+def test_merging_copies_leaves_logits_unchanged(family: str, kv_heads: int) -> None:
+    parent = tiny_parent(family, kv_heads=kv_heads)
+    same = copies(parent.layer(0))
+    before, labels = logits_with(parent, same), (0,) * kv_heads
+    for name in MERGES:
+        merge = make_merge(name).for_layer(same, synthetic_statistics(same))
+        merged = merge.merge(LayerGrouping.from_labels(labels))
+        assert torch.allclose(logits_with(parent, tied(merged, labels)), before, atol=3e-5), name
+        assert merge.group_error(tuple(range(kv_heads))) < 1e-6, name
+
+
+@pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
+@pytest.mark.parametrize("seed", range(2))
+def test_merging_turned_copies_leaves_logits_unchanged(family: str, kv_heads: int, seed: int) -> None:
+    """Heads that compute the same, each in a basis of its own: the mean is lost, whatever aligns is exact."""
+    parent = tiny_parent(family, kv_heads=kv_heads, seed=seed)
+    even_norms(parent)
+    same = copies(parent.layer(0))
+    other = turned(same, seed)
+    before, labels = logits_with(parent, same), (0,) * kv_heads
+    assert torch.allclose(logits_with(parent, other), before, atol=3e-5)
+    for name in ("mean", *ALIGNING):
+        merged = make_merge(name).for_layer(other, synthetic_statistics(other)).merge(LayerGrouping.from_labels(labels))
+        changed = float((logits_with(parent, tied(merged, labels)) - before).abs().max())
+        assert changed > 0.05 if name == "mean" else changed < 2e-4, (name, changed)
+
+
+@pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
+def test_alignment_alone_leaves_logits_unchanged(family: str, kv_heads: int) -> None:
+    """Every head keeps its K and V, as it would be turned towards all others, and what reads them is turned back."""
+    parent = tiny_parent(family, kv_heads=kv_heads)
+    even_norms(parent)
+    layer = parent.layer(0)
+    merge, heads = make_merge("aligned").for_layer(layer, synthetic_statistics(layer)), tuple(range(kv_heads))
+    assert isinstance(merge, AlignedLayer)
+    turns, factors, maps = merge.alignment(heads)
+    k, k_bias = merge.turned_keys(heads, factors, maps)
+    v, v_bias = merge.turned_values(heads, turns)
+    q, q_bias = turned_queries(merge.weights, list(range(6)), factors, maps)
+    o = merge.weights.o @ turns.repeat_interleave(layer.queries_per_kv, dim=0)
+    alone = replace(layer, q=q, k=k, v=v, o=o, q_bias=q_bias, k_bias=k_bias, v_bias=v_bias)
+    assert not torch.allclose(alone.v, merge.weights.v, atol=0.1)
+    assert torch.allclose(logits_with(parent, alone), logits_with(parent, layer), atol=3e-5)
+
+
+@pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
+def test_turning_heads_changes_no_error(family: str, kv_heads: int) -> None:
+    """Gauge freedom: what aligns sees the same problem however the source's heads are turned."""
+    parent = tiny_parent(family, kv_heads=kv_heads)
+    even_norms(parent)
+    layer = parent.layer(0).to(torch.float64)
+    other, statistics = turned(layer), synthetic_statistics(layer)
+    merges = [make_merge("optimal").for_layer(w, statistics) for w in (layer, other)]
+    for heads in [(0, 1), (0, 2), (0, 1, 2)]:
+        values = [merge.group_error(heads) for merge in merges]
+        assert values[1] == pytest.approx(values[0], rel=2e-2 if layer.k_norm is not None else 1e-9)
+
+
+@pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
+@pytest.mark.parametrize("name", sorted(MERGES))
+@settings(max_examples=3)
+@given(order=st.permutations(range(6)))
+def test_the_order_of_heads_does_not_matter(name: str, family: str, order: list[int]) -> None:
+    layer = source_layer(family)
+    statistics = synthetic_statistics(layer)
+    moved = replace(
+        layer,
+        **{
+            field: getattr(layer, field)[order]
+            for field in ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias")
+            if getattr(layer, field) is not None
+        },
+    )
+    gains = {"value_gain": statistics.value_gain[order], "score_gain": statistics.score_gain[order]}
+    first = make_merge(name).for_layer(layer, statistics)
+    second = make_merge(name).for_layer(moved, replace(statistics, **gains))
+    for heads in [(0, 4), (1, 2, 5)]:
+        there = tuple(sorted(order.index(head) for head in heads))
+        assert second.group_error(there) == pytest.approx(first.group_error(heads), rel=1e-6)

@@ -1,0 +1,135 @@
+"""The descent against gradients of attention written out by hand, and whitening against doing without."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.models import LayerWeights, Parent, tie_heads
+from gqasearch.refining import AttentionCall, Descent, LayerSite
+from gqasearch.refining.descent import layer_loss
+from gqasearch.refining.whitening import Whitening
+from tests.models.test_families import attend
+from tests.refining.cases import blocks_of, converter_of, site_error, site_of
+from tests.tiny_models import ALL_FAMILY_NAMES, kv_head_choices, tiny_parent
+
+SOURCES = [(family, kv) for family in ALL_FAMILY_NAMES for kv in kv_head_choices(family)]
+FITTED = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias")
+
+
+def case(family: str, kv_heads: int, folder: Path) -> tuple[Parent, LayerSite, LayerWeights]:
+    """The second layer, its heads shared, its padding at the end of the last block."""
+    parent = tiny_parent(family, kv_heads=kv_heads)
+    grouping = Grouping((LayerGrouping.singletons(kv_heads), LayerGrouping.neighbours(kv_heads, 2)))
+    merged = converter_of(parent, folder).merged_layer(grouping, 1)
+    return parent, site_of(parent, grouping, blocks_of(parent, blocks=8, padded=True), 1), merged
+
+
+def plain(site: LayerSite) -> Whitening:
+    """No whitening."""
+    eye = torch.eye(site.calls[0].hidden.shape[-1], dtype=torch.float64)
+    return Whitening(eye, eye)
+
+
+def by_hand(parent: Parent, site: LayerSite, weights: LayerWeights, call: AttentionCall) -> dict[str, Tensor]:
+    """Gradients of the loss, through attention one head at a time (``attend``) and tying."""
+    leaves = {
+        name: tensor.clone().requires_grad_() for name in FITTED if (tensor := getattr(weights, name)) is not None
+    }
+    bias = dict(parent.model.named_parameters()).get(parent.family.tensor_name(1, "o.bias"), torch.zeros(()))
+    tied = tie_heads(replace(weights, **leaves), site.labels, parent.geometry.queries_per_kv)
+    wanted = call.wanted[call.mask]
+    error = (attend(call.hidden, tied) + bias.detach())[call.mask] - wanted
+    (error.square().sum(-1).mean() / wanted.square().sum(-1).mean()).backward()
+    return {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+
+
+@pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
+def test_gradients_are_those_of_attention_by_hand(family: str, kv_heads: int, tmp_path: Path) -> None:
+    """The last batch holds the padded block; padding follows its tokens, so causal attention alone never sees it."""
+    parent, site, weights = case(family, kv_heads, tmp_path)
+    call = site.calls[-1]
+    wanted = by_hand(parent, site, weights, call)
+    leaves = {name: getattr(weights, name).clone().requires_grad_() for name in wanted}
+    layer_loss(site, replace(weights, **leaves), call).backward()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(leaves[name].grad, gradient, atol=1e-5, rtol=1e-3, msg=name)
+    assert all(p.grad is None for p in parent.model.parameters())
+
+
+@pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
+def test_one_step_is_adams_first(family: str, kv_heads: int, tmp_path: Path) -> None:
+    """Adam's first step: the learning rate times the sign of the gradient (almost: epsilon)."""
+    parent, site, weights = case(family, kv_heads, tmp_path)
+    only = replace(site, calls=site.calls[:1])
+    moved = Descent(steps=1).descend(only, weights, plain(site), lambda: None)
+    for name, gradient in by_hand(parent, site, weights, site.calls[0]).items():
+        start = getattr(weights, name)
+        step = 0.05 * start.std(correction=0) * gradient / (gradient.abs() + 1e-8)
+        clear = gradient.abs() > 1e-6  # rounding cannot turn the sign; without RoPE key biases have no effect at all
+        torch.testing.assert_close((start - getattr(moved, name))[clear], step[clear], atol=1e-6, rtol=1e-2)
+
+
+@pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
+def test_whitened_weights_compute_the_same(family: str, tmp_path: Path) -> None:
+    _, site, weights = case(family, 6, tmp_path)
+    whitening = Whitening.of(site)
+    with torch.no_grad():
+        for call in site.calls:
+            there = site.attend(whitening.into(weights), whitening.call(call))
+            torch.testing.assert_close(there, site.attend(weights, call), atol=2e-5, rtol=1e-4)
+    back = whitening.out_of(whitening.into(weights))
+    for name in ("q", "k", "v", "o"):
+        torch.testing.assert_close(getattr(back, name), getattr(weights, name), atol=1e-5, rtol=1e-4)
+
+
+def test_whitened_inputs_are_white(tmp_path: Path) -> None:
+    """Up to the floor on rare directions; padding left out."""
+    _, site, _ = case("llama", 6, tmp_path)
+    whitening = Whitening.of(site)
+    x = torch.cat([call.hidden[call.mask] for call in site.calls]).double()
+    moment = x.T @ x / len(x)
+    floor = 1e-3 * moment.diagonal().mean() * torch.eye(len(moment))
+    torch.testing.assert_close(whitening.root @ whitening.root, moment + floor, atol=1e-8, rtol=1e-8)
+    white = torch.cat([whitening.call(call).hidden[call.mask] for call in site.calls]).double()
+    values = torch.linalg.eigvalsh(white.T @ white / len(white))
+    assert values.max() < 1 + 1e-4 and values.median() > 0.8
+
+
+def test_whitening_gets_further_in_as_many_steps(tmp_path: Path) -> None:
+    """Inputs that hardly move in most directions: what whitening is for."""
+    _, site, weights = case("llama", 6, tmp_path)
+    scale = torch.logspace(0, -3, 48)
+    calls = [call.with_hidden(call.hidden * scale) for call in site.calls]
+    narrow = replace(site, calls=calls)
+    start = replace(weights, q=weights.q / scale, k=weights.k / scale, v=weights.v / scale)
+    method = Descent(steps=40)
+    errors = [
+        site_error(narrow, method.descend(narrow, start, whitening, lambda: None))
+        for whitening in (plain(narrow), Whitening.of(narrow))
+    ]
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_the_learning_rate_falls_to_nothing_along_a_cosine() -> None:
+    method = Descent(steps=8)
+    rates = [method._decay(step) for step in range(9)]
+    assert rates[0] == 1 and rates[4] == pytest.approx(0.5) and rates[8] == pytest.approx(0, abs=1e-15)
+    assert rates[2] == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+
+
+def test_minibatches_cover_the_text_before_they_repeat(tmp_path: Path) -> None:
+    parent = tiny_parent("llama")
+    site = site_of(parent, Grouping.uniform(LayerGrouping.neighbours(6, 2), 2), blocks_of(parent))
+    place = {id(call): index for index, call in enumerate(site.calls)}
+    drawn = {
+        seed: [place[id(call)] for call in Descent(steps=10, seed=seed)._minibatches(site.calls)] for seed in range(3)
+    }
+    assert all(sorted(order[:5]) == sorted(order[5:]) == [0, 1, 2, 3, 4] for order in drawn.values())
+    assert len({tuple(order) for order in drawn.values()}) == 3

@@ -1,0 +1,59 @@
+"""The regression of W_o against least squares done the plain way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.models import layers_replaced
+from tests.refining.cases import THIRDS, blocks_of, converter_of, refinement
+from tests.samples import logits_of
+from tests.tiny_models import ALL_FAMILY_NAMES, kv_head_choices, tiny_parent
+
+SOURCES = [(family, kv) for family in ALL_FAMILY_NAMES for kv in kv_head_choices(family)]
+
+
+@pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
+def test_the_first_layer_is_the_least_squares_fit(family: str, kv_heads: int, tmp_path: Path) -> None:
+    """One grouped layer: regress the parent's attention output without its bias on what the merged heads give."""
+    parent = tiny_parent(family, kv_heads=kv_heads)
+    blocks = blocks_of(parent, blocks=12, padded=True)
+    converter = converter_of(parent, tmp_path)
+    grouping = Grouping((LayerGrouping.neighbours(kv_heads, 2), LayerGrouping.singletons(kv_heads)))
+    found = converter.refine(grouping, blocks, refinement("outputs", ridge=1e-9), batch_blocks=5)
+    assert set(found) == {0}
+    seen: list[torch.Tensor] = []
+    name = parent.family.tensor_name(0, "o.weight").removesuffix(".weight")
+    handle = parent.model.get_submodule(name).register_forward_hook(lambda _m, args, out: seen.extend((args[0], out)))
+    logits_of(parent, blocks)
+    with layers_replaced(parent, converter.tied_layers(grouping)):
+        logits_of(parent, blocks)
+    handle.remove()
+    bias = dict(parent.model.named_parameters()).get(f"{name}.bias", torch.zeros(())).detach()
+    wanted, z = (seen[1] - bias)[blocks.mask].double(), seen[2][blocks.mask].double()
+    plain = torch.linalg.lstsq(z, wanted).solution.T
+    refitted = found[0].o.transpose(0, 1).flatten(1).double()
+    residual = [float((wanted - z @ w.T).square().sum()) for w in (plain, refitted)]
+    assert residual[1] == pytest.approx(residual[0], rel=1e-3)
+    start = converter.merged_layer(grouping, 0).o.transpose(0, 1).flatten(1).double()
+    assert residual[1] < 0.9 * float((wanted - z @ start.T).square().sum())
+
+
+def test_only_the_outputs_change(tmp_path: Path) -> None:
+    parent = tiny_parent("qwen2")
+    converter = converter_of(parent, tmp_path)
+    for index, layer in converter.refine(THIRDS, blocks_of(parent), refinement("outputs")).items():
+        merged = converter.merged_layer(THIRDS, index)
+        for name in ("q", "k", "v", "q_bias", "k_bias", "v_bias"):
+            assert torch.equal(getattr(layer, name), getattr(merged, name)), name
+        assert not torch.equal(layer.o, merged.o)
+
+
+def test_a_strong_ridge_keeps_what_the_merge_made(tmp_path: Path) -> None:
+    parent = tiny_parent("llama")
+    converter = converter_of(parent, tmp_path)
+    for index, layer in converter.refine(THIRDS, blocks_of(parent), refinement("outputs", ridge=1e9)).items():
+        torch.testing.assert_close(layer.o, converter.merged_layer(THIRDS, index).o, atol=1e-5, rtol=1e-5)
