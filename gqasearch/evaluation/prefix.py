@@ -61,8 +61,9 @@ class PrefixLosses:
     def __call__(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
         """Mean loss of every grouping over these batches, (N,). Each is independent of the others."""
         count = sum(self._targets[batch] for batch in batches)
-        rows = [sum(self._loss(grouping, batch) for batch in batches) / count for grouping in groupings]
-        return np.array(rows, dtype=np.float64)
+        # Batch by batch: what candidates share of one batch is used again before it is forgotten.
+        columns = [[self._loss(grouping, batch) for grouping in groupings] for batch in batches]
+        return np.array([sum(row) / count for row in zip(*columns, strict=True)], dtype=np.float64)
 
     def _loss(self, grouping: Grouping, batch: int) -> float:
         known = self._losses.get((batch, grouping))

@@ -173,6 +173,11 @@ def test_ls(what: str) -> None:
         (["--kv-ratio", "2"], "--kv-ratio must be above 0 and at most 1, got 2"),
         (["--kv-heads", "7"], "--kv-heads must be in 1..6, got 7"),
         (["--kv-heads", "4", "--equal-sizes"], "[1, 2, 3, 6] are possible"),
+        (["--uneven", "--kv-heads", "3"], "uneven has no effect with kv_heads or kv_budget; give kv_ratio with it"),
+        (
+            ["--method", "staged"],
+            "staged needs a first objective that runs the model (kl, perplexity), got merge-error",
+        ),
         (["--max-group-size", "1"], "cannot be split into 3 groups of 1 to 1 heads"),
         (["--set", "method.popluation=3"], "did you mean 'population'?"),
         (["--set", "method.population=many"], "population='many'"),

@@ -23,6 +23,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]
 OUTPUTS = {"gpt_neox": "attention.dense", "opt": "self_attn.out_proj"}
 BLOCKS = random_blocks(VOCAB_SIZE, blocks=8, padded=True)
+BLOCKS.mask[1, 10:] = False  # padding is not only at the end of the text
 
 
 def tied(parent: Parent, index: int, groups: int) -> LayerWeights:

@@ -64,6 +64,20 @@ def test_stored_parent_gives_the_same_kl_and_a_lower_bound_from_few_tokens() -> 
     assert everything.mean_kl(candidate) == pytest.approx(exact, rel=1e-5)
 
 
+def test_kl_from_few_tokens_is_that_of_these_and_all_others_as_one() -> None:
+    parent, other = tiny_parent("llama"), tiny_parent("llama", seed=1)
+    blocks = random_blocks(parent.config["vocab_size"], padded=True)
+    run, candidate = model_runner(parent.model), model_runner(other.model)
+    p, q = (runner(blocks.ids, blocks.mask)[:, :-1].double().softmax(-1) for runner in (run, candidate))
+    best = p.argsort(-1, descending=True)[..., :40]
+    p, q = (
+        torch.cat([found, 1 - found.sum(-1, keepdim=True)], -1) for found in (p.gather(-1, best), q.gather(-1, best))
+    )
+    wanted = (p * (p / q).log()).sum(-1)[blocks.mask[:, 1:]].mean()
+    few = ParentLogProbs.compute(run, blocks, top=40, exact_bytes=0)
+    assert few.mean_kl(candidate) == pytest.approx(float(wanted), rel=1e-4)
+
+
 def test_kl_of_batches_adds_up_and_padding_is_no_target() -> None:
     parent, other = tiny_parent("llama"), tiny_parent("llama", seed=1)
     blocks = random_blocks(parent.config["vocab_size"], padded=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,11 @@ from hypothesis import strategies as st
 
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
-from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.grouping import Grouping
 from gqasearch.search import Generation, Problem, SetErrors, available_methods, make_method, run_search
 from gqasearch.search.operators import count_range
 from gqasearch.search.problem import FloatArray
-from gqasearch.search.staged.guide import GuideTable, trace_guide
-from gqasearch.search.staged.sensitivity import measure_sensitivity
-from tests.search.problems import Pairwise, SetFunction, all_partitions, budgets, kv_heads, partitions_within, seeds
+from tests.search.problems import Pairwise, SetFunction, budgets, partitions_within, seeds
 from tests.search.test_resume import check_every_cut
 from tests.search.text_problems import BATCH_TOKENS, NoisyText, text_problem, weighted_sum
 
@@ -57,8 +55,7 @@ def fits_budget(grouping: Grouping, budget: Budget, free: bool) -> bool:
 def test_every_candidate_keeps_the_budget(budget: Budget, kind: str, levels: int, seed: int) -> None:
     budget = replace(budget, movable=kind == "movable")
     functions = [Pairwise(budget.num_heads, seed + layer) for layer in range(len(budget.counts))]
-    further = {"kv": kv_heads} if kind == "free" else None
-    problem, text = text_problem(functions, [1.0] * len(functions), budget, further=further)
+    problem, text = text_problem(functions, [1.0] * len(functions), budget, free=kind == "free")
     generations = run(problem, seed, **SMALL, sensitivity_levels=levels)
     assert all(fits_budget(grouping, budget, kind == "free") for grouping in text.whole)
     stages = [grouping for groupings, _ in text.calls for grouping in groupings]
@@ -112,7 +109,10 @@ def test_is_never_worse_than_what_the_guide_proposes(seed: int) -> None:
         return Grouping(tuple(table[count] for table, count in zip(best_of, counts, strict=True)))
 
     exact = min(map(grouping, splits), key=lambda g: weighted_sum(functions, (1.0,) * 3)([g])[0])
-    starts = text.whole[: generations[0].evaluations]
+    only, before = text_problem(functions, (1.0, 4.0, 2.0), budget)
+    run(only, seed, **{**SMALL, "generations": 0})
+    starts = before.whole
+    assert text.whole[: len(starts)] == starts
     assert grouping(budget.counts) in starts and exact in starts
     values = [generation.best.values[0] for generation in generations]
     assert values == sorted(values, reverse=True)
@@ -121,14 +121,14 @@ def test_is_never_worse_than_what_the_guide_proposes(seed: int) -> None:
 
 def test_a_front_is_of_values_on_the_whole_text_and_none_dominates_another() -> None:
     functions = [Pairwise(5, layer) for layer in range(2)]
-    problem, text = text_problem(functions, (1.0, 3.0), Budget((2, 3), 5), further={"kv": kv_heads}, noise=0.3)
+    problem, text = text_problem(functions, (1.0, 3.0), Budget((2, 3), 5), free=True, noise=0.3)
     last = run(problem, 0, population=8, offspring=24, generations=30, first_tokens=100)[-1]
     for candidate in last.front:
         assert candidate.grouping in text.whole
         assert candidate.values == (text.true([candidate.grouping])[0], candidate.grouping.kv_heads_total)
     rows = sorted((candidate.values[1], candidate.values[0]) for candidate in last.front)
-    assert [row[0] for row in rows] == list(range(2, 11))
-    assert all(one[1] > two[1] for one, two in zip(rows, rows[1:], strict=False))
+    assert {2, 10} <= {row[0] for row in rows} and len(rows) >= 7  # of 9 numbers of groups
+    assert all(one[1] > two[1] for one, two in pairwise(rows))
 
 
 def test_ends_when_everything_was_met() -> None:
@@ -142,7 +142,7 @@ def test_ends_when_everything_was_met() -> None:
 
 
 def test_stages_are_as_documented() -> None:
-    """8 children on 50 tokens or more, 3 on 150, 1 on 450, all of one stage on the same batches; then the whole text."""
+    """8 children on 50 tokens or more, 3 on 150, all of one stage on the same batches; the best on the whole text."""
     problem, text = three_layers(noise=0.5)
     generations = run(problem, **SMALL, sensitivity_levels=0)
     before = generations[0].evaluations
@@ -160,6 +160,13 @@ def test_stages_are_as_documented() -> None:
         orders.append(tuple(second[1]))
     assert len(text.whole) == before + 5
     assert len(set(orders)) > 1, "every generation draws its text anew"
+
+
+def test_survivors_are_the_best_on_the_whole_text_parents_among_them() -> None:
+    problem, text = three_layers()
+    for generation in run_search(make_method("staged", SMALL), problem, np.random.default_rng(0)):
+        survivors = [text.whole[index] for index in generation.state()["population"]]
+        assert sorted(text.true(survivors)) == sorted(text.true(text.whole))[:3]
 
 
 def test_three_stages_where_children_are_many() -> None:
@@ -192,8 +199,7 @@ def test_there_is_no_stage_of_the_whole_text_but_the_last(first_tokens: int) -> 
 @settings(max_examples=8)
 def test_nothing_is_measured_twice(free: bool, seed: int) -> None:
     functions = [Pairwise(4, seed + layer) for layer in range(2)]
-    further = {"kv": kv_heads} if free else None
-    problem, text = text_problem(functions, (1.0, 2.0), Budget((2, 2), 4, movable=not free), further=further)
+    problem, text = text_problem(functions, (1.0, 2.0), Budget((2, 2), 4, movable=not free), free=free)
     last = run(problem, seed, **{**SMALL, "generations": 12}, sensitivity_levels=0)[-1]
     assert len(text.whole) == len(set(text.whole))
     on_parts = [{*groupings} for groupings, batches in text.calls if len(batches) <= 1]
@@ -202,79 +208,7 @@ def test_nothing_is_measured_twice(free: bool, seed: int) -> None:
     assert last.evaluations == len(asked)
 
 
-# The guide
-
-
-@pytest.mark.parametrize(("heads", "bounds"), [(6, {}), (6, {"largest_group": 3}), (6, {"smallest_group": 2})])
-def test_the_table_is_that_of_counting_out(heads: int, bounds: dict[str, int]) -> None:
-    functions = [SetFunction(heads, seed) for seed in range(2)]
-    guide = [SetErrors(heads, function.error) for function in functions]
-    budget = Budget((2, 3), heads, movable=True, **bounds)
-    table = trace_guide(guide, budget, np.random.default_rng(0))
-    low, high = count_range(budget)
-    for layer, function in enumerate(functions):
-        assert list(table.partitions[layer]) == list(range(low, high + 1))
-        wanted = np.full(heads, np.inf)
-        for count in range(low, high + 1):
-            wanted[count - 1] = min(map(function.of, partitions_within(budget, count)))
-            assert table.partitions[layer][count] in partitions_within(budget, count)
-        if budget.smallest_group == 1:
-            # Random set functions need not fall with more groups, so a front may lack a count.
-            wanted_front = [g for g in range(low, high + 1) if wanted[g - 1] < np.min([np.inf, *wanted[: g - 1]])]
-            for count in wanted_front:
-                assert table.errors[layer, count - 1] == pytest.approx(wanted[count - 1], rel=1e-12)
-        assert np.isinf(table.errors[layer, [g - 1 for g in range(1, heads + 1) if not low <= g <= high]]).all()
-
-
-def test_more_groups_than_pay_cost_nothing_either() -> None:
-    """Heads 0 3, 1 4 and 2 5 are copies: three groups are free, so are four and five that split them."""
-    function = Pairwise(6, 0)
-    copies = np.tile(function.distances[:3, :3], (2, 2))
-    function.distances = copies
-    table = trace_guide([SetErrors(6, function.error)], Budget((3,), 6), np.random.default_rng(0))
-    assert table.partitions[0][3] == LayerGrouping.from_labels([0, 1, 2, 0, 1, 2])
-    assert table.errors[0, :2].min() > 0 and table.errors[0, 2:].max() < 1e-12
-    assert [layer.num_groups for layer in table.partitions[0].values()] == [1, 2, 3, 4, 5, 6]
-
-
-def table_of(functions: Sequence[SetFunction], budget: Budget) -> GuideTable:
-    guide = [SetErrors(function.num_heads, function.error) for function in functions]
-    return trace_guide(guide, budget, np.random.default_rng(0))
-
-
-@pytest.mark.parametrize("levels", [1, 2, 4, 50])
-def test_sensitivity_finds_the_weights_of_a_sum(levels: int) -> None:
-    functions = [Pairwise(5, layer) for layer in range(3)]
-    weights = (1.0, 50.0, 0.0)
-    true = weighted_sum(functions, weights)
-    budget = Budget((2, 3, 3), 5, movable=True, largest_group=4)
-    table = table_of(functions, budget)
-    asked: list[Grouping] = []
-
-    def measure(groupings: list[Grouping]) -> FloatArray:
-        asked.extend(groupings)
-        return true(groupings) + 7.0  # what the parent itself has
-
-    found = measure_sensitivity(table, measure, levels)
-    np.testing.assert_allclose(found, np.repeat(np.array(weights)[:, None], 5, axis=1), rtol=1e-9, atol=1e-12)
-    assert len(asked) == 1 + 3 * min(levels, 3)  # 2, 3 and 4 groups are possible
-    assert all(sum(layer.num_groups < 5 for layer in grouping) == (i > 0) for i, grouping in enumerate(asked))
-    split = table.split(8, found)
-    assert split.group_counts[1] > 2 and split != table.split(8)
-    splits = (c for c in product(range(2, 6), repeat=3) if sum(c) == 8)
-    assert true([split])[0] == pytest.approx(min(true([table.grouping(c)])[0] for c in splits), rel=1e-12)
-
-
-def test_sensitivity_is_interpolated_between_what_was_measured() -> None:
-    functions = [Pairwise(5, 0)]
-    table = table_of(functions, Budget((2,), 5))
-
-    def measure(groupings: list[Grouping]) -> FloatArray:
-        """Per unit of error, as many as there are groups."""
-        return np.array([functions[0].of(g.layers[0]) * g.layers[0].num_groups for g in groupings])
-
-    np.testing.assert_allclose(measure_sensitivity(table, measure, 2)[0], [1, 2, 3, 4, 4], rtol=1e-9)
-    np.testing.assert_allclose(measure_sensitivity(table, lambda g: -measure(g), 2), 0.0)
+# Sensitivity
 
 
 def test_the_planted_layer_gets_its_groups_at_the_start() -> None:
@@ -297,11 +231,11 @@ def test_the_planted_layer_gets_its_groups_at_the_start() -> None:
 def test_resumed_search_equals_the_uninterrupted_one(kind: str) -> None:
     def problem() -> Problem:
         functions = [Pairwise(5, layer) for layer in range(3)]
-        further = {"kv": kv_heads} if kind == "free" else None
         budget = Budget((2, 3, 2), 5, movable=kind == "movable")
-        return text_problem(functions, (1.0, 4.0, 2.0), budget, further=further)[0]
+        return text_problem(functions, (1.0, 4.0, 2.0), budget, free=kind == "free")[0]
 
     check_every_cut(make_method("staged", SMALL), problem)
+    check_every_cut(make_method("staged", {**SMALL, "generations": 20, "patience": 3}), problem)
 
 
 def test_a_limit_of_seconds_ends_the_search_after_the_generation_under_way() -> None:
@@ -351,8 +285,3 @@ def test_an_objective_that_does_not_run_the_model_is_refused() -> None:
     with pytest.raises(UserError, match="method staged needs the guide"):
         run(replace(problem, guide=None))
     assert "staged" in available_methods()
-
-
-def test_partitions_of_five_heads_are_52() -> None:
-    """What the tests above count out is all there is."""
-    assert len(list(all_partitions(5))) == 52

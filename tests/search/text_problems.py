@@ -11,7 +11,7 @@ from gqasearch.budget import Budget
 from gqasearch.grouping import Grouping
 from gqasearch.search import Objective, PartialObjective, Problem, SetErrors
 from gqasearch.search.problem import FloatArray
-from tests.search.problems import SetFunction
+from tests.search.problems import SetFunction, kv_heads
 
 BATCH_TOKENS = (100, 100, 60, 100, 100, 40, 100, 100)
 
@@ -61,10 +61,15 @@ def text_problem(
     budget: Budget,
     *,
     noise: float = 0.05,
-    further: dict[str, Objective] | None = None,
+    free: bool = False,
 ) -> tuple[Problem, NoisyText]:
-    """Minimise the weighted sum on noisy text; the guide knows the functions but not the weights."""
+    """Minimise the weighted sum on noisy text; the guide knows the functions but not the weights.
+
+    ``free``: the number of groups is the second objective.
+    """
     text = NoisyText(weighted_sum(functions, weights), noise)
     guide = tuple(SetErrors(function.num_heads, function.error) for function in functions)
-    objectives = {"loss": text.objective, **(further or {})}
-    return Problem(objectives, budget, free_counts=bool(further), guide=guide, partial=text), text
+    objectives: dict[str, Objective] = {"loss": text.objective}
+    if free:
+        objectives["kv"] = kv_heads
+    return Problem(objectives, budget, free_counts=free, guide=guide, partial=text), text
