@@ -45,10 +45,15 @@ class Budget:
 
 def counts_from_ratio(ratio: float, num_layers: int, num_heads: int) -> tuple[int, ...]:
     """The same number of groups in every layer, nearest to ``ratio`` of the heads (at least one)."""
-    if not 0 < ratio <= 1:
-        raise UserError(f"--kv-ratio must be above 0 and at most 1, got {ratio:g}")
+    _check_ratio(ratio)
     groups = max(1, round(ratio * num_heads))
     return (groups,) * num_layers
+
+
+def counts_from_model_ratio(ratio: float, num_layers: int, num_heads: int) -> tuple[int, ...]:
+    """As many groups as are nearest to ``ratio`` of the whole model's heads (at least one a layer), spread evenly."""
+    _check_ratio(ratio)
+    return counts_from_total(max(num_layers, round(ratio * num_layers * num_heads)), num_layers, num_heads)
 
 
 def counts_from_heads(groups: int, num_layers: int, num_heads: int) -> tuple[int, ...]:
@@ -64,3 +69,8 @@ def counts_from_total(total: int, num_layers: int, num_heads: int) -> tuple[int,
         raise UserError(f"--kv-budget must be in {num_layers}..{num_layers * num_heads}, got {total}")
     even, rest = divmod(total, num_layers)
     return tuple(even + (layer < rest) for layer in range(num_layers))
+
+
+def _check_ratio(ratio: float) -> None:
+    if not 0 < ratio <= 1:
+        raise UserError(f"--kv-ratio must be above 0 and at most 1, got {ratio:g}")

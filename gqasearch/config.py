@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gqasearch.budget import Budget, counts_from_heads, counts_from_ratio, counts_from_total
+from gqasearch.budget import Budget, counts_from_heads, counts_from_model_ratio, counts_from_ratio, counts_from_total
 from gqasearch.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 KV_RATIO = "kv-ratio"  # the one objective that is no fitness function
 SECTIONS = ("fitness", "merge", "refine", "method")  # what --set SECTION.PARAMETER=VALUE reaches
 
-# What a paper's method goes with, taken where the user names nothing else.
+# What a method goes with, taken where the user names nothing else.
 PRESETS: dict[str, dict[str, Any]] = {
     "qcqa-ac": {"objectives": ("weight-sharing-error",), "merge": "mean"},
     "qcqa-ec": {"objectives": ("weight-sharing-error",), "merge": "mean"},
     "asymgqa": {"objectives": ("perplexity",), "merge": "mean"},
+    "staged": {"objectives": ("kl",)},
 }
 
 
@@ -103,7 +104,8 @@ class RunConfig(BaseModel):
             return counts_from_heads(self.kv_heads, layers, heads)
         if self.kv_budget is not None:
             return counts_from_total(self.kv_budget, layers, heads)
-        return counts_from_ratio(0.5 if self.kv_ratio is None else self.kv_ratio, layers, heads)
+        ratio = 0.5 if self.kv_ratio is None else self.kv_ratio
+        return (counts_from_model_ratio if self.uneven else counts_from_ratio)(ratio, layers, heads)
 
     def budget(self, geometry: Geometry, *, splits_budget: bool = False) -> Budget:
         """The budget in this model's heads; sizes are bounded, or searches drift to one giant group.

@@ -44,7 +44,10 @@ def synthetic_statistics(weights: LayerWeights, seed: int = 0, tokens: int = 200
     size, heads, queries = weights.q.shape[-1], weights.num_kv_heads, weights.q.shape[0]
     mixing = torch.randn(size, size, generator=generator, dtype=torch.float64) / size**0.5
     x = torch.randn(tokens, size, generator=generator, dtype=torch.float64) @ mixing + 0.2
-    gains = 0.5 + torch.rand(2, queries, generator=generator, dtype=torch.float64)
+    attended = (x + x[torch.randperm(tokens, generator=generator)]) / 2
+    angles = torch.arange(16, dtype=torch.float64)[:, None] * 10.0 ** -torch.arange(weights.rotary_dim // 2)
+    distance = torch.rand(queries, 16, generator=generator, dtype=torch.float64)
+    gains = 0.5 + torch.rand(queries, generator=generator, dtype=torch.float64)
     return LayerStatistics(
         tokens=tokens,
         mean=x.mean(0),
@@ -52,9 +55,13 @@ def synthetic_statistics(weights: LayerWeights, seed: int = 0, tokens: int = 200
         sample=x.float(),
         key_cosine=torch.eye(heads, dtype=torch.float64),
         value_cosine=torch.eye(heads, dtype=torch.float64),
-        value_gain=gains[0],
-        score_gain=gains[1],
+        attended_mean=attended.mean(0),
+        attended_moment=attended.T @ attended / tokens,
+        score_gain=gains,
         residual_energy=torch.ones(1, dtype=torch.float64),
+        distance=distance / distance.sum(1, keepdim=True),
+        cosines=angles.cos(),
+        sines=angles.sin(),
     )
 
 

@@ -1,62 +1,101 @@
-"""How close converted models come to their parent, without training; on held-out text.
+"""How close converted models come to their parent, without training, and what brings them there.
 
-python -m experiments.quality                      # everything that is committed (hours on 2 cores)
-python -m experiments.quality table --seeds 1      # one section, less of it
-python -m experiments.quality table --model ORG/NAME --device cuda
-python -m experiments.quality --show               # print the committed results
+python -m experiments.quality                          # everything that is committed (hours on 2 cores)
+python -m experiments.quality table --seeds 1          # one section, less of it
+python -m experiments.quality table --model ORG/NAME
+python -m experiments.quality --quick staging          # texts and searches too small to mean anything, written nowhere
+python -m experiments.quality --show                   # print the committed results
 
-``table``: merges, splits and searches at three KV ratios. Every run is an ordinary run folder under --output-dir, and
-what is there is not run again. Rows go to ``experiments/quality/results/SECTION.csv``.
+``table``: merges, splits and searches at three KV ratios, on held-out text. Every run is an ordinary run folder under
+--output-dir, and what is there is not run again. ``refinements``: what each refinement gives, on the search text.
+``staging``: tokens that staged and unstaged search need. ``reuse``: seconds that kept hidden states save. Rows go to
+``experiments/quality/results/SECTION.csv``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from experiments.benchmarks.search import show
-from experiments.quality import runs
+from experiments.quality import refinements, reuse, runs, staging
+from experiments.quality.bench import Options
 from experiments.quality.summary import summarise
 from gqasearch.cli.messages import clear_errors, quiet_libraries
+from gqasearch.errors import UserError
 from gqasearch.files import write_file
 from gqasearch.run.folder import environment
 
 RESULTS = Path(__file__).parent / "results"
+QUICK_ROWS = ("neighbour, mean", "neighbour, optimal")
+
+
+def measure_table(options: Options) -> pd.DataFrame:
+    """One line per run; a quick version takes two rows without a search, one seed."""
+    if options.quick:
+        options = replace(options, rows=QUICK_ROWS, ratios=options.ratios[:1], seeds=1)
+    ways = list(options.rows), list(options.ratios), options.seeds
+    return runs.measure(*ways, options.model, options.output_dir, options.workers)
+
+
+# Section -> (title, measure: one row per run, summary of those rows as printed).
+SECTIONS: dict[str, tuple[str, Callable[[Options], pd.DataFrame], Callable[[pd.DataFrame], pd.DataFrame]]] = {
+    "table": ("KL to the parent on held-out text", measure_table, summarise),
+    "refinements": ("KL to the parent on the search text", refinements.measure, refinements.summary),
+    "staging": ("tokens to the same KL on held-out text", staging.measure, staging.summary),
+    "reuse": ("seconds of a candidate that differs in one layer", reuse.measure, reuse.summary),
+}
 
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--ratios", type=float, nargs="+", default=list(runs.RATIOS))
-    parser.add_argument("--rows", nargs="+", choices=list(runs.ROWS), default=list(runs.ROWS))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time")
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/quality"))
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files")
-    parser.add_argument("--show", action="store_true", help="print the committed results instead of measuring")
-    arguments = parser.parse_args()
+    arguments = _parser().parse_args()
     quiet_libraries(0)
+    options = Options(
+        arguments.model,
+        tuple(arguments.ratios),
+        tuple(arguments.rows),
+        arguments.seeds,
+        arguments.workers,
+        arguments.output_dir,
+        arguments.quick,
+    )
     with clear_errors(resumable=True):
-        path = arguments.results / "table.csv"
-        if arguments.show:
-            rows = pd.read_csv(path)
-        else:
-            rows = runs.measure(
-                arguments.rows,
-                arguments.ratios,
-                arguments.seeds,
-                arguments.model,
-                arguments.output_dir,
-                arguments.workers,
-            )
-            write_file(path, rows.to_csv(index=False), overwrite=True)
-            record = json.dumps(environment(), indent=1) + "\n"
-            write_file(arguments.results / "environment.json", record, overwrite=True)
-    show("KL to the parent on held-out text", summarise(rows))
+        for name in arguments.sections or SECTIONS:
+            title, measure, summary = SECTIONS[name]
+            path = arguments.results / f"{name}.csv"
+            rows = _read(path) if arguments.show else measure(options)
+            show(title, summary(rows))
+            if not (arguments.quick or arguments.show):
+                write_file(path, rows.to_csv(index=False), overwrite=True)
+                record = json.dumps(environment(), indent=1) + "\n"
+                write_file(arguments.results / "environment.json", record, overwrite=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="which (default: all)")
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--ratios", type=float, nargs="+", default=list(runs.RATIOS), help="of table, refinements")
+    parser.add_argument("--rows", nargs="+", choices=list(runs.ROWS), default=list(runs.ROWS), help="of table")
+    parser.add_argument("--seeds", type=int, default=5, help="of table, staging")
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, of table, staging")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/quality"), help="folders of table's runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files")
+    parser.add_argument("--quick", action="store_true", help="a small version, to try it; writes no results")
+    parser.add_argument("--show", action="store_true", help="print the committed results instead of measuring")
+    return parser
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise UserError(f"{path} is not there; measure it first")
+    return pd.read_csv(path)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,15 @@ from torch import Tensor
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.models import HeadGeometry, LayerWeights
 
+TINY = torch.finfo(torch.float64).tiny
+
 
 @dataclass(frozen=True)
 class _Fields:
     """Shapes of the sums, laid out one after another in the layer's file."""
 
     geometry: HeadGeometry
+    length: int
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         g = self.geometry
@@ -27,8 +30,9 @@ class _Fields:
             "second_moment": (g.hidden_size, g.hidden_size),
             "key_cosine": (heads, heads),
             "value_cosine": (heads, heads),
-            "value_energy": (queries,),  # of W_o W_v x
-            "output_energy": (queries,),  # of what attention makes of it
+            "attended_mean": (g.hidden_size,),
+            "attended_moment": (g.hidden_size, g.hidden_size),
+            "distance": (queries, self.length),
             "score_gain": (queries,),
             "residual_energy": (1,),
         }
@@ -38,9 +42,9 @@ class LayerAccumulator:
     """Sums in float64, in a memory-mapped file."""
 
     def __init__(
-        self, path: Path, geometry: HeadGeometry, weights: LayerWeights, stride: int, sample_tokens: int
+        self, path: Path, geometry: HeadGeometry, weights: LayerWeights, length: int, stride: int, sample_tokens: int
     ) -> None:
-        shapes = _Fields(geometry).shapes()
+        shapes = _Fields(geometry, length).shapes()
         sizes = {name: torch.Size(shape).numel() for name, shape in shapes.items()}
         flat = torch.from_file(str(path), shared=True, size=sum(sizes.values()), dtype=torch.float64)
         flat.zero_()
@@ -48,6 +52,7 @@ class LayerAccumulator:
         self.sums = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
         self.reads = torch.einsum("qax,qay->qxy", weights.o.float(), weights.o.float())  # W_o^T W_o (Hq, dv, dv)
         self.stride, self.sample_tokens, self.seen = stride, sample_tokens, 0
+        self.cosines = self.sines = torch.zeros(length, 0, dtype=torch.float64)
         self.sample: list[Tensor] = []
 
     def add(self, hidden: Tensor, maps: Tensor, residual: Tensor, mask: Tensor, weights: LayerWeights) -> None:
@@ -67,27 +72,40 @@ class LayerAccumulator:
             unit = torch.nn.functional.normalize(heads, dim=-1)
             self._add(f"{name}_cosine", torch.einsum("tgh,tkh->gk", unit, unit))
         self._add_gains(hidden.float(), maps.float(), mask, weights)
+        self._add_attended(hidden.float(), maps.float(), mask)
+
+    def set_turns(self, cosines: Tensor, sines: Tensor) -> None:
+        """What RoPE turns by at every position, (T, r) as transformers has it: both halves alike, maybe scaled."""
+        half = cosines.shape[-1] // 2
+        cosines, sines = (part[:, :half].to("cpu", torch.float64) for part in (cosines, sines))
+        size = torch.hypot(cosines, sines)
+        self.cosines, self.sines = cosines / size, sines / size
+
+    def _add_attended(self, hidden: Tensor, maps: Tensor, mask: Tensor) -> None:
+        """x as attention averages it. All heads would cost Hq times as much: token t stands for head t mod Hq."""
+        tokens = torch.arange(hidden.shape[1], device=hidden.device)
+        attended = (maps[:, tokens % maps.shape[1], tokens] @ hidden)[mask]
+        self._add("attended_mean", attended.sum(0))
+        self._add("attended_moment", attended.T @ attended)
 
     def _add_gains(self, hidden: Tensor, maps: Tensor, mask: Tensor, weights: LayerWeights) -> None:
-        """Energies of values before and after attention, and the effect of unit score errors, per query head.
+        """The effect of unit score errors, per query head and by how far back the key is.
 
-        With S = W_o^T W_o, n_s = v_s^T S v_s and o = sum_s a_s v_s:
-        sum_s a_s^2 ||W_o (v_s - o)||^2 = sum_s a_s^2 n_s - 2 (sum_s a_s^2 v_s)^T S o + (sum_s a_s^2) o^T S o.
+        With S = W_o^T W_o and o_t = sum_s a_ts v_s a score error of (t, s) costs
+        a_ts^2 ||W_o (v_s - o_t)||^2 = a_ts^2 (v_s^T S v_s - 2 v_s^T S o_t + o_t^T S o_t).
         """
         values = torch.einsum("btd,ghd->bgth", hidden, weights.v.float())
         if weights.v_bias is not None:
             values = values + weights.v_bias.float()[:, None]
         values = values.repeat_interleave(weights.queries_per_kv, dim=1)  # (B, Hq, T, dv)
-        squared = maps.square()
         norms = torch.einsum("bqth,qhk,bqtk->bqt", values, self.reads, values)
-        output, weighted = maps @ values, squared @ values
+        output = maps @ values
         read = torch.einsum("bqth,qhk->bqtk", output, self.reads)
         energy = (read * output).sum(-1)
-        score = (squared @ norms[..., None])[..., 0] - 2 * (weighted * read).sum(-1) + squared.sum(-1) * energy
-        counted = mask[:, None].float()
-        self._add("value_energy", (norms * counted).sum((0, 2)))
-        self._add("output_energy", (energy * counted).sum((0, 2)))
-        self._add("score_gain", (score * counted).sum((0, 2)))
+        spread = norms[:, :, None] - 2 * read @ values.mT + energy[..., None]
+        cost = maps.square() * spread.clamp_min(0) * mask[:, None, :, None]
+        self._add("score_gain", cost.sum((0, 2, 3)))
+        self._add("distance", _by_distance(cost.sum(0)))
 
     def _take_sample(self, x: Tensor) -> None:
         first = -self.seen % self.stride
@@ -102,8 +120,7 @@ class LayerAccumulator:
         """The statistics so far."""
         count = float(self.sums["tokens"])
         mean = {name: total / count for name, total in self.sums.items()}
-        moment = mean["second_moment"]
-        tiny = torch.finfo(torch.float64).tiny
+        moment, attended = mean["second_moment"], mean["attended_moment"]
         return LayerStatistics(
             tokens=round(count),
             mean=mean["mean"],
@@ -111,7 +128,18 @@ class LayerAccumulator:
             sample=torch.cat(self.sample),
             key_cosine=mean["key_cosine"],
             value_cosine=mean["value_cosine"],
-            value_gain=mean["output_energy"] / mean["value_energy"].clamp_min(tiny),
+            attended_mean=mean["attended_mean"],
+            attended_moment=(attended + attended.T) / 2,
             score_gain=mean["score_gain"].clamp_min(0),
             residual_energy=mean["residual_energy"],
+            distance=mean["distance"] / mean["distance"].sum(1, keepdim=True).clamp_min(TINY),
+            cosines=self.cosines,
+            sines=self.sines,
         )
+
+
+def _by_distance(cost: Tensor) -> Tensor:
+    """Sums over the diagonals of (Hq, T, T): pairs (t, s) with t - s = 0, 1, 2, ..., (Hq, T); nothing looks ahead."""
+    tokens = torch.arange(cost.shape[-1], device=cost.device)
+    back = (tokens[:, None] - tokens).clamp_min(0).flatten()
+    return cost.new_zeros(cost.shape[:2]).index_add_(1, back, cost.tril().flatten(1))

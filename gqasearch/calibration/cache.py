@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from gqasearch.calibration.collect import collect, no_progress
 from gqasearch.calibration.statistics import LayerStatistics, Statistics
 from gqasearch.models import Parent
 
-FORMAT = 1  # raise when the meaning of a statistic changes: older caches are then not found
+FORMAT = 2  # raise when the meaning of a statistic changes: older caches are then not found
 MANIFEST = "statistics.json"
 
 
@@ -101,16 +101,7 @@ def load_or_collect(
 
 
 def _write_layer(path: Path, layer: LayerStatistics) -> None:
-    tensors = {
-        "mean": layer.mean,
-        "second_moment": layer.second_moment,
-        "sample": layer.sample,
-        "key_cosine": layer.key_cosine,
-        "value_cosine": layer.value_cosine,
-        "value_gain": layer.value_gain,
-        "score_gain": layer.score_gain,
-        "residual_energy": layer.residual_energy,
-    }
+    tensors = {field.name: getattr(layer, field.name) for field in fields(layer) if field.name != "tokens"}
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
 
 

@@ -53,7 +53,14 @@ def collect(
     geometry = parent.geometry
     stride = max(1, blocks.tokens // sample_tokens)
     accumulators = [
-        LayerAccumulator(folder / f"layer_{index:03d}.bin", geometry, parent.layer(index), stride, sample_tokens)
+        LayerAccumulator(
+            folder / f"layer_{index:03d}.bin",
+            geometry,
+            parent.layer(index),
+            blocks.ids.shape[1],
+            stride,
+            sample_tokens,
+        )
         for index in range(geometry.num_layers)
     ]
     running = _Running()
@@ -97,6 +104,9 @@ def _hooks(parent: Parent, index: int, accumulator: LayerAccumulator, running: _
         added, maps = output[0], output[1]
         if maps is None:
             raise UserError("this model's attention does not return its maps; calibration needs them")
+        if kwargs.get("position_embeddings") is not None:
+            cosines, sines = kwargs["position_embeddings"]
+            accumulator.set_turns(cosines[0], sines[0])
         accumulator.add(hidden, maps, running.stream + added, running.mask, parent.layer(index))
 
     return [

@@ -17,8 +17,10 @@ class LayerStatistics:
     ``sample`` (S, D): evenly spaced rows of x, float32.
     ``key_cosine``, ``value_cosine`` (H, H): cosine of the heads' pre-RoPE keys, and values, at the same
     token, averaged over tokens.
-    ``value_gain`` (Hq,): E||o_q||^2 / E||W_o,q W_v x||^2, how much of a query head's value energy is
-    left after attention has averaged values over tokens (o_q = what the head adds to the output).
+    ``attended_mean`` (D,), ``attended_moment`` (D, D): mean and second moment of what attention makes of x, the
+    sum over tokens s of a_ts x_s, over tokens t and query heads alike (every token stands for one head, in turn).
+    ``distance`` (Hq, T): shares of ``score_gain`` that are due to tokens 0, 1, 2, ... back.
+    ``cosines``, ``sines`` (T, r/2): what RoPE turns a pair by over 0, 1, 2, ... tokens; r = 0 without RoPE.
     ``score_gain`` (Hq,): E_t sum_s a_ts^2 ||W_o,q (v_s - o_t)||^2, the squared change of the head's
     output for independent unit-variance errors of its attention scores.
     ``residual_energy`` (1,): E||r||^2 of the residual stream r just after this layer's attention; what
@@ -31,19 +33,29 @@ class LayerStatistics:
     sample: Tensor
     key_cosine: Tensor
     value_cosine: Tensor
-    value_gain: Tensor
+    attended_mean: Tensor
+    attended_moment: Tensor
     score_gain: Tensor
     residual_energy: Tensor
+    distance: Tensor
+    cosines: Tensor
+    sines: Tensor
 
     def moment(self, with_bias: bool) -> Tensor:
         """C, or E[[x; 1][x; 1]^T] (D + 1, D + 1) for weights augmented by their bias."""
-        if not with_bias:
-            return self.second_moment
-        size = self.mean.shape[0]
-        moment = self.second_moment.new_ones(size + 1, size + 1)
-        moment[:size, :size] = self.second_moment
-        moment[:size, size] = moment[size, :size] = self.mean
-        return moment
+        return _augmented_moment(self.second_moment, self.mean) if with_bias else self.second_moment
+
+    def attended(self, with_bias: bool) -> Tensor:
+        """``attended_moment``, augmented in the same way: attention leaves the 1 as it is."""
+        return _augmented_moment(self.attended_moment, self.attended_mean) if with_bias else self.attended_moment
+
+
+def _augmented_moment(second: Tensor, mean: Tensor) -> Tensor:
+    size = mean.shape[0]
+    moment = second.new_ones(size + 1, size + 1)
+    moment[:size, :size] = second
+    moment[:size, size] = moment[size, :size] = mean
+    return moment
 
 
 class Statistics(ABC):

@@ -3,11 +3,10 @@
 The error of a group is the sum of two parts in one unit, the squared norm that the layer adds wrongly
 to the residual stream, per token:
 
-- values: E||W_o,q W_v,h x - W'_o,q W'_v x||^2 over tokens x, times the share of a value's energy that
-  survives attention (``value_gain``);
-- scores: E|s - s'|^2 for independent query and key tokens at a random relative position, times what a
-  unit error of independent scores does to the head's output (``score_gain``). At a random position the
-  rotated part and the rest of a head are uncorrelated, so their errors add.
+- values: E||W_o,q W_v,h x - W'_o,q W'_v x||^2 over x as attention averages it (``attended_moment``);
+- scores: E|s - s'|^2 for independent query and key tokens at relative positions drawn from where the query head
+  looks (``positions``), times what a unit error of independent scores does to the head's output (``score_gain``).
+  The rotated part of a head and the rest count as uncorrelated, so their errors add.
 
 Being a plain expectation over measured moments it holds for every merge, and a closed form can be
 checked against it.
@@ -15,12 +14,15 @@ checked against it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.merging.merged_group import MergedGroup
-from gqasearch.merging.score_pairs import centred_moment, effective_rows, pair_moments, to_pairs
+from gqasearch.merging.positions import RelativePositions
+from gqasearch.merging.score_pairs import centred_moment, effective_rows
 from gqasearch.models import LayerWeights, augmented
 
 
@@ -36,13 +38,12 @@ def error_parts(
 ) -> tuple[float, float]:
     """The two parts of ``measured_error``: values (v, o) and scores (k, q)."""
     moment = statistics.moment(source.has_biases).to(source.q)
-    centred = centred_moment(statistics, source.has_biases).to(source.q)
     owner = torch.tensor([head for head in heads for _ in source.queries_of(head)], device=moment.device)
     queries = torch.tensor([query for head in heads for query in source.queries_of(head)], device=moment.device)
-    value = value_errors(source, group, owner, queries, moment)
-    score = score_errors(source, group, owner, queries, moment, centred)
-    gains = statistics.value_gain.to(moment)[queries], statistics.score_gain.to(moment)[queries]
-    return float((gains[0] * value).sum().clamp_min(0)), float((gains[1] * score).sum().clamp_min(0))
+    value = value_errors(source, group, owner, queries, statistics.attended(source.has_biases).to(source.q))
+    score = score_errors(source, group, owner, queries, statistics)
+    gain = statistics.score_gain.to(moment)[queries]
+    return float(value.sum().clamp_min(0)), float((gain * score).sum().clamp_min(0))
 
 
 def value_errors(source: LayerWeights, group: MergedGroup, owner: Tensor, queries: Tensor, moment: Tensor) -> Tensor:
@@ -56,12 +57,10 @@ def value_errors(source: LayerWeights, group: MergedGroup, owner: Tensor, querie
 
 
 def score_errors(
-    source: LayerWeights, group: MergedGroup, owner: Tensor, queries: Tensor, moment: Tensor, centred: Tensor
+    source: LayerWeights, group: MergedGroup, owner: Tensor, queries: Tensor, statistics: LayerStatistics
 ) -> Tensor:
-    """Mean squared error of the scores of every query head of the group, (m,).
-
-    ``moment`` is E[x x^T], ``centred`` the covariance, both augmented when the model has biases.
-    """
+    """Mean squared error of the scores of every query head of the group, (m,)."""
+    moment = statistics.moment(source.has_biases).to(source.q)
     bias = None if source.q_bias is None else source.q_bias[queries]
     q = effective_rows(source.q[queries], bias, source.q_norm, moment)
     q_new = effective_rows(group.q, group.q_bias, source.q_norm, moment)
@@ -70,23 +69,31 @@ def score_errors(
     bias = None if group.k_bias is None else group.k_bias[None]
     k_new = effective_rows(group.k[None], bias, source.k_norm, moment).expand_as(k)
     r, rows = source.rotary_dim, (q, q_new, k, k_new)
-    rotated = _rotated_errors(*(to_pairs(part[:, :r]) for part in rows), moment=moment)
-    fixed = _fixed_errors(*(part[:, r:] for part in rows), moment=moment, centred=centred)
+    turning = RelativePositions(statistics, moment).of(queries.tolist())
+    rotated = _errors(
+        *(part[:, :r] for part in rows),
+        moment=moment,
+        of_keys=moment,
+        turned=turning.forth,
+    )
+    centred = centred_moment(statistics, source.has_biases).to(moment)
+    fixed = _errors(*(part[:, r:] for part in rows), moment=moment, of_keys=centred, turned=lambda keys: keys)
     return (rotated + fixed) / source.head_dim  # 1/d: the score's scale, squared
 
 
-def _rotated_errors(q: Tensor, q_new: Tensor, k: Tensor, k_new: Tensor, *, moment: Tensor) -> Tensor:
-    """Of the pairs (m, r/2, D) that RoPE turns, (m,); 1/2 is the mean of cos^2 over relative positions."""
-    old = pair_moments(q, q, moment).real * pair_moments(k, k, moment).real
-    new = pair_moments(q_new, q_new, moment).real * pair_moments(k_new, k_new, moment).real
-    cross = pair_moments(q, q_new, moment) * pair_moments(k, k_new, moment).conj()
-    return (old + new - 2 * cross.real).sum(-1) / 2
-
-
-def _fixed_errors(q: Tensor, q_new: Tensor, k: Tensor, k_new: Tensor, *, moment: Tensor, centred: Tensor) -> Tensor:
-    """E|q^T k - q'^T k'|^2 of the rows (m, s, D) that nothing turns, (m,)."""
+def _errors(
+    q: Tensor,
+    q_new: Tensor,
+    k: Tensor,
+    k_new: Tensor,
+    *,
+    moment: Tensor,
+    of_keys: Tensor,
+    turned: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """E|q^T R k - q'^T R k'|^2 of rows (m, s, D), (m,); ``turned``: E[R X R^T] of moments X (m, s, s)."""
 
     def product(q_left: Tensor, q_right: Tensor, k_left: Tensor, k_right: Tensor) -> Tensor:
-        return ((q_left @ moment @ q_right.mT) * (k_left @ centred @ k_right.mT)).sum((-2, -1))
+        return ((q_left @ moment @ q_right.mT) * turned(k_left @ of_keys @ k_right.mT)).sum((-2, -1))
 
     return product(q, q, k, k) + product(q_new, q_new, k_new, k_new) - 2 * product(q, q_new, k, k_new)

@@ -8,15 +8,16 @@ from torch import Tensor
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.merging._base import LayerMerge
 from gqasearch.merging.merged_group import MergedGroup
+from gqasearch.merging.positions import RelativePositions
 from gqasearch.merging.score_pairs import (
     centred_moment,
     effective_rows,
-    from_pairs,
+    mapped_queries,
     pair_moments,
     to_pairs,
-    turned_queries,
 )
 from gqasearch.merging.shared_pairs import SharedPairs
+from gqasearch.merging.shared_rotated import SharedRotated
 from gqasearch.merging.shared_subspace import SharedSubspace
 from gqasearch.models import LayerWeights, augmented
 
@@ -29,11 +30,14 @@ class OptimalLayer(LayerMerge):
         self.statistics: LayerStatistics = statistics
         w, r = self.weights, weights.rotary_dim
         self.moment = statistics.moment(w.has_biases).to(w.q)
-        self.values = SharedSubspace(augmented(w.v, w.v_bias, w.has_biases), self._value_reads(), self.moment)
+        attended = statistics.attended(w.has_biases).to(w.q)
+        self.values = SharedSubspace(augmented(w.v, w.v_bias, w.has_biases), self._value_reads(), attended)
         keys = effective_rows(w.k, w.k_bias, w.k_norm, self.moment)
         queries = effective_rows(w.q, w.q_bias, w.q_norm, self.moment)
         cost = statistics.score_gain.to(w.q) / w.head_dim
-        self.rotated = SharedPairs(to_pairs(keys[:, :r]), self._pair_energy(queries[:, :r], cost), self.moment)
+        self.pairs = SharedPairs(to_pairs(keys[:, :r]), self._pair_energy(queries[:, :r], cost), self.moment)
+        reads = cost[:, None, None] * (queries[:, :r] @ self.moment @ queries[:, :r].mT)
+        self.rotated = SharedRotated(keys[:, :r], reads, self.moment, self.pairs, RelativePositions(statistics, w.q))
         self.fixed: SharedSubspace | None = None
         if r < w.head_dim:
             reads = cost[:, None, None] * (queries[:, r:] @ self.moment @ queries[:, r:].mT)
@@ -46,12 +50,11 @@ class OptimalLayer(LayerMerge):
         return total
 
     def _value_reads(self) -> Tensor:
-        """What an error of a value costs: sum over the head's queries of gain W_o^T W_o, (H, dv, dv)."""
-        w = self.weights
-        return self._by_head(torch.einsum("q,qax,qay->qxy", self.statistics.value_gain.to(w.q), w.o, w.o))
+        """What an error of a value costs: sum over the head's queries of W_o^T W_o, (H, dv, dv)."""
+        return self._by_head(self.weights.o.mT @ self.weights.o)
 
     def _pair_energy(self, queries: Tensor, cost: Tensor) -> Tensor:
-        """e (H, r/2): what a unit squared error of a key pair costs; 1/2 as in ``error``."""
+        """e (H, r/2): what a unit squared error of a key pair costs at any position; 1/2 is the mean of cos^2."""
         pairs = to_pairs(queries)
         return self._by_head(pair_moments(pairs, pairs, self.moment).real * cost[:, None] / 2)
 
@@ -74,10 +77,11 @@ class OptimalLayer(LayerMerge):
     def _merge_keys(self, heads: tuple[int, ...]) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
         """Shared K (d, D), its bias, and the queries (m, d, D) turned to read it, with theirs."""
         w, hidden = self.weights, self.weights.k.shape[-1]
-        pairs, factors = self.rotated.fit(heads)
-        k, maps = from_pairs(pairs), None
+        k, maps = self.rotated.fit(heads)
         if self.fixed is not None:
-            rows, maps = self.fixed.fit(heads)
+            rows, fixed = self.fixed.fit(heads)
             k = torch.cat([k, rows])
-        q, q_bias = turned_queries(w, self.queries_of(heads), factors, maps)
+            fixed = fixed.mT.repeat_interleave(self.source.queries_per_kv, dim=0)
+            maps = torch.stack([torch.block_diag(*pair) for pair in zip(maps, fixed, strict=True)])
+        q, q_bias = mapped_queries(w, self.queries_of(heads), maps)
         return k[:, :hidden], None if w.k_bias is None else k[:, hidden], q, q_bias

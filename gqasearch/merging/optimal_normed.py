@@ -39,7 +39,7 @@ class OptimalNormedLayer(OptimalLayer):
 
     def _merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
         v, v_bias, o = self._merge_values(heads)
-        leading = self.rotated.leading(heads)
+        leading = self.pairs.leading(heads)
         phases = _unit(leading)
         phases = phases * _unit(phases.sum(0)).conj()  # one phase for all heads is free: turn them least
         mean = mean_of(self.weights, heads)
@@ -49,8 +49,8 @@ class OptimalNormedLayer(OptimalLayer):
 
     def _keys(self, heads: tuple[int, ...], phases: Tensor) -> tuple[Tensor, Tensor]:
         """Least squares for given unit factors (n, d/2): z = sum e_h conj(c_h) k_h / sum e_h; and its queries."""
-        w, index, energy = self.weights, list(heads), self.rotated.energy[list(heads)]
-        shared = ((energy / energy.sum(0) * phases.conj())[..., None] * self.rotated.pairs[index]).sum(0)
+        w, index, energy = self.weights, list(heads), self.pairs.energy[list(heads)]
+        shared = ((energy / energy.sum(0) * phases.conj())[..., None] * self.pairs.pairs[index]).sum(0)
         q, _ = turned_queries(w, self.queries_of(heads), phases, None)
         return before_norm(from_pairs(shared), w.k_norm), q
 

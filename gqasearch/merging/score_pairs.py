@@ -79,6 +79,12 @@ def turned_queries(
     return turned[..., :hidden], None if weights.q_bias is None else turned[..., hidden]
 
 
+def mapped_queries(weights: LayerWeights, queries: list[int], maps: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Query weights (m, d, D) and biases (m, d) times ``maps`` (m, d, d), for heads without norms."""
+    bias = None if weights.q_bias is None else (maps @ weights.q_bias[queries][..., None])[..., 0]
+    return maps @ weights.q[queries], bias
+
+
 def before_norm(rows: Tensor, norm: Tensor | None) -> Tensor:
     """Rows (..., d, D) over the norm's weights (d,); rows whose weight is zero never reach the score and stay."""
     if norm is None:

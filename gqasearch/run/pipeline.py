@@ -44,7 +44,7 @@ def default_output_dir(config: RunConfig) -> Path:
     elif config.kv_budget is not None:
         budget = f"budget{config.kv_budget}"
     else:
-        budget = f"ratio{0.5 if config.kv_ratio is None else config.kv_ratio:g}"
+        budget = f"ratio{0.5 if config.kv_ratio is None else config.kv_ratio:g}{'-uneven' if config.uneven else ''}"
     objectives = "+".join(config.objectives)
     merge = config.merge if config.refine is None else f"{config.merge}+{config.refine}"
     return Path("runs") / f"{model}-{budget}-{objectives}-{merge}-{config.method}-seed{config.seed}"

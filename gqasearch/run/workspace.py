@@ -18,7 +18,7 @@ from gqasearch.merging import Merge, make_merge
 from gqasearch.models import Parent, load_parent
 from gqasearch.refining import Refinement, make_refinement
 from gqasearch.reporting import HistoryPoint
-from gqasearch.search import SearchMethod, make_method, may_take_several
+from gqasearch.search import SearchMethod, check_first_objective, make_method, may_take_several
 
 
 class Progress(Protocol):
@@ -73,6 +73,8 @@ class Workspace:
                 f"method {method.name} takes one objective, got {', '.join(self.config.objectives)}; "
                 "use --method evolution"
             )
+        first = self.config.fitness
+        check_first_objective(method, first, runs_model=self.fitnesses[first].needs == "forward")
         return method
 
     @cached_property

@@ -4,7 +4,13 @@ from gqasearch.search._base import SearchMethod
 from gqasearch.search.group_errors import GroupErrors, PairwiseErrors, SetErrors
 from gqasearch.search.problem import Candidate, Generation, Objective, PartialObjective, Problem
 from gqasearch.search.registry import available_methods, make_method
-from gqasearch.search.runner import check_takes, may_take_several, most_generations, run_search
+from gqasearch.search.runner import (
+    check_first_objective,
+    check_takes,
+    may_take_several,
+    most_generations,
+    run_search,
+)
 
 __all__ = [
     "Candidate",
@@ -17,6 +23,7 @@ __all__ = [
     "SearchMethod",
     "SetErrors",
     "available_methods",
+    "check_first_objective",
     "check_takes",
     "make_method",
     "may_take_several",

@@ -29,6 +29,8 @@ class SearchMethod(ABC):
     - ``traces_curve``: given one layer of a sum with free counts, its front is the error for every number of
       groups; other methods are run once for every number.
     - ``splits_budget``: decides the groups of every layer itself; the budget counts as a total only.
+    - ``on_parts``: wants a first objective that runs the model, and measures it on parts of its text
+      (``Problem.partial``).
     - ``needs``: what it must know of the heads.
     """
 
@@ -40,6 +42,7 @@ class SearchMethod(ABC):
     by_layer: ClassVar[bool] = True
     traces_curve: ClassVar[bool] = False
     splits_budget: ClassVar[bool] = False
+    on_parts: ClassVar[bool] = False
     needs: ClassVar[frozenset[HeadFact]] = frozenset()
 
     @abstractmethod

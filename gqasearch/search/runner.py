@@ -44,9 +44,18 @@ def check_takes(method: SearchMethod, problem: Problem) -> None:
         )
     if len(problem.objectives) > 1 and not (method.multi_objective or _splits(method, problem)):
         raise UserError(f"method {method.name} takes one objective, got {', '.join(problem.objectives)}")
+    check_first_objective(method, next(iter(problem.objectives)), runs_model=problem.partial is not None)
     for fact in sorted(method.needs):
         if getattr(problem, fact) is None:
             raise UserError(f"method {method.name} needs the {fact} of the heads, which this search was not given")
+
+
+def check_first_objective(method: SearchMethod, name: str, *, runs_model: bool) -> None:
+    """Refuse a first objective that does not run the model where the method wants one that does."""
+    if method.on_parts and not runs_model:
+        raise UserError(
+            f"method {method.name} needs a first objective that runs the model (kl, perplexity), got {name}"
+        )
 
 
 def most_generations(method: SearchMethod, problem: Problem) -> int | None:

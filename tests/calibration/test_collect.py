@@ -16,7 +16,9 @@ from tests.tiny_models import tiny_parent
 def plain_statistics(parent: Parent, blocks: TokenBlocks, layer: int) -> dict[str, torch.Tensor]:
     """Every block by itself, unpadded, token by token."""
     weights, block = parent.layer(layer).to(torch.float64), parent.model.model.layers[layer]
-    x_rows, residual, energy_in, energy_out, score = [], [], [], [], []
+    x_rows, residual, attended, score = [], [], [], []
+    heads = weights.q.shape[0]
+    distance = torch.zeros(heads, blocks.ids.shape[1], dtype=torch.float64)
     parent.model.set_attn_implementation("eager")
     for ids, mask in zip(blocks.ids, blocks.mask, strict=True):
         with torch.no_grad():
@@ -34,14 +36,16 @@ def plain_statistics(parent: Parent, blocks: TokenBlocks, layer: int) -> dict[st
             mixed = maps[q] @ written
             added += mixed
             difference = written[None] - mixed[:, None]
-            energy_in.append(written.square().sum(1))
-            energy_out.append(mixed.square().sum(1))
-            score.append((maps[q].square() * difference.square().sum(-1)).sum(1))
+            cost = maps[q].square() * difference.square().sum(-1)
+            score.append(cost.sum(1))
+            for back in range(len(x)):
+                distance[q, back] += cost.diagonal(-back).sum()
+        attended.append(torch.stack([maps[token % heads, token] @ x for token in range(len(x))]))
         residual.append((out.hidden_states[layer][0].double() + added).square().sum(1))
     parent.model.set_attn_implementation("sdpa")
     x = torch.cat(x_rows)
-    per_head = [torch.stack([torch.cat(rows[q :: weights.q.shape[0]]).mean() for q in range(weights.q.shape[0])])
-                for rows in (energy_in, energy_out, score)]  # fmt: skip
+    gains = torch.stack([torch.cat(score[q::heads]).mean() for q in range(heads)])
+    seen = torch.cat(attended)
     k = torch.stack([x @ weights.k[h].T + (0 if weights.k_bias is None else weights.k_bias[h])
                      for h in range(weights.num_kv_heads)])  # fmt: skip
     cosine = torch.nn.functional.cosine_similarity(k[:, None], k[None], dim=-1).mean(-1)
@@ -49,8 +53,10 @@ def plain_statistics(parent: Parent, blocks: TokenBlocks, layer: int) -> dict[st
         "mean": x.mean(0),
         "second_moment": x.T @ x / len(x),
         "key_cosine": cosine,
-        "value_gain": per_head[1] / per_head[0],
-        "score_gain": per_head[2],
+        "attended_mean": seen.mean(0),
+        "attended_moment": seen.T @ seen / len(seen),
+        "score_gain": gains,
+        "distance": distance / distance.sum(1, keepdim=True),
         "residual_energy": torch.cat(residual).mean().view(1),
     }
 
@@ -66,6 +72,10 @@ def test_collected_equals_plain(family: str, kv_heads: int, tmp_path: Path) -> N
         for name, wanted in plain_statistics(parent, blocks, index).items():
             message = name + ": {}"
             torch.testing.assert_close(getattr(layer, name), wanted, rtol=2e-4, atol=1e-5, msg=message.format)
+        rotary = parent.model.model.rotary_emb.inv_freq.double()
+        angles = torch.arange(blocks.ids.shape[1])[:, None] * rotary
+        torch.testing.assert_close(layer.cosines, angles.cos(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(layer.sines, angles.sin(), rtol=0, atol=1e-5)
 
 
 def fields_of(layer: LayerStatistics) -> dict[str, torch.Tensor]:

@@ -119,7 +119,7 @@ def test_the_order_of_heads_does_not_matter(name: str, family: str, order: list[
             if getattr(layer, field) is not None
         },
     )
-    gains = {"value_gain": statistics.value_gain[order], "score_gain": statistics.score_gain[order]}
+    gains = {"score_gain": statistics.score_gain[order], "distance": statistics.distance[order]}
     first = make_merge(name).for_layer(layer, statistics)
     second = make_merge(name).for_layer(moved, replace(statistics, **gains))
     for heads in [(0, 4), (1, 2, 5)]:

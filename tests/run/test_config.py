@@ -7,10 +7,21 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gqasearch.budget import counts_from_model_ratio
 from gqasearch.errors import UserError
 from gqasearch.models import HeadGeometry
-from gqasearch.run import RunConfig, RunFolder, Workspace, apply_settings, build_config, read_config_file
+from gqasearch.run import (
+    RunConfig,
+    RunFolder,
+    Workspace,
+    apply_settings,
+    build_config,
+    default_output_dir,
+    read_config_file,
+)
 
 GEOMETRY = HeadGeometry(4, 12, 12, 16, 192, 16)
 
@@ -87,10 +98,34 @@ def test_budgets() -> None:
     assert moving.counts == (7, 7, 6, 6) and moving.movable
     uneven = build_config({"kv_ratio": 0.25, "uneven": True}).budget(GEOMETRY)
     assert uneven.counts == (3, 3, 3, 3) and uneven.movable and uneven.largest == 12
+    nearest = build_config({"kv_ratio": 0.4, "uneven": True}).budget(GEOMETRY)
+    assert nearest.counts == (5, 5, 5, 4) and nearest.movable  # 19.2 of 48; 5 a layer would be 20
     equal = build_config({"equal_sizes": True}).budget(GEOMETRY)
     assert (equal.smallest_group, equal.largest) == (2, 2)
     with pytest.raises(UserError, match=r"\[1, 2, 3, 4, 6, 12\] are possible"):
         build_config({"kv_heads": 5, "equal_sizes": True}).budget(GEOMETRY)
+
+
+@given(st.floats(0, 1, exclude_min=True), st.integers(1, 9), st.integers(1, 16))
+def test_an_uneven_budget_is_the_nearest_and_as_even_as_it_goes(ratio: float, layers: int, heads: int) -> None:
+    counts = counts_from_model_ratio(ratio, layers, heads)
+    possible = range(layers, layers * heads + 1)
+    assert abs(sum(counts) - ratio * layers * heads) == min(abs(n - ratio * layers * heads) for n in possible)
+    assert len(counts) == layers and max(counts) - min(counts) <= 1 and list(counts) == sorted(counts, reverse=True)
+
+
+@pytest.mark.parametrize("ratio", [0.0, -0.5, 1.01, float("nan")])
+@pytest.mark.parametrize("uneven", [False, True])
+def test_ratios_out_of_range_are_refused(ratio: float, uneven: bool) -> None:
+    with pytest.raises(UserError, match="--kv-ratio must be above 0 and at most 1"):
+        build_config({"kv_ratio": ratio, "uneven": uneven}).counts(GEOMETRY)
+
+
+def test_run_folders_are_named_by_what_differs() -> None:
+    settings: list[dict[str, Any]] = [{}, {"uneven": True}, {"kv_heads": 6}, {"kv_budget": 24}, {"kv_ratio": 0.25}]
+    names = [default_output_dir(build_config(values)).name for values in settings]
+    assert len(set(names)) == len(names)
+    assert names[:2] == [f"embedded-ratio0.5{way}-merge-error-optimal-evolution-seed0" for way in ("", "-uneven")]
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,13 @@ from gqasearch.run import RunFolder, Workspace, build_config, report_data, run
 from gqasearch.run.certify import certificate_words
 from gqasearch.search import available_methods
 
+STAGED: dict[str, Any] = {"method": "staged", "baseline": False, "materialize": False}
+BRIEF = {"population": 2, "offspring": 4, "generations": 2, "first_tokens": 32, "sensitivity_levels": 2}
 SHORT: dict[str, dict[str, Any]] = {
     "qcqa-ac": {"population": 8, "generations": 10},
     "qcqa-ec": {"population": 8, "generations": 10},
     "asymgqa": {"iterations": 2},
+    "staged": BRIEF,
 }
 WSE = {"objectives": ["weight-sharing-error"], "merge": "mean"}
 
@@ -29,11 +32,11 @@ def finished(settings: dict[str, Any], folder: Path, **changes: Any) -> RunFolde
 
 
 @pytest.mark.parametrize("method", PRESETS)
-def test_a_preset_brings_its_papers_fitness_and_merge(settings: dict[str, Any], tmp_path: Path, method: str) -> None:
-    folder = finished(settings, tmp_path / "run", method=method, method_parameters=SHORT[method])
+def test_a_preset_brings_its_fitness_and_merge(settings: dict[str, Any], tmp_path: Path, method: str) -> None:
+    folder = finished(settings, tmp_path / "run", method=method, method_parameters=SHORT[method], refine="none")
     document = read_grouping(folder.grouping)
     assert document.fitness is not None and [document.fitness.name] == list(PRESETS[method]["objectives"])
-    assert document.merge is not None and document.merge.name == "mean"
+    assert document.merge is not None and document.merge.name == PRESETS[method].get("merge", "optimal")
     assert document.grouping.kv_heads_total <= 6
     if method == "qcqa-ec":
         assert all(layer.grouping.is_equal_cardinality for layer in document.layers)
@@ -79,10 +82,6 @@ def test_a_front_of_a_sum_is_exact(settings: dict[str, Any], tmp_path: Path) -> 
     assert read_grouping(folder.grouping).grouping.kv_heads_total == 6
 
 
-STAGED: dict[str, Any] = {"method": "staged", "baseline": False, "materialize": False}
-BRIEF = {"population": 2, "offspring": 4, "generations": 2, "first_tokens": 32, "sensitivity_levels": 2}
-
-
 @pytest.mark.parametrize("merge", ["optimal", "mean"])
 def test_staged_evolution_splits_the_budget_by_running_the_model(
     settings: dict[str, Any], tmp_path: Path, merge: str
@@ -117,7 +116,10 @@ def test_staged_evolution_finds_a_front_by_perplexity(settings: dict[str, Any], 
         ({"method": "random", "objectives": ["kl", "kv-ratio"]}, "method random takes one objective"),
         ({"method": "asymgqa", "kv_budget": 7, "objectives": ["kl", "kv-ratio"]}, "asymgqa takes one objective"),
         ({"method": "hill-climb", "method_parameters": {"swap": 3}}, "did you mean 'swaps'"),
-        (STAGED, r"staged needs a first objective that runs the model \(kl, perplexity\), got merge-error"),
+        (
+            {**STAGED, "objectives": ["merge-error"]},
+            r"staged needs a first objective that runs the model \(kl, perplexity\), got merge-error",
+        ),
     ],
 )
 def test_what_a_method_cannot_take_is_refused(
@@ -125,6 +127,13 @@ def test_what_a_method_cannot_take_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         finished(settings, tmp_path / "run", **changes)
+
+
+def test_an_objective_that_does_not_run_the_model_is_refused_before_any_work(settings: dict[str, Any]) -> None:
+    work = Workspace(build_config({**settings, **STAGED, "objectives": ["weight-sharing-error", "kv-ratio"]}))
+    with pytest.raises(UserError, match=r"runs the model \(kl, perplexity\), got weight-sharing-error"):
+        work.check()
+    assert "statistics" not in vars(work)
 
 
 def test_similarity_counts_as_use_of_the_calibration_text(settings: dict[str, Any]) -> None:

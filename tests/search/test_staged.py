@@ -131,6 +131,15 @@ def test_a_front_is_of_values_on_the_whole_text_and_none_dominates_another() -> 
     assert all(one[1] > two[1] for one, two in pairwise(rows))
 
 
+def test_a_front_has_more_survivors_than_one_objective() -> None:
+    for free, most in ((False, 4), (True, 24)):
+        functions = [Pairwise(6, layer) for layer in range(2)]
+        problem, _ = text_problem(functions, (1.0, 3.0), Budget((2, 3), 6, movable=not free), free=free, noise=0.3)
+        last = run(problem, 0, generations=8, first_tokens=100)[-1]
+        assert len(last.state()["population"]) == most
+    assert len(run(problem, 0, generations=2, population=3)[-1].state()["population"]) == 3
+
+
 def test_ends_when_everything_was_met() -> None:
     problem, text = text_problem([Pairwise(4, 0)], (1.0,), Budget((2,), 4))
     generations = run(problem, patience=8, first_tokens=100)

@@ -32,6 +32,11 @@ LEAST: dict[str, float] = {
 }
 
 
+# Survivors where the user names no number: of one objective, and of several.
+POPULATION = 4
+FRONT_POPULATION = 24
+
+
 @dataclass(frozen=True)
 class Staged(SearchMethod):
     """(mu + lambda) evolution of all layers together, on an objective that runs the converted model.
@@ -39,7 +44,8 @@ class Staged(SearchMethod):
     A generation's ``offspring`` are run on ``first_tokens`` tokens, drawn anew and the same for all of them; the best
     1 / ``reduction`` of them on ``reduction`` times as many, and so on, the last on the whole search text, where
     all survivors were measured too (EvoPress, section 3: sums of layer errors misorder models).
-    Survival is by rank, or NSGA-II's with the KV ratio as second objective.
+    Survival is by rank, or NSGA-II's with the KV ratio as second objective; of ``population`` candidates (None: 4, or
+    24 with several objectives, where a front needs the room).
 
     Starts: partitions that a cheap error of the merge (``guide``) finds best for every number of groups; the budget
     split evenly, exactly by that error, and exactly by the error times what one layer alone was measured to do to
@@ -57,9 +63,10 @@ class Staged(SearchMethod):
     summary: ClassVar[str] = "whole-model evolution on KL or perplexity, many candidates on few tokens, few on many"
     multi_objective: ClassVar[bool] = True
     by_layer: ClassVar[bool] = False
+    on_parts: ClassVar[bool] = True
     needs: ClassVar[frozenset[HeadFact]] = frozenset({"guide"})
 
-    population: int = 4
+    population: int | None = None
     offspring: int = 32
     generations: int = 100
     patience: int = 20
@@ -86,12 +93,13 @@ class Staged(SearchMethod):
     def search(
         self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
     ) -> Iterator[Generation]:
-        if problem.partial is None:
-            raise UserError(
-                f"method {self.name} needs a first objective that runs the model (kl, perplexity), "
-                f"got {next(iter(problem.objectives))}"
-            )
         return generations_of(StagedRun(self, problem, rng), state)
+
+    def population_size(self, problem: Problem) -> int:
+        """Survivors of a generation."""
+        if self.population is not None:
+            return self.population
+        return FRONT_POPULATION if len(problem.objectives) > 1 else POPULATION
 
     def most_generations(self, problem: Problem) -> int:
         """Generation 0 and those that follow."""

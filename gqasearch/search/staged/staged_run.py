@@ -34,6 +34,7 @@ class StagedRun:
         self.method, self.problem, self.rng = method, problem, rng
         self.partial: PartialObjective = problem.partial
         self.guide = problem.guide
+        self.survivors = method.population_size(problem)
         self.record = Record(problem)
         self.index = self.idle = 0
         self.population: list[Individual] = []
@@ -73,7 +74,7 @@ class StagedRun:
         splits: list[FloatArray | None] = [None]
         if problem.free_counts:
             low, high = (problem.num_layers * count for count in count_range(problem.budget))
-            totals = np.unique(np.rint(np.linspace(low, high, max(2, self.method.population)))).astype(int).tolist()
+            totals = np.unique(np.rint(np.linspace(low, high, max(2, self.survivors)))).astype(int).tolist()
         if not (problem.budget.movable or problem.free_counts):
             return [table.grouping(problem.budget.counts)]
         if self.method.sensitivity_levels:
@@ -159,7 +160,7 @@ class StagedRun:
 
     def _survive(self, pool: list[Individual]) -> None:
         distinct = list({individual.index: individual for individual in pool}.values())
-        self.population = self._select(distinct, min(self.method.population, len(distinct)))
+        self.population = self._select(distinct, min(self.survivors, len(distinct)))
 
     def generation(self) -> Generation:
         """This moment; the state is built only when it is asked for."""

@@ -1,0 +1,55 @@
+"""What the sections share: their options, and a workspace with a searched grouping in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gqasearch.config import build_config
+from gqasearch.grouping import Grouping
+from gqasearch.run import Workspace
+from gqasearch.run.problem import build_problem, prepare_fitness
+from gqasearch.search import run_search
+
+T = TypeVar("T")
+
+# Texts of a quick version.
+QUICK = {"calibration_tokens": 1024, "search_tokens": 8192, "evaluation_tokens": 1024, "block_length": 64}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says. ``quick``: a small version, to try it; its figures mean nothing."""
+
+    model: str
+    ratios: tuple[float, ...]
+    rows: tuple[str, ...]
+    seeds: int
+    workers: int
+    output_dir: Path
+    quick: bool = False
+
+
+def workspace(options: Options, **settings: Any) -> Workspace:
+    """The model and the texts of a run with these settings, under a quick version's limits where that is asked for."""
+    quick = QUICK if options.quick else {}
+    return Workspace(build_config({"model": options.model, **settings, **quick}))
+
+
+def searched(work: Workspace) -> Grouping:
+    """The grouping that a run of this workspace would find."""
+    problem = build_problem(work, prepare_fitness(work), work.method)
+    *_, last = run_search(work.method, problem, np.random.default_rng(work.config.seed))
+    return last.best.grouping
+
+
+def timed(function: Callable[[], T]) -> tuple[T, float]:
+    """What it gives, and the seconds it took."""
+    started = time.perf_counter()
+    found = function()
+    return found, time.perf_counter() - started

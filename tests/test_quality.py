@@ -1,0 +1,197 @@
+"""The sections of the quality experiments: quick versions on a tiny model, and what their parts promise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from experiments.quality import refinements, reuse, staging
+from experiments.quality.__main__ import RESULTS, SECTIONS
+from experiments.quality.bench import Options
+from experiments.quality.variants import ByItself, MLPStreams, PartialDescent, down_projection, variants, with_mlp
+from gqasearch.errors import UserError
+from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.models import Parent, layers_replaced, tie_heads
+from gqasearch.refining import NoRefinement, Outputs
+from tests.refining.cases import THIRDS, blocks_of, converter_of, state_of, untouched
+from tests.samples import logits_of
+from tests.tiny_models import save_checkpoint, tiny_model, tiny_parent
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
+    model = save_checkpoint(tiny_model("llama"), tmp_path_factory.mktemp("model"))
+    return Options(str(model), (0.5,), (), 1, 1, tmp_path_factory.mktemp("runs"), quick=True)
+
+
+@pytest.fixture(scope="module")
+def parent() -> Parent:
+    return tiny_parent("qwen2", layers=3)
+
+
+HALF = Grouping(
+    (LayerGrouping.singletons(6), LayerGrouping.neighbours(6, 3), LayerGrouping.from_labels([0, 1, 0, 1, 2, 2]))
+)
+
+
+# Results
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_committed_results_can_be_shown(section: str) -> None:
+    path = RESULTS / f"{section}.csv"
+    if not path.is_file():
+        pytest.skip("not measured yet")
+    table = SECTIONS[section][2](pd.read_csv(path))
+    assert len(table) and not table.columns.duplicated().any()
+
+
+def test_refinements_are_measured(options: Options) -> None:
+    rows = refinements.measure(options)
+    assert list(rows["variant"]) == list(variants(True)) and (rows["kl"] > 0).all()
+    kl = rows.set_index("variant")["kl"]
+    assert kl["outputs"] < kl["none"] and kl.nunique() == len(kl)
+    table = refinements.summary(pd.concat([rows, rows.assign(ratio=0.25)]))
+    assert list(table.columns) == ["variant", "KL at 0.5", "KL at 0.25", "seconds"]
+    assert list(table["variant"]) == list(variants(True)) and (table["KL at 0.5"] == kl.values).all()
+
+
+def test_reuse_is_measured_and_both_ways_agree(options: Options) -> None:
+    rows = reuse.measure(options)
+    assert list(rows["layer"]) == [0, 1] and (rows[["reuse", "full", "convert"]] > 0).all(axis=None)
+    assert rows["difference"].max() < 1e-9
+
+
+def test_shares_of_reuse_are_averaged_as_layers_are_drawn() -> None:
+    rows = pd.DataFrame({"layer": [0, 1, 1, 1], "reuse": [4.0, 1.0, 9.0, 1.0], "full": 4.0, "convert": 2.0})
+    table = reuse.summary(rows).set_index("the layer that differs")
+    found = table["of a full evaluation"]
+    assert found.tolist() == pytest.approx([1, 0.25, 0.625, (0.5 * 1 + 1 * 0.25) / 1.5])
+    assert table.iloc[:, 1].tolist() == pytest.approx([0.5] * 4)
+
+
+def test_staging_is_measured(options: Options) -> None:
+    rows = pd.DataFrame(staging.compare(options, 0))
+    for search, part in rows.groupby("search"):
+        assert part["tokens"].is_monotonic_increasing and part["search_kl"].is_monotonic_decreasing, search
+    whole, staged = (rows[rows["search"] == search] for search in (staging.UNSTAGED, staging.STAGED))
+    goal = whole["held_out_kl"].iloc[-1]
+    assert (staged["held_out_kl"].iloc[:-1] > goal).all(), "staged search went on where it was as good"
+    assert whole["tokens"].iloc[0] > staged["tokens"].iloc[0] > 0
+
+
+def test_tokens_to_the_same_held_out_kl() -> None:
+    def rows(seed: int, search: str, tokens: list[int], kls: list[float]) -> pd.DataFrame:
+        return pd.DataFrame({"seed": seed, "search": search, "tokens": tokens, "held_out_kl": kls})
+
+    table = staging.summary(
+        pd.concat(
+            [
+                rows(0, "unstaged", [10, 40, 80], [0.9, 0.4, 0.5]),  # 0.5 is first had with the 0.4
+                rows(0, "staged", [5, 10], [0.8, 0.5]),
+                rows(1, "unstaged", [10, 40], [0.9, 0.4]),
+                rows(1, "staged", [5, 60], [0.8, 0.7]),
+                rows(2, "unstaged", [10, 40], [0.9, 0.4]),
+                rows(2, "staged", [20], [0.3]),
+            ]
+        )
+    )
+    assert table["staged / unstaged"].tolist() == [0.25, math.inf, 0.5, 0.5]
+    assert table["tokens unstaged"].tolist() == [40, 40, 40, 40]
+
+
+# Variants
+
+
+@pytest.mark.parametrize("name", variants(True))
+def test_variants_leave_the_parent_alone_and_single_heads_as_they_are(
+    parent: Parent, tmp_path: Path, name: str
+) -> None:
+    converter, blocks, before = converter_of(parent, tmp_path), blocks_of(parent), state_of(parent)
+    convert = variants(True)[name]
+    run = convert(converter, HALF, blocks, 4)
+    assert not torch.equal(run(blocks.ids, blocks.mask), logits_of(parent, blocks))
+    whole = Grouping.uniform(LayerGrouping.singletons(6), 3)
+    assert torch.equal(convert(converter, whole, blocks, 4)(blocks.ids, blocks.mask), logits_of(parent, blocks))
+    assert untouched(parent, before)
+
+
+@pytest.mark.parametrize("parts", [("q",), ("k", "o"), ("v", "o")])
+def test_partial_descent_changes_its_parts_alone(parent: Parent, tmp_path: Path, parts: tuple[str, ...]) -> None:
+    converter, blocks = converter_of(parent, tmp_path), blocks_of(parent)
+    found = converter.refine(HALF, blocks, PartialDescent(steps=8, parts=parts))
+    assert sorted(found) == [1, 2]
+    for index, layer in found.items():
+        merged = converter.merged_layer(HALF, index)
+        for name in ("q", "k", "v"):
+            same = torch.allclose(getattr(layer, name), getattr(merged, name), rtol=1e-4, atol=1e-5)
+            assert same is (name not in parts), (index, name)
+            bias, was = getattr(layer, f"{name}_bias"), getattr(merged, f"{name}_bias")
+            assert torch.equal(bias, was) is (name not in parts), (index, name)
+
+
+def test_by_itself_every_layer_stands_on_the_parents_stream(parent: Parent, tmp_path: Path) -> None:
+    converter, blocks = converter_of(parent, tmp_path), blocks_of(parent)
+    alone, chain = (converter.refine(HALF, blocks, way) for way in (ByItself(Outputs()), Outputs()))
+    assert torch.equal(alone[1].o, chain[1].o) and not torch.equal(alone[2].o, chain[2].o)
+    top = Grouping((LayerGrouping.singletons(6), LayerGrouping.singletons(6), HALF.layers[2]))
+    assert torch.equal(alone[2].o, converter.refine(top, blocks, Outputs())[2].o)
+
+
+def stream_after(parent: Parent, index: int, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """What leaves a decoder layer, (B, T, D)."""
+    with torch.no_grad():
+        out = parent.model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True)
+    return out.hidden_states[index + 1]
+
+
+def test_mlps_are_the_ridge_regression_to_the_parents_stream(tmp_path: Path) -> None:
+    """Against least squares with the ridge as added rows, for the first converted block."""
+    parent = tiny_parent("llama", layers=3)
+    converter, blocks = converter_of(parent, tmp_path), blocks_of(parent, padded=True)
+    tied = tie_heads(converter.merged_layer(HALF, 1), HALF.layers[1].labels, 1)
+    wanted = stream_after(parent, 1, blocks.ids, blocks.mask)[blocks.mask].double()
+    projection, seen = down_projection(parent, 1), []
+    handle = projection.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    with layers_replaced(parent, {1: tied}):
+        left = wanted - stream_after(parent, 1, blocks.ids, blocks.mask)[blocks.mask].double()
+    handle.remove()
+    z = seen[0][blocks.mask].double()
+    penalty = 0.1 * z.square().sum() / z.shape[1]
+    rows = torch.cat([z, penalty.sqrt() * torch.eye(z.shape[1])])
+    expected = np.linalg.lstsq(rows.numpy(), torch.cat([left, torch.zeros(z.shape[1], left.shape[1])]).numpy())[0].T
+    with torch.no_grad():
+        streams = MLPStreams(parent, blocks, 4, ridge=0.1)
+        for index in (0, 1):
+            streams.advance_parent(index)
+            streams.advance_converted(index, tied if index else None)
+    assert list(streams.changes) == [1]
+    np.testing.assert_allclose(streams.changes[1].numpy(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_mlps_bring_the_model_closer_on_the_text_they_were_fitted_to(tmp_path: Path) -> None:
+    parent = tiny_parent("llama")
+    converter, blocks = converter_of(parent, tmp_path), blocks_of(parent, blocks=40)
+    own = logits_of(parent, blocks)
+    errors = [
+        float((convert(converter, THIRDS, blocks, 4)(blocks.ids, blocks.mask) - own).square().mean())
+        for convert in (variants(True)["none"], variants(True)["outputs"], with_mlp(Outputs()))
+    ]
+    assert errors[2] < errors[1] < errors[0]
+
+
+def test_an_mlp_of_another_make_is_refused() -> None:
+    with pytest.raises(UserError, match="has no down_proj"):
+        down_projection(tiny_parent("opt"), 0)
+
+
+def test_quick_sections_are_not_the_real_ones(options: Options) -> None:
+    assert len(variants(False)) > len(variants(True)) and NoRefinement.name in variants(False)
+    work = staging._workspace(options)
+    assert work.config.evaluation_tokens < staging._workspace(replace(options, quick=False)).config.evaluation_tokens
