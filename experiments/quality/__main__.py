@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import typer
 
 from experiments.benchmarks.search import show
 from experiments.quality import refinements, reuse, runs, staging
@@ -99,4 +100,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except typer.Exit as stop:  # its message is out already
+        raise SystemExit(stop.exit_code) from None
