@@ -1,5 +1,6 @@
 """What a converted model is worth: perplexity, KL to the parent, memory."""
 
+from gqasearch.evaluation.attention_calls import AttentionCalls
 from gqasearch.evaluation.candidates import Converter
 from gqasearch.evaluation.interval import mean_interval
 from gqasearch.evaluation.local_outputs import LocalOutputs
@@ -11,6 +12,7 @@ from gqasearch.evaluation.runners import Runner, model_runner, tied_runner
 
 __all__ = [
     "CONVENTION",
+    "AttentionCalls",
     "Converter",
     "LocalOutputs",
     "ParentLogProbs",

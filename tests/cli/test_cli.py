@@ -175,7 +175,7 @@ def test_ls(what: str) -> None:
         (["--kv-heads", "4", "--equal-sizes"], "[1, 2, 3, 6] are possible"),
         (["--uneven", "--kv-heads", "3"], "uneven has no effect with kv_heads or kv_budget; give kv_ratio with it"),
         (
-            ["--method", "staged"],
+            ["--method", "staged", "--fitness", "merge-error"],
             "staged needs a first objective that runs the model (kl, perplexity), got merge-error",
         ),
         (["--max-group-size", "1"], "cannot be split into 3 groups of 1 to 1 heads"),

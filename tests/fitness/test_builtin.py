@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from gqasearch.evaluation import Converter, LocalOutputs, evaluate_quality, mode
 from gqasearch.fitness import Fitness, PreparedFitness, PreparedTextFitness, available_fitness, make_fitness
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import Mean, Optimal
+from gqasearch.models import layers_replaced, tie_heads
 from gqasearch.testing import (
     LAYERS,
     VOCABULARY,
@@ -24,6 +26,7 @@ from gqasearch.testing import (
     tiny_statistics,
 )
 from gqasearch_fitness.activation_cosine import ActivationCosine
+from gqasearch_fitness.attention_output_error import AttentionOutputError
 from gqasearch_fitness.kl import KLToParent
 from gqasearch_fitness.merge_error import MergeError
 from gqasearch_fitness.perplexity import Perplexity
@@ -127,6 +130,40 @@ class TestKLRefitted(FitnessContract):
         return self.make().prepare(replace(tiny_context(), refined=True))
 
 
+class TestAttentionOutputError(FitnessContract):
+    def make(self) -> Fitness:
+        return AttentionOutputError()
+
+    def test_is_the_change_of_what_attention_gives(self) -> None:
+        """Against the layer run on the parent's own input, its output compared token by token."""
+        parent, layer, heads = tiny_llama(), 1, (0, 2, 5)
+        grouping = LayerGrouping.from_groups([heads, (1,), (3,), (4,)])
+        merged = Mean().for_layer(parent.layer(layer)).merge(grouping)
+        blocks, seen = random_tokens(1), []
+        attention = parent.model.get_submodule(parent.family.attention_path(layer))
+
+        def note(_module: object, _args: object, kwargs: dict[str, Any], output: Any) -> None:
+            seen.append((kwargs, output[0]))
+
+        handle = attention.register_forward_hook(note, with_kwargs=True)
+        with torch.no_grad():
+            parent.model(input_ids=blocks.ids, use_cache=False)
+        handle.remove()
+        ((kwargs, before),) = seen
+        with torch.no_grad(), layers_replaced(parent, {layer: tie_heads(merged, grouping.labels, 1)}):
+            after = attention(**kwargs)[0]
+        error = float((after - before).double()[blocks.mask].square().sum(1).mean())
+        scale = float(tiny_statistics().layer(layer).residual_energy)
+        assert self.prepared().group_error(layer, heads) == pytest.approx(error / scale, rel=1e-4)
+
+    def test_a_refit_lowers_it(self) -> None:
+        context = replace(tiny_context(), load_calibration_blocks=lambda: random_tokens(1))
+        values = [
+            self.make().prepare(replace(context, refined=refined)).evaluate([SHARED])[0] for refined in (True, False)
+        ]
+        assert values[0] < 0.9 * values[1]
+
+
 def long_tokens(seed: int) -> TokenBlocks:
     """Three batches of 1024 tokens or fewer, the last block padded."""
     generator = torch.Generator().manual_seed(seed)
@@ -194,7 +231,15 @@ def test_the_refit_is_that_of_each_layer_by_itself() -> None:
 
 
 def test_all_are_found_by_entry_point() -> None:
-    assert set(available_fitness()) >= {"activation-cosine", "kl", "merge-error", "perplexity", "weight-sharing-error"}
+    expected = {
+        "activation-cosine",
+        "attention-output-error",
+        "kl",
+        "merge-error",
+        "perplexity",
+        "weight-sharing-error",
+    }
+    assert set(available_fitness()) >= expected
 
 
 @pytest.mark.parametrize(

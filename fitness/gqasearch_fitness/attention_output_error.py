@@ -1,0 +1,68 @@
+"""The error of a layer's attention output, measured by running the real layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gqasearch.evaluation import AttentionCalls, Converter, LocalOutputs
+from gqasearch.fitness import Fitness, FitnessContext, PreparedGroupFitness
+from gqasearch.grouping import LayerGrouping
+from gqasearch.merging import Need
+from gqasearch.models import tie_heads
+
+
+class PreparedAttentionOutputError(PreparedGroupFitness):
+    """Runs one attention block per group, on the parent's own inputs."""
+
+    def __init__(self, parameters: AttentionOutputError, context: FitnessContext) -> None:
+        super().__init__()
+        self.context = context
+        self.statistics = context.load_statistics()
+        self.converter = Converter(context.parent, context.merge, lambda: self.statistics)
+        self.calls = AttentionCalls(context.parent, context.load_search_blocks().first(parameters.tokens))
+        self.refitter: LocalOutputs | None = None
+        if parameters.refit_tokens and context.refined:
+            blocks = context.load_calibration_blocks().first(parameters.refit_tokens)
+            self.refitter = LocalOutputs(context.parent, blocks)
+
+    def compute_group_error(self, layer: int, heads: tuple[int, ...]) -> float:
+        geometry = self.context.parent.geometry
+        others = [(head,) for head in range(geometry.num_kv_heads) if head not in heads]
+        grouping = LayerGrouping.from_groups([heads, *others])
+        merged = self.converter.layer_merge(layer).merge(grouping)
+        tied = tie_heads(merged, grouping.labels, geometry.queries_per_kv)
+        if self.refitter is not None:
+            tied = self.refitter.refit(layer, tied)
+        error, tokens = 0.0, 0
+        for batch in self.calls.run(layer, tied):
+            error += float((batch.output - batch.parent).double().square().sum())
+            tokens += len(batch.output)
+        return error / tokens / float(self.statistics.layer(layer).residual_energy)
+
+
+@dataclass(frozen=True)
+class AttentionOutputError(Fitness):
+    """Mean squared change of a layer's attention output when one group shares, run through the real layer.
+
+    K, V, the softmax and the layers are in one unit: a fraction of the energy of the residual stream that the output
+    is added to. Summed over groups, as if their changes were uncorrelated. ``tokens``: of the search text;
+    ``refit_tokens``: as in ``kl``, so that what a refinement mends anyway does not count.
+    """
+
+    name: ClassVar[str] = "attention-output-error"
+    reference: ClassVar[str] = "https://arxiv.org/abs/2406.14963"
+    needs: ClassVar[Need] = "forward"
+    summary: ClassVar[str] = "squared error of the attention output under the merge in use, measured (ours)"
+
+    tokens: int = 2048
+    refit_tokens: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.tokens < 2:
+            raise ValueError(f"tokens must be at least 2, got {self.tokens}")
+        if self.refit_tokens < 0:
+            raise ValueError(f"refit_tokens must be at least 0, got {self.refit_tokens}")
+
+    def prepare(self, context: FitnessContext) -> PreparedAttentionOutputError:
+        return PreparedAttentionOutputError(self, context)

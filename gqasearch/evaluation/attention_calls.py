@@ -1,0 +1,85 @@
+"""Every attention block of the parent by itself: what it is given on a text, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gqasearch.calibration import TokenBlocks
+from gqasearch.models import LayerWeights, Parent, layers_replaced
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of an attention block: its arguments, what it gave (tokens, D), and which tokens count."""
+
+    arguments: dict[str, Any]
+    output: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Attended:
+    """One batch through a layer: ``heads`` (tokens, Hq dv) is what W_o reads, ``output`` (tokens, D) what the block
+    gives, ``parent`` (tokens, D) what the parent's own gave.
+    """
+
+    heads: Tensor
+    output: Tensor
+    parent: Tensor
+
+
+class AttentionCalls:
+    """Recorded in one pass of the parent over ``blocks``; keeps 2 * layers * tokens * D values."""
+
+    def __init__(self, parent: Parent, blocks: TokenBlocks, *, batch_blocks: int = 8) -> None:
+        self.parent = parent
+        self._calls: list[list[_Call]] = [[] for _ in range(parent.geometry.num_layers)]
+        for ids, mask in blocks.batches(batch_blocks):
+            self._record(ids, mask)
+
+    def _record(self, ids: Tensor, mask: Tensor) -> None:
+        device = self.parent.device
+        mask = mask.to(device)
+
+        def note(calls: list[_Call]) -> Any:
+            def hook(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+                arguments = kwargs if not args else {**kwargs, "hidden_states": args[0]}
+                calls.append(_Call(arguments, output[0][mask], mask))
+
+            return hook
+
+        handles = [
+            self._attention(index).register_forward_hook(note(calls), with_kwargs=True)
+            for index, calls in enumerate(self._calls)
+        ]
+        try:
+            with torch.no_grad():
+                self.parent.model(input_ids=ids.to(device), attention_mask=mask.long(), use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _attention(self, index: int) -> torch.nn.Module:
+        return self.parent.model.get_submodule(self.parent.family.attention_path(index))
+
+    def projection(self, index: int) -> torch.nn.Module:
+        """The module of a layer's W_o."""
+        path = self.parent.family.tensor_name(index, "o.weight").removesuffix(".weight")
+        return self.parent.model.get_submodule(path)
+
+    def run(self, index: int, tied: LayerWeights) -> Iterator[Attended]:
+        """A layer with other weights, in the parent's shape, on the parent's own inputs; padding is left out."""
+        seen: list[Tensor] = []
+        handle = self.projection(index).register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+        try:
+            with torch.no_grad(), layers_replaced(self.parent, {index: tied}):
+                for call in self._calls[index]:
+                    output = self._attention(index)(**call.arguments)[0]
+                    yield Attended(seen.pop()[call.mask], output[call.mask], call.output)
+        finally:
+            handle.remove()
