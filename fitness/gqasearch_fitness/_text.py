@@ -12,6 +12,14 @@ from gqasearch.models import LayerWeights, tie_heads
 BATCH_TOKENS = 1024
 
 
+def check_tokens(tokens: int, refit_tokens: int) -> None:
+    """Refuse sizes of texts that mean nothing."""
+    if tokens < 2:
+        raise ValueError(f"tokens must be at least 2, got {tokens}")
+    if refit_tokens < 0:
+        raise ValueError(f"refit_tokens must be at least 0, got {refit_tokens}")
+
+
 def batch_size(blocks: TokenBlocks) -> int:
     """Blocks per batch."""
     return max(1, BATCH_TOKENS // blocks.ids.shape[1])

@@ -10,6 +10,7 @@ from gqasearch.fitness import Fitness, FitnessContext, PreparedGroupFitness
 from gqasearch.grouping import LayerGrouping
 from gqasearch.merging import Need
 from gqasearch.models import tie_heads
+from gqasearch_fitness._text import check_tokens
 
 
 class PreparedAttentionOutputError(PreparedGroupFitness):
@@ -59,10 +60,7 @@ class AttentionOutputError(Fitness):
     refit_tokens: int = 4096
 
     def __post_init__(self) -> None:
-        if self.tokens < 2:
-            raise ValueError(f"tokens must be at least 2, got {self.tokens}")
-        if self.refit_tokens < 0:
-            raise ValueError(f"refit_tokens must be at least 0, got {self.refit_tokens}")
+        check_tokens(self.tokens, self.refit_tokens)
 
     def prepare(self, context: FitnessContext) -> PreparedAttentionOutputError:
         return PreparedAttentionOutputError(self, context)

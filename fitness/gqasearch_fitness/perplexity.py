@@ -13,7 +13,7 @@ from torch import Tensor
 from gqasearch.fitness import Fitness, FitnessContext, FloatArray, PreparedTextFitness
 from gqasearch.grouping import Grouping
 from gqasearch.merging import Need
-from gqasearch_fitness._text import batch_size, candidate_losses
+from gqasearch_fitness._text import batch_size, candidate_losses, check_tokens
 
 
 class PreparedPerplexity(PreparedTextFitness):
@@ -54,10 +54,7 @@ class Perplexity(Fitness):
     refit_tokens: int = 4096
 
     def __post_init__(self) -> None:
-        if self.tokens < 2:
-            raise ValueError(f"tokens must be at least 2, got {self.tokens}")
-        if self.refit_tokens < 0:
-            raise ValueError(f"refit_tokens must be at least 0, got {self.refit_tokens}")
+        check_tokens(self.tokens, self.refit_tokens)
 
     def prepare(self, context: FitnessContext) -> PreparedPerplexity:
         return PreparedPerplexity(self, context)
