@@ -47,7 +47,7 @@ def weight_sharing(work: Workspace, genomes: list[LayerGrouping]) -> Paired:
 
 
 def merge_error(work: Workspace, genomes: list[LayerGrouping]) -> Paired:
-    """Optimal merge error: eigenvalues of the Gram's blocks, and the error measured from merged weights."""
+    """Optimal merge error: from the heads' Grams alone, and measured from merged weights."""
     few = sorted({group for genome in genomes[:20] for group in genome.groups if len(group) > 1})
 
     def fresh() -> object:
@@ -62,20 +62,20 @@ def merge_error(work: Workspace, genomes: list[LayerGrouping]) -> Paired:
         return sum(layer.group_error(group) for group in few)  # type: ignore[attr-defined]
 
     _same(measured, closed)
-    return paired("optimal merge error: eigenvalues against merged weights", measured, closed)
+    return paired("optimal merge error: Grams against merged weights", measured, closed)
 
 
 def candidate(work: Workspace, genomes: list[LayerGrouping]) -> Paired:
     """Ranking one grouping of a layer: by running the model (KL, 4,096 tokens), and by its merge error."""
     from gqasearch.grouping import Grouping
 
-    kl = make_fitness("kl").prepare(work.context())
+    kl = make_fitness("kl", {"tokens": 4096}).prepare(work.context())
     error = _prepared(work, "merge-error")
     whole = [Grouping.uniform(genome, work.parent.geometry.num_layers) for genome in genomes]
-    rng = np.random.default_rng(1)
+    unseen = iter(whole)  # the fitness keeps what it has run
 
     def by_model() -> object:
-        return kl.evaluate([whole[int(rng.integers(len(whole)))]])
+        return kl.evaluate([next(unseen)])
 
     def by_error() -> object:
         return error.evaluate(whole)

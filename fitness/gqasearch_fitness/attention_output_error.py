@@ -19,8 +19,7 @@ class PreparedAttentionOutputError(PreparedGroupFitness):
     def __init__(self, parameters: AttentionOutputError, context: FitnessContext) -> None:
         super().__init__()
         self.context = context
-        self.statistics = context.load_statistics()
-        self.converter = Converter(context.parent, context.merge, lambda: self.statistics)
+        self.converter = Converter(context.parent, context.merge, context.load_statistics)
         self.calls = AttentionCalls(context.parent, context.load_search_blocks().first(parameters.tokens))
         self.refitter: LocalOutputs | None = None
         if parameters.refit_tokens and context.refined:
@@ -39,7 +38,7 @@ class PreparedAttentionOutputError(PreparedGroupFitness):
         for batch in self.calls.run(layer, tied):
             error += float((batch.output - batch.parent).double().square().sum())
             tokens += len(batch.output)
-        return error / tokens / float(self.statistics.layer(layer).residual_energy)
+        return error / tokens / self.calls.residual_energy(layer)
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class AttentionOutputError(Fitness):
     """
 
     name: ClassVar[str] = "attention-output-error"
-    reference: ClassVar[str] = "https://arxiv.org/abs/2406.14963"
+    reference: ClassVar[str] = "https://arxiv.org/abs/2210.17323"
     needs: ClassVar[Need] = "forward"
     summary: ClassVar[str] = "squared error of the attention output under the merge in use, measured (ours)"
 

@@ -6,7 +6,7 @@ from gqasearch.evaluation.interval import mean_interval
 from gqasearch.evaluation.local_outputs import LocalOutputs
 from gqasearch.evaluation.memory import cached_kv_heads, count_parameters, kv_bytes_per_token
 from gqasearch.evaluation.prefix import PrefixLosses, SummedLoss
-from gqasearch.evaluation.quality import CONVENTION, Quality, evaluate_quality, kl_per_token, mean_nll
+from gqasearch.evaluation.quality import CONVENTION, Quality, evaluate_quality, kl_per_token
 from gqasearch.evaluation.reference import ParentLogProbs
 from gqasearch.evaluation.runners import Runner, model_runner, tied_runner
 
@@ -26,7 +26,6 @@ __all__ = [
     "kl_per_token",
     "kv_bytes_per_token",
     "mean_interval",
-    "mean_nll",
     "model_runner",
     "tied_runner",
 ]

@@ -10,16 +10,20 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.models import LayerWeights, Parent, layers_replaced
+from gqasearch.models import LayerWeights, Parent, decoder_layer, layers_replaced
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of an attention block: its arguments, what it gave (tokens, D), and which tokens count."""
+    """One call of an attention block: its arguments, what it gave (tokens, D), and which tokens count.
+
+    ``residual_energy``: of the residual stream just after it, ||r||^2 summed over these tokens.
+    """
 
     arguments: dict[str, Any]
     output: Tensor
     mask: Tensor
+    residual_energy: float
 
 
 @dataclass(frozen=True)
@@ -46,17 +50,24 @@ class AttentionCalls:
         device = self.parent.device
         mask = mask.to(device)
 
-        def note(calls: list[_Call]) -> Any:
+        stream: list[Tensor] = []
+
+        def before_layer(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            stream.append(args[0] if args else kwargs["hidden_states"])
+
+        def after_attention(calls: list[_Call]) -> Any:
             def hook(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
                 arguments = kwargs if not args else {**kwargs, "hidden_states": args[0]}
-                calls.append(_Call(arguments, output[0][mask], mask))
+                energy = float((stream.pop() + output[0])[mask].double().square().sum())
+                calls.append(_Call(arguments, output[0][mask], mask, energy))
 
             return hook
 
-        handles = [
-            self._attention(index).register_forward_hook(note(calls), with_kwargs=True)
-            for index, calls in enumerate(self._calls)
-        ]
+        handles = []
+        for index, calls in enumerate(self._calls):
+            layer = decoder_layer(self.parent, index)
+            handles.append(layer.register_forward_pre_hook(before_layer, with_kwargs=True))
+            handles.append(self._attention(index).register_forward_hook(after_attention(calls), with_kwargs=True))
         try:
             with torch.no_grad():
                 self.parent.model(input_ids=ids.to(device), attention_mask=mask.long(), use_cache=False)
@@ -71,6 +82,11 @@ class AttentionCalls:
         """The module of a layer's W_o."""
         path = self.parent.family.tensor_name(index, "o.weight").removesuffix(".weight")
         return self.parent.model.get_submodule(path)
+
+    def residual_energy(self, index: int) -> float:
+        """E||r||^2 of the parent's residual stream just after a layer's attention."""
+        calls = self._calls[index]
+        return sum(call.residual_energy for call in calls) / sum(len(call.output) for call in calls)
 
     def run(self, index: int, tied: LayerWeights) -> Iterator[Attended]:
         """A layer with other weights, in the parent's shape, on the parent's own inputs; padding is left out."""

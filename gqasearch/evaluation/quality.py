@@ -76,16 +76,6 @@ def evaluate_quality(
     }
 
 
-def mean_nll(runner: Runner, blocks: TokenBlocks, *, batch_blocks: int = 8) -> float:
-    """Mean negative log-likelihood per target, nats."""
-    total, targets = 0.0, 0
-    for ids, mask in blocks.batches(batch_blocks):
-        wanted = mask[:, 1:]
-        total += float(_nll(runner(ids, mask)[:, :-1].log_softmax(-1), ids)[wanted].double().sum())
-        targets += int(wanted.sum())
-    return total / targets
-
-
 def kl_per_token(reference: Tensor, candidate: Tensor) -> Tensor:
     """KL of ``candidate`` to ``reference`` for log-probabilities (..., V) -> (...), nats, at least 0."""
     return torch.nn.functional.kl_div(candidate, reference, reduction="none", log_target=True).sum(-1).clamp_min(0)

@@ -105,13 +105,7 @@ class AlignedRenormLayer(AlignedLayer):
         group, w, index = super()._merge_group(heads), self.weights, list(heads)
         k_scale = _norm_ratio(self.key_norms(group.k[None], group.k_bias), self.key_norms(w.k, w.k_bias)[index])
         v_scale = _norm_ratio(self.value_norms(group.v[None], group.v_bias), self.value_norms(w.v, w.v_bias)[index])
-        return replace(
-            group,
-            k=group.k * k_scale,
-            v=group.v * v_scale,
-            k_bias=None if group.k_bias is None else group.k_bias * k_scale,
-            v_bias=None if group.v_bias is None else group.v_bias * v_scale,
-        )
+        return group.scaled(k_scale, v_scale)
 
     def value_norms(self, rows: Tensor, bias: Tensor | None) -> Tensor:
         """sqrt(E||v||^2) of every head of ``rows`` (n, dv, D), (n,)."""

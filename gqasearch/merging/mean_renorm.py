@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -29,13 +29,7 @@ class MeanRenormLayer(MeanLayer):
         group, index = super()._merge_group(heads), list(heads)
         k_scale = norm_ratio(group.k, self.weights.k[index])
         v_scale = norm_ratio(group.v, self.weights.v[index])
-        return replace(
-            group,
-            k=group.k * k_scale,
-            v=group.v * v_scale,
-            k_bias=None if group.k_bias is None else group.k_bias * k_scale,
-            v_bias=None if group.v_bias is None else group.v_bias * v_scale,
-        )
+        return group.scaled(k_scale, v_scale)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -22,3 +22,13 @@ class MergedGroup:
     k_bias: Tensor | None = None
     v_bias: Tensor | None = None
     q_bias: Tensor | None = None
+
+    def scaled(self, k_scale: Tensor, v_scale: Tensor) -> MergedGroup:
+        """K and V, with their biases, times these factors."""
+        return replace(
+            self,
+            k=self.k * k_scale,
+            v=self.v * v_scale,
+            k_bias=None if self.k_bias is None else self.k_bias * k_scale,
+            v_bias=None if self.v_bias is None else self.v_bias * v_scale,
+        )

@@ -30,10 +30,10 @@ class RelativePositions:
 
     def __init__(self, statistics: LayerStatistics, like: Tensor) -> None:
         """``like``: a tensor of the dtype and device to compute in."""
-        distance = statistics.distance.to(like)
+        distance = statistics.distance.to(like)  # zeros for a head that nothing reads, whose scores cost nothing
         length = distance.shape[1]
         anywhere = torch.arange(length, 0, -1).to(like)  # pairs of tokens that far apart
-        shares = (1 - ANYWHERE) * distance / distance.sum(1, keepdim=True) + ANYWHERE * anywhere / anywhere.sum()
+        shares = (1 - ANYWHERE) * distance + ANYWHERE * anywhere / anywhere.sum()
         cosines = statistics.cosines.to(like).repeat(1, 2)
         sines = statistics.sines.to(like).repeat(1, 2)
         # R = cos + sin P with P the quarter turn of every pair, (P x)_a = sign_a x_partner(a), so R X R^T has four

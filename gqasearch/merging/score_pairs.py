@@ -2,9 +2,9 @@
 
 RoPE rotates dimension ``i`` with dimension ``i + r/2`` of the first r dimensions: as the complex number
 k_i + j k_{i + r/2} a key at position p is multiplied by exp(j p theta_i). The score of a query and a key is
-the sum over pairs of Re(q_i conj(k_i) exp(j (p_q - p_k) theta_i)); only what commutes with that rotation,
-one complex factor per pair, can be moved from keys to queries. The dimensions from r on (all of them
-without RoPE) add q^T k whatever the positions: any invertible matrix can be moved there.
+the sum over pairs of Re(q_i conj(k_i) exp(j (p_q - p_k) theta_i)); at every distance alike only what commutes with
+that rotation, one complex factor per pair, can be moved from keys to queries (near by, more: ``positions``). The
+dimensions from r on (all of them without RoPE) add q^T k whatever the positions: any invertible matrix can be moved.
 """
 
 from __future__ import annotations

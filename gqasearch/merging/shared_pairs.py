@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gqasearch.merging.score_pairs import pair_moments
 from gqasearch.merging.shared_subspace import NEGLIGIBLE
 
 
@@ -18,33 +17,18 @@ class SharedPairs:
     """
 
     def __init__(self, pairs: Tensor, energy: Tensor, moment: Tensor) -> None:
-        self.pairs, self.moment = pairs, moment
+        self.pairs = pairs
         if energy.numel():  # a head that nothing reads has no say, and no infinite factor either
             energy = energy.clamp_min(NEGLIGIBLE * float(energy.max().clamp_min(torch.finfo(energy.dtype).tiny)))
         self.energy = energy
         scaled = (self.energy.sqrt()[..., None] * pairs).transpose(0, 1)
         self.gram = scaled @ moment.to(scaled.dtype) @ scaled.mH
 
-    def error(self, heads: tuple[int, ...]) -> float:
-        """Sum of the discarded eigenvalues."""
-        return float(torch.linalg.eigvalsh(self._block(heads))[:, :-1].clamp_min(0).sum())
-
     def leading(self, heads: tuple[int, ...]) -> Tensor:
         """The eigenvectors a, (n, p) complex."""
         _, vectors = torch.linalg.eigh(self._block(heads))
         leading: Tensor = vectors[..., -1].T
         return leading
-
-    def fit(self, heads: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """z (p, D) complex, of the heads' typical size per pair, and the factors c (n, p)."""
-        index, leading = list(heads), self.leading(heads)
-        root = self.energy[index].sqrt()
-        shared = ((leading.conj() * root)[..., None] * self.pairs[index]).sum(0)
-        size = pair_moments(shared, shared, self.moment).real
-        typical = pair_moments(self.pairs[index], self.pairs[index], self.moment).real.mean(0)
-        scale = torch.where(size > 0, (typical / size.clamp_min(torch.finfo(size.dtype).tiny)).sqrt(), 1.0)
-        scale = torch.where(scale > 0, scale, 1.0)
-        return shared * scale[:, None], leading / root / scale
 
     def _block(self, heads: tuple[int, ...]) -> Tensor:
         index = torch.tensor(heads, device=self.gram.device)

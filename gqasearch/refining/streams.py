@@ -38,9 +38,8 @@ class Streams:
     def __init__(self, parent: Parent, blocks: TokenBlocks, batch_blocks: int) -> None:
         self._parent = parent
         self._one = True  # no layer was converted yet: both streams are the parent's
-        self._after: list[
-            Tensor
-        ] = []  # per batch, the parent's stream just after the attention of the layer passed last
+        # Per batch, the parent's stream just after the attention of the layer passed last.
+        self._after: list[Tensor] = []
         self._batches = [_start(parent, ids, mask) for ids, mask in blocks.batches(batch_blocks)]
 
     def advance_parent(self, index: int) -> None:
@@ -98,8 +97,7 @@ class Streams:
 
     def _run(self, index: int, hidden: Tensor, batch: _Batch) -> Tensor:
         """One decoder layer, (B, T, D) -> (B, T, D)."""
-        output = decoder_layer(self._parent, index)(hidden, **batch.arguments[index])
-        result: Tensor = output[0] if isinstance(output, tuple) else output
+        result: Tensor = decoder_layer(self._parent, index)(hidden, **batch.arguments[index])
         return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gqasearch.calibration import benchmark_named, overlap
+from gqasearch.embedded import Split
 from gqasearch.run.workspace import Workspace
 
 SEARCHED = "the search objective ran the model on {text}; do not report results on that text"
@@ -28,11 +29,9 @@ def warnings_of(work: Workspace) -> list[str]:
     if benchmark is not None and (searched or fitted):
         use = "the search ran the model on" if searched else "weights were fitted to"
         found.append(BENCHMARK.format(text=text, benchmark=benchmark, use=use))
-    for split, used in (("calibration", fitted), ("search", searched)):
-        if used:
-            share = overlap(
-                work.blocks("calibration" if split == "calibration" else "search"), work.blocks("evaluation")
-            )
-            if share > WORTH_A_WORD:
-                found.append(OVERLAP.format(share=share, split=split))
+    seen: dict[Split, bool] = {"calibration": fitted, "search": searched}
+    for split in (split for split, used in seen.items() if used):
+        share = overlap(work.blocks(split), work.blocks("evaluation"))
+        if share > WORTH_A_WORD:
+            found.append(OVERLAP.format(share=share, split=split))
     return found

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.evaluation import Converter, ParentLogProbs, PrefixLosses, mean_nll, model_runner
+from gqasearch.evaluation import Converter, ParentLogProbs, PrefixLosses, evaluate_quality, model_runner
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import make_merge
 from gqasearch.models import LayerWeights, Parent, tie_heads
@@ -85,8 +85,10 @@ def test_any_loss_can_be_measured() -> None:
         return tie_heads(converter("llama").layer_merge(index).merge(layer), layer.labels, 1)
 
     losses = PrefixLosses(parent_of("llama"), tied_layer, text(), 2, summed_nll)
-    wanted = mean_nll(converter("llama").runner(grouping(1, 2, 3, 0)), text())
-    assert losses([grouping(1, 2, 3, 0)], everything)[0] == pytest.approx(wanted, rel=1e-6)
+    candidate = grouping(1, 2, 3, 0)
+    runners = {"candidate": converter("llama").runner(candidate)}
+    _, found = evaluate_quality(model_runner(parent_of("llama").model), runners, text())
+    assert losses([candidate], everything)[0] == pytest.approx(found["candidate"].nll, rel=1e-6)
 
 
 @settings(max_examples=15)

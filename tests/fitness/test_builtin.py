@@ -15,7 +15,7 @@ from gqasearch.evaluation import Converter, LocalOutputs, evaluate_quality, mode
 from gqasearch.fitness import Fitness, PreparedFitness, PreparedTextFitness, available_fitness, make_fitness
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import Mean, Optimal
-from gqasearch.models import layers_replaced, tie_heads
+from gqasearch.models import decoder_layer, layers_replaced, tie_heads
 from gqasearch.testing import (
     LAYERS,
     VOCABULARY,
@@ -139,21 +139,25 @@ class TestAttentionOutputError(FitnessContract):
         parent, layer, heads = tiny_llama(), 1, (0, 2, 5)
         grouping = LayerGrouping.from_groups([heads, (1,), (3,), (4,)])
         merged = Mean().for_layer(parent.layer(layer)).merge(grouping)
-        blocks, seen = random_tokens(1), []
+        blocks, seen, streams = random_tokens(1), [], []
         attention = parent.model.get_submodule(parent.family.attention_path(layer))
 
         def note(_module: object, _args: object, kwargs: dict[str, Any], output: Any) -> None:
             seen.append((kwargs, output[0]))
 
-        handle = attention.register_forward_hook(note, with_kwargs=True)
+        handles = [
+            attention.register_forward_hook(note, with_kwargs=True),
+            decoder_layer(parent, layer).register_forward_pre_hook(lambda _module, args: streams.append(args[0])),
+        ]
         with torch.no_grad():
             parent.model(input_ids=blocks.ids, use_cache=False)
-        handle.remove()
+        for handle in handles:
+            handle.remove()
         ((kwargs, before),) = seen
         with torch.no_grad(), layers_replaced(parent, {layer: tie_heads(merged, grouping.labels, 1)}):
             after = attention(**kwargs)[0]
         error = float((after - before).double()[blocks.mask].square().sum(1).mean())
-        scale = float(tiny_statistics().layer(layer).residual_energy)
+        scale = float((streams[0] + before).double()[blocks.mask].square().sum(1).mean())
         assert self.prepared().group_error(layer, heads) == pytest.approx(error / scale, rel=1e-4)
 
     def test_a_refit_lowers_it(self) -> None:

@@ -146,6 +146,19 @@ def test_every_round_lowers_the_error(family: str, monkeypatch: pytest.MonkeyPat
     assert all(one > two for one, two in pairwise(errors))
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt_neox"])
+def test_a_head_that_writes_nothing_costs_nothing(family: str) -> None:
+    """As the empty slots of a query-padded checkpoint: no score of theirs matters at any distance."""
+    layer, statistics = source_layer(family), synthetic_statistics(source_layer(family))
+    o, gain, distance = layer.o.clone(), statistics.score_gain.clone(), statistics.distance.clone()
+    o[2], gain[2], distance[2] = 0.0, 0.0, 0.0
+    silent = replace(statistics, score_gain=gain, distance=distance)
+    merge = make_merge("optimal").for_layer(replace(layer, o=o), silent)
+    assert merge.group_error((1, 2)) == pytest.approx(0.0, abs=1e-9)
+    if family != "qwen3":  # there the plain mean of the three may be the best of its three candidates
+        assert merge.group_error((1, 2, 3)) == pytest.approx(merge.group_error((1, 3)), rel=1e-6)
+
+
 def test_without_rope_the_queries_are_no_worse_than_any_map() -> None:
     """OPT: random matrices between the shared key and each query's reading of it."""
     merge = bound("optimal", "opt")

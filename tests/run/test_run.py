@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from gqasearch.calibration.text import SHARES
 from gqasearch.errors import UserError
 from gqasearch.evaluation import cached_kv_heads
 from gqasearch.grouping import LayerGrouping
@@ -141,6 +142,32 @@ def test_every_fitness_drives_a_run(settings: dict[str, Any], tmp_path: Path, fi
     metrics = json.loads(folder.metrics.read_text())
     assert metrics["texts"]["search"]["used"] == (fitness in ("kl", "perplexity"))
     assert bool(metrics["warnings"]) == (fitness in ("kl", "perplexity"))
+
+
+def test_text_that_spoils_the_figures_is_named(settings: dict[str, Any], tmp_path: Path) -> None:
+    """A benchmark's test set that was searched and fitted on, and reported text that was seen before."""
+    text = Path(settings["calibration_text"])
+    benchmark = tmp_path / "wikitext-2" / "wiki.test.txt"
+    benchmark.parent.mkdir()
+    benchmark.write_text(text.read_text())
+    small = {"method_parameters": {**SMALL, "generations": 1, "local_individuals": 0}, "materialize": False}
+    cases = (("kl", "the search ran the model on", "search"), ("merge-error", "weights were fitted to", "calibration"))
+    for objective, use, split in cases:
+        again = tmp_path / f"{split}.txt"
+        start, stop = SHARES[split]
+        again.write_text(text.read_text()[int(start * 20_000) : int(stop * 20_000)])
+        # Blocks of two windows: the same text, cut at other places, still has windows in common.
+        changes = {
+            "calibration_text": str(benchmark),
+            "evaluation_text": str(again),
+            "objectives": [objective],
+            "block_length": 64,
+        }
+        folder = finished(settings, tmp_path / objective, **changes, **small)
+        found = json.loads(folder.metrics.read_text())["warnings"]
+        assert any(f"test set of WikiText: {use}" in warning for warning in found)
+        assert [warning for warning in found if "reported text" in warning and f"in the {split} text" in warning]
+        assert len([warning for warning in found if "reported text" in warning]) == 1
 
 
 def test_a_moving_budget_is_kept(settings: dict[str, Any], tmp_path: Path) -> None:
