@@ -95,23 +95,35 @@ class PreparedGroupFitness(PreparedFitness):
     def compute_group_error(self, layer: int, heads: tuple[int, ...]) -> float:
         """Error of letting ``heads`` (ascending, two or more) of ``layer`` share one KV head."""
 
+    def compute_group_errors(self, layer: int, groups: Sequence[tuple[int, ...]]) -> Sequence[float]:
+        """``compute_group_error`` of each of these; for a fitness that computes many at once faster than one by one.
+
+        A value must have the same bits whatever groups are beside it.
+        """
+        return [self.compute_group_error(layer, heads) for heads in groups]
+
     def group_error(self, layer: int, heads: tuple[int, ...]) -> float:
         """As ``compute_group_error``, computed once per group; 0 for a single head."""
-        if len(heads) == 1:
-            return 0.0
-        key = (layer, heads)
-        if key not in self._memo:
-            value = float(self.compute_group_error(layer, heads))
-            if not np.isfinite(value):
-                raise UserError(f"the fitness gave {value} for heads {list(heads)} of layer {layer}")
-            self._memo[key] = value
-        return self._memo[key]
+        return self.group_errors(layer, [heads])[0]
+
+    def group_errors(self, layer: int, groups: Sequence[tuple[int, ...]]) -> list[float]:
+        """``group_error`` of each of these; those not known yet are computed together."""
+        missing = [heads for heads in dict.fromkeys(groups) if len(heads) > 1 and (layer, heads) not in self._memo]
+        if missing:
+            values = [float(value) for value in self.compute_group_errors(layer, missing)]
+            for heads, value in zip(missing, values, strict=True):
+                if not np.isfinite(value):
+                    raise UserError(f"the fitness gave {value} for heads {list(heads)} of layer {layer}")
+                self._memo[layer, heads] = value
+        return [self._memo[layer, heads] if len(heads) > 1 else 0.0 for heads in groups]
 
     def layer_error(self, layer: int, groups: Sequence[tuple[int, ...]]) -> float:
         """Sum over one layer's groups."""
-        return sum(self.group_error(layer, heads) for heads in groups)
+        return sum(self.group_errors(layer, groups))
 
     def evaluate(self, groupings: Sequence[Grouping]) -> FloatArray:
+        for index, layers in enumerate(zip(*groupings, strict=True)):
+            self.group_errors(index, [heads for layer in layers for heads in layer.groups])  # all at once, kept
         return np.array(
             [sum(self.layer_error(i, layer.groups) for i, layer in enumerate(grouping)) for grouping in groupings],
             dtype=np.float64,

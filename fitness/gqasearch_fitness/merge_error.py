@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,9 +22,13 @@ class PreparedMergeError(PreparedGroupFitness):
         self._scales: dict[int, float] = {}
 
     def compute_group_error(self, layer: int, heads: tuple[int, ...]) -> float:
+        return self.compute_group_errors(layer, [heads])[0]
+
+    def compute_group_errors(self, layer: int, groups: Sequence[tuple[int, ...]]) -> list[float]:
         if layer not in self._scales:
             self._scales[layer] = 1.0 / float(self.statistics.layer(layer).residual_energy)
-        return self.converter.layer_merge(layer).group_error(heads) * self._scales[layer]
+        errors = self.converter.layer_merge(layer).group_errors(groups)
+        return [error * self._scales[layer] for error in errors]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ gives a :class:`LayerMerge`, which merges groups of that layer's heads and tells
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
@@ -37,9 +38,12 @@ class LayerMerge(ABC):
     def _merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
         """Merge these heads (two or more, ascending)."""
 
-    def _group_error(self, heads: tuple[int, ...]) -> float:
-        """Error of merging these heads; measured from the merged weights unless a closed form is known."""
-        return self.measured_error(heads)
+    def _group_errors(self, groups: Sequence[tuple[int, ...]]) -> list[float]:
+        """Errors of merging each of these; measured from the merged weights unless a closed form is known.
+
+        An error must have the same bits whatever groups it is computed beside: a search that goes on asks for others.
+        """
+        return [self.measured_error(heads) for heads in groups]
 
     def measured_error(self, heads: tuple[int, ...]) -> float:
         """The error of these heads' merged weights, whatever rule made them."""
@@ -66,11 +70,14 @@ class LayerMerge(ABC):
 
         0 for a single head. Independent of the other groups: a set function.
         """
-        if len(heads) == 1:
-            return 0.0
-        if heads not in self._errors:
-            self._errors[heads] = self._group_error(heads)
-        return self._errors[heads]
+        return self.group_errors([heads])[0]
+
+    def group_errors(self, groups: Sequence[tuple[int, ...]]) -> list[float]:
+        """``group_error`` of each of these; those not known yet are computed together, which is faster."""
+        missing = [heads for heads in dict.fromkeys(groups) if len(heads) > 1 and heads not in self._errors]
+        if missing:
+            self._errors.update(zip(missing, self._group_errors(missing), strict=True))
+        return [self._errors[heads] if len(heads) > 1 else 0.0 for heads in groups]
 
     def merge(self, grouping: LayerGrouping) -> LayerWeights:
         """The layer with one K and V per group: k, v (G, ...); q, o keep the source's query order.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,9 +61,16 @@ class OptimalLayer(LayerMerge):
         pairs = to_pairs(queries)
         return self._by_head(pair_moments(pairs, pairs, self.moment).real * cost[:, None] / 2)
 
-    def _group_error(self, heads: tuple[int, ...]) -> float:
-        fixed = 0.0 if self.fixed is None else self.fixed.error(heads)
-        return self.values.error(heads) + self.rotated.error(heads) + fixed
+    def _group_errors(self, groups: Sequence[tuple[int, ...]]) -> list[float]:
+        errors = np.zeros(len(groups))
+        of_size: dict[int, list[int]] = {}
+        for row, heads in enumerate(groups):
+            of_size.setdefault(len(heads), []).append(row)
+        for rows in of_size.values():
+            same = np.array([groups[row] for row in rows])
+            fixed = 0.0 if self.fixed is None else self.fixed.errors(same)
+            errors[rows] = self.values.errors(same) + self.rotated.errors(same) + fixed
+        return [float(error) for error in errors]
 
     def _merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
         v, v_bias, o = self._merge_values(heads)

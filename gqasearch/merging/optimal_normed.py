@@ -8,6 +8,8 @@ error is kept.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -34,8 +36,8 @@ class OptimalNormedLayer(OptimalLayer):
             )
         super().__init__(weights, statistics)
 
-    def _group_error(self, heads: tuple[int, ...]) -> float:
-        return self.measured_error(heads)
+    def _group_errors(self, groups: Sequence[tuple[int, ...]]) -> list[float]:
+        return [self.measured_error(heads) for heads in groups]
 
     def _merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
         v, v_bias, o = self._merge_values(heads)

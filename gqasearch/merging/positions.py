@@ -9,8 +9,8 @@ factor through. Averages over the positions that are looked at know the differen
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
+from gqasearch.merging.score_pairs import from_pairs, to_pairs
+from gqasearch.pairwise import FloatArray, IntArray
 
-Moments = TypeVar("Moments", bound=Any)
+ComplexArray: TypeAlias = NDArray[np.complex128]
 
 # Share of the positions drawn from anywhere: a score that goes wrong where attention does not look draws it there.
 ANYWHERE = 0.1
@@ -34,61 +36,72 @@ class RelativePositions:
         length = distance.shape[1]
         anywhere = torch.arange(length, 0, -1).to(like)  # pairs of tokens that far apart
         shares = (1 - ANYWHERE) * distance + ANYWHERE * anywhere / anywhere.sum()
-        cosines = statistics.cosines.to(like).repeat(1, 2)
-        sines = statistics.sines.to(like).repeat(1, 2)
-        # R = cos + sin P with P the quarter turn of every pair, (P x)_a = sign_a x_partner(a), so R X R^T has four
-        # terms; each table (Hq, r, r) holds the average and the signs of one.
-        half = cosines.shape[1] // 2
-        sign = torch.ones(2 * half).to(like)
-        sign[half:] = -1
-        self.partner = torch.arange(2 * half, device=like.device).roll(half)
-        mixed = torch.einsum("ht,ta,tb->hab", shares, cosines, sines)
-        self._tables = (
-            torch.einsum("ht,ta,tb->hab", shares, cosines, cosines),
-            mixed * sign,
-            mixed.mT * sign[:, None],
-            torch.einsum("ht,ta,tb->hab", shares, sines, sines) * sign * sign[:, None],
-        )
+        cosines, sines = statistics.cosines.to(like), statistics.sines.to(like)
+        turns = torch.complex(cosines, -sines)
+        self._same = torch.einsum("ht,ta,tb->hab", shares.to(turns), cosines.to(turns), turns)
+        self._other = torch.einsum("ht,ta,tb->hab", shares.to(turns), sines.to(turns), turns)
 
-    def of(self, queries: list[int]) -> Turning[Tensor]:
+    def of(self, queries: list[int]) -> Turning:
         """The averages of these query heads."""
-        return Turning(self.partner, *(table[queries] for table in self._tables))
+        return Turning(self._same[queries], self._other[queries])
 
 
 @dataclass(frozen=True)
-class Turning(Generic[Moments]):
-    """Averages over the relative positions of m query heads; tensors, or numpy arrays in and out."""
+class Turning:
+    """Averages over the relative positions of m query heads, complex (m, r/2, r/2) each.
 
-    partner: Moments
-    plain: Moments
-    right: Moments
-    left: Moments
-    both: Moments
+    A row (x_b, y_b) is x_b + i y_b, which R^T on its right multiplies by e^(-i theta_b). R on the left makes
+    cos theta_a e_a + sin theta_a o_a and cos theta_a o_a - sin theta_a e_a of the two rows e_a and o_a of a pair.
+    ``same`` averages cos theta_a e^(-i theta_b), ``other`` sin theta_a e^(-i theta_b).
+    """
 
-    def as_arrays(self) -> Turning[NDArray[np.float64]]:
-        """The same for numpy, on the CPU."""
-        return Turning(*(np.asarray(getattr(self, field.name).cpu()) for field in fields(self)))
+    same: Tensor
+    other: Tensor
 
-    def of(self, queries: NDArray[np.int64]) -> Turning[Moments]:
-        """The averages of some of these query heads."""
-        return replace(
-            self,
-            plain=self.plain[queries],
-            right=self.right[queries],
-            left=self.left[queries],
-            both=self.both[queries],
+    def forth(self, moments: Tensor) -> Tensor:
+        """E_delta[R X R^T] for every query head: X (m, r, r) or (r, r) -> (m, r, r)."""
+        half, rows = self.same.shape[-1], to_pairs(moments.mT).mT
+        first, second = rows[..., :half, :], rows[..., half:, :]
+        turned = [self.same * first + self.other * second, self.same * second - self.other * first]
+        return from_pairs(torch.cat(turned, dim=-2).mT).mT
+
+    def side_by_side(self) -> TurningSideBySide:
+        """The same for numpy, on the CPU, of moments with pairs side by side."""
+        same, other = (table.cpu().numpy() for table in (self.same, self.other))
+        both = np.stack([same, same], axis=-2), np.stack([other, -other], axis=-2)
+        return TurningSideBySide(*both, both[0].conj(), -both[1].conj())
+
+
+@dataclass(frozen=True)
+class TurningSideBySide:
+    """As ``Turning``, of rows and columns in the order x_0, y_0, x_1, y_1, ...: no number is copied to be turned.
+
+    Each table (..., m, r/2, 2, r/2).
+    """
+
+    same: ComplexArray
+    other: ComplexArray
+    same_back: ComplexArray
+    other_back: ComplexArray
+
+    def of(self, queries: IntArray) -> TurningSideBySide:
+        """The averages of some of these query heads, (..., m)."""
+        return TurningSideBySide(
+            self.same[queries], self.other[queries], self.same_back[queries], self.other_back[queries]
         )
 
-    def forth(self, moments: Moments) -> Moments:
-        """E_delta[R X R^T] for every query head: X (m, r, r) or (r, r) -> (m, r, r)."""
-        turned = moments[..., self.partner]
-        straight = self.plain * moments + self.both * turned[..., self.partner, :]
-        total: Moments = straight + self.right * turned + self.left * moments[..., self.partner, :]
-        return total
+    def forth(self, moments: FloatArray) -> FloatArray:
+        """E_delta[R X R^T]: X (..., m, r, r), or with 1 for m -> (..., m, r, r); of X^T it is the transpose."""
+        return _turned(moments, self.same, self.other)
 
-    def back(self, moments: Moments) -> Moments:
-        """E_delta[R^T X R]: as ``forth``, the other way round."""
-        turned = moments[..., self.partner]
-        straight = self.plain * moments + self.both * turned[..., self.partner, :]
-        total: Moments = straight - self.right * turned - self.left * moments[..., self.partner, :]
-        return total
+    def back(self, moments: FloatArray) -> FloatArray:
+        """E_delta[R^T X R], likewise."""
+        return _turned(moments, self.same_back, self.other_back)
+
+
+def _turned(moments: FloatArray, same: ComplexArray, other: ComplexArray) -> FloatArray:
+    half = same.shape[-1]
+    pairs = moments.reshape(*moments.shape[:-2], half, 2, 2 * half).view(np.complex128)
+    turned: ComplexArray = same * pairs
+    turned += other * pairs[..., ::-1, :]
+    return turned.view(np.float64).reshape(*turned.shape[:-3], 2 * half, 2 * half)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gqasearch.pairwise import FloatArray, IntArray
+
 # Relative floor under which an eigenvalue counts as zero, in float64.
 NEGLIGIBLE = 1e-13
+# Numbers in the Gram matrices that are made at once: 16 MB.
+STACK = 2**21
 
 
 class SharedSubspace:
@@ -24,14 +29,19 @@ class SharedSubspace:
         flat = self.scaled.flatten(0, 1)
         self.gram = flat @ moment @ flat.T
 
-    def error(self, heads: tuple[int, ...]) -> float:
-        """Sum of the discarded eigenvalues."""
-        return float(torch.linalg.eigvalsh(self._block(heads))[: -self.rows.shape[1]].clamp_min(0).sum())
+    def errors(self, groups: IntArray) -> FloatArray:
+        """Sum of the discarded eigenvalues of each group, (N,); ``groups`` (N, n)."""
+        kept, width = self.rows.shape[1], groups.shape[1] * self.rows.shape[1]
+        found = []
+        for some in torch.from_numpy(groups).split(max(STACK // max(width**2, 1), 1)):
+            values = torch.linalg.eigvalsh(self._blocks(some))[:, : width - kept]
+            found.append(values.clamp_min(0).cpu().numpy().sum(1))
+        return np.concatenate(found)
 
     def fit(self, heads: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Rows of z (s, D), of the heads' typical size, and the maps P (n, s, s)."""
         size, own = self.rows.shape[1], self.rows[list(heads)]
-        energies, vectors = torch.linalg.eigh(self._block(heads))
+        energies, vectors = torch.linalg.eigh(self._blocks(torch.tensor([heads]))[0])
         top, energies = vectors[:, -size:], energies[-size:]
         tiny = torch.finfo(energies.dtype).tiny
         shared = top.T @ self.scaled[list(heads)].flatten(0, 1)
@@ -41,8 +51,9 @@ class SharedSubspace:
         scale = torch.where(usable, (typical / energies.clamp_min(tiny)).sqrt(), 0.0)
         return scale[:, None] * shared, torch.where(usable, maps * scale / typical, 0.0)
 
-    def _block(self, heads: tuple[int, ...]) -> Tensor:
-        size = self.rows.shape[1]
-        index = torch.cat([torch.arange(h * size, (h + 1) * size) for h in heads]).to(self.gram.device)
-        block: Tensor = self.gram[index][:, index]
-        return block
+    def _blocks(self, groups: Tensor) -> Tensor:
+        """The Gram matrices of groups (N, n), (N, n s, n s)."""
+        heads, size = groups.to(self.gram.device), self.rows.shape[1]
+        by_head = self.gram.reshape(len(self.rows), size, len(self.rows), size).transpose(1, 2)
+        blocks: Tensor = by_head[heads[:, :, None], heads[:, None, :]]  # (N, n, n, s, s)
+        return blocks.transpose(2, 3).flatten(3, 4).flatten(1, 2)

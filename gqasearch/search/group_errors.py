@@ -12,7 +12,9 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray, IntArray, pairwise_errors
 
-SetFunction: TypeAlias = Callable[[tuple[int, ...]], float]
+Group: TypeAlias = tuple[int, ...]
+SetFunction: TypeAlias = Callable[[Group], float]
+BatchedSetFunction: TypeAlias = Callable[[Sequence[Group]], Sequence[float]]
 
 
 class GroupErrors(ABC):
@@ -22,17 +24,21 @@ class GroupErrors(ABC):
         self.num_heads = num_heads
 
     @abstractmethod
-    def group_error(self, heads: tuple[int, ...]) -> float:
+    def group_error(self, heads: Group) -> float:
         """Error of one group; ``heads`` ascending."""
+
+    def group_errors(self, groups: Sequence[Group]) -> list[float]:
+        """Errors of many groups, each ascending."""
+        return [self.group_error(heads) for heads in groups]
 
     @abstractmethod
     def evaluate(self, labels: IntArray) -> FloatArray:
         """Errors, (N,), of partitions given as labels (N, H); each independent of the rows beside it."""
 
-    def union_errors(self, groups: Sequence[tuple[int, ...]]) -> FloatArray:
+    def union_errors(self, groups: Sequence[Group]) -> FloatArray:
         """Errors, (G, G), of the union of every two groups; of the group itself on the diagonal."""
-        unions = [[self.group_error(tuple(sorted({*one, *two}))) for two in groups] for one in groups]
-        return np.array(unions, dtype=np.float64)
+        unions = self.group_errors([tuple(sorted({*one, *two})) for one in groups for two in groups])
+        return np.array(unions, dtype=np.float64).reshape(len(groups), len(groups))
 
     def objective(self, groupings: Sequence[Grouping]) -> FloatArray:
         """Errors, (N,), of groupings of this one layer."""
@@ -48,14 +54,14 @@ class PairwiseErrors(GroupErrors):
             raise UserError("the fitness gave distances between heads that are not finite")
         self.distances = distances
 
-    def group_error(self, heads: tuple[int, ...]) -> float:
+    def group_error(self, heads: Group) -> float:
         index = np.asarray(heads)
         return float(self.distances[np.ix_(index, index)].sum()) / (2 * len(heads))
 
     def evaluate(self, labels: IntArray) -> FloatArray:
         return pairwise_errors(self.distances, labels)
 
-    def union_errors(self, groups: Sequence[tuple[int, ...]]) -> FloatArray:
+    def union_errors(self, groups: Sequence[Group]) -> FloatArray:
         member = np.zeros((len(groups), self.num_heads))
         for row, group in enumerate(groups):
             member[row, list(group)] = 1
@@ -67,29 +73,41 @@ class PairwiseErrors(GroupErrors):
 
 
 class SetErrors(GroupErrors):
-    """Any set function; computed once per group and kept by bit mask."""
+    """Any set function; computed once per group and kept by bit mask.
 
-    def __init__(self, num_heads: int, function: SetFunction) -> None:
+    ``together``: the same function of many groups at once, where that is faster.
+    """
+
+    def __init__(self, num_heads: int, function: SetFunction, together: BatchedSetFunction | None = None) -> None:
         super().__init__(num_heads)
-        self._function = function
+        self._function = together or (lambda groups: list(map(function, groups)))
         self._known: dict[int, float] = {1 << head: 0.0 for head in range(num_heads)}
 
-    def group_error(self, heads: tuple[int, ...]) -> float:
+    def group_error(self, heads: Group) -> float:
         return self.mask_error(sum(1 << head for head in heads))
+
+    def group_errors(self, groups: Sequence[Group]) -> list[float]:
+        return self.mask_errors([sum(1 << head for head in heads) for heads in groups])
 
     def mask_error(self, mask: int) -> float:
         """Error of the group whose heads are the bits of ``mask``."""
-        known = self._known.get(mask)
-        if known is None:
-            heads = tuple(head for head in range(self.num_heads) if mask >> head & 1)
-            known = float(self._function(heads))
-            if not np.isfinite(known):
-                raise UserError(f"the fitness gave {known} for heads {list(heads)}")
-            self._known[mask] = known
-        return known
+        return self.mask_errors([mask])[0]
+
+    def mask_errors(self, masks: Sequence[int]) -> list[float]:
+        """``mask_error`` of each of these; those not known yet are asked for together."""
+        missing = [mask for mask in dict.fromkeys(masks) if mask not in self._known]
+        if missing:
+            groups = [tuple(head for head in range(self.num_heads) if mask >> head & 1) for mask in missing]
+            for mask, heads, value in zip(missing, groups, map(float, self._function(groups)), strict=True):
+                if not np.isfinite(value):
+                    raise UserError(f"the fitness gave {value} for heads {list(heads)}")
+                self._known[mask] = value
+        return [self._known[mask] for mask in masks]
 
     def evaluate(self, labels: IntArray) -> FloatArray:
-        return np.array([sum(map(self.mask_error, group_masks(row))) for row in labels.tolist()], dtype=np.float64)
+        rows = [group_masks(row) for row in labels.tolist()]
+        self.mask_errors([mask for row in rows for mask in row])  # all at once, kept
+        return np.array([sum(self.mask_errors(row)) for row in rows], dtype=np.float64)
 
 
 def group_masks(labels: Sequence[int]) -> list[int]:

@@ -12,7 +12,14 @@ import torch
 from gqasearch.calibration import TokenBlocks
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter, LocalOutputs, evaluate_quality, model_runner, tied_runner
-from gqasearch.fitness import Fitness, PreparedFitness, PreparedTextFitness, available_fitness, make_fitness
+from gqasearch.fitness import (
+    Fitness,
+    PreparedFitness,
+    PreparedGroupFitness,
+    PreparedTextFitness,
+    available_fitness,
+    make_fitness,
+)
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import Mean, Optimal
 from gqasearch.models import decoder_layer, layers_replaced, tie_heads
@@ -98,6 +105,33 @@ class TestMergeErrorOfMean(FitnessContract):
         layer = Optimal().for_layer(tiny_llama().layer(1), tiny_statistics().layer(1))
         energy = float(tiny_statistics().layer(1).residual_energy)
         assert prepared.group_error(1, (0, 3)) == pytest.approx(layer.group_error((0, 3)) / energy, rel=1e-12)
+
+    def test_many_groups_at_once_have_the_bits_of_each_alone(self) -> None:
+        groups = [(0, 3), (4,), (1, 2, 5), (0, 1), (0, 3), (0, 1, 2, 3, 4, 5)]
+        for merge in (Mean(), Optimal()):
+            together, alone = (MergeError().prepare(tiny_context(merge)) for _ in range(2))
+            assert together.group_errors(1, groups) == [alone.group_error(1, heads) for heads in groups]
+
+
+class Counted(PreparedGroupFitness):
+    """Knows one group at a time, as a plug-in may; infinite for the heads 0 and 5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[int, tuple[int, ...]]] = []
+
+    def compute_group_error(self, layer: int, heads: tuple[int, ...]) -> float:
+        self.asked.append((layer, heads))
+        return np.inf if heads == (0, 5) else float(sum(heads) + 100 * layer)
+
+
+def test_a_group_fitness_is_asked_once_per_group_and_layer() -> None:
+    prepared = Counted()
+    assert prepared.group_errors(1, [(0, 1), (2,), (0, 1), (3, 4)]) == [101.0, 0.0, 101.0, 107.0]
+    assert prepared.group_error(0, (0, 1)) == 1.0 and prepared.layer_error(1, [(3, 4), (0, 1)]) == 208.0
+    assert prepared.asked == [(1, (0, 1)), (1, (3, 4)), (0, (0, 1))]
+    with pytest.raises(UserError, match=r"inf for heads \[0, 5\] of layer 1"):
+        prepared.group_errors(1, [(1, 2), (0, 5)])
 
 
 class TestPerplexity(FitnessContract):

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from functools import cache
+from itertools import combinations, pairwise
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from gqasearch.merging import MERGES, LayerMerge, MergedGroup, make_merge, shared_rotated
+from gqasearch.merging import MERGES, LayerMerge, MergedGroup, make_merge, shared_rotated, shared_subspace
 from gqasearch.merging.aligned_layer import AlignedLayer
 from gqasearch.merging.error import error_parts, measured_error
 from gqasearch.merging.positions import ANYWHERE
 from gqasearch.models import LayerWeights
 from tests.merging.layers import SOURCES, bound, source_layer
 from tests.samples import synthetic_statistics
-from tests.tiny_models import ALL_FAMILY_NAMES
+from tests.tiny_models import ALL_FAMILY_NAMES, kv_head_choices
 
 LINEAR = tuple(family for family in ALL_FAMILY_NAMES if family != "qwen3")  # no head norms
 CLOSE = [(0, 1), (0, 2), (0, 1, 2)]
@@ -185,6 +189,56 @@ def test_splitting_a_group_never_raises_the_optimal_error(family: str) -> None:
     whole = merge.group_error((0, 1, 2, 3))
     assert merge.group_error((0, 1)) + merge.group_error((2, 3)) <= whole * (1 + 1e-9)
     assert merge.group_error((0, 2, 3)) <= whole * (1 + 1e-9)
+
+
+together = st.lists(st.sets(st.integers(0, 5), min_size=1).map(lambda heads: tuple(sorted(heads))), max_size=30)
+
+
+@cache
+def alone(name: str, family: str) -> LayerMerge:
+    """A merge that is asked for one group at a time, and remembers them."""
+    return bound(name, family, kv_heads=kv_head_choices(family)[0])
+
+
+@pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
+@pytest.mark.parametrize("name", ["mean", "optimal"])
+@given(groups=together)
+@settings(max_examples=15)
+def test_an_error_has_the_same_bits_whatever_is_computed_beside_it(
+    name: str, family: str, groups: list[tuple[int, ...]]
+) -> None:
+    merge = bound(name, family, kv_heads=kv_head_choices(family)[0])
+    groups = [heads for heads in groups if heads[-1] < merge.source.num_kv_heads]
+    assert merge.group_errors(groups) == [alone(name, family).group_error(heads) for heads in groups]
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "gpt_neox"])
+def test_stacks_of_any_height_give_the_same_bits(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = [heads for size in range(2, 6) for heads in combinations(range(6), size)]
+    found = []
+    for height in (1, 2**12, 2**30):
+        for module in (shared_rotated, shared_subspace):
+            monkeypatch.setattr(module, "STACK", height)
+        found.append(bound("optimal", family).group_errors(groups))
+    assert found[0] == found[1] == found[2]
+
+
+def test_every_group_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    merge, asked = bound("mean", "llama"), []
+    monkeypatch.setattr(merge, "_group_errors", lambda groups: asked.append(groups) or [1.0] * len(groups))
+    assert merge.group_errors([(0, 1), (3,), (0, 1), (2, 4)]) == [1.0, 0.0, 1.0, 1.0]
+    assert merge.group_errors([(2, 4), (5,)]) == [1.0, 0.0] and merge.group_error((0, 1)) == 1.0
+    assert asked == [[(0, 1), (2, 4)]]
+
+
+def test_solves_take_what_rounding_has_made_indefinite() -> None:
+    """One such matrix in a stack of positive ones, each with right sides as rows."""
+    matrix = np.array([[[2.0, 1.0], [1.0, 3.0]], [[0.0, 1.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    right = np.array([[[1.0, 2.0], [0.0, 1.0], [3.0, 3.0]], [[1.0, 2.0], [4.0, 5.0], [0.0, 0.0]], np.zeros((3, 2))])
+    found, ridge = shared_rotated._solve(matrix.copy(), right)
+    assert ridge.shape == (3, 1, 1) and ridge[0, 0, 0] == pytest.approx(2.5 * shared_rotated.RIDGE)
+    np.testing.assert_allclose(found @ matrix, right, rtol=1e-9, atol=1e-9)
+    assert not found[2].any()
 
 
 def rank_deficient(layer: LayerWeights) -> LayerWeights:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import pairwise_errors
-from gqasearch.search import PairwiseErrors, SetErrors
+from gqasearch.search import PairwiseErrors, Problem, SetErrors
+from gqasearch.search.evolution.group_descent import GroupDescent
 from gqasearch.search.group_errors import group_masks
-from tests.search.problems import Pairwise, SetFunction, all_partitions, seeds
+from gqasearch.search.operators import random_partition
+from gqasearch.search.record import Record
+from tests.search.problems import Pairwise, SetFunction, all_partitions, budgets, seeds
 
 labellings = st.integers(1, 12).flatmap(lambda heads: st.lists(st.integers(-3, 20), min_size=heads, max_size=heads))
 
@@ -78,9 +84,63 @@ def test_a_set_function_is_asked_once_per_group() -> None:
     assert errors.group_error((1, 0)) == 2 and len(asked) == 2
 
 
+class Batches:
+    """A set function of many groups at once; ``asked``: what each call was for."""
+
+    def __init__(self, function: SetFunction) -> None:
+        self.function = function
+        self.asked: list[list[tuple[int, ...]]] = []
+
+    def __call__(self, groups: Sequence[tuple[int, ...]]) -> list[float]:
+        self.asked.append(list(groups))
+        return list(map(self.function.error, groups))
+
+
+def test_what_is_asked_together_is_computed_together_and_once() -> None:
+    function = SetFunction(5, 0)
+    batches = Batches(function)
+    errors = SetErrors(5, function.error, batches)
+    labels = np.array([[0, 0, 1, 1, 2], [0, 0, 1, 2, 2], [0, 1, 1, 0, 0]])
+    expected = [function.of(LayerGrouping.from_labels(row)) for row in labels.tolist()]
+    assert errors.evaluate(labels).tolist() == expected
+    assert batches.asked == [[(0, 1), (2, 3), (3, 4), (0, 3, 4), (1, 2)]]
+    assert errors.mask_errors([0b00011, 0b01001, 0b00001]) == [function.error((0, 1)), function.error((0, 3)), 0.0]
+    assert errors.group_errors([(3, 4), (0, 3)]) == [function.error((3, 4)), function.error((0, 3))]
+    assert batches.asked[1:] == [[(0, 3)]]
+
+
+@pytest.mark.parametrize("groups", [((0, 2), (1,), (3, 4, 5)), ((0, 1, 2, 3, 4, 5),), ()])
+def test_unions_are_those_of_the_set_function(groups: tuple[tuple[int, ...], ...]) -> None:
+    function = SetFunction(6, 1)
+    batches = Batches(function)
+    found = SetErrors(6, function.error, batches).union_errors(groups)
+    assert found.shape == (len(groups), len(groups)) and len(batches.asked) <= 1
+    for i, one in enumerate(groups):
+        for j, two in enumerate(groups):
+            assert found[i, j] == function.error(tuple(sorted({*one, *two})))
+
+
+@given(budget=budgets(max_heads=8), seed=seeds)
+def test_descents_are_the_same_whether_errors_come_together_or_one_by_one(budget: Budget, seed: int) -> None:
+    function = SetFunction(budget.num_heads, seed)
+    batches = Batches(function)
+    starts = [random_partition(budget.counts[0], budget, np.random.default_rng(seed + k)) for k in range(3)]
+    ends = []
+    for errors in (SetErrors(budget.num_heads, function.error), SetErrors(budget.num_heads, function.error, batches)):
+        rng = np.random.default_rng(seed)
+        record = Record(Problem({"error": errors.objective}, budget, layer_errors=(errors,)))
+        met = GroupDescent(record, errors, rng).descend(record.evaluate([Grouping((one,)) for one in starts]), 10)
+        ends.append(([one.candidate for one in met], record.evaluations, rng.random()))
+    assert ends[0] == ends[1]
+    asked = [group for call in batches.asked for group in call]
+    assert len(asked) == len(set(asked)) and min(map(len, asked), default=2) > 1
+
+
 def test_what_is_not_finite_is_refused() -> None:
     with pytest.raises(UserError, match=r"nan for heads \[0, 2\]"):
         SetErrors(3, lambda heads: float("nan")).group_error((0, 2))
+    with pytest.raises(UserError, match=r"inf for heads \[1, 2\]"):
+        SetErrors(3, float, lambda groups: [1.0, float("inf")]).group_errors([(0, 1), (1, 2)])  # type: ignore[arg-type]
     distances = np.ones((3, 3))
     distances[0, 1] = np.inf
     with pytest.raises(UserError, match="not finite"):

@@ -32,12 +32,11 @@ def best_split(layer: LayerGrouping, errors: GroupErrors, budget: Budget) -> Lay
     """
     if budget.smallest_group > 1:
         return None
-    splits = []
-    for group in layer.groups:
-        before = errors.group_error(group) if len(group) > 1 else 0.0
-        for head in group if len(group) > 1 else ():
-            rest = tuple(other for other in group if other != head)
-            splits.append((errors.group_error(rest) - before, head, group, rest))
+    shared = [group for group in layer.groups if len(group) > 1]
+    cuts = [(head, group, tuple(other for other in group if other != head)) for group in shared for head in group]
+    errors_now = dict(zip(shared, errors.group_errors(shared), strict=True))
+    after = errors.group_errors([rest for _, _, rest in cuts])
+    splits = [(error - errors_now[cut[1]], *cut) for error, cut in zip(after, cuts, strict=True)]
     if not splits:
         return None
     _, head, group, rest = min(splits)
