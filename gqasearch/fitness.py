@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib.metadata import entry_points
 from typing import Any, ClassVar
 
@@ -32,6 +32,7 @@ from gqasearch.models import LayerWeights, Parent
 from gqasearch.pairwise import FloatArray as FloatArray
 from gqasearch.pairwise import pairwise_errors
 from gqasearch.parameters import construct
+from gqasearch.refining import NoRefinement, Refinement
 
 ENTRY_POINT_GROUP = "gqasearch.fitness"
 
@@ -41,8 +42,8 @@ class FitnessContext:
     """What a fitness may look at while it prepares.
 
     ``statistics`` come from the calibration text, ``search_blocks`` from the search text: neither is
-    the text that results are reported on. ``merge`` is the rule that the converted model will use, and ``refined``
-    says whether its layers will be refitted after it. Texts are functions, called only by a fitness that
+    the text that results are reported on. ``merge`` is the rule that the converted model will use, and
+    ``refinement`` what will be fitted after it. Texts are functions, called only by a fitness that
     ``needs`` them.
     """
 
@@ -51,7 +52,12 @@ class FitnessContext:
     load_statistics: Callable[[], Statistics]
     load_search_blocks: Callable[[], TokenBlocks]
     load_calibration_blocks: Callable[[], TokenBlocks]
-    refined: bool = False
+    refinement: Refinement = field(default_factory=NoRefinement)
+
+    @property
+    def refined(self) -> bool:
+        """True when anything will be fitted after the merge."""
+        return self.refinement.reads_text
 
     @property
     def num_layers(self) -> int:
@@ -180,7 +186,7 @@ class Fitness(ABC):
 
     def parameters(self) -> dict[str, Any]:
         """Field name -> value, as written to grouping.json."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
 
 def to_numpy(tensor: torch.Tensor) -> FloatArray:

@@ -7,9 +7,10 @@ python -m experiments.quality --quick staging          # texts and searches too 
 python -m experiments.quality --show                   # print the committed results
 
 ``table``: merges, splits and searches at three KV ratios, on held-out text. Every run is an ordinary run folder under
---output-dir, and what is there is not run again. ``refinements``: what each refinement gives, on the search text.
-``staging``: tokens that staged and unstaged search need. ``reuse``: seconds that kept hidden states save. Rows go to
-``experiments/quality/results/SECTION.csv``.
+--output-dir and a row of table.csv, which is written whenever a run ends; what is in either is not run again, so the
+command goes on where it was stopped, on another machine too. ``refinements``: what each refinement gives, on the search
+text. ``staging``: tokens that staged and unstaged search need. ``reuse``: seconds that kept hidden states save. Rows go
+to ``experiments/quality/results/SECTION.csv``.
 """
 
 from __future__ import annotations
@@ -40,8 +41,7 @@ def measure_table(options: Options) -> pd.DataFrame:
     """One line per run; a quick version takes two rows without a search, one seed."""
     if options.quick:
         options = replace(options, rows=QUICK_ROWS, ratios=options.ratios[:1], seeds=1)
-    ways = list(options.rows), list(options.ratios), options.seeds
-    return runs.measure(*ways, options.model, options.output_dir, options.workers)
+    return runs.measure(options)
 
 
 # Section -> (title, measure: one row per run, summary of those rows as printed).
@@ -65,17 +65,30 @@ def main() -> None:
         arguments.workers,
         arguments.output_dir,
         arguments.quick,
+        None if arguments.quick else arguments.results,
+        arguments.fresh,
     )
     with clear_errors(resumable=True):
         for name in arguments.sections or SECTIONS:
             title, measure, summary = SECTIONS[name]
-            path = arguments.results / f"{name}.csv"
-            rows = _read(path) if arguments.show else measure(options)
+            rows = _read(arguments.results, name) if arguments.show else _measure(measure, name, options)
             show(title, summary(rows))
-            if not (arguments.quick or arguments.show):
-                write_file(path, rows.to_csv(index=False), overwrite=True)
-                record = json.dumps(environment(), indent=1) + "\n"
-                write_file(arguments.results / "environment.json", record, overwrite=True)
+
+
+def _measure(measure: Callable[[Options], pd.DataFrame], name: str, options: Options) -> pd.DataFrame:
+    """A section's rows, written where the options say."""
+    if options.results is None:
+        return measure(options)
+    _write_environment(options.results)  # before hours of work: it is true of rows that an interrupted section leaves
+    rows = measure(options)
+    write_file(options.results / f"{name}.csv", rows.to_csv(index=False), overwrite=True)
+    _write_environment(options.results)
+    return rows
+
+
+def _write_environment(results: Path) -> None:
+    results.mkdir(parents=True, exist_ok=True)
+    write_file(results / "environment.json", json.dumps(environment(), indent=1) + "\n", overwrite=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,15 +101,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, of table, staging")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/quality"), help="folders of table's runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files")
+    parser.add_argument(
+        "--fresh", action="store_true", help="of table: take no row from the CSV (folders in --output-dir are kept)"
+    )
     parser.add_argument("--quick", action="store_true", help="a small version, to try it; writes no results")
     parser.add_argument("--show", action="store_true", help="print the committed results instead of measuring")
     return parser
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(results: Path, name: str) -> pd.DataFrame:
+    path = results / f"{name}.csv"
     if not path.is_file():
         raise UserError(f"{path} is not there; measure it first")
-    return pd.read_csv(path)
+    return runs.read_rows(path) if path.name == runs.FILE else pd.read_csv(path)
 
 
 if __name__ == "__main__":

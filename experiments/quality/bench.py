@@ -24,7 +24,11 @@ QUICK = {"calibration_tokens": 1024, "search_tokens": 8192, "evaluation_tokens":
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says. ``quick``: a small version, to try it; its figures mean nothing."""
+    """What the command line says. ``quick``: a small version, to try it; its figures mean nothing.
+
+    ``results``: the folder of the CSV files, None where nothing is to be written. ``fresh``: what is in them is
+    measured again.
+    """
 
     model: str
     ratios: tuple[float, ...]
@@ -33,6 +37,8 @@ class Options:
     workers: int
     output_dir: Path
     quick: bool = False
+    results: Path | None = None
+    fresh: bool = False
 
 
 def workspace(options: Options, **settings: Any) -> Workspace:

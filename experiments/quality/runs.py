@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+import traceback
+from collections.abc import Collection, Generator, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,13 +15,20 @@ from typing import Any
 import pandas as pd
 import torch
 
+from experiments.quality.bench import Options
 from gqasearch.cli.messages import quiet_libraries
 from gqasearch.config import RunConfig, build_config
+from gqasearch.errors import UserError
+from gqasearch.files import write_file
 from gqasearch.run import RunFolder, run
 from gqasearch.run.evaluate import CONVERTED
 from gqasearch.run.folder import read_json
 
 RATIOS = (0.75, 0.5, 0.25)
+FILE = "table.csv"
+
+# A search on the whole model, kept within ten minutes on 2 cores.
+WHOLE = {"uneven": True, "method": "staged", "objectives": ["kl"], "method_parameters": {"generations": 30}}
 
 # Row -> what differs from the defaults. All layers keep the same number of groups unless ``uneven``.
 ROWS: dict[str, dict[str, Any]] = {
@@ -28,15 +37,42 @@ ROWS: dict[str, dict[str, Any]] = {
     "neighbour, aligned": {"method": "neighbour", "merge": "aligned-renorm"},
     "searched, aligned": {"merge": "aligned-renorm"},
     "split by errors, aligned": {"merge": "aligned-renorm", "uneven": True},
-    "whole model, aligned": {"merge": "aligned-renorm", "uneven": True, "method": "staged", "objectives": ["kl"]},
+    "whole model, aligned": {"merge": "aligned-renorm", **WHOLE},
     "neighbour, optimal": {"method": "neighbour", "refine": "none"},
     "even": {},
     "split by errors": {"uneven": True},
-    "whole model": {"uneven": True, "method": "staged", "objectives": ["kl"]},
+    "whole model": WHOLE,
 }
 
-# Rows in which nothing is drawn.
-WITHOUT_SEED = ("neighbour, mean", "neighbour, aligned", "neighbour, optimal")
+# Rows that one seed is enough for. In the first three nothing is drawn. The others' group errors cost ten times ours;
+# they are the baseline, of which the best counts.
+ONE_SEED = (
+    "neighbour, mean",
+    "neighbour, aligned",
+    "neighbour, optimal",
+    "searched, aligned",
+    "split by errors, aligned",
+    "whole model, aligned",
+)
+LONGEST = "whole model"
+
+# Column of the file -> what its values are.
+COLUMNS: dict[str, type] = {
+    "model": str,
+    "row": str,
+    "ratio": float,
+    "seed": int,
+    "kl": float,
+    "perplexity": float,
+    "parent_perplexity": float,
+    "kv_heads": int,
+    "groups": str,
+    "search_seconds": float,
+    "convert_seconds": float,
+}
+
+Record = dict[str, Any]  # what one run measured, by column
+Key = tuple[str, str, float, int]  # model, row, ratio, seed
 
 
 @dataclass(frozen=True)
@@ -46,6 +82,9 @@ class Cell:
     row: str
     ratio: float
     seed: int
+
+    def __str__(self) -> str:
+        return f"{self.row} at {self.ratio:g}, seed {self.seed}"
 
     def config(self, model: str) -> RunConfig:
         """Its settings; the seed is the search's and the refinement's."""
@@ -60,36 +99,63 @@ class Cell:
         return output_dir / f"ratio-{self.ratio:g}" / name / f"seed-{self.seed}"
 
 
-def cells(rows: list[str], ratios: list[float], seeds: int) -> Iterator[Cell]:
-    """Every run, seeds last, so that a table with few seeds is there early."""
+def cells(rows: Collection[str], ratios: Collection[float], seeds: int) -> Iterator[Cell]:
+    """Every run, seeds last, so that a table with few seeds is there early.
+
+    The longest of a seed come first: a worker that began one last would end long after the others.
+    """
     for seed in range(seeds):
-        for ratio in ratios:
-            yield from (Cell(row, ratio, seed) for row in rows if seed == 0 or row not in WITHOUT_SEED)
+        mine = [Cell(row, ratio, seed) for ratio in ratios for row in rows if seed == 0 or row not in ONE_SEED]
+        yield from sorted(mine, key=lambda cell: cell.row != LONGEST)
 
 
-def perform(cell: Cell, model: str, output_dir: Path, threads: int) -> Cell:
-    """Make the run, unless it is there."""
+def perform(cell: Cell, model: str, output_dir: Path, threads: int) -> Record:
+    """Make the run, unless it is there; what it measured."""
     torch.set_num_threads(threads)
     quiet_libraries(0)
     run(cell.config(model), cell.folder(output_dir))
-    return cell
+    return record(cell, model, output_dir)
 
 
-def perform_all(todo: list[Cell], model: str, output_dir: Path, workers: int) -> Iterator[Cell]:
-    """Every run, ``workers`` at a time on an equal share of the cores."""
+def perform_all(todo: list[Cell], model: str, output_dir: Path, workers: int) -> Generator[Record, None, None]:
+    """Every run as it ends, ``workers`` at a time on an equal share of the cores.
+
+    A run that fails does not stop the others; ``UserError`` at the end names all that did.
+    """
     threads = max(1, (os.cpu_count() or 1) // workers)
+    failed: dict[str, list[Cell]] = {}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(perform, cell, model, output_dir, threads) for cell in todo]
-        for future in waiting:
-            yield future.result()
+        waiting = {pool.submit(perform, cell, model, output_dir, threads): cell for cell in todo}
+        try:
+            for future in as_completed(waiting):
+                error = future.exception()
+                if isinstance(error, Exception):
+                    _note(failed, waiting[future], error)
+                else:
+                    yield future.result()
+        finally:  # whoever stops us does not wait for the runs that have not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+    if failed:
+        lines = [f"{'; '.join(map(str, failures))}: {message}" for message, failures in failed.items()]
+        raise UserError("\n".join([f"{sum(map(len, failed.values()))} of {len(todo)} runs failed", *lines]))
 
 
-def record(cell: Cell, output_dir: Path) -> dict[str, Any]:
+def _note(failed: dict[str, list[Cell]], cell: Cell, error: Exception) -> None:
+    """Say at once what failed; a dead worker fails all that wait with the same message, which is kept once."""
+    message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    print(f"failed: {cell}: {message}", flush=True)
+    if message not in failed and not isinstance(error, UserError):
+        traceback.print_exception(error)
+    failed.setdefault(message, []).append(cell)
+
+
+def record(cell: Cell, model: str, output_dir: Path) -> Record:
     """What one run measured."""
     folder = RunFolder(cell.folder(output_dir))
     metrics = read_json(folder.metrics)
     result, grouping = metrics["results"][CONVERTED], read_json(folder.grouping)
     return {
+        "model": model,
         "row": cell.row,
         "ratio": cell.ratio,
         "seed": cell.seed,
@@ -103,16 +169,63 @@ def record(cell: Cell, output_dir: Path) -> dict[str, Any]:
     }
 
 
-def measure(
-    rows: list[str], ratios: list[float], seeds: int, model: str, output_dir: Path, workers: int
-) -> pd.DataFrame:
-    """One line per run."""
-    todo = list(cells(rows, ratios, seeds))
-    found = []
-    for cell in perform_all(todo, model, output_dir, workers):
-        found.append(record(cell, output_dir))
-        print(
-            f"{len(found)}/{len(todo)}  {cell.ratio:g}  {cell.row}  seed {cell.seed}: KL {found[-1]['kl']:.4f}",
-            flush=True,
-        )
-    return pd.DataFrame(found)
+def measure(options: Options) -> pd.DataFrame:
+    """One line per run: all that the file holds, this command line's among them.
+
+    Runs that are in the file are not made again unless ``fresh``. Every run is written when it ends.
+    """
+    path = None if options.results is None else options.results / FILE
+    known = _known(path)
+    asked = list(cells(options.rows, options.ratios, options.seeds))
+    todo = [cell for cell in asked if options.fresh or (options.model, cell.row, cell.ratio, cell.seed) not in known]
+    if len(todo) < len(asked):
+        print(f"{len(asked) - len(todo)} of {len(asked)} runs are in {path}", flush=True)
+    found: dict[Key, Record] = {}
+    with closing(perform_all(todo, options.model, options.output_dir, options.workers)) as done:
+        for one in done:
+            found[_key(one)] = one
+            cell = f"{one['ratio']:g}  {one['row']}  seed {one['seed']}"
+            print(f"{len(found)}/{len(todo)}  {cell}: KL {one['kl']:.4f}", flush=True)
+            known |= _known(path) | found  # another process may have added its own
+            if path is not None:
+                write_file(path, ordered(known.values()).to_csv(index=False), overwrite=True)
+    return ordered(known.values())
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """The rows of a file; ``UserError`` names it and the column that is not as it should be."""
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    for name, kind in COLUMNS.items():
+        if name not in rows:
+            raise UserError(f"{path} is damaged: it has no column {name}")
+        try:
+            rows[name] = rows[name].astype(kind)
+        except ValueError as error:
+            raise UserError(f"{path} is damaged, column {name}: {error}") from None
+    return rows
+
+
+def ordered(records: Iterable[Record]) -> pd.DataFrame:
+    """One line per record, in an order that does not depend on when and by which command each was made."""
+    names = list(ROWS)
+
+    def place(one: Record) -> tuple[Any, ...]:
+        row = one["row"]  # one that is no longer made comes last
+        return one["model"], -one["ratio"], names.index(row) if row in ROWS else len(names), row, one["seed"]
+
+    lines = sorted(records, key=place)
+    return pd.DataFrame(lines, columns=None if lines else list(COLUMNS))
+
+
+def _known(path: Path | None) -> dict[Key, Record]:
+    if path is None or not path.exists():
+        return {}
+    records: list[Any] = read_rows(path).to_dict("records")
+    return {_key(one): one for one in records}
+
+
+def _key(one: Record) -> Key:
+    return one["model"], one["row"], one["ratio"], one["seed"]

@@ -9,6 +9,16 @@ ALIGNED = ("neighbour, aligned", "searched, aligned", "split by errors, aligned"
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """One model after the other; a column names it where there are several."""
+    models = {str(model): _of_one_model(part) for model, part in rows.groupby("model", sort=False)}
+    if len(models) < 2:
+        return next(iter(models.values()), pd.DataFrame())
+    for model, table in models.items():
+        table.insert(0, "model", model)
+    return pd.concat(models.values(), ignore_index=True)
+
+
+def _of_one_model(rows: pd.DataFrame) -> pd.DataFrame:
     """Per KV ratio and row: median and range of the KL, how many times below neighbour + mean, and below the best
     aligned and norm-restored one (its own median over seeds).
     """

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
 from gqasearch.calibration import TokenBlocks
-from gqasearch.evaluation import Converter, LocalOutputs, PrefixLosses, SummedLoss
-from gqasearch.fitness import FitnessContext
-from gqasearch.grouping import LayerGrouping
+from gqasearch.evaluation import Converter, LocalOutputs, PrefixLosses, SummedLoss, TiedLayer
+from gqasearch.fitness import FitnessContext, FloatArray
+from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import LayerWeights, tie_heads
+from gqasearch.refining import Descent, LayersAlone
 
 # Blocks of about so many tokens are run at once: the smallest share of its text that a candidate can be run on.
 BATCH_TOKENS = 1024
@@ -25,23 +30,80 @@ def batch_size(blocks: TokenBlocks) -> int:
     return max(1, BATCH_TOKENS // blocks.ids.shape[1])
 
 
-def candidate_losses(
-    context: FitnessContext, blocks: TokenBlocks, refit_tokens: int, summed_loss: SummedLoss
-) -> PrefixLosses:
-    """Losses of candidates under the context's merge.
+class QuickRefinement(Protocol):
+    """How candidates are refined before they are run; see ``KLToParent``."""
 
-    ``refit_tokens``: where the converted model is going to be refined, W_o of every candidate layer is refitted by
-    itself on so many tokens of the calibration text; 0 for never.
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def refit_tokens(self) -> int: ...
+    @property
+    def descent_tokens(self) -> int: ...
+    @property
+    def descent_steps(self) -> int: ...
+
+
+def check_quick_refinement(parameters: QuickRefinement) -> None:
+    """Refuse sizes of texts and numbers of steps that mean nothing."""
+    check_tokens(parameters.tokens, parameters.refit_tokens)
+    for name in ("descent_tokens", "descent_steps"):
+        if getattr(parameters, name) < 0:
+            raise ValueError(f"{name} must be at least 0, got {getattr(parameters, name)}")
+
+
+class CandidateLosses:
+    """Losses of candidates under the context's merge, their layers quickly refined where the model will be.
+
+    On a part of the text: with W_o refitted. On all of it: after a short descent, where a descent will follow.
+    Whatever is kept of one is of no use to the other, whose layers are different.
     """
-    parent = context.parent
-    converter = Converter(parent, context.merge, context.load_statistics)
+
+    def __init__(
+        self, parameters: QuickRefinement, context: FitnessContext, blocks: TokenBlocks, summed_loss: SummedLoss
+    ) -> None:
+        def losses(tied_layer: TiedLayer) -> PrefixLosses:
+            return PrefixLosses(context.parent, tied_layer, blocks, batch_size(blocks), summed_loss)
+
+        converter = Converter(context.parent, context.merge, context.load_statistics)
+        self.on_part = losses(_with_outputs(context, converter, parameters.refit_tokens))
+        self.on_all = self.on_part
+        refinement = context.refinement
+        if isinstance(refinement, Descent) and parameters.descent_tokens and parameters.descent_steps:
+            short = replace(refinement, steps=min(refinement.steps, parameters.descent_steps))
+            self.on_all = losses(_with_descent(context, converter, short, parameters.descent_tokens))
+        self.batch_tokens = self.on_part.batch_tokens
+
+    @property
+    def tokens_run(self) -> int:
+        """Tokens that candidates were run on so far."""
+        return self.on_part.tokens_run + (self.on_all.tokens_run if self.on_all is not self.on_part else 0)
+
+    def __call__(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
+        """Mean loss of every grouping over these batches, (N,)."""
+        whole = len(set(batches)) == len(self.batch_tokens)
+        return (self.on_all if whole else self.on_part)(groupings, batches)
+
+
+def _with_outputs(context: FitnessContext, converter: Converter, tokens: int) -> TiedLayer:
+    """Layers after the merge, W_o refitted where the converted model will be refined."""
     refitter: LocalOutputs | None = None
-    if refit_tokens and context.refined:
-        refitter = LocalOutputs(parent, context.load_calibration_blocks().first(refit_tokens))
+    if tokens and context.refined:
+        refitter = LocalOutputs(context.parent, context.load_calibration_blocks().first(tokens))
 
     def tied_layer(index: int, layer: LayerGrouping) -> LayerWeights:
         merged = converter.layer_merge(index).merge(layer)
-        tied = tie_heads(merged, layer.labels, parent.geometry.queries_per_kv)
+        tied = tie_heads(merged, layer.labels, context.parent.geometry.queries_per_kv)
         return tied if refitter is None else refitter.refit(index, tied)
 
-    return PrefixLosses(parent, tied_layer, blocks, batch_size(blocks), summed_loss)
+    return tied_layer
+
+
+def _with_descent(context: FitnessContext, converter: Converter, short: Descent, tokens: int) -> TiedLayer:
+    """Layers after a short descent, each by itself."""
+    alone = LayersAlone(context.parent, context.load_calibration_blocks().first(tokens), short)
+
+    def tied_layer(index: int, layer: LayerGrouping) -> LayerWeights:
+        refined = alone.refine(index, layer, converter.layer_merge(index).merge(layer))
+        return tie_heads(refined, layer.labels, context.parent.geometry.queries_per_kv)
+
+    return tied_layer

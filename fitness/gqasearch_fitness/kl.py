@@ -10,7 +10,7 @@ from gqasearch.evaluation import ParentLogProbs, model_runner
 from gqasearch.fitness import Fitness, FitnessContext, FloatArray, PreparedTextFitness
 from gqasearch.grouping import Grouping
 from gqasearch.merging import Need
-from gqasearch_fitness._text import batch_size, candidate_losses, check_tokens
+from gqasearch_fitness._text import CandidateLosses, batch_size, check_quick_refinement
 
 
 class PreparedKL(PreparedTextFitness):
@@ -20,7 +20,7 @@ class PreparedKL(PreparedTextFitness):
         blocks = context.load_search_blocks().first(parameters.tokens)
         runner = model_runner(context.parent.model)
         reference = ParentLogProbs.compute(runner, blocks, batch_blocks=batch_size(blocks))
-        self.losses = candidate_losses(context, blocks, parameters.refit_tokens, reference.summed_kl)
+        self.losses = CandidateLosses(parameters, context, blocks, reference.summed_kl)
         self.batch_tokens = self.losses.batch_tokens
 
     def evaluate_batches(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
@@ -31,9 +31,11 @@ class PreparedKL(PreparedTextFitness):
 class KLToParent(Fitness):
     """Mean KL(parent || converted) per token, in nats, on the search text.
 
-    ``tokens``: how many tokens of that text candidates are run on. ``refit_tokens``: where the converted model
-    will be refined, every layer's W_o is first refitted by itself on so many tokens of the calibration text, 0 for
-    not: a candidate is then ranked nearly as after the refinement.
+    ``tokens``: how many tokens of that text candidates are run on. Where the converted model will be refined, its
+    layers are refined quickly first, each by itself and once for all candidates that have it, so that candidates
+    are ranked nearly as after the refinement: W_o on ``refit_tokens`` tokens of the calibration text (0 for not), and
+    where ``descent`` will follow and a candidate is run on the whole text, by ``descent_steps`` steps of that on
+    ``descent_tokens`` tokens (0 for not).
     """
 
     name: ClassVar[str] = "kl"
@@ -43,9 +45,11 @@ class KLToParent(Fitness):
 
     tokens: int = 16384
     refit_tokens: int = 4096
+    descent_tokens: int = 16384
+    descent_steps: int = 40
 
     def __post_init__(self) -> None:
-        check_tokens(self.tokens, self.refit_tokens)
+        check_quick_refinement(self)
 
     def prepare(self, context: FitnessContext) -> PreparedKL:
         return PreparedKL(self, context)

@@ -13,7 +13,7 @@ from torch import Tensor
 from gqasearch.fitness import Fitness, FitnessContext, FloatArray, PreparedTextFitness
 from gqasearch.grouping import Grouping
 from gqasearch.merging import Need
-from gqasearch_fitness._text import batch_size, candidate_losses, check_tokens
+from gqasearch_fitness._text import CandidateLosses, batch_size, check_quick_refinement
 
 
 class PreparedPerplexity(PreparedTextFitness):
@@ -31,7 +31,7 @@ class PreparedPerplexity(PreparedTextFitness):
             )
             return float(found[mask[:, 1:].flatten().to(device)].double().sum())
 
-        self.losses = candidate_losses(context, blocks, parameters.refit_tokens, summed_nll)
+        self.losses = CandidateLosses(parameters, context, blocks, summed_nll)
         self.batch_tokens = self.losses.batch_tokens
 
     def evaluate_batches(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
@@ -42,7 +42,7 @@ class PreparedPerplexity(PreparedTextFitness):
 class Perplexity(Fitness):
     """Perplexity of the whole converted model on the search text.
 
-    ``tokens``, ``refit_tokens``: as in ``kl``.
+    Its parameters are as in ``kl``.
     """
 
     name: ClassVar[str] = "perplexity"
@@ -52,9 +52,11 @@ class Perplexity(Fitness):
 
     tokens: int = 4096
     refit_tokens: int = 4096
+    descent_tokens: int = 16384
+    descent_steps: int = 40
 
     def __post_init__(self) -> None:
-        check_tokens(self.tokens, self.refit_tokens)
+        check_quick_refinement(self)
 
     def prepare(self, context: FitnessContext) -> PreparedPerplexity:
         return PreparedPerplexity(self, context)

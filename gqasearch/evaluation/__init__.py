@@ -5,7 +5,7 @@ from gqasearch.evaluation.candidates import Converter
 from gqasearch.evaluation.interval import mean_interval
 from gqasearch.evaluation.local_outputs import LocalOutputs
 from gqasearch.evaluation.memory import cached_kv_heads, count_parameters, kv_bytes_per_token
-from gqasearch.evaluation.prefix import PrefixLosses, SummedLoss
+from gqasearch.evaluation.prefix import PrefixLosses, SummedLoss, TiedLayer
 from gqasearch.evaluation.quality import CONVENTION, Quality, evaluate_quality, kl_per_token
 from gqasearch.evaluation.reference import ParentLogProbs
 from gqasearch.evaluation.runners import Runner, model_runner, tied_runner
@@ -20,6 +20,7 @@ __all__ = [
     "Quality",
     "Runner",
     "SummedLoss",
+    "TiedLayer",
     "cached_kv_heads",
     "count_parameters",
     "evaluate_quality",

@@ -5,6 +5,7 @@ from typing import Any
 from gqasearch.errors import unknown_name
 from gqasearch.parameters import construct
 from gqasearch.refining._base import LayerwiseRefinement, Refinement
+from gqasearch.refining.alone import LayersAlone
 from gqasearch.refining.descent import Descent
 from gqasearch.refining.layer_site import AttentionCall, LayerSite
 from gqasearch.refining.none import NoRefinement
@@ -16,6 +17,7 @@ __all__ = [
     "AttentionCall",
     "Descent",
     "LayerSite",
+    "LayersAlone",
     "LayerwiseRefinement",
     "NoRefinement",
     "Outputs",

@@ -40,7 +40,7 @@ class Descent(LayerwiseRefinement):
     summary: ClassVar[str] = "outputs, then Adam on W_q, W_k, W_v, W_o of one layer at a time, to the same target"
 
     steps: int = 160
-    learning_rate: float = 0.05
+    learning_rate: float = 0.015
     batch_blocks: int = 4
     ridge: float = 1e-3
     seed: int = 0

@@ -38,8 +38,8 @@ class Streams:
     def __init__(self, parent: Parent, blocks: TokenBlocks, batch_blocks: int) -> None:
         self._parent = parent
         self._one = True  # no layer was converted yet: both streams are the parent's
-        # Per batch, the parent's stream just after the attention of the layer passed last.
-        self._after: list[Tensor] = []
+        # Per batch, what attention has to add for the parent's stream, at the layer that the parent's passed last.
+        self._wanted: list[Tensor] = []
         self._batches = [_start(parent, ids, mask) for ids, mask in blocks.batches(batch_blocks)]
 
     def advance_parent(self, index: int) -> None:
@@ -47,12 +47,13 @@ class Streams:
         attention = self._attention(index)
         added: list[Tensor] = []
         handle = attention.register_forward_hook(lambda _module, _args, output: added.append(output[0]))
-        self._after = []
+        dtype = compute_dtype(self._parent)
+        self._wanted = []
         try:
             for batch in self._batches:
-                before = batch.parent
-                batch.parent = self._run(index, before, batch)
-                self._after.append(before + added.pop())
+                behind = batch.parent.to(dtype) - batch.converted.to(dtype)
+                batch.parent = self._run(index, batch.parent, batch)
+                self._wanted.append(behind + added.pop().to(dtype))
         finally:
             handle.remove()
 
@@ -76,8 +77,7 @@ class Streams:
                 with suppress(_Reached):
                     self._run(index, batch.converted, batch)
                 args, kwargs = with_floats(seen.pop(), dtype)
-                wanted = self._after.pop(0).to(dtype) - batch.converted.to(dtype)
-                calls.append(AttentionCall(args, kwargs, wanted, batch.mask))
+                calls.append(AttentionCall(args, kwargs, self._wanted.pop(0), batch.mask))
         finally:
             handle.remove()
         return calls
@@ -102,22 +102,23 @@ class Streams:
 
 
 def _start(parent: Parent, ids: Tensor, mask: Tensor) -> _Batch:
-    """Run the whole parent (but its output head) once, to see what every layer is called with."""
+    """Run the parent without its layers' work, to see what every layer is called with besides the stream."""
     hidden: list[Tensor] = []
     arguments: list[dict[str, Any]] = []
 
-    def note(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not hidden:
-            hidden.append(args[0] if args else kwargs["hidden_states"])
-        arguments.append({name: value for name, value in kwargs.items() if name != "hidden_states"})
+    def note(hidden_states: Tensor, **others: Any) -> Tensor:
+        hidden.append(hidden_states)
+        arguments.append(others)
+        return hidden_states
 
-    layers = range(parent.geometry.num_layers)
-    handles = [decoder_layer(parent, index).register_forward_pre_hook(note, with_kwargs=True) for index in layers]
+    layers = [decoder_layer(parent, index) for index in range(parent.geometry.num_layers)]
     try:
+        for layer in layers:
+            layer.__dict__["forward"] = note  # before the class's own, until it is taken away again
         parent.model.base_model(
             input_ids=ids.to(parent.device), attention_mask=mask.long().to(parent.device), use_cache=False
         )
     finally:
-        for handle in handles:
-            handle.remove()
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
     return _Batch(hidden[0], hidden[0], mask.to(parent.device), arguments)

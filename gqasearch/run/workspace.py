@@ -145,7 +145,7 @@ class Workspace:
             load_statistics=lambda: self.statistics,
             load_search_blocks=lambda: self.blocks("search"),
             load_calibration_blocks=lambda: self.blocks("calibration"),
-            refined=self.refinement.name != "none",
+            refinement=self.refinement,
         )
 
     def check(self) -> None:

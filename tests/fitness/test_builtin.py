@@ -23,6 +23,7 @@ from gqasearch.fitness import (
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import Mean, Optimal
 from gqasearch.models import decoder_layer, layers_replaced, tie_heads
+from gqasearch.refining import Descent, LayersAlone, NoRefinement, Outputs
 from gqasearch.testing import (
     LAYERS,
     VOCABULARY,
@@ -161,7 +162,7 @@ class TestKLRefitted(FitnessContract):
         return KLToParent(refit_tokens=40)
 
     def prepared(self) -> PreparedFitness:
-        return self.make().prepare(replace(tiny_context(), refined=True))
+        return self.make().prepare(replace(tiny_context(), refinement=Outputs()))
 
 
 class TestAttentionOutputError(FitnessContract):
@@ -197,7 +198,8 @@ class TestAttentionOutputError(FitnessContract):
     def test_a_refit_lowers_it(self) -> None:
         context = replace(tiny_context(), load_calibration_blocks=lambda: random_tokens(1))
         values = [
-            self.make().prepare(replace(context, refined=refined)).evaluate([SHARED])[0] for refined in (True, False)
+            self.make().prepare(replace(context, refinement=refinement)).evaluate([SHARED])[0]
+            for refinement in (Outputs(), NoRefinement())
         ]
         assert values[0] < 0.9 * values[1]
 
@@ -249,10 +251,13 @@ def test_the_calibration_text_is_read_only_where_a_refit_is_asked_for(fitness: t
         pytest.fail("the calibration text was read")
 
     context = replace(tiny_context(), load_calibration_blocks=unread)
-    for refit_tokens, refined in ((0, True), (100, False)):
-        fitness(refit_tokens=refit_tokens).prepare(replace(context, refined=refined)).evaluate([SHARED])
-    with pytest.raises(pytest.fail.Exception, match="was read"):
-        fitness(refit_tokens=100).prepare(replace(context, refined=True))
+    nothing: tuple[dict[str, int], ...] = ({"descent_tokens": 0}, {"descent_steps": 0})
+    cases = [(NoRefinement(), {}), *((Descent(), {"refit_tokens": 0, **none}) for none in nothing)]
+    for refinement, sizes in cases:
+        fitness(**sizes).prepare(replace(context, refinement=refinement)).evaluate([SHARED])
+    for sizes in ({"refit_tokens": 100, "descent_steps": 0}, {"refit_tokens": 0}):
+        with pytest.raises(pytest.fail.Exception, match="was read"):
+            fitness(**sizes).prepare(replace(context, refinement=Descent()))
 
 
 def test_the_refit_is_that_of_each_layer_by_itself() -> None:
@@ -262,10 +267,34 @@ def test_the_refit_is_that_of_each_layer_by_itself() -> None:
     refitted = {index: local.refit(index, tied) for index, tied in converter.tied_layers(SHARED).items()}
     runners = {"merged": converter.runner(SHARED), "refitted": tied_runner(parent, refitted)}
     _, found = evaluate_quality(model_runner(parent.model), runners, random_tokens(1))
-    context = replace(tiny_context(), refined=True)
+    context = replace(tiny_context(), refinement=Outputs())
     value = KLToParent(refit_tokens=40).prepare(context).evaluate([SHARED])[0]
     assert value == pytest.approx(found["refitted"].kl, rel=1e-4)
     assert value != pytest.approx(found["merged"].kl, rel=1e-2)
+
+
+def test_on_all_of_the_text_candidates_are_ranked_after_a_short_descent_of_each_layer() -> None:
+    parent, text = tiny_llama(), random_tokens(2).first(40)
+    converter = Converter(parent, Mean(), tiny_statistics)
+    context = replace(tiny_context(), refinement=Descent(steps=9, seed=3), load_search_blocks=lambda: long_tokens(1))
+    prepared = KLToParent(refit_tokens=40, descent_tokens=40, descent_steps=4).prepare(context)
+    alone = LayersAlone(parent, text, Descent(steps=4, seed=3))
+    refined = {i: alone.refine(i, layer, converter.merged_layer(SHARED, i)) for i, layer in enumerate(SHARED)}
+    local = LocalOutputs(parent, text)
+    refitted = {index: local.refit(index, tied) for index, tied in converter.tied_layers(SHARED).items()}
+    runners = {"descended": converter.runner(SHARED, refined), "refitted": tied_runner(parent, refitted)}
+    _, found = evaluate_quality(model_runner(parent.model), runners, long_tokens(1))
+    assert prepared.evaluate([SHARED])[0] == pytest.approx(found["descended"].kl, rel=1e-4)
+    assert found["descended"].kl != pytest.approx(found["refitted"].kl, rel=1e-3)
+    parts = [prepared.evaluate_batches([SHARED], [batch])[0] for batch in range(3)]
+    assert np.average(parts, weights=[4 * 255, 4 * 255, 99]) == pytest.approx(found["refitted"].kl, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["kl", "perplexity"])
+@pytest.mark.parametrize("parameter", ["descent_tokens", "descent_steps", "refit_tokens"])
+def test_negative_sizes_are_refused(name: str, parameter: str) -> None:
+    with pytest.raises(UserError, match=f"{parameter} must be at least 0, got -1"):
+        make_fitness(name, {parameter: -1})
 
 
 def test_all_are_found_by_entry_point() -> None:

@@ -71,9 +71,9 @@ def test_one_step_is_adams_first(family: str, kv_heads: int, tmp_path: Path) -> 
     moved = Descent(steps=1).descend(only, weights, plain(site), lambda: None)
     for name, gradient in by_hand(parent, site, weights, site.calls[0]).items():
         start = getattr(weights, name)
-        step = 0.05 * start.std(correction=0) * gradient / (gradient.abs() + 1e-8)
+        step = Descent.learning_rate * start.std(correction=0) * gradient / (gradient.abs() + 1e-8)
         clear = gradient.abs() > 1e-6  # rounding cannot turn the sign; without RoPE key biases have no effect at all
-        torch.testing.assert_close((start - getattr(moved, name))[clear], step[clear], atol=1e-6, rtol=1e-2)
+        torch.testing.assert_close((start - getattr(moved, name))[clear], step[clear], atol=1e-6, rtol=2e-2)
 
 
 @pytest.mark.parametrize("family", ALL_FAMILY_NAMES)

@@ -1,0 +1,44 @@
+"""Layers refined one by one, each as if it were the only one converted, on the parent's own stream.
+
+The refinement itself goes through the model from the input upwards, and every layer depends on those below. By
+itself a layer's result depends on its grouping alone, so a search can keep it and put layers together at will.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from gqasearch.calibration import TokenBlocks
+from gqasearch.grouping import LayerGrouping
+from gqasearch.models import LayerWeights, Parent
+from gqasearch.refining._base import LayerwiseRefinement
+from gqasearch.refining.layer_site import LayerSite
+from gqasearch.refining.streams import Streams
+
+
+class LayersAlone:
+    """Refines any layer to what the parent's attention gives on ``blocks``; keeps 2 * layers * tokens * D values."""
+
+    def __init__(
+        self, parent: Parent, blocks: TokenBlocks, refinement: LayerwiseRefinement, *, batch_blocks: int = 8
+    ) -> None:
+        self.refinement = refinement
+        self._sites: list[LayerSite] = []
+        with torch.no_grad():
+            streams = Streams(parent, blocks, refinement.blocks_per_pass(batch_blocks))
+            for index in range(parent.geometry.num_layers):
+                streams.advance_parent(index)
+                self._sites.append(streams.site(index, ()))
+                streams.advance_converted(index, None)
+
+    def refine(self, index: int, layer: LayerGrouping, merged: LayerWeights) -> LayerWeights:
+        """``merged``, layer ``index`` after its merge (k, v (G, ...)), refined; in ``LayerSite.dtype``."""
+        site = replace(self._sites[index], labels=layer.labels)
+        with torch.no_grad():
+            return self.refinement.refine_layer(site, merged.to(site.dtype), _nothing)
+
+
+def _nothing() -> None:
+    """A step that nobody counts."""
