@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from gqasearch.calibration import TokenBlocks, no_progress
+from gqasearch.calibration import TokenBlocks
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter, Runner, tied_runner
-from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.grouping import Grouping
 from gqasearch.models import LayerWeights, Parent, decoder_layer, tie_heads
 from gqasearch.refining import (
     AttentionCall,
     Descent,
+    LayersAlone,
     LayerSite,
     LayerwiseRefinement,
     NoRefinement,
@@ -32,6 +33,7 @@ Variant: TypeAlias = Callable[[Converter, Grouping, TokenBlocks, int], Runner]
 
 STEPS = (40, 80, 160, 320)
 QUICK_STEPS = (1, 2)
+RATES = (0.005, 0.05)  # below and above the default
 PARTS = (("q",), ("q", "o"), ("q", "k"), ("v", "o"), ("k", "o"))  # of W_q, W_k, W_v, W_o, what Adam may change
 
 
@@ -42,15 +44,17 @@ def variants(quick: bool) -> dict[str, Variant]:
     found: dict[str, Variant] = {
         "none": refined(NoRefinement()),
         "outputs": refined(Outputs()),
-        "outputs, layer by itself": refined(ByItself(Outputs())),
+        "outputs, layer by itself": by_itself(Outputs()),
         "outputs + MLP": with_mlp(Outputs()),
     }
     for parts in PARTS:
         found[f"descent on {', '.join(parts)} alone"] = refined(PartialDescent(steps=steps, parts=parts))
     for count in counts:
         found[f"descent, {count} steps"] = refined(Descent(steps=count))
+    for rate in RATES:
+        found[f"descent, learning rate {rate:g}"] = refined(Descent(steps=steps, learning_rate=rate))
     found["descent, not whitened"] = refined(PlainDescent(steps=steps))
-    found["descent, layer by itself"] = refined(ByItself(Descent(steps=steps)))
+    found["descent, layer by itself"] = by_itself(Descent(steps=steps))
     found["descent + MLP"] = with_mlp(Descent(steps=steps))
     return found
 
@@ -104,41 +108,18 @@ class PlainDescent(Descent):
         return super().descend(site, weights, Whitening(same, same), step)
 
 
-@dataclass(frozen=True)
-class ByItself(Refinement):
+def by_itself(inner: LayerwiseRefinement) -> Variant:
     """``inner``, each layer as if it were the only one converted: on the parent's own stream, to the parent's
-    attention output. The parent is run anew for every layer, which counts in the seconds.
+    attention output.
     """
 
-    name: ClassVar[str] = "by-itself"
-    reference: ClassVar[str] = ""
-    summary: ClassVar[str] = "every layer refined on the parent's own stream"
+    def convert(converter: Converter, grouping: Grouping, blocks: TokenBlocks, batch_blocks: int) -> Runner:
+        alone = LayersAlone(converter.parent, blocks, inner, batch_blocks=batch_blocks)
+        grouped = [(i, layer) for i, layer in enumerate(grouping) if layer.num_groups < layer.num_heads]
+        refined = {i: alone.refine(i, layer, converter.merged_layer(grouping, i)) for i, layer in grouped}
+        return converter.runner(grouping, refined)
 
-    inner: LayerwiseRefinement
-
-    def total_steps(self, grouping: Grouping) -> int:
-        return sum(self.inner.total_steps(alone) for alone in _one_by_one(grouping))
-
-    def refine(
-        self,
-        parent: Parent,
-        grouping: Grouping,
-        merged_layer: Callable[[int], LayerWeights],
-        blocks: TokenBlocks,
-        *,
-        batch_blocks: int = 8,
-        progress: Callable[[int, int], None] = no_progress,
-    ) -> dict[int, LayerWeights]:
-        found: dict[int, LayerWeights] = {}
-        for alone in _one_by_one(grouping):
-            found |= self.inner.refine(parent, alone, merged_layer, blocks, batch_blocks=batch_blocks)
-        return found
-
-
-def _one_by_one(grouping: Grouping) -> list[Grouping]:
-    """For every grouped layer the grouping in which it alone is grouped."""
-    whole = Grouping.uniform(LayerGrouping.singletons(grouping.num_heads), len(grouping))
-    return [whole.replace_layer(i, layer) for i, layer in enumerate(grouping) if layer.num_groups < grouping.num_heads]
+    return convert
 
 
 def with_mlp(inner: LayerwiseRefinement) -> Variant:
