@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from experiments.quality.bench import Options, timed, workspace
-from gqasearch.evaluation import LocalOutputs, ParentLogProbs, PrefixLosses, model_runner, tied_runner
+from gqasearch.evaluation import ParentLogProbs, PrefixLosses, model_runner, tied_runner
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import LayerWeights, tie_heads
+from gqasearch.refining import LayersAlone, Outputs
 from gqasearch.run import Workspace
 from gqasearch_fitness._text import batch_size
 from gqasearch_fitness.kl import KLToParent
@@ -46,7 +47,7 @@ class TwoWays:
     """Both ways to measure a candidate's KL on the search text. ``converted``: layers, once made."""
 
     work: Workspace
-    refitter: LocalOutputs
+    alone: LayersAlone
     reference: ParentLogProbs
     converted: dict[tuple[int, LayerGrouping], LayerWeights] = field(default_factory=dict)
 
@@ -54,16 +55,16 @@ class TwoWays:
     def of(cls, work: Workspace) -> TwoWays:
         """As the fitness ``kl`` has it."""
         blocks, parent = work.blocks("search"), work.parent
-        refitter = LocalOutputs(parent, work.blocks("calibration").first(KLToParent.refit_tokens))
+        alone = LayersAlone(parent, work.blocks("calibration").first(KLToParent.refit_tokens), Outputs())
         runner = model_runner(parent.model)
-        return cls(work, refitter, ParentLogProbs.compute(runner, blocks, batch_blocks=batch_size(blocks)))
+        return cls(work, alone, ParentLogProbs.compute(runner, blocks, batch_blocks=batch_size(blocks)))
 
     def layer(self, index: int, layer: LayerGrouping) -> LayerWeights:
         """The converted layer in the parent's shape."""
         if (index, layer) not in self.converted:
             merged = self.work.converter.layer_merge(index).merge(layer)
-            tied = tie_heads(merged, layer.labels, self.work.parent.geometry.queries_per_kv)
-            self.converted[index, layer] = self.refitter.refit(index, tied)
+            refined = self.alone.refine(index, layer, merged)
+            self.converted[index, layer] = tie_heads(refined, layer.labels, self.work.parent.geometry.queries_per_kv)
         return self.converted[index, layer]
 
     def losses(self) -> PrefixLosses:

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Protocol
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.evaluation import Converter, LocalOutputs, PrefixLosses, SummedLoss, TiedLayer
+from gqasearch.evaluation import Converter, PrefixLosses, SummedLoss, TiedLayer
 from gqasearch.fitness import FitnessContext, FloatArray
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import LayerWeights, tie_heads
-from gqasearch.refining import Descent, LayersAlone
+from gqasearch.refining import Descent, LayersAlone, LayerwiseRefinement, Outputs
 
 # Blocks of about so many tokens are run at once: the smallest share of its text that a candidate can be run on.
 BATCH_TOKENS = 1024
@@ -65,12 +65,13 @@ class CandidateLosses:
             return PrefixLosses(context.parent, tied_layer, blocks, batch_size(blocks), summed_loss)
 
         converter = Converter(context.parent, context.merge, context.load_statistics)
-        self.on_part = losses(_with_outputs(context, converter, parameters.refit_tokens))
+        outputs = Outputs() if context.refined else None
+        self.on_part = losses(tied_layers(context, converter, outputs, parameters.refit_tokens))
         self.on_all = self.on_part
         refinement = context.refinement
         if isinstance(refinement, Descent) and parameters.descent_tokens and parameters.descent_steps:
             short = replace(refinement, steps=min(refinement.steps, parameters.descent_steps))
-            self.on_all = losses(_with_descent(context, converter, short, parameters.descent_tokens))
+            self.on_all = losses(tied_layers(context, converter, short, parameters.descent_tokens))
         self.batch_tokens = self.on_part.batch_tokens
 
     @property
@@ -84,26 +85,17 @@ class CandidateLosses:
         return (self.on_all if whole else self.on_part)(groupings, batches)
 
 
-def _with_outputs(context: FitnessContext, converter: Converter, tokens: int) -> TiedLayer:
-    """Layers after the merge, W_o refitted where the converted model will be refined."""
-    refitter: LocalOutputs | None = None
-    if tokens and context.refined:
-        refitter = LocalOutputs(context.parent, context.load_calibration_blocks().first(tokens))
+def tied_layers(
+    context: FitnessContext, converter: Converter, refinement: LayerwiseRefinement | None, tokens: int
+) -> TiedLayer:
+    """Layers after the merge, each then refined by itself on so many tokens of the calibration text; 0 for not."""
+    alone: LayersAlone | None = None
+    if refinement is not None and tokens:
+        alone = LayersAlone(context.parent, context.load_calibration_blocks().first(tokens), refinement)
 
     def tied_layer(index: int, layer: LayerGrouping) -> LayerWeights:
         merged = converter.layer_merge(index).merge(layer)
-        tied = tie_heads(merged, layer.labels, context.parent.geometry.queries_per_kv)
-        return tied if refitter is None else refitter.refit(index, tied)
-
-    return tied_layer
-
-
-def _with_descent(context: FitnessContext, converter: Converter, short: Descent, tokens: int) -> TiedLayer:
-    """Layers after a short descent, each by itself."""
-    alone = LayersAlone(context.parent, context.load_calibration_blocks().first(tokens), short)
-
-    def tied_layer(index: int, layer: LayerGrouping) -> LayerWeights:
-        refined = alone.refine(index, layer, converter.layer_merge(index).merge(layer))
-        return tie_heads(refined, layer.labels, context.parent.geometry.queries_per_kv)
+        found = merged if alone is None else alone.refine(index, layer, merged)
+        return tie_heads(found, layer.labels, context.parent.geometry.queries_per_kv)
 
     return tied_layer

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gqasearch.evaluation import AttentionCalls, Converter, LocalOutputs
+from gqasearch.evaluation import AttentionCalls, Converter
 from gqasearch.fitness import Fitness, FitnessContext, PreparedGroupFitness
 from gqasearch.grouping import LayerGrouping
 from gqasearch.merging import Need
-from gqasearch.models import tie_heads
-from gqasearch_fitness._text import check_tokens
+from gqasearch.refining import Outputs
+from gqasearch_fitness._text import check_tokens, tied_layers
 
 
 class PreparedAttentionOutputError(PreparedGroupFitness):
@@ -19,21 +19,14 @@ class PreparedAttentionOutputError(PreparedGroupFitness):
     def __init__(self, parameters: AttentionOutputError, context: FitnessContext) -> None:
         super().__init__()
         self.context = context
-        self.converter = Converter(context.parent, context.merge, context.load_statistics)
+        converter = Converter(context.parent, context.merge, context.load_statistics)
+        outputs = Outputs() if context.refined else None
+        self.tied_layer = tied_layers(context, converter, outputs, parameters.refit_tokens)
         self.calls = AttentionCalls(context.parent, context.load_search_blocks().first(parameters.tokens))
-        self.refitter: LocalOutputs | None = None
-        if parameters.refit_tokens and context.refined:
-            blocks = context.load_calibration_blocks().first(parameters.refit_tokens)
-            self.refitter = LocalOutputs(context.parent, blocks)
 
     def compute_group_error(self, layer: int, heads: tuple[int, ...]) -> float:
-        geometry = self.context.parent.geometry
-        others = [(head,) for head in range(geometry.num_kv_heads) if head not in heads]
-        grouping = LayerGrouping.from_groups([heads, *others])
-        merged = self.converter.layer_merge(layer).merge(grouping)
-        tied = tie_heads(merged, grouping.labels, geometry.queries_per_kv)
-        if self.refitter is not None:
-            tied = self.refitter.refit(layer, tied)
+        others = [(head,) for head in range(self.context.parent.geometry.num_kv_heads) if head not in heads]
+        tied = self.tied_layer(layer, LayerGrouping.from_groups([heads, *others]))
         error, tokens = 0.0, 0
         for batch in self.calls.run(layer, tied):
             error += float((batch.output - batch.parent).double().square().sum())

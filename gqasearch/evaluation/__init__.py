@@ -3,7 +3,6 @@
 from gqasearch.evaluation.attention_calls import AttentionCalls
 from gqasearch.evaluation.candidates import Converter
 from gqasearch.evaluation.interval import mean_interval
-from gqasearch.evaluation.local_outputs import LocalOutputs
 from gqasearch.evaluation.memory import cached_kv_heads, count_parameters, kv_bytes_per_token
 from gqasearch.evaluation.prefix import PrefixLosses, SummedLoss, TiedLayer
 from gqasearch.evaluation.quality import CONVENTION, Quality, evaluate_quality, kl_per_token
@@ -14,7 +13,6 @@ __all__ = [
     "CONVENTION",
     "AttentionCalls",
     "Converter",
-    "LocalOutputs",
     "ParentLogProbs",
     "PrefixLosses",
     "Quality",

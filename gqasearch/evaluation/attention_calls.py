@@ -28,11 +28,10 @@ class _Call:
 
 @dataclass(frozen=True)
 class Attended:
-    """One batch through a layer: ``heads`` (tokens, Hq dv) is what W_o reads, ``output`` (tokens, D) what the block
-    gives, ``parent`` (tokens, D) what the parent's own gave.
+    """One batch through a layer: ``output`` (tokens, D) is what the block gives, ``parent`` (tokens, D) what the
+    parent's own gave.
     """
 
-    heads: Tensor
     output: Tensor
     parent: Tensor
 
@@ -78,11 +77,6 @@ class AttentionCalls:
     def _attention(self, index: int) -> torch.nn.Module:
         return self.parent.model.get_submodule(self.parent.family.attention_path(index))
 
-    def projection(self, index: int) -> torch.nn.Module:
-        """The module of a layer's W_o."""
-        path = self.parent.family.tensor_name(index, "o.weight").removesuffix(".weight")
-        return self.parent.model.get_submodule(path)
-
     def residual_energy(self, index: int) -> float:
         """E||r||^2 of the parent's residual stream just after a layer's attention."""
         calls = self._calls[index]
@@ -90,12 +84,7 @@ class AttentionCalls:
 
     def run(self, index: int, tied: LayerWeights) -> Iterator[Attended]:
         """A layer with other weights, in the parent's shape, on the parent's own inputs; padding is left out."""
-        seen: list[Tensor] = []
-        handle = self.projection(index).register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
-        try:
-            with torch.no_grad(), layers_replaced(self.parent, {index: tied}):
-                for call in self._calls[index]:
-                    output = self._attention(index)(**call.arguments)[0]
-                    yield Attended(seen.pop()[call.mask], output[call.mask], call.output)
-        finally:
-            handle.remove()
+        with torch.no_grad(), layers_replaced(self.parent, {index: tied}):
+            for call in self._calls[index]:
+                output = self._attention(index)(**call.arguments)[0]
+                yield Attended(output[call.mask], call.output)

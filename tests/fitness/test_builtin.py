@@ -11,7 +11,7 @@ import torch
 
 from gqasearch.calibration import TokenBlocks
 from gqasearch.errors import UserError
-from gqasearch.evaluation import Converter, LocalOutputs, evaluate_quality, model_runner, tied_runner
+from gqasearch.evaluation import Converter, evaluate_quality, model_runner
 from gqasearch.fitness import (
     Fitness,
     PreparedFitness,
@@ -262,10 +262,10 @@ def test_the_calibration_text_is_read_only_where_a_refit_is_asked_for(fitness: t
 
 def test_the_refit_is_that_of_each_layer_by_itself() -> None:
     parent = tiny_llama()
-    local = LocalOutputs(parent, random_tokens(2).first(40))
+    alone = LayersAlone(parent, random_tokens(2).first(40), Outputs())
     converter = Converter(parent, Mean(), tiny_statistics)
-    refitted = {index: local.refit(index, tied) for index, tied in converter.tied_layers(SHARED).items()}
-    runners = {"merged": converter.runner(SHARED), "refitted": tied_runner(parent, refitted)}
+    refitted = {i: alone.refine(i, layer, converter.merged_layer(SHARED, i)) for i, layer in enumerate(SHARED)}
+    runners = {"merged": converter.runner(SHARED), "refitted": converter.runner(SHARED, refitted)}
     _, found = evaluate_quality(model_runner(parent.model), runners, random_tokens(1))
     context = replace(tiny_context(), refinement=Outputs())
     value = KLToParent(refit_tokens=40).prepare(context).evaluate([SHARED])[0]
@@ -278,16 +278,16 @@ def test_on_all_of_the_text_candidates_are_ranked_after_a_short_descent_of_each_
     converter = Converter(parent, Mean(), tiny_statistics)
     context = replace(tiny_context(), refinement=Descent(steps=9, seed=3), load_search_blocks=lambda: long_tokens(1))
     prepared = KLToParent(refit_tokens=40, descent_tokens=40, descent_steps=4).prepare(context)
-    alone = LayersAlone(parent, text, Descent(steps=4, seed=3))
-    refined = {i: alone.refine(i, layer, converter.merged_layer(SHARED, i)) for i, layer in enumerate(SHARED)}
-    local = LocalOutputs(parent, text)
-    refitted = {index: local.refit(index, tied) for index, tied in converter.tied_layers(SHARED).items()}
-    runners = {"descended": converter.runner(SHARED, refined), "refitted": tied_runner(parent, refitted)}
+    runners = {}
+    for way in (Descent(steps=4, seed=3), Outputs()):
+        alone = LayersAlone(parent, text, way)
+        refined = {i: alone.refine(i, layer, converter.merged_layer(SHARED, i)) for i, layer in enumerate(SHARED)}
+        runners[way.name] = converter.runner(SHARED, refined)
     _, found = evaluate_quality(model_runner(parent.model), runners, long_tokens(1))
-    assert prepared.evaluate([SHARED])[0] == pytest.approx(found["descended"].kl, rel=1e-4)
-    assert found["descended"].kl != pytest.approx(found["refitted"].kl, rel=1e-3)
+    assert prepared.evaluate([SHARED])[0] == pytest.approx(found["descent"].kl, rel=1e-4)
+    assert found["descent"].kl != pytest.approx(found["outputs"].kl, rel=1e-3)
     parts = [prepared.evaluate_batches([SHARED], [batch])[0] for batch in range(3)]
-    assert np.average(parts, weights=[4 * 255, 4 * 255, 99]) == pytest.approx(found["refitted"].kl, rel=1e-4)
+    assert np.average(parts, weights=[4 * 255, 4 * 255, 99]) == pytest.approx(found["outputs"].kl, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["kl", "perplexity"])
