@@ -57,7 +57,7 @@ class Prover:
         begun, budget, errors = time.monotonic(), self._budget, self._errors
         if self._optima is None:
             bounds = (budget.num_heads, budget.smallest_group, budget.largest)
-            table = tabulate_errors(errors.group_error, *bounds, time_limit=self._time_limit)
+            table = tabulate_errors(errors.group_errors, *bounds, time_limit=self._time_limit)
             if table is None:
                 layer = start or LayerGrouping.neighbours(budget.num_heads, count)
                 value = sum(map(errors.group_error, layer.groups))

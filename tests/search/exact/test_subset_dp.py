@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import LayerGrouping
 from gqasearch.search.exact.subset_dp import solve_subsets, tabulate_errors
+from gqasearch.search.group_errors import Group
 from tests.search.exact.cases import pairwise_errors
 from tests.search.problems import Pairwise, SetFunction, all_partitions, budgets, fits, partitions_within, seeds
 
@@ -26,8 +29,12 @@ def test_optimum_is_that_of_brute_force_for_every_number_of_groups(
 ) -> None:
     function = kind(budget.num_heads, seed)
     heads = range(budget.num_heads)
+
+    def alone(group: Group) -> float:
+        return function.of(LayerGrouping.from_groups([group, *([h] for h in heads if h not in group)]))
+
     errors = tabulate_errors(
-        lambda group: function.of(LayerGrouping.from_groups([group, *([h] for h in heads if h not in group)])),
+        lambda groups: [alone(group) for group in groups],
         budget.num_heads,
         budget.smallest_group,
         budget.largest,
@@ -71,11 +78,12 @@ def test_nine_heads_in_every_partition(smallest: int, largest: int, pairwise: bo
 def test_table_asks_for_groups_in_bounds_once_and_for_no_single_head() -> None:
     asked: list[tuple[int, ...]] = []
 
-    def error(heads: tuple[int, ...]) -> float:
-        asked.append(heads)
-        return float(sum(heads))
+    def errors_of(groups: Sequence[Group]) -> list[float]:
+        asked.extend(groups)
+        assert len({len(heads) for heads in groups}) == 1  # of one size: what can be computed together
+        return [float(sum(heads)) for heads in groups]
 
-    errors = tabulate_errors(error, 5, 1, 3)
+    errors = tabulate_errors(errors_of, 5, 1, 3)
     assert errors is not None
     assert sorted(asked) == sorted(set(asked)) and {len(heads) for heads in asked} == {2, 3} and len(asked) == 20
     assert errors[0b00001] == 0 and errors[0b01101] == 5 and errors[0b11110] == np.inf
@@ -84,11 +92,11 @@ def test_table_asks_for_groups_in_bounds_once_and_for_no_single_head() -> None:
 def test_table_gives_up_at_the_time_limit() -> None:
     asked: list[tuple[int, ...]] = []
 
-    def error(heads: tuple[int, ...]) -> float:
-        asked.append(heads)
-        return 0.0
+    def errors_of(groups: Sequence[Group]) -> list[float]:
+        asked.extend(groups)
+        return [0.0] * len(groups)
 
-    assert tabulate_errors(error, 10, 2, 5, time_limit=-1.0) is None
+    assert tabulate_errors(errors_of, 10, 2, 5, time_limit=-1.0) is None
     assert not asked
 
 
