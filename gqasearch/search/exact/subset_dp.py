@@ -96,7 +96,8 @@ def tabulate_errors(
 ) -> FloatArray | None:
     """Errors of every group with a size in bounds, (2^H,) by bit mask; ``inf`` elsewhere.
 
-    ``group_errors``: of many groups of one size at once, which may be faster than one by one. Single heads share with nobody: 0, without asking. None when the table is not full after ``time_limit`` seconds.
+    ``group_errors``: of many groups of one size at once, which may be faster than one by one. Single heads share with
+    nobody: 0, without asking. None when the table is not full after ``time_limit`` seconds.
     """
     begun = time.monotonic()
     _check_size(num_heads, smallest, largest)
