@@ -69,6 +69,16 @@ def test_table_cells_have_seeds_last_and_the_longest_first() -> None:
     ]
 
 
+def test_table_baselines_are_not_refined() -> None:
+    """A method's preset names its merge: QCQA's is the mean, and nothing is fitted after it."""
+    for row in runs.ROWS:
+        config = runs.Cell(row, 0.5, 3).config("embedded")
+        refined = row in ("even", "split by errors", "whole model")
+        assert (config.refine == "descent") == refined, row
+        assert config.refine_parameters == ({"seed": 3} if refined else {})
+        assert (config.merge == "optimal") == (refined or row == "neighbour, optimal")
+
+
 def test_table_rows_are_known_to_the_command_line() -> None:
     assert {*runs.ONE_SEED, runs.LONGEST} <= set(runs.ROWS)
     for row in runs.ROWS:

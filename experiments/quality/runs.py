@@ -88,10 +88,11 @@ class Cell:
 
     def config(self, model: str) -> RunConfig:
         """Its settings; the seed is the search's and the refinement's."""
-        settings = {"model": model, "kv_ratio": self.ratio, "seed": self.seed, **ROWS[self.row]}
-        if settings.get("merge", "optimal") == "optimal" and settings.get("refine") is None:
-            settings |= {"refine": "descent", "refine_parameters": {"seed": self.seed}}
-        return build_config({**settings, "baseline": False, "materialize": False})
+        shared = {"model": model, "kv_ratio": self.ratio, "seed": self.seed, "baseline": False, "materialize": False}
+        config = build_config({**shared, **ROWS[self.row]})
+        if config.merge != "optimal" or config.refine is not None:  # what a method's preset says counts, too
+            return config
+        return config.model_copy(update={"refine": "descent", "refine_parameters": {"seed": self.seed}})
 
     def folder(self, output_dir: Path) -> Path:
         """Where its run is."""
