@@ -13,26 +13,68 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    OlmoConfig,
+    OlmoForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+    StableLmConfig,
+    StableLmForCausalLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
 )
 
 from gqasearch.models import Parent
 
 FAMILY_NAMES = ("llama", "mistral", "qwen2", "qwen3")  # those with a stock GQA form
 ALL_FAMILY_NAMES = (*FAMILY_NAMES, "gpt_neox", "opt")
+# Families whose code differs from one of the above in few places: tests of what is the same in all leave them out.
+MORE_GROUPED_NAMES = (
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "starcoder2",
+    "olmo",
+    "stablelm",
+    "granite",
+    "smollm3",
+    "cohere",
+    "phi",
+)
+MORE_FAMILY_NAMES = (*MORE_GROUPED_NAMES, "gpt2")
+GROUPED_NAMES = (*FAMILY_NAMES, *MORE_GROUPED_NAMES)
+RMS_NORMED = (*FAMILY_NAMES, "gemma", "gemma2", "gemma3_text", "phi3", "granite", "smollm3")
+NAMING_HEAD_DIM = ("llama", "mistral", "qwen3", "gemma", "gemma2", "gemma3_text")
 SPECIAL_TOKENS = ("<s>", "</s>", "<unk>")
 VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
 
@@ -43,12 +85,24 @@ _CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "gpt_neox": (GPTNeoXConfig, GPTNeoXForCausalLM),
     "opt": (OPTConfig, OPTForCausalLM),
+    "gemma": (GemmaConfig, GemmaForCausalLM),
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+    "gemma3_text": (Gemma3TextConfig, Gemma3ForCausalLM),
+    "phi3": (Phi3Config, Phi3ForCausalLM),
+    "starcoder2": (Starcoder2Config, Starcoder2ForCausalLM),
+    "olmo": (OlmoConfig, OlmoForCausalLM),
+    "stablelm": (StableLmConfig, StableLmForCausalLM),
+    "granite": (GraniteConfig, GraniteForCausalLM),
+    "smollm3": (SmolLM3Config, SmolLM3ForCausalLM),
+    "cohere": (CohereConfig, CohereForCausalLM),
+    "phi": (PhiConfig, PhiForCausalLM),
+    "gpt2": (GPT2Config, GPT2LMHeadModel),
 }
 
 
 def kv_head_choices(family: str, heads: int = 6) -> list[int]:
     """KV head counts that a source of this family may have: MHA, and GQA where there is one."""
-    return [heads, heads // 2] if family in FAMILY_NAMES else [heads]
+    return [heads, heads // 2] if family in GROUPED_NAMES else [heads]
 
 
 def tiny_model(
@@ -83,15 +137,14 @@ def tiny_model(
         "pad_token_id": 1,
         "attention_dropout": 0.0,
     }
-    if family in FAMILY_NAMES:
-        fields |= {
-            "intermediate_size": 2 * width,
-            "num_key_value_heads": heads if kv_heads is None else kv_heads,
-            "rms_norm_eps": 1e-6,
-        }
+    if family in GROUPED_NAMES:
+        fields |= {"intermediate_size": 2 * width, "num_key_value_heads": heads if kv_heads is None else kv_heads}
+        if family in RMS_NORMED:
+            fields["rms_norm_eps"] = 1e-6
     elif kv_heads not in (None, heads):
         raise ValueError(f"{family} has no grouped form")
     fields |= _family_fields(family, width, heads, head_dim)
+    fields |= {name: (fields[name] * layers)[:layers] for name in ("layer_types", "no_rope_layers") if name in fields}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = model_class(config_class(**(fields | config)))
@@ -105,13 +158,43 @@ def _family_fields(family: str, width: int, heads: int, head_dim: int) -> dict[s
         return {"intermediate_size": 2 * width, "rotary_pct": 0.5}
     if family == "opt":
         return {"ffn_dim": 2 * width, "dropout": 0.0}
-    fields: dict[str, Any] = {}
-    # Qwen2's own checkpoints name no head_dim; its config takes hidden / heads then.
-    if family != "qwen2" or width != heads * head_dim:
+    if family == "gpt2":
+        return {"n_inner": 2 * width, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    fields: dict[str, Any] = dict(_OWN_FIELDS.get(family, {}))
+    # These families' own checkpoints name no head_dim; their code takes hidden / heads then.
+    if family in NAMING_HEAD_DIM or width != heads * head_dim:
         fields["head_dim"] = head_dim
     if family == "mistral":
         fields["sliding_window"] = None
     return fields
+
+
+# What makes these families differ from Llama: scores that are scaled and capped, factors, partial rotary, layers alike
+# in kind but not in RoPE.
+_OWN_FIELDS: dict[str, dict[str, Any]] = {
+    "gemma2": {
+        "query_pre_attn_scalar": 12,
+        "attn_logit_softcapping": 3.0,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window": 8,
+    },
+    "gemma3_text": {
+        "query_pre_attn_scalar": 12,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window": 8,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0},
+        },
+    },
+    "phi3": {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+    "starcoder2": {"sliding_window": None},
+    "stablelm": {"use_qkv_bias": True, "partial_rotary_factor": 0.5},
+    "granite": {"attention_multiplier": 0.5, "residual_multiplier": 0.4, "logits_scaling": 1.0},
+    "smollm3": {"no_rope_layers": [1, 0], "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+    "cohere": {"logit_scale": 1.0, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+    "phi": {"partial_rotary_factor": 0.5},
+}
 
 
 def tiny_parent(family: str, **options: Any) -> Parent:
@@ -124,7 +207,7 @@ def _randomise(model: PreTrainedModel, seed: int) -> None:
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
             noise = torch.randn(parameter.shape, generator=generator)
-            if name.endswith("norm.weight"):
+            if name.endswith(".weight") and parameter.dim() == 1:  # of a norm
                 parameter.copy_(1.0 + 0.3 * noise)
             elif name.endswith(".bias"):
                 parameter.copy_(0.3 * noise)

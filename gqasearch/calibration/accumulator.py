@@ -75,9 +75,14 @@ class LayerAccumulator:
         self._add_attended(hidden.float(), maps.float(), mask)
 
     def set_turns(self, cosines: Tensor, sines: Tensor) -> None:
-        """What RoPE turns by at every position, (T, r) as transformers has it: both halves alike, maybe scaled."""
+        """What RoPE turns by at every position, (T, r) as transformers has it: every pair's twice, maybe scaled.
+
+        The halves are alike or, where neighbours form a pair (Cohere), the even and the odd columns.
+        """
         half = cosines.shape[-1] // 2
-        cosines, sines = (part[:, :half].to("cpu", torch.float64) for part in (cosines, sines))
+        alike = torch.equal(cosines[:, :half], cosines[:, half:]) and torch.equal(sines[:, :half], sines[:, half:])
+        every = slice(half) if alike else slice(None, None, 2)
+        cosines, sines = (part[:, every].to("cpu", torch.float64) for part in (cosines, sines))
         size = torch.hypot(cosines, sines)
         self.cosines, self.sines = cosines / size, sines / size
 

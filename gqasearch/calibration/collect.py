@@ -19,7 +19,7 @@ from gqasearch.calibration.accumulator import LayerAccumulator
 from gqasearch.calibration.blocks import TokenBlocks
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.errors import UserError
-from gqasearch.models import Parent
+from gqasearch.models import Parent, stream_after
 
 
 def no_progress(done: int, total: int) -> None:
@@ -107,7 +107,8 @@ def _hooks(parent: Parent, index: int, accumulator: LayerAccumulator, running: _
         if kwargs.get("position_embeddings") is not None:
             cosines, sines = kwargs["position_embeddings"]
             accumulator.set_turns(cosines[0], sines[0])
-        accumulator.add(hidden, maps, running.stream + added, running.mask, parent.layer(index))
+        residual = stream_after(parent, index, running.stream, added)
+        accumulator.add(hidden, maps, residual, running.mask, parent.layer(index))
 
     return [
         block.register_forward_pre_hook(before_block, with_kwargs=True),

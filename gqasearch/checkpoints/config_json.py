@@ -12,7 +12,6 @@ from gqasearch.models import Config, Family
 
 # True of the source only: its path, its remote code, how many slices its projections were computed in.
 SOURCE_ONLY = ("_name_or_path", "auto_map", "pretraining_tp")
-DEFAULT_ROPE_THETA = 10000.0  # of every supported family, in transformers 4 and 5
 
 
 def stock_config(family: Family, config: Config, layout: Layout, stored_dtype: torch.dtype) -> Config:
@@ -26,7 +25,7 @@ def stock_config(family: Family, config: Config, layout: Layout, stored_dtype: t
     dtype = config.get("dtype") or config.get("torch_dtype") or str(stored_dtype).removeprefix("torch.")
     return {
         **kept,
-        **_rope_fields(config),
+        **_rope_fields(family, config),
         "dtype": dtype,
         "torch_dtype": dtype,
         # transformers 5 takes a Mistral written by an older version, or by none named, for one with a
@@ -35,17 +34,58 @@ def stock_config(family: Family, config: Config, layout: Layout, stored_dtype: t
     }
 
 
-def _rope_fields(config: Config) -> dict[str, Any]:
+def _rope_fields(family: Family, config: Config) -> dict[str, Any]:
     """RoPE for transformers 5 (``rope_parameters``) and 4 (``rope_theta``, ``rope_scaling``).
 
     Precedence as in transformers 5: ``rope_scaling`` over ``rope_parameters``, a theta inside over one beside.
     """
+    if family.default_local_rope_theta is not None:
+        return _rope_fields_by_layer_type(family, config)
     given = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
-    theta = given.pop("rope_theta", None) or config.get("rope_theta") or DEFAULT_ROPE_THETA
-    old_name = given.pop("type", "default")
-    kind = given.pop("rope_type", old_name)
+    theta = given.pop("rope_theta", None) or config.get("rope_theta") or family.default_rope_theta
+    kind = _pop_kind(given)
+    fraction = given.pop("partial_rotary_factor", None) or config.get("partial_rotary_factor")
+    partial = {} if fraction is None else {"partial_rotary_factor": fraction}
     return {
-        "rope_parameters": {"rope_type": kind, "rope_theta": theta, **given},
+        "rope_parameters": {"rope_type": kind, "rope_theta": theta, **given, **partial},
         "rope_theta": theta,
-        "rope_scaling": None if kind == "default" else {"rope_type": kind, **given},
+        "rope_scaling": _rope_scaling(family, kind, given),
+        **partial,
     }
+
+
+def _rope_scaling(family: Family, kind: str, given: dict[str, Any]) -> dict[str, Any] | None:
+    """As transformers 4 reads it; its Phi-3 takes these three fields under these names and no others."""
+    if kind == "default":
+        return None
+    if family.name == "phi3":
+        return {"type": kind, **{name: given[name] for name in ("short_factor", "long_factor") if name in given}}
+    return {"rope_type": kind, **given}
+
+
+def _rope_fields_by_layer_type(family: Family, config: Config) -> dict[str, Any]:
+    """Gemma 3: the layers with a sliding window have a base of their own, ``rope_local_base_freq`` in version 4.
+
+    ``rope_scaling``, where there is one, is that of the other layers.
+    """
+    both = config.get("rope_parameters") or {}
+    full = {**(both.get("full_attention") or {}), **(config.get("rope_scaling") or {})}
+    local = dict(both.get("sliding_attention") or {})
+    theta = full.pop("rope_theta", None) or config.get("rope_theta") or family.default_rope_theta
+    local_theta = local.pop("rope_theta", None) or config.get("rope_local_base_freq") or family.default_local_rope_theta
+    kind, local_kind = _pop_kind(full), _pop_kind(local)
+    return {
+        "rope_parameters": {
+            "full_attention": {"rope_type": kind, "rope_theta": theta, **full},
+            "sliding_attention": {"rope_type": local_kind, "rope_theta": local_theta, **local},
+        },
+        "rope_theta": theta,
+        "rope_local_base_freq": local_theta,
+        "rope_scaling": None if kind == "default" else {"rope_type": kind, **full},
+    }
+
+
+def _pop_kind(rope: dict[str, Any]) -> str:
+    """The type of RoPE, under its name of today or its oldest one, taken out of ``rope``."""
+    old_name = rope.pop("type", "default")
+    return str(rope.pop("rope_type", old_name))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.models import LayerWeights, Parent, decoder_layer, layers_replaced
+from gqasearch.models import LayerWeights, Parent, decoder_layer, layers_replaced, stream_after
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,11 @@ class AttentionCalls:
         def before_layer(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             stream.append(args[0] if args else kwargs["hidden_states"])
 
-        def after_attention(calls: list[_Call]) -> Any:
+        def after_attention(index: int, calls: list[_Call]) -> Any:
             def hook(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
                 arguments = kwargs if not args else {**kwargs, "hidden_states": args[0]}
-                energy = float((stream.pop() + output[0])[mask].double().square().sum())
+                residual = stream_after(self.parent, index, stream.pop(), output[0])
+                energy = float(residual[mask].double().square().sum())
                 calls.append(_Call(arguments, output[0][mask], mask, energy))
 
             return hook
@@ -66,7 +67,9 @@ class AttentionCalls:
         for index, calls in enumerate(self._calls):
             layer = decoder_layer(self.parent, index)
             handles.append(layer.register_forward_pre_hook(before_layer, with_kwargs=True))
-            handles.append(self._attention(index).register_forward_hook(after_attention(calls), with_kwargs=True))
+            handles.append(
+                self._attention(index).register_forward_hook(after_attention(index, calls), with_kwargs=True)
+            )
         try:
             with torch.no_grad():
                 self.parent.model(input_ids=ids.to(device), attention_mask=mask.long(), use_cache=False)

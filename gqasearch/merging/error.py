@@ -69,7 +69,7 @@ def score_errors(
     bias = None if group.k_bias is None else group.k_bias[None]
     k_new = effective_rows(group.k[None], bias, source.k_norm, moment).expand_as(k)
     r, rows = source.rotary_dim, (q, q_new, k, k_new)
-    turning = RelativePositions(statistics, moment).of(queries.tolist())
+    turning = RelativePositions(statistics, moment, r).of(queries.tolist())
     rotated = _errors(
         *(part[:, :r] for part in rows),
         moment=moment,
@@ -78,7 +78,7 @@ def score_errors(
     )
     centred = centred_moment(statistics, source.has_biases).to(moment)
     fixed = _errors(*(part[:, r:] for part in rows), moment=moment, of_keys=centred, turned=lambda keys: keys)
-    return (rotated + fixed) / source.head_dim  # 1/d: the score's scale, squared
+    return (rotated + fixed) / source.score_divisor
 
 
 def _errors(

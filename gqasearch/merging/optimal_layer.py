@@ -37,10 +37,11 @@ class OptimalLayer(LayerMerge):
         self.values = SharedSubspace(augmented(w.v, w.v_bias, w.has_biases), self._value_reads(), attended)
         keys = effective_rows(w.k, w.k_bias, w.k_norm, self.moment)
         queries = effective_rows(w.q, w.q_bias, w.q_norm, self.moment)
-        cost = statistics.score_gain.to(w.q) / w.head_dim
+        cost = statistics.score_gain.to(w.q) / w.score_divisor
         self.pairs = SharedPairs(to_pairs(keys[:, :r]), self._pair_energy(queries[:, :r], cost), self.moment)
         reads = cost[:, None, None] * (queries[:, :r] @ self.moment @ queries[:, :r].mT)
-        self.rotated = SharedRotated(keys[:, :r], reads, self.moment, self.pairs, RelativePositions(statistics, w.q))
+        positions = RelativePositions(statistics, w.q, r)
+        self.rotated = SharedRotated(keys[:, :r], reads, self.moment, self.pairs, positions)
         self.fixed: SharedSubspace | None = None
         if r < w.head_dim:
             reads = cost[:, None, None] * (queries[:, r:] @ self.moment @ queries[:, r:].mT)

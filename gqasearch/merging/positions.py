@@ -30,13 +30,17 @@ ANYWHERE = 0.1
 class RelativePositions:
     """Averages over a layer's relative positions, for every query head by where its own attention goes."""
 
-    def __init__(self, statistics: LayerStatistics, like: Tensor) -> None:
-        """``like``: a tensor of the dtype and device to compute in."""
+    def __init__(self, statistics: LayerStatistics, like: Tensor, rotary_dim: int) -> None:
+        """``like``: a tensor of the dtype and device to compute in.
+
+        ``rotary_dim``: 0 in a layer that does not use the turns that the model computes for its others.
+        """
         distance = statistics.distance.to(like)  # zeros for a head that nothing reads, whose scores cost nothing
         length = distance.shape[1]
         anywhere = torch.arange(length, 0, -1).to(like)  # pairs of tokens that far apart
         shares = (1 - ANYWHERE) * distance + ANYWHERE * anywhere / anywhere.sum()
-        cosines, sines = statistics.cosines.to(like), statistics.sines.to(like)
+        half = rotary_dim // 2
+        cosines, sines = (table[:, :half].to(like) for table in (statistics.cosines, statistics.sines))
         turns = torch.complex(cosines, -sines)
         self._same = torch.einsum("ht,ta,tb->hab", shares.to(turns), cosines.to(turns), turns)
         self._other = torch.einsum("ht,ta,tb->hab", shares.to(turns), sines.to(turns), turns)

@@ -7,6 +7,7 @@ from gqasearch.models.parent import Parent, load_parent
 from gqasearch.models.partial import decoder_layer, run_from
 from gqasearch.models.registry import FAMILIES, family_of, read_config, supported_architectures
 from gqasearch.models.source import ModelSource, resolve_model
+from gqasearch.models.stream import stream_after, wanted_of_attention
 from gqasearch.models.tensors import CheckpointTensors, fingerprint
 from gqasearch.models.tied import layers_replaced
 
@@ -29,6 +30,8 @@ __all__ = [
     "read_config",
     "resolve_model",
     "run_from",
+    "stream_after",
     "supported_architectures",
     "tie_heads",
+    "wanted_of_attention",
 ]

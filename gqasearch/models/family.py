@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from gqasearch.errors import UserError
@@ -29,6 +30,10 @@ class Family(ABC):
     name: ClassVar[str]
     architectures: ClassVar[tuple[str, ...]]
     has_head_norms: ClassVar[bool] = False
+    norm_offset: ClassVar[float] = 0.0  # head norms multiply by this plus their stored weight
+    # RoPE bases of transformers, where config.json names none; the second in layers with a sliding window, if its own.
+    default_rope_theta: ClassVar[float] = 10000.0
+    default_local_rope_theta: ClassVar[float | None] = None
     projections: ClassVar[Mapping[str, str]] = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 
     def attention_path(self, layer: int) -> str:
@@ -60,6 +65,21 @@ class Family(ABC):
         head_dim = int(config.get("head_dim") or hidden // heads)
         return HeadGeometry(layers, heads, kv_heads, head_dim, hidden, rotary_dim=head_dim)
 
+    def layer_rotary_dim(self, layer: int, config: Config) -> int:
+        """How many dimensions of a key this layer rotates: the model's, or 0 where the layer uses no RoPE."""
+        return self.geometry(config).rotary_dim
+
+    def score_scale(self, layer: int, config: Config) -> float | None:
+        """What multiplies q k before the softmax; None for 1/sqrt(head_dim)."""
+        return None
+
+    def stream_gain(self, read: TensorReader, layer: int, config: Config, attended: Tensor) -> Tensor | None:
+        """What multiplies attention's output ``attended`` (..., D) before it is added to the residual stream.
+
+        Of the same number of dimensions; None where nothing does.
+        """
+        return None
+
     def layer_tensors(self, layer: int, config: Config) -> dict[str, str]:
         """Role -> checkpoint name of every tensor that a merge may change."""
         roles = [f"{projection}.weight" for projection in self.projections]
@@ -71,18 +91,25 @@ class Family(ABC):
         shape = self.geometry(config)
         got = {role: read(name) for role, name in self.layer_tensors(layer, config).items()}
         heads = self.split_heads(got, shape)
-        norms = {n: read(self.tensor_name(layer, n)) for n in ("q_norm", "k_norm")} if self.has_head_norms else {}
+        norms = ("q_norm", "k_norm") if self.has_head_norms else ()
         return LayerWeights(
             q=heads["q.weight"],
             k=heads["k.weight"],
             v=heads["v.weight"],
-            o=got["o.weight"].view(shape.hidden_size, -1, shape.head_dim).transpose(0, 1),
-            rotary_dim=shape.rotary_dim,
+            o=got["o.weight"].unflatten(1, (-1, shape.head_dim)).transpose(0, 1),
+            rotary_dim=self.layer_rotary_dim(layer, config),
             q_bias=heads.get("q.bias"),
             k_bias=heads.get("k.bias"),
             v_bias=heads.get("v.bias"),
-            **norms,
+            **{norm: self._norm_weight(read(self.tensor_name(layer, norm))) for norm in norms},
+            score_scale=self.score_scale(layer, config),
         )
+
+    def _norm_weight(self, stored: Tensor) -> Tensor:
+        """What a head norm multiplies by; float32 or wider where something is added, as the models compute it."""
+        if not self.norm_offset:
+            return stored
+        return self.norm_offset + stored.to(torch.promote_types(stored.dtype, torch.float32))
 
     def split_heads(self, got: Mapping[str, Tensor], shape: HeadGeometry) -> dict[str, Tensor]:
         """Tensors as stored, by role, to heads: q, k, v ``.weight`` (heads, d, D) and ``.bias`` (heads, d)."""
@@ -117,3 +144,36 @@ class Family(ABC):
             "num_key_value_heads": kv_heads,
             "head_dim": head_dim,
         }
+
+
+def rotary_fraction(config: Mapping[str, Any], default: float) -> float:
+    """The part of a head that RoPE turns, where transformers 5 or 4 puts it in ``config.json``."""
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    return float(rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or default)
+
+
+def refuse_norms(config: Mapping[str, Any], field: str, model: str, what: str) -> None:
+    """Raise ``UserError`` where ``field`` is set: no closed form merges keys under such a norm."""
+    if config.get(field):
+        raise UserError(
+            f"this {model} {what} ({field}): heads under such norms cannot be merged; "
+            f"only models without them ({field} false) are supported"
+        )
+
+
+def divides_hidden_size(config: Mapping[str, Any], query_heads: int, model: str) -> None:
+    """Raise ``UserError`` for a number of query heads that transformers 5 refuses for ``model``."""
+    if config["hidden_size"] % query_heads:
+        raise UserError(
+            f"{model} of hidden size {config['hidden_size']} cannot be query-padded to {query_heads} query heads: "
+            "transformers takes only numbers that divide the hidden size. Use groups of equal size (--equal-sizes)."
+        )
+
+
+def refuse_padding(config: Mapping[str, Any], query_heads: int, model: str) -> None:
+    """Raise ``UserError`` where query heads would be added to a model that has no ``head_dim`` of its own."""
+    if query_heads != config["num_attention_heads"]:
+        raise UserError(
+            f"a {model} cannot be query-padded: its head size is always hidden_size / num_attention_heads. "
+            "Use groups of equal size (--equal-sizes)."
+        )

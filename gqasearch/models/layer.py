@@ -4,7 +4,7 @@ Words: a *head* is a KV head of the source. Every head ``h`` carries ``queries_p
 ``h * queries_per_kv .. (h + 1) * queries_per_kv - 1``. Under MHA that is one.
 
     hidden x (D,) --W_q--> (Hq, d) --RoPE--.
-                  --W_k--> (H, d)  --RoPE--+-- softmax(q k / sqrt(d)) --> (Hq, dv) --W_o--> (D,)
+                  --W_k--> (H, d)  --RoPE--+-- softmax(q k scale) --> (Hq, dv) --W_o--> (D,)
                   --W_v--> (H, dv) --------'
 """
 
@@ -21,8 +21,8 @@ from torch import Tensor
 class HeadGeometry:
     """Where the heads of a model are: counts and sizes, the same in every layer.
 
-    ``rotary_dim``: how many of the ``head_dim`` key dimensions are rotated; dimension ``i`` pairs with
-    ``i + rotary_dim // 2``. 0 means no RoPE.
+    ``rotary_dim``: how many of the ``head_dim`` key dimensions are rotated, in layers that rotate any
+    (``Family.layer_rotary_dim``); dimension ``i`` pairs with ``i + rotary_dim // 2``. 0 means no RoPE.
     """
 
     num_layers: int
@@ -43,8 +43,8 @@ class LayerWeights:
 
     ``q`` (Hq, d, D), ``k`` (G, d, D), ``v`` (G, dv, D), ``o`` (Hq, D, dv); biases ``q_bias`` (Hq, d),
     ``k_bias`` (G, d), ``v_bias`` (G, dv) or None; ``q_norm``, ``k_norm`` (d,): weights of the RMS norms
-    applied to every head before RoPE (Qwen3), or None. G is H in the source, the number of groups
-    after a merge.
+    applied to every head before RoPE (Qwen3), or None. ``score_scale``: what multiplies q k, None for the
+    usual 1/sqrt(d). G is H in the source, the number of groups after a merge.
     """
 
     q: Tensor
@@ -57,6 +57,7 @@ class LayerWeights:
     v_bias: Tensor | None = None
     q_norm: Tensor | None = None
     k_norm: Tensor | None = None
+    score_scale: float | None = None
 
     @property
     def num_kv_heads(self) -> int:
@@ -69,6 +70,11 @@ class LayerWeights:
     @property
     def head_dim(self) -> int:
         return self.k.shape[1]
+
+    @property
+    def score_divisor(self) -> float:
+        """1 / scale^2: what the square of q k is divided by in the square of a score; d as a rule."""
+        return self.head_dim if self.score_scale is None else self.score_scale**-2
 
     @property
     def has_biases(self) -> bool:

@@ -1,4 +1,4 @@
-"""Load a checkpoint folder the way any user of transformers does: safetensors, no remote code, no network."""
+"""Load a checkpoint folder the way any user of transformers does: safetensors, no network, code only if told so."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from gqasearch.errors import UserError
 from gqasearch.models.tensors import CheckpointTensors
 
 
-def load_model(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
+def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """The model in ``directory``, in evaluation mode.
 
-    Raises ``UserError`` for pickled, damaged, incomplete or non-finite weights.
+    ``trust_remote_code``: run the modelling code that lies there, for checkpoints that this program wrote, or
+    where the user says so. Raises ``UserError`` for pickled, damaged, incomplete or non-finite weights.
     """
     tensors = CheckpointTensors(directory)
     for shard in tensors.shards:
@@ -23,7 +24,7 @@ def load_model(directory: Path, dtype: torch.dtype, device: str) -> PreTrainedMo
     auto: Any = AutoModelForCausalLM
     try:
         model: PreTrainedModel = auto.from_pretrained(
-            directory, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+            directory, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except Exception as error:
         raise UserError(f"cannot load {directory}: {error}") from error

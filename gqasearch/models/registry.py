@@ -7,15 +7,67 @@ from pathlib import Path
 from typing import Any
 
 from gqasearch.errors import UserError
+from gqasearch.models.cohere import Cohere
 from gqasearch.models.family import Family
+from gqasearch.models.gemma import Gemma
+from gqasearch.models.gemma2 import Gemma2
+from gqasearch.models.gemma3 import Gemma3
+from gqasearch.models.gpt2 import GPT2
 from gqasearch.models.gpt_neox import GPTNeoX
+from gqasearch.models.granite import Granite
 from gqasearch.models.llama import Llama
 from gqasearch.models.mistral import Mistral
+from gqasearch.models.olmo import Olmo
 from gqasearch.models.opt import OPT
+from gqasearch.models.phi import Phi
+from gqasearch.models.phi3 import Phi3
 from gqasearch.models.qwen2 import Qwen2
 from gqasearch.models.qwen3 import Qwen3
+from gqasearch.models.smollm3 import SmolLM3
+from gqasearch.models.stablelm import StableLm
+from gqasearch.models.starcoder2 import Starcoder2
 
-FAMILIES: tuple[Family, ...] = (Llama(), Mistral(), Qwen2(), Qwen3(), GPTNeoX(), OPT())
+FAMILIES: tuple[Family, ...] = (
+    Llama(),
+    Mistral(),
+    Qwen2(),
+    Qwen3(),
+    Gemma(),
+    Gemma2(),
+    Gemma3(),
+    Phi3(),
+    Starcoder2(),
+    Olmo(),
+    StableLm(),
+    Granite(),
+    SmolLM3(),
+    Cohere(),
+    Phi(),
+    GPTNeoX(),
+    OPT(),
+    GPT2(),
+)
+
+_ALIBI = (
+    "it has ALiBi: the bias on a head's scores belongs to the head's place among the query heads, which a grouped "
+    "checkpoint changes"
+)
+_WHOLE_NORM = (
+    "it normalises the keys of all heads together (and the queries likewise), so merging some heads would change what "
+    "all others are divided by"
+)
+# Architectures that people will try, and why no family can read them.
+REFUSED: dict[str, str] = {
+    "BloomForCausalLM": _ALIBI,
+    "FalconForCausalLM": (
+        "transformers repeats its keys and values for every query head before it caches them, so fewer KV heads would "
+        "save nothing there, and its attention cannot be made to return the maps that calibration reads (those with "
+        "ALiBi could not be grouped in any case)"
+    ),
+    "MptForCausalLM": _ALIBI,
+    "Olmo2ForCausalLM": _WHOLE_NORM,
+    "Olmo3ForCausalLM": _WHOLE_NORM,
+}
 
 
 def supported_architectures() -> dict[str, Family]:
@@ -28,7 +80,8 @@ def family_of(config: dict[str, Any]) -> Family:
     known = supported_architectures()
     given = (config.get("architectures") or ["(none named)"])[0]
     if given not in known:
-        raise UserError(f"architecture {given} is not supported. Supported: {', '.join(sorted(known))}")
+        reason = f": {REFUSED[given]}" if given in REFUSED else ""
+        raise UserError(f"architecture {given} is not supported{reason}. Supported: {', '.join(sorted(known))}")
     return known[given]
 
 

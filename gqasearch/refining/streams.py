@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.models import LayerWeights, Parent, decoder_layer, layers_replaced
+from gqasearch.models import LayerWeights, Parent, decoder_layer, layers_replaced, wanted_of_attention
 from gqasearch.refining.layer_site import AttentionCall, LayerSite, compute_dtype, with_floats
 
 
@@ -29,7 +29,7 @@ class _Batch:
     parent: Tensor
     converted: Tensor
     mask: Tensor
-    arguments: list[dict[str, Any]]
+    arguments: list[tuple[tuple[Any, ...], dict[str, Any]]]
 
 
 class Streams:
@@ -53,7 +53,7 @@ class Streams:
             for batch in self._batches:
                 behind = batch.parent.to(dtype) - batch.converted.to(dtype)
                 batch.parent = self._run(index, batch.parent, batch)
-                self._wanted.append(behind + added.pop().to(dtype))
+                self._wanted.append(wanted_of_attention(self._parent, index, behind, added.pop().to(dtype)))
         finally:
             handle.remove()
 
@@ -97,18 +97,19 @@ class Streams:
 
     def _run(self, index: int, hidden: Tensor, batch: _Batch) -> Tensor:
         """One decoder layer, (B, T, D) -> (B, T, D)."""
-        result: Tensor = decoder_layer(self._parent, index)(hidden, **batch.arguments[index])
+        others, named = batch.arguments[index]
+        result: Tensor = decoder_layer(self._parent, index)(hidden, *others, **named)
         return result
 
 
 def _start(parent: Parent, ids: Tensor, mask: Tensor) -> _Batch:
     """Run the parent without its layers' work, to see what every layer is called with besides the stream."""
     hidden: list[Tensor] = []
-    arguments: list[dict[str, Any]] = []
+    arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
-    def note(hidden_states: Tensor, **others: Any) -> Tensor:
+    def note(hidden_states: Tensor, *others: Any, **named: Any) -> Tensor:
         hidden.append(hidden_states)
-        arguments.append(others)
+        arguments.append((others, named))
         return hidden_states
 
     layers = [decoder_layer(parent, index) for index in range(parent.geometry.num_layers)]

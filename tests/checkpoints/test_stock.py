@@ -38,12 +38,12 @@ GROUPINGS = {"symmetric": SYMMETRIC, "padded": PADDED}
 SOURCES: dict[str, dict[str, Any]] = {"mha": {}, "gqa": {"heads": 12, "kv_heads": 6}}
 
 
-def _saved(tmp_path: Path, family: str, shards: str = "1GB", **options: Any) -> tuple[Parent, Path]:
+def saved(tmp_path: Path, family: str, shards: str = "1GB", **options: Any) -> tuple[Parent, Path]:
     folder = save_checkpoint(tiny_model(family, **options), tmp_path / f"source-{shards}", max_shard_size=shards)
     return load_parent(str(folder)), folder
 
 
-def _assert_same(
+def assert_same(
     parent: Parent, folder: Path, grouping: Grouping, stored: torch.dtype = torch.float32, tolerance: float = ROUNDING
 ) -> None:
     """Logits, greedy tokens and the size of the cache."""
@@ -66,15 +66,15 @@ def _assert_same(
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_written_checkpoint_equals_parent_with_tied_heads(family: str, source: str, shape: str, tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, family, **SOURCES[source])
+    parent, folder = saved(tmp_path, family, **SOURCES[source])
     layout = convert(parent, folder, tmp_path / "out", GROUPINGS[shape])
     assert layout.name == f"stock-{shape}"
-    _assert_same(parent, tmp_path / "out", GROUPINGS[shape])
+    assert_same(parent, tmp_path / "out", GROUPINGS[shape])
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_merge_without_effect_gives_the_parent_itself(family: str, tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, family)
+    parent, folder = saved(tmp_path, family)
     grouping = Grouping.uniform(LayerGrouping.singletons(6), 2)
     write_checkpoint(folder, tmp_path / "out", document_for(parent, grouping), parent.layer)
     written, stored = stored_tensors(tmp_path / "out"), stored_tensors(folder)
@@ -84,13 +84,13 @@ def test_merge_without_effect_gives_the_parent_itself(family: str, tmp_path: Pat
 
 @pytest.mark.parametrize("options", [{"attention_bias": True}, {"attention_bias": True, "mlp_bias": True}])
 def test_llama_with_biases_symmetric(options: dict[str, Any], tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, "llama", **options)
+    parent, folder = saved(tmp_path, "llama", **options)
     convert(parent, folder, tmp_path / "out", SYMMETRIC)
-    _assert_same(parent, tmp_path / "out", SYMMETRIC)
+    assert_same(parent, tmp_path / "out", SYMMETRIC)
 
 
 def test_llama_with_biases_padded_is_refused(tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, "llama", attention_bias=True)
+    parent, folder = saved(tmp_path, "llama", attention_bias=True)
     with pytest.raises(UserError, match="biases cannot be query-padded"):
         convert(parent, folder, tmp_path / "out", PADDED)
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
@@ -98,23 +98,23 @@ def test_llama_with_biases_padded_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", GROUPINGS)
 def test_qwen3_with_biases(shape: str, tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, "qwen3", attention_bias=True)
+    parent, folder = saved(tmp_path, "qwen3", attention_bias=True)
     convert(parent, folder, tmp_path / "out", GROUPINGS[shape])
-    _assert_same(parent, tmp_path / "out", GROUPINGS[shape])
+    assert_same(parent, tmp_path / "out", GROUPINGS[shape])
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_hidden_size_that_heads_do_not_fill(family: str, tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, family, hidden=60)
+    parent, folder = saved(tmp_path, family, hidden=60)
     architecture = parent.config["architectures"]
     for shape, grouping in GROUPINGS.items():
         convert(parent, folder, tmp_path / shape, grouping)
-        _assert_same(parent, tmp_path / shape, grouping)
+        assert_same(parent, tmp_path / shape, grouping)
     assert config_of(tmp_path / "symmetric")["architectures"] == architecture
 
 
 def test_padded_llama_is_a_mistral_and_symmetric_a_llama(tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, "llama")
+    parent, folder = saved(tmp_path, "llama")
     for shape, grouping in GROUPINGS.items():
         convert(parent, folder, tmp_path / shape, grouping)
     symmetric, padded = config_of(tmp_path / "symmetric"), config_of(tmp_path / "padded")
@@ -127,15 +127,15 @@ def test_padded_llama_is_a_mistral_and_symmetric_a_llama(tmp_path: Path) -> None
 def test_layers_alike_in_size_but_not_in_sizes_share_one_padding(tmp_path: Path) -> None:
     """One layer has equal groups, the other not: both get room for the largest group of all."""
     grouping = Grouping.from_labels([[0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 1, 2]])
-    parent, folder = _saved(tmp_path, "mistral")
+    parent, folder = saved(tmp_path, "mistral")
     assert convert(parent, folder, tmp_path / "out", grouping).query_heads == 12
-    _assert_same(parent, tmp_path / "out", grouping)
+    assert_same(parent, tmp_path / "out", grouping)
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_sharded_equals_single_and_untouched_tensors_keep_their_bytes(family: str, tmp_path: Path) -> None:
-    parent, single = _saved(tmp_path, family)
-    _, sharded = _saved(tmp_path, family, shards="20KB")  # q, k, v, o of a layer lie in several shards
+    parent, single = saved(tmp_path, family)
+    _, sharded = saved(tmp_path, family, shards="20KB")  # q, k, v, o of a layer lie in several shards
     convert(parent, single, tmp_path / "one", PADDED)
     convert(parent, sharded, tmp_path / "many", PADDED)
     one, many, source = (stored_tensors(path) for path in (tmp_path / "one", tmp_path / "many", single))
@@ -154,7 +154,7 @@ def test_sharded_equals_single_and_untouched_tensors_keep_their_bytes(family: st
 
 
 def test_each_layer_is_merged_once(tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, "llama", shards="20KB")
+    parent, folder = saved(tmp_path, "llama", shards="20KB")
     asked: list[int] = []
 
     def merged(index: int) -> LayerWeights:
@@ -168,17 +168,17 @@ def test_each_layer_is_merged_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", GROUPINGS)
 def test_half_precision_stays_and_rounds_once(shape: str, stored: torch.dtype, tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, "qwen2", dtype=stored)  # the parent is loaded, and merged, in float32
+    parent, folder = saved(tmp_path, "qwen2", dtype=stored)  # the parent is loaded, and merged, in float32
     convert(parent, folder, tmp_path / "out", GROUPINGS[shape])
     assert {tensor.dtype for tensor in stored_tensors(tmp_path / "out").values()} == {stored}
     assert load(tmp_path / "out").dtype == stored
-    _assert_same(parent, tmp_path / "out", GROUPINGS[shape], stored)
+    assert_same(parent, tmp_path / "out", GROUPINGS[shape], stored)
 
 
 def test_mixed_dtypes_are_kept_tensor_by_tensor(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    parent, folder = _saved(tmp_path, "qwen3")
+    parent, folder = saved(tmp_path, "qwen3")
     tensors = stored_tensors(folder)
     mixed = {name: t if "norm" in name or ".1." in name else t.bfloat16() for name, t in tensors.items()}
     save_file(mixed, folder / "model.safetensors", metadata={"format": "pt"})
@@ -187,14 +187,14 @@ def test_mixed_dtypes_are_kept_tensor_by_tensor(tmp_path: Path) -> None:
 
 
 def test_tied_embeddings_stay_tied(tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, "llama", tied=True)
+    parent, folder = saved(tmp_path, "llama", tied=True)
     convert(parent, folder, tmp_path / "out", PADDED)
     assert "lm_head.weight" not in stored_tensors(tmp_path / "out")
-    _assert_same(parent, tmp_path / "out", PADDED)
+    assert_same(parent, tmp_path / "out", PADDED)
 
 
 def test_files_beside_the_weights(tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, "llama")
+    parent, folder = saved(tmp_path, "llama")
     (folder / "LICENSE.txt").write_text("Do as you like.\n")
     (folder / "chat_template.jinja").write_text("{{ messages }}\n")
     (folder / "training_log.jsonl").write_text("{}\n")
@@ -208,7 +208,7 @@ def test_files_beside_the_weights(tmp_path: Path) -> None:
 
 
 def test_written_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, "qwen3", shards="20KB")
+    parent, folder = saved(tmp_path, "qwen3", shards="20KB")
     for name in ("first", "second"):
         convert(parent, folder, tmp_path / name, PADDED)
     for path in (tmp_path / "first").iterdir():
@@ -234,7 +234,7 @@ def _fail_on_second_call(monkeypatch: pytest.MonkeyPatch, error: BaseException) 
 
 
 def test_full_disk_is_one_message_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parent, folder = _saved(tmp_path, "llama", shards="20KB")
+    parent, folder = saved(tmp_path, "llama", shards="20KB")
     _fail_on_second_call(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
     with pytest.raises(UserError, match=r"cannot write checkpoint .*No space left on device"):
         convert(parent, folder, tmp_path / "out", PADDED)
@@ -243,7 +243,7 @@ def test_full_disk_is_one_message_and_leaves_nothing(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a bug")])
 def test_any_interruption_leaves_nothing(error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parent, folder = _saved(tmp_path, "llama", shards="20KB")
+    parent, folder = saved(tmp_path, "llama", shards="20KB")
     _fail_on_second_call(monkeypatch, error)
     with pytest.raises(type(error)):
         convert(parent, folder, tmp_path / "out", PADDED)
@@ -251,7 +251,7 @@ def test_any_interruption_leaves_nothing(error: BaseException, tmp_path: Path, m
 
 
 def test_existing_folder_is_refused_and_kept(tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, "llama")
+    parent, folder = saved(tmp_path, "llama")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("the only copy")
     with pytest.raises(UserError, match="exists already and is not an empty folder"):
@@ -262,14 +262,14 @@ def test_existing_folder_is_refused_and_kept(tmp_path: Path) -> None:
 
 
 def test_empty_folder_is_filled(tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, "llama")
+    parent, folder = saved(tmp_path, "llama")
     (tmp_path / "out").mkdir()
     convert(parent, folder, tmp_path / "out", PADDED)
-    _assert_same(parent, tmp_path / "out", PADDED)
+    assert_same(parent, tmp_path / "out", PADDED)
 
 
 def test_leftovers_of_a_killed_process_are_removed_but_not_of_a_living_one(tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, "llama")
+    parent, folder = saved(tmp_path, "llama")
     dead, living = tmp_path / ".out.partial-4194305", tmp_path / ".out.partial-1"  # above the largest id; init
     for left in (dead, living):
         left.mkdir()
@@ -279,7 +279,7 @@ def test_leftovers_of_a_killed_process_are_removed_but_not_of_a_living_one(tmp_p
 
 
 def test_grouping_of_another_model_is_refused(tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, "llama")
+    parent, folder = saved(tmp_path, "llama")
     document = document_for(parent, SYMMETRIC)
     other = replace(document, model=replace(document.model, head_dim=16))
     with pytest.raises(UserError, match="head_dim is 16 in the grouping, 8 in the model"):
@@ -287,13 +287,13 @@ def test_grouping_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_layer_merged_to_another_number_of_heads_is_a_bug(tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, "llama")
+    parent, folder = saved(tmp_path, "llama")
     with pytest.raises(ValueError, match="layer 0 was merged to 6 heads, not 3"):
         write_checkpoint(folder, tmp_path / "out", document_for(parent, SYMMETRIC), parent.layer)
 
 
 def test_values_that_overflow_the_stored_dtype_are_refused(tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, "llama", dtype=torch.float16)
+    parent, folder = saved(tmp_path, "llama", dtype=torch.float16)
 
     def merged(index: int) -> LayerWeights:
         layer = changed_layer(parent.layer(index), SYMMETRIC, index)
@@ -307,7 +307,7 @@ def test_values_that_overflow_the_stored_dtype_are_refused(tmp_path: Path) -> No
 def test_quantised_source_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    parent, folder = _saved(tmp_path, "llama")
+    parent, folder = saved(tmp_path, "llama")
     tensors = stored_tensors(folder)
     name = "model.layers.1.self_attn.k_proj.weight"
     save_file(tensors | {name: tensors[name].to(torch.int8)}, folder / "model.safetensors")
@@ -320,7 +320,7 @@ def test_quantised_source_is_refused(tmp_path: Path) -> None:
 
 
 def test_index_that_points_out_of_the_folder_is_refused(tmp_path: Path) -> None:
-    parent, folder = _saved(tmp_path, "llama", shards="20KB")
+    parent, folder = saved(tmp_path, "llama", shards="20KB")
     path = folder / "model.safetensors.index.json"
     first = min(folder.glob("*.safetensors")).rename(tmp_path / "elsewhere.safetensors")
     shards = [shard.name for shard in folder.glob("*.safetensors")]

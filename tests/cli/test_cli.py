@@ -207,8 +207,8 @@ def damaged(kind: str, folder: Path) -> Path:
     elif kind == "pickled":
         weights.unlink()
         (folder / "pytorch_model.bin").write_bytes(b"")
-    elif kind == "gpt2":
-        config = json.loads((folder / "config.json").read_text()) | {"architectures": ["GPT2LMHeadModel"]}
+    elif kind == "unsupported":
+        config = json.loads((folder / "config.json").read_text()) | {"architectures": ["MambaForCausalLM"]}
         (folder / "config.json").write_text(json.dumps(config))
     elif kind == "config":
         (folder / "config.json").write_text("{")
@@ -221,7 +221,7 @@ def damaged(kind: str, folder: Path) -> Path:
         ("truncated", "is damaged or truncated"),
         ("nan", "tensor model.layers.1.self_attn.k_proj.weight holds NaN"),
         ("pickled", "only pickled weights (pytorch_model.bin), which are never read"),
-        ("gpt2", "architecture GPT2LMHeadModel is not supported. Supported: GPTNeoX"),
+        ("unsupported", "architecture MambaForCausalLM is not supported. Supported: CohereForCausalLM"),
         ("config", "is not valid JSON"),
     ],
 )

@@ -19,6 +19,8 @@ from tests.samples import logits_of, random_blocks
 from tests.tiny_models import (
     ALL_FAMILY_NAMES,
     FAMILY_NAMES,
+    GROUPED_NAMES,
+    MORE_FAMILY_NAMES,
     edit_config,
     kv_head_choices,
     save_checkpoint,
@@ -26,24 +28,43 @@ from tests.tiny_models import (
     tiny_parent,
 )
 
-SOURCES = [(family, kv) for family in ALL_FAMILY_NAMES for kv in kv_head_choices(family)]
-UNGROUPED = ("gpt_neox", "opt")
+EVERY_FAMILY = (*ALL_FAMILY_NAMES, *MORE_FAMILY_NAMES)
+SOURCES = [(family, kv) for family in EVERY_FAMILY for kv in kv_head_choices(family)]
+UNGROUPED = ("gpt_neox", "opt", "gpt2")
 
 
-def rotate(heads: Tensor, rotary_dim: int, theta: float = 10000.0) -> Tensor:
+def rotate(heads: Tensor, rotary_dim: int, theta: float = 10000.0, stretch: float = 1.0) -> Tensor:
     """RoPE on the first ``rotary_dim`` dimensions of (B, T, H, d), by explicit 2 x 2 rotations."""
     out, half = heads.clone(), rotary_dim // 2
     for pair in range(half):
-        angle = torch.arange(heads.shape[1]) * theta ** (-2 * pair / rotary_dim)
+        angle = torch.arange(heads.shape[1]) / stretch * theta ** (-2 * pair / rotary_dim)
         cos, sin = angle.cos()[:, None], angle.sin()[:, None]
         a, b = heads[..., pair], heads[..., pair + half]
         out[..., pair], out[..., pair + half] = a * cos - b * sin, a * sin + b * cos
     return out
 
 
-def attend(x: Tensor, w: LayerWeights) -> Tensor:
+# What layers of the tiny models do besides: RoPE other than with base 10000, sliding windows, soft caps of scores.
+ODDITIES: dict[tuple[str, int], dict[str, Any]] = {
+    ("gemma2", 0): {"window": 8, "softcap": 3.0},
+    ("gemma2", 1): {"softcap": 3.0},
+    ("gemma3_text", 0): {"window": 8, "theta": 100.0},
+    ("gemma3_text", 1): {"stretch": 2.0},
+}
+
+
+def attend(
+    x: Tensor,
+    w: LayerWeights,
+    *,
+    theta: float = 10000.0,
+    stretch: float = 1.0,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
     """Causal attention from weights by head, one head at a time, without the bias of o: (B, T, D)."""
     length, m = x.shape[1], w.queries_per_kv
+    scale = w.head_dim**-0.5 if w.score_scale is None else w.score_scale
 
     def heads(weight: Tensor, bias: Tensor | None, norm: Tensor | None) -> Tensor:
         out = torch.einsum("btx,hdx->bthd", x, weight) + (0 if bias is None else bias)
@@ -51,12 +72,14 @@ def attend(x: Tensor, w: LayerWeights) -> Tensor:
             return out
         return out * (out.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * norm
 
-    q = rotate(heads(w.q, w.q_bias, w.q_norm), w.rotary_dim)
-    k = rotate(heads(w.k, w.k_bias, w.k_norm), w.rotary_dim)
+    q = rotate(heads(w.q, w.q_bias, w.q_norm), w.rotary_dim, theta, stretch)
+    k = rotate(heads(w.k, w.k_bias, w.k_norm), w.rotary_dim, theta, stretch)
     v, total = heads(w.v, w.v_bias, None), torch.zeros_like(x)
-    hidden = torch.ones(length, length).triu(1).bool()
+    back = torch.arange(length)[:, None] - torch.arange(length)
+    hidden = (back < 0) | (back >= (window or length))
     for query in range(len(w.q)):
-        scores = q[:, :, query] @ k[:, :, query // m].mT / w.head_dim**0.5
+        scores = q[:, :, query] @ k[:, :, query // m].mT * scale
+        scores = scores if softcap is None else softcap * (scores / softcap).tanh()
         total += scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v[:, :, query // m] @ w.o[query].T
     return total
 
@@ -82,7 +105,8 @@ def test_heads_compute_the_models_attention(family: str, kv_heads: int) -> None:
         x, wanted = attention_call(parent, layer)
         name = parent.family.tensor_name(layer, "o.bias")
         bias = dict(parent.model.named_parameters()).get(name, torch.zeros(()))
-        torch.testing.assert_close(attend(x, parent.layer(layer)) + bias, wanted, atol=2e-5, rtol=1e-4)
+        found = attend(x, parent.layer(layer), **ODDITIES.get((family, layer), {})) + bias
+        torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
@@ -94,7 +118,7 @@ def test_layers_are_written_as_they_were_read(family: str, kv_heads: int) -> Non
         assert torch.equal(tensor, parent.model.get_parameter(name)), name
 
 
-@pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_replaced_layers_are_the_ones_that_run(family: str) -> None:
     parent = tiny_parent(family)
     state = {name: tensor.clone() for name, tensor in parent.model.state_dict().items()}
@@ -111,7 +135,7 @@ def test_replaced_layers_are_the_ones_that_run(family: str) -> None:
     assert all(torch.equal(state[name], tensor) for name, tensor in parent.model.state_dict().items())
 
 
-@pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_a_folder_reads_like_the_model_in_memory(family: str, tmp_path: Path) -> None:
     model = tiny_model(family)
     parent = load_parent(str(save_checkpoint(model, tmp_path / "source")))
@@ -166,13 +190,63 @@ def test_fused_heads_must_be_tied_before_they_are_written() -> None:
 
 def test_unknown_architectures_are_refused_with_the_list(tmp_path: Path) -> None:
     source = save_checkpoint(tiny_model("llama"), tmp_path / "source")
-    edit_config(source, architectures=["BloomForCausalLM"])
-    with pytest.raises(UserError, match=r"BloomForCausalLM is not supported\. Supported: GPTNeoXForCausalLM, Llama"):
+    edit_config(source, architectures=["MambaForCausalLM"])
+    with pytest.raises(UserError, match=r"MambaForCausalLM is not supported\. Supported: .*GPTNeoXForCausalLM, Gemma2"):
         load_parent(str(source))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reason"),
+    [
+        ("BloomForCausalLM", "the bias on a head's scores belongs to the head's place"),
+        ("MptForCausalLM", "ALiBi"),
+        ("FalconForCausalLM", "repeats its keys and values for every query head"),
+        ("Olmo2ForCausalLM", "normalises the keys of all heads together"),
+    ],
+)
+def test_architectures_that_cannot_be_grouped_are_refused_with_the_reason(architecture: str, reason: str) -> None:
+    with pytest.raises(UserError, match=rf"{architecture} is not supported: .*{reason}.*\. Supported: Cohere"):
+        family_of({"architectures": [architecture]})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "field", "message"),
+    [
+        ("OlmoForCausalLM", {"clip_qkv": 8.0}, "clip_qkv=8.0"),
+        ("StableLmForCausalLM", {"qk_layernorm": True}, "heads under such norms cannot be merged"),
+        ("PhiForCausalLM", {"qk_layernorm": True}, r"\(qk_layernorm false\) are supported"),
+        ("CohereForCausalLM", {"use_qk_norm": True}, r"\(use_qk_norm false\) are supported"),
+        ("SmolLM3ForCausalLM", {"no_rope_layers": [1]}, "names 1 layers, the model has 2"),
+    ],
+)
+def test_variants_that_cannot_be_grouped_are_refused(architecture: str, field: dict[str, Any], message: str) -> None:
+    config = {"architectures": [architecture], "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
+    family = family_of(config)
+    assert family.geometry(config).head_dim == 16
+    with pytest.raises(UserError, match=message):
+        family.layer_rotary_dim(0, config | field)
+
+
+def test_rotated_dimensions_by_layer() -> None:
+    config = {"architectures": ["SmolLM3ForCausalLM"], "hidden_size": 64, "num_attention_heads": 4}
+    config |= {"num_hidden_layers": 4}
+    family = family_of(config)
+    rotated = {"default": {}, "every other": {"no_rope_layer_interval": 2}, "named": {"no_rope_layers": [0, 1, 0, 0]}}
+    found = {name: [family.layer_rotary_dim(i, config | field) for i in range(4)] for name, field in rotated.items()}
+    assert found == {"default": [16, 16, 16, 0], "every other": [16, 0, 16, 0], "named": [0, 16, 0, 0]}
+
+
+def test_scale_of_gpt2_scores() -> None:
+    config = {"architectures": ["GPT2LMHeadModel"], "n_embd": 64, "n_head": 4, "n_layer": 2}
+    family = family_of(config)
+    assert family.score_scale(1, config) is None
+    assert family.score_scale(1, config | {"scale_attn_weights": False}) == 1.0
+    assert family.score_scale(1, config | {"scale_attn_by_inverse_layer_idx": True}) == 1 / 8
 
 
 def test_every_family_is_tested() -> None:
     from gqasearch.models import FAMILIES
 
-    assert {family.name for family in FAMILIES} == set(ALL_FAMILY_NAMES)
-    assert set(FAMILY_NAMES) | set(UNGROUPED) == set(ALL_FAMILY_NAMES)
+    assert {family.name for family in FAMILIES} == set(EVERY_FAMILY)
+    assert set(GROUPED_NAMES) | set(UNGROUPED) == set(EVERY_FAMILY)
+    assert set(FAMILY_NAMES) <= set(ALL_FAMILY_NAMES)

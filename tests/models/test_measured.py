@@ -22,7 +22,7 @@ from tests.models.test_families import attend
 from tests.samples import logits_of, random_blocks, text_file
 from tests.tiny_models import save_checkpoint, tiny_model, tiny_parent
 
-UNGROUPED = ("gpt_neox", "opt")
+UNGROUPED = ("gpt_neox", "opt", "gpt2")
 
 
 def calls(parent: Parent, layer: int, ids: Tensor) -> tuple[Tensor, Tensor]:
