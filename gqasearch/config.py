@@ -14,6 +14,7 @@ from gqasearch.errors import UserError, unknown_name
 if TYPE_CHECKING:
     from gqasearch.grouping_document import Geometry
 
+LayoutChoice = Literal["auto", "stock", "deci", "ragged"]  # see gqasearch.checkpoints.plan_layout
 KV_RATIO = "kv-ratio"  # the one objective that is no fitness function
 SECTIONS = ("fitness", "merge", "refine", "method")  # what --set SECTION.PARAMETER=VALUE reaches
 
@@ -65,6 +66,7 @@ class RunConfig(BaseModel):
     certify_seconds: float = Field(60.0, gt=0, description="most seconds that one layer's proof may take")
     baseline: bool = Field(True, description="also measure neighbour grouping with the mean merge")
     materialize: bool = Field(True, description="write the converted checkpoint")
+    layout: LayoutChoice = Field("auto", description="form of the checkpoint: auto, stock, deci, ragged")
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:

@@ -2,7 +2,9 @@
 
 from gqasearch.checkpoints.card import CardFacts, MetricRow, model_card
 from gqasearch.checkpoints.config_json import stock_config
-from gqasearch.checkpoints.layout import Layout, lay_out, plan_layout, slots
+from gqasearch.checkpoints.layout import Layout, lay_out, slots
+from gqasearch.checkpoints.plan import plan_checkpoint, plan_layout
+from gqasearch.checkpoints.remote_code import needs_remote_code, require_own_code, require_trust
 from gqasearch.checkpoints.stock import write_checkpoint
 
 __all__ = [
@@ -11,7 +13,11 @@ __all__ = [
     "MetricRow",
     "lay_out",
     "model_card",
+    "needs_remote_code",
+    "plan_checkpoint",
     "plan_layout",
+    "require_own_code",
+    "require_trust",
     "slots",
     "stock_config",
     "write_checkpoint",

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from gqasearch.checkpoints.layout import Layout
+from gqasearch.checkpoints.remote_code import MODELING_FILES
 from gqasearch.grouping_document import GroupingDocument
 
 LICENCE_FIELDS = ("license", "license_name", "license_link")
@@ -35,17 +36,23 @@ The weights were computed from the parent's. **The model was not fine-tuned afte
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("PATH_TO_THIS_FOLDER")
-tokenizer = AutoTokenizer.from_pretrained("PATH_TO_THIS_FOLDER")
+model = AutoModelForCausalLM.from_pretrained("PATH_TO_THIS_FOLDER"{trust})
+tokenizer = AutoTokenizer.from_pretrained("PATH_TO_THIS_FOLDER"{trust})
 ```
 
-No code of gqasearch is needed. The architecture is `{architecture}`, layout `{layout}`. {reason}
+{code} The architecture is `{architecture}`, layout `{layout}`. {reason}
 
 ## Configuration
 
 ```yaml
 {configuration}```
 """
+
+
+STOCK_CODE = "No code of gqasearch is needed."
+OWN_CODE = """\
+transformers runs `{file}` of this folder to load the model, hence `trust_remote_code=True`; it is plain Python, imports
+torch and transformers alone, and can be read before. gqasearch need not be installed."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,7 @@ def model_card(
     parent, on_hub = _parent(document.model.id)
     front: dict[str, Any] = {"base_model": parent} if on_hub else {}
     front |= _licence(source_dir)
+    file = MODELING_FILES.get(layout.name)
     front |= {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -83,14 +91,16 @@ def model_card(
     }
     return CARD.format(
         front=_yaml(front),
-        title=f"{parent.rpartition('/')[2]}, {layout.kv_heads} KV heads",
+        title=f"{parent.rpartition('/')[2]}, {layout.kv_heads_words} KV heads",
         parent=parent,
         link=f"(https://huggingface.co/{parent})" if on_hub else "",
         before=document.model.num_key_value_heads,
-        after=layout.kv_heads,
+        after=layout.kv_heads_words,
         ratio=document.grouping.kv_ratio,
         version=document.created_by.get("gqasearch", ""),
         metrics=_table(facts),
+        trust=", trust_remote_code=True" if file else "",
+        code=OWN_CODE.format(file=file) if file else STOCK_CODE,
         architecture=architecture,
         layout=layout.name,
         reason=layout.reason,

@@ -1,4 +1,4 @@
-"""Where the query heads go, so that stock GQA code finds the right KV head for each.
+"""Where the query heads go, so that GQA code finds the right KV head for each.
 
 Stock code gives KV head ``g`` the query heads ``g * n .. (g + 1) * n - 1``, the same ``n`` for all. So
 the query heads of a group must stand together, and a group smaller than the largest is filled up:
@@ -6,7 +6,8 @@ the query heads of a group must stand together, and a group smaller than the lar
     groups {0,2} {1,3}        symmetric:  q0 q2 | q1 q3
     groups {0,2,3} {1}        padded:     q0 q2 q3 | q1 -- --      -- : zero q rows, zero o columns
 
-An empty slot attends evenly and adds nothing to the output: its columns of ``o`` are zero.
+An empty slot attends evenly and adds nothing to the output: its columns of ``o`` are zero. The ``ragged``
+layout has no empty slots: its own code knows the size of every group.
 """
 
 from __future__ import annotations
@@ -17,30 +18,44 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gqasearch.errors import UserError
-from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.grouping import LayerGrouping
 from gqasearch.models import HeadGeometry, LayerWeights
 
 Slots = tuple[int | None, ...]
+
+
+LayoutName = Literal["stock-symmetric", "stock-padded", "deci", "ragged"]
 
 
 @dataclass(frozen=True)
 class Layout:
     """Query head slots of every layer of a converted model.
 
-    ``slots`` (L, query_heads): source query head in every slot, None for an empty one; ``kv_heads``: G,
-    the same in every layer; ``reason``: why this layout, in one sentence.
+    ``slots`` (L, query_heads): source query head in every slot, None for an empty one;
+    ``kv_heads_per_layer`` (L,): G of every layer, one number in stock layouts; ``reason``: why this layout
+    and what it costs, in one sentence.
     """
 
-    name: Literal["stock-symmetric", "stock-padded"]
+    name: LayoutName
     slots: tuple[Slots, ...]
-    kv_heads: int
+    kv_heads_per_layer: tuple[int, ...]
     reason: str
 
     @property
     def query_heads(self) -> int:
         """Slots per layer, empty ones counted."""
         return len(self.slots[0])
+
+    @property
+    def kv_heads(self) -> int:
+        """KV heads of the layer that has most."""
+        return max(self.kv_heads_per_layer)
+
+    @property
+    def kv_heads_words(self) -> str:
+        """``3``, or ``2 to 5`` where layers differ."""
+        fewest, most = min(self.kv_heads_per_layer), max(self.kv_heads_per_layer)
+        return str(most) if fewest == most else f"{fewest} to {most}"
 
 
 def slots(layer: LayerGrouping, largest: int, queries_per_kv: int) -> Slots:
@@ -50,36 +65,22 @@ def slots(layer: LayerGrouping, largest: int, queries_per_kv: int) -> Slots:
     """
     if max(layer.sizes) > largest:
         raise ValueError(f"a group has {max(layer.sizes)} heads, there is room for {largest}")
+    return place(layer, largest * queries_per_kv, queries_per_kv)
+
+
+def place(layer: LayerGrouping, room: int, queries_per_kv: int) -> Slots:
+    """Groups in order, each filled up to ``room`` slots; larger groups, and all with room 0, get no empty ones."""
     filled: list[int | None] = []
     for heads in layer.groups:
-        filled += [head * queries_per_kv + query for head in heads for query in range(queries_per_kv)]
-        filled += [None] * ((largest - len(heads)) * queries_per_kv)
+        queries = [head * queries_per_kv + query for head in heads for query in range(queries_per_kv)]
+        filled += [*queries, *[None] * (room - len(queries))]
     return tuple(filled)
 
 
-def plan_layout(grouping: Grouping, geometry: HeadGeometry) -> Layout:
-    """The stock layout of this grouping.
-
-    Raises ``UserError`` when layers differ in their number of groups: stock configurations have one
-    ``num_key_value_heads`` for the whole model.
-    """
-    counts = grouping.group_counts
-    if len(set(counts)) > 1:
-        raise UserError(
-            "a stock checkpoint has one number of KV heads for all layers, but this grouping has "
-            f"{min(counts)} to {max(counts)} (by layer: {', '.join(map(str, counts))}). Search with --kv-ratio or "
-            "--kv-heads, which give every layer the same number"
-        )
-    largest = max(size for layer in grouping for size in layer.sizes)
-    placed = tuple(slots(layer, largest, geometry.queries_per_kv) for layer in grouping)
-    if len(placed[0]) == geometry.num_attention_heads:
-        reason = f"All groups have {largest} heads: query heads are reordered, none is added."
-        return Layout("stock-symmetric", placed, counts[0], reason)
-    reason = (
-        f"Groups differ in size, the largest has {largest} heads: every group gets room for that many, "
-        f"{len(placed[0])} query heads in place of {geometry.num_attention_heads}, the added ones zero."
-    )
-    return Layout("stock-padded", placed, counts[0], reason)
+def added_weights(query_heads: int, geometry: HeadGeometry) -> int:
+    """Zeros that so many query heads per layer add to the query and output projections of all layers."""
+    added = query_heads - geometry.num_attention_heads
+    return 2 * added * geometry.head_dim * geometry.hidden_size * geometry.num_layers
 
 
 def lay_out(merged: LayerWeights, placed: Slots) -> LayerWeights:

@@ -1,4 +1,4 @@
-"""The stock layout: a GQA checkpoint that transformers and the usual engines load with no code of ours."""
+"""Write a converted checkpoint: the source's shards with fewer K and V heads, and what belongs beside them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from torch import Tensor
 
 from gqasearch.checkpoints.card import CardFacts, model_card
 from gqasearch.checkpoints.config_json import stock_config
+from gqasearch.checkpoints.deci import deci_config
 from gqasearch.checkpoints.folder import copy_companions, new_folder
-from gqasearch.checkpoints.layout import Layout, lay_out, plan_layout
+from gqasearch.checkpoints.layout import Layout, lay_out
+from gqasearch.checkpoints.plan import plan_checkpoint
+from gqasearch.checkpoints.ragged import ragged_config
+from gqasearch.checkpoints.remote_code import copy_modeling_file
+from gqasearch.config import LayoutChoice
 from gqasearch.errors import UserError
+from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument, check_fits, write_grouping
 from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, family_of, read_config
 from gqasearch.models.tensors import INDEX
@@ -31,6 +37,7 @@ def write_checkpoint(
     document: GroupingDocument,
     merged_layer: Callable[[int], LayerWeights],
     *,
+    layout: LayoutChoice = "auto",
     facts: CardFacts = NO_FACTS,
 ) -> Layout:
     """Write the checkpoint in ``source_dir``, converted by ``document``'s grouping, to ``out_dir``.
@@ -38,28 +45,41 @@ def write_checkpoint(
     ``merged_layer(i)``: layer i after its merge, any float dtype: k, v (G, ...) in the order of the
     grouping's groups, q and o in the source's order. It is called once per layer. Shards keep their
     names, tensors their stored dtype, and all that a merge does not touch its bytes; one shard is in
-    memory at a time. ``grouping.json`` and a model card are written beside the weights.
+    memory at a time. ``grouping.json``, a model card and the modelling file that the layout needs, if any,
+    are written beside the weights. ``layout``: see ``plan_layout``.
 
     ``out_dir`` appears only when complete. Raises ``UserError`` when it exists and is not empty, when the
-    grouping has no stock layout or belongs to a model of another shape, and when the disk is full.
+    grouping has no such layout or belongs to a model of another shape, and when the disk is full.
     """
     config = read_config(source_dir)
     family = family_of(config)
-    geometry = family.geometry(config)
-    check_fits(document, geometry, fingerprint=None)
-    layout = plan_layout(document.grouping, geometry)
+    check_fits(document, family.geometry(config), fingerprint=None)
+    planned = plan_checkpoint(family, config, document.grouping, layout)
     source = CheckpointTensors(source_dir)
-    layers = _ConvertedLayers(source, family, config, layout, merged_layer)
-    grouped = stock_config(family, config, layout, layers.stored_dtype)
+    layers = _ConvertedLayers(source, family, config, planned, merged_layer)
+    grouped = _grouped_config(family, config, planned, document.grouping, layers.stored_dtype)
     with new_folder(out_dir) as folder:
         total_size = sum(_write_shard(source, shard, layers, folder) for shard in source.shards)
         _write_index(source, total_size, folder)
         (folder / "config.json").write_text(_json_text(grouped), encoding="utf-8")
+        copy_modeling_file(planned.name, folder)
         copy_companions(source_dir, folder)
         write_grouping(folder / "grouping.json", document)
-        card = model_card(document, layout, grouped["architectures"][0], source_dir, facts)
+        card = model_card(document, planned, grouped["architectures"][0], source_dir, facts)
         (folder / "README.md").write_text(card, encoding="utf-8")
-    return layout
+    return planned
+
+
+def _grouped_config(
+    family: Family, config: Config, layout: Layout, grouping: Grouping, stored_dtype: torch.dtype
+) -> Config:
+    """``config.json`` in the words of the layout."""
+    grouped = stock_config(family, config, layout, stored_dtype)
+    if layout.name == "deci":
+        return deci_config(grouped, layout)
+    if layout.name == "ragged":
+        return ragged_config(grouped, grouping, family.geometry(config))
+    return grouped
 
 
 class _ConvertedLayers:
@@ -95,9 +115,9 @@ class _ConvertedLayers:
         return self._waiting.pop(name)
 
     def _convert(self, layer: int) -> None:
-        merged = self._merged_layer(layer)
-        if merged.num_kv_heads != self._layout.kv_heads:
-            raise ValueError(f"layer {layer} was merged to {merged.num_kv_heads} heads, not {self._layout.kv_heads}")
+        merged, heads = self._merged_layer(layer), self._layout.kv_heads_per_layer[layer]
+        if merged.num_kv_heads != heads:
+            raise ValueError(f"layer {layer} was merged to {merged.num_kv_heads} heads, not {heads}")
         placed = lay_out(merged, self._layout.slots[layer])
         for name, tensor in self._family.write_layer(placed, layer).items():
             self._waiting[name] = _cast(tensor, self._source.read(name).dtype, name)

@@ -20,6 +20,9 @@ def evaluate(
     evaluation_tokens: Annotated[int, typer.Option(help="Held-out tokens to measure on.")] = 65536,
     block_length: Annotated[int, typer.Option(help="Tokens per block.")] = 256,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the modelling file that lies in the checkpoint's folder.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Perplexity, KL to the parent, KV bytes per token, parameters, on held-out text.
@@ -46,7 +49,8 @@ def evaluate(
             "device": device,
         }
         work = Workspace(build_config(settings))
-        metrics = measure(work, {CONVERTED: checkpoint_subject(work, folder)})
+        subject = checkpoint_subject(work, folder, trust_remote_code=trust_remote_code)
+        metrics = measure(work, {CONVERTED: subject})
         own, mine = metrics["parent"], metrics["results"][CONVERTED]
         if json_:
             for record in (own, mine):

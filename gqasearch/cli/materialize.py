@@ -24,10 +24,13 @@ def materialize(
         int | None, typer.Option(help="Tokens the statistics are gathered on. [default: as the grouping was searched]")
     ] = None,
     block_length: Annotated[int, typer.Option(help="Tokens per block.")] = 256,
+    layout: Annotated[
+        str, typer.Option(help="Form of the checkpoint: auto, stock (no remote code), deci, ragged.")
+    ] = "auto",
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors and --json.")] = False,
 ) -> None:
-    """Write a GQA checkpoint that stock tools load.
+    """Write a GQA checkpoint: one that stock tools load, or for unequal group counts one with its own code.
 
     Example: gqasearch materialize runs/demo/grouping.json --output-dir converted
     """
@@ -49,6 +52,7 @@ def materialize(
             "refine": refine,
             "calibration_text": calibration_text,
             "block_length": block_length,
+            "layout": layout,
         }
         searched_on = None if document.calibration is None else document.calibration.tokens
         tokens = calibration_tokens or searched_on
@@ -58,8 +62,8 @@ def materialize(
         if merge is not None or refine is not None:
             chosen = work.refinement
             document = replace(document, refinement=RefinementRecord(chosen.name, chosen.parameters()))
-        layout = write(work, document, output_dir)
+        written = write(work, document, output_dir)
         if json_:
-            print_json({"output_dir": str(output_dir), "layout": layout.name, "reason": layout.reason})
+            print_json({"output_dir": str(output_dir), "layout": written.name, "reason": written.reason})
         elif not quiet:
-            typer.echo(f"{output_dir}: {layout.name}. {layout.reason}")
+            typer.echo(f"{output_dir}: {written.name}. {written.reason}")

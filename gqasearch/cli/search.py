@@ -80,10 +80,20 @@ def _search(settings: RunConfig, output_dir: Path | None, json_: bool, verbose: 
             console.print(f"warning: {warning}", markup=False)
         for what, path in (("grouping", folder.grouping), ("checkpoint", folder.model), ("report", folder.report)):
             console.print(f"{what:>10}  {path}" if path.exists() else f"{what:>10}  none: see below", markup=False)
-        if not folder.model.exists() and settings.materialize:
-            console.print("no stock checkpoint: group counts differ between layers, stock engines take one count")
+        if (words := _layout_words(folder.metrics)) is not None:
+            console.print(words, markup=False, highlight=False)
         if verbose:
             console.print(settings.to_yaml(), markup=False)
+
+
+def _layout_words(metrics: Path) -> str | None:
+    """Which form the checkpoint has and why, or why there is none; None where none was wanted."""
+    from gqasearch.run.folder import read_json
+
+    made = read_json(metrics).get("checkpoint")  # runs of older versions have no such record
+    if made is None:
+        return None
+    return f"layout {made['layout']}: {made['reason']}" if made["layout"] else f"no checkpoint: {made['reason']}"
 
 
 def _summary(path: Path, metrics: Path) -> dict[str, Any]:

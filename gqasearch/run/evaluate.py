@@ -1,4 +1,4 @@
-"""The evaluation step of a run: the written checkpoint, as stock transformers loads it, on held-out text."""
+"""The evaluation step of a run: the written checkpoint, as transformers loads it, on held-out text."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gqasearch.checkpoints import needs_remote_code, require_trust
 from gqasearch.evaluation import (
     CONVENTION,
     Converter,
@@ -39,9 +40,15 @@ class Subject:
     parameters: int
 
 
-def checkpoint_subject(work: Workspace, directory: Path) -> Subject:
-    """A checkpoint on disk; its cache is measured."""
-    model = load_model(directory, getattr(torch, work.config.dtype), work.config.device)
+def checkpoint_subject(work: Workspace, directory: Path, *, trust_remote_code: bool = False) -> Subject:
+    """A checkpoint on disk; its cache is measured.
+
+    Raises ``UserError`` for one that brings its own modelling code unless ``trust_remote_code``.
+    """
+    if not trust_remote_code and needs_remote_code(directory):
+        require_trust(directory)
+    dtype: torch.dtype = getattr(torch, work.config.dtype)
+    model = load_model(directory, dtype, work.config.device, trust_remote_code=trust_remote_code)
     return Subject(model_runner(model), kv_bytes_per_token(model), count_parameters(model))
 
 

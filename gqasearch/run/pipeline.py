@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from gqasearch.checkpoints import CardFacts, Layout, MetricRow, model_card, plan_layout, write_checkpoint
+from gqasearch.checkpoints import (
+    CardFacts,
+    Layout,
+    MetricRow,
+    model_card,
+    needs_remote_code,
+    plan_checkpoint,
+    require_own_code,
+    write_checkpoint,
+)
 from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter
@@ -69,7 +78,7 @@ def run_steps(work: Workspace, folder: RunFolder) -> None:
     if not folder.grouping.is_file():
         search_step(work, folder)
     document = read_grouping(folder.grouping)
-    layout = stock_layout(work, document)
+    layout, _ = checkpoint_layout(work, document)
     if work.config.materialize and layout is not None and not folder.model.is_dir():
         materialize(work, document, folder.model)
     if not folder.metrics.is_file():
@@ -78,18 +87,14 @@ def run_steps(work: Workspace, folder: RunFolder) -> None:
         write_report(folder.report, report_data([folder]))
 
 
-def stock_layout(work: Workspace, document: GroupingDocument) -> Layout | None:
-    """The stock layout of a grouping, or None when it has none.
-
-    So it is when group counts differ between layers, and when the architecture has no such form.
-    """
+def checkpoint_layout(work: Workspace, document: GroupingDocument) -> tuple[Layout | None, str]:
+    """The layout of a grouping's checkpoint, None when it can have none; and why, in one sentence."""
     parent = work.parent
     try:
-        layout = plan_layout(document.grouping, parent.geometry)
-        parent.family.grouped_config(parent.config, layout.query_heads, layout.kv_heads, parent.geometry.head_dim)
-    except UserError:
-        return None
-    return layout
+        layout = plan_checkpoint(parent.family, parent.config, document.grouping, work.config.layout)
+    except UserError as error:
+        return None, str(error)
+    return layout, layout.reason
 
 
 def document_converter(work: Workspace, document: GroupingDocument) -> Converter:
@@ -111,13 +116,14 @@ def materialize(work: Workspace, document: GroupingDocument, out_dir: Path) -> L
     check_fits(document, parent.geometry, parent.fingerprint)
     if parent.directory is None:
         raise UserError(f"model {parent.id} is in memory only; a checkpoint is written from a folder")
+    plan_checkpoint(parent.family, parent.config, document.grouping, work.config.layout)  # before the long work
     converter = document_converter(work, document)
     refined = refine_step(work, converter, document)
 
     def converted(index: int) -> LayerWeights:
         return converter.converted_layer(document.grouping, index, refined)
 
-    return write_checkpoint(parent.directory, out_dir, document, converted)
+    return write_checkpoint(parent.directory, out_dir, document, converted, layout=work.config.layout)
 
 
 def refine_step(work: Workspace, converter: Converter, document: GroupingDocument) -> dict[int, LayerWeights]:
@@ -142,7 +148,7 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
     started = time.monotonic()
     subjects: dict[str, Subject] = {}
     if folder.model.is_dir():
-        subjects[CONVERTED] = checkpoint_subject(work, folder.model)
+        subjects[CONVERTED] = own_subject(work, folder.model)
     else:
         converter = document_converter(work, document)
         refined = refine_step(work, converter, document)
@@ -153,20 +159,33 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
     metrics = measure(work, subjects)
     metrics["seconds"] = {"search": search_seconds(folder), "load": converted, "all": time.monotonic() - started}
     metrics["warnings"] = warnings_of(work)
+    layout, reason = checkpoint_layout(work, document)
+    made = {"layout": layout.name if layout else None, "reason": reason}
+    metrics["checkpoint"] = made if work.config.materialize else None
     if "statistics" in work.needs():
         layers = [work.statistics.layer(index) for index in range(len(document.layers))]
         key = np.stack([to_numpy(layer.key_cosine) for layer in layers])
         write_similarity(folder.similarity, key, np.stack([to_numpy(layer.value_cosine) for layer in layers]))
     write_json(folder.metrics, metrics, overwrite=True)
-    if folder.model.is_dir():
-        write_card(work, folder, document, metrics)
+    if folder.model.is_dir() and layout is not None:
+        write_card(work, folder, document, layout, metrics)
+
+
+def own_subject(work: Workspace, directory: Path) -> Subject:
+    """The checkpoint that this run wrote. Code that it needs is run, if it still is what this program writes."""
+    trusted = needs_remote_code(directory)
+    if trusted:
+        require_own_code(directory)
+    return checkpoint_subject(work, directory, trust_remote_code=trusted)
 
 
 def _is_baseline(config: RunConfig) -> bool:
     return config.method == "neighbour" and config.merge == "mean" and config.refine == "none"
 
 
-def write_card(work: Workspace, folder: RunFolder, document: GroupingDocument, metrics: dict[str, Any]) -> None:
+def write_card(
+    work: Workspace, folder: RunFolder, document: GroupingDocument, layout: Layout, metrics: dict[str, Any]
+) -> None:
     """The model card, with the figures that were measured."""
     parent, mine = metrics["parent"], metrics["results"][CONVERTED]
     rows = (
@@ -177,7 +196,6 @@ def write_card(work: Workspace, folder: RunFolder, document: GroupingDocument, m
     )
     measured = f"{metrics['texts']['reported']['source']}; {metrics['targets']} targets. {metrics['convention']}"
     facts = CardFacts(rows, measured, work.config.model_dump(mode="json"))
-    layout = plan_layout(document.grouping, work.parent.geometry)
     architecture = json.loads((folder.model / "config.json").read_text(encoding="utf-8"))["architectures"][0]
     if work.parent.directory is None:
         raise UserError(f"model {work.parent.id} is in memory only")

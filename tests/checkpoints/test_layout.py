@@ -63,7 +63,7 @@ def test_room_is_that_of_the_largest_group_of_all_layers() -> None:
 def test_group_counts_that_differ_are_refused_and_named() -> None:
     grouping = Grouping.from_labels([[0, 0, 1, 1], [0, 1, 2, 2], [0, 1, 0, 1]])
     with pytest.raises(UserError, match=r"has 2 to 3 \(by layer: 2, 3, 2\).*--kv-ratio or --kv-heads"):
-        plan_layout(grouping, _geometry(4, 1, layers=3))
+        plan_layout(grouping, _geometry(4, 1, layers=3), "stock")
 
 
 def test_empty_slots_are_zero_and_the_rest_is_moved_unchanged() -> None:

@@ -1,0 +1,61 @@
+"""The ragged layout: real heads only, any number of groups of any size in every layer, with code of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from gqasearch.checkpoints.layout import Layout, place
+from gqasearch.errors import UserError
+from gqasearch.grouping import Grouping
+from gqasearch.models import Config, HeadGeometry
+
+MODULE = "modeling_ragged"
+# Architecture of the source -> what its classes are called in the modelling file, after "Ragged" and before
+# "Config" and "ForCausalLM".
+RAGGED_NAMES = {
+    "LlamaForCausalLM": "Llama",
+    "MistralForCausalLM": "Mistral",
+    "Qwen2ForCausalLM": "Qwen2",
+    "Qwen3ForCausalLM": "Qwen3",
+}
+
+
+def ragged_layout(grouping: Grouping, geometry: HeadGeometry, config: Config | None, why_not: str = "") -> Layout:
+    """Query heads in the order of their groups, none added. ``why_not``: said of the layout that goes before this.
+
+    Raises ``UserError`` for an architecture that the modelling file has no class for.
+    """
+    counts = grouping.group_counts
+    architecture = None if config is None else config["architectures"][0]
+    if architecture is not None and architecture not in RAGGED_NAMES:
+        raise UserError(
+            f"{architecture} has no ragged layout, which group counts that differ between layers need "
+            f"(by layer: {', '.join(map(str, counts))}); {', '.join(RAGGED_NAMES)} have one. "
+            "Search with --kv-ratio or --kv-heads, which give every layer the same number"
+        )
+    layout = Layout("ragged", tuple(place(layer, 0, geometry.queries_per_kv) for layer in grouping), counts, "")
+    what = "Every layer has groups of its own sizes"
+    if min(counts) < max(counts):
+        what = f"Layers have {layout.kv_heads_words} KV heads, which no stock architecture can say{why_not}"
+    reason = f"{what}: query heads are reordered, none is added, and the checkpoint brings its own modelling file."
+    return replace(layout, reason=reason)
+
+
+def ragged_config(grouped: Config, grouping: Grouping, geometry: HeadGeometry) -> Config:
+    """``config.json`` of a ragged model, from that of a stock model with as many heads."""
+    name = RAGGED_NAMES[grouped["architectures"][0]]
+    sizes = [[size * geometry.queries_per_kv for size in layer.sizes] for layer in grouping]
+    own: dict[str, Any] = {
+        "architectures": [f"Ragged{name}ForCausalLM"],
+        "model_type": f"ragged_{name.lower()}",
+        "auto_map": {
+            "AutoConfig": f"{MODULE}.Ragged{name}Config",
+            "AutoModelForCausalLM": f"{MODULE}.Ragged{name}ForCausalLM",
+        },
+        "num_key_value_heads_per_layer": list(grouping.group_counts),
+        "kv_group_sizes": sizes,
+    }
+    # The modelling file needs transformers 5, which warns of RoPE in the words of 4 where it does not know the model.
+    kept = {name: value for name, value in grouped.items() if name not in ("rope_scaling", "rope_theta")}
+    return {**kept, **own}

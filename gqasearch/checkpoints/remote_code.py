@@ -1,0 +1,50 @@
+"""Modelling files that a checkpoint brings along: ours, byte for byte, or somebody else's."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from gqasearch.checkpoints.layout import LayoutName
+from gqasearch.errors import UserError
+from gqasearch.models import read_config
+
+REMOTE = Path(__file__).parent / "remote"
+MODELING_FILES: dict[LayoutName, str] = {"deci": "modeling_deci.py", "ragged": "modeling_ragged.py"}
+
+
+def copy_modeling_file(layout: LayoutName, folder: Path) -> None:
+    """Put the modelling file of this layout into ``folder``; nothing for layouts that need none."""
+    if layout in MODELING_FILES:
+        shutil.copyfile(REMOTE / MODELING_FILES[layout], folder / MODELING_FILES[layout])
+
+
+def needs_remote_code(folder: Path) -> bool:
+    """Whether transformers has to run code from this checkpoint folder to load it."""
+    return "AutoModelForCausalLM" in (read_config(folder).get("auto_map") or {})
+
+
+def code_in(folder: Path) -> dict[str, bool]:
+    """Python files of a checkpoint folder, and whether each is the one that this gqasearch writes."""
+    ours = {name: (REMOTE / name).read_bytes() for name in MODELING_FILES.values()}
+    return {path.name: ours.get(path.name) == path.read_bytes() for path in sorted(folder.rglob("*.py"))}
+
+
+def require_own_code(folder: Path) -> None:
+    """Raise ``UserError`` when the checkpoint would run any code but that of this gqasearch."""
+    strange = [name for name, is_ours in code_in(folder).items() if not is_ours]
+    maps = (read_config(folder).get("auto_map") or {}).values()
+    strange += [name for name in maps if f"{str(name).partition('.')[0]}.py" not in MODELING_FILES.values()]
+    if strange:
+        raise UserError(
+            f"{folder} holds code that this version of gqasearch did not write ({', '.join(strange)}); it is not run. "
+            "Read it and, if you trust it, use gqasearch evaluate FOLDER --trust-remote-code"
+        )
+
+
+def require_trust(folder: Path) -> None:
+    """Raise ``UserError``: this checkpoint needs code of its own and nobody has said to run it."""
+    words = {True: "the file that gqasearch writes", False: "NOT a file of this gqasearch: read it first"}
+    files = [f"{name} ({words[is_ours]})" for name, is_ours in code_in(folder).items()]
+    named = ", ".join(files) or "code from elsewhere, named in its config.json"
+    raise UserError(f"{folder} is loaded by code of its own: {named}. Give --trust-remote-code to run it")
