@@ -16,7 +16,6 @@ to ``experiments/quality/results/SECTION.csv``.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from experiments.quality.summary import summarise
 from gqasearch.cli.messages import clear_errors, quiet_libraries
 from gqasearch.errors import UserError
 from gqasearch.files import write_file
-from gqasearch.run.folder import environment
+from gqasearch.run.folder import environment, read_json, write_json
 
 RESULTS = Path(__file__).parent / "results"
 QUICK_ROWS = ("neighbour, mean", "neighbour, optimal")
@@ -79,16 +78,19 @@ def _measure(measure: Callable[[Options], pd.DataFrame], name: str, options: Opt
     """A section's rows, written where the options say."""
     if options.results is None:
         return measure(options)
-    _write_environment(options.results)  # before hours of work: it is true of rows that an interrupted section leaves
+    _write_environment(options.results, name)  # before hours of work: an interrupted section leaves rows, too
     rows = measure(options)
     write_file(options.results / f"{name}.csv", rows.to_csv(index=False), overwrite=True)
-    _write_environment(options.results)
     return rows
 
 
-def _write_environment(results: Path) -> None:
+def _write_environment(results: Path, section: str) -> None:
+    """Versions behind a section's rows; the command without its options, which name folders of this machine."""
     results.mkdir(parents=True, exist_ok=True)
-    write_file(results / "environment.json", json.dumps(environment(), indent=1) + "\n", overwrite=True)
+    path = results / "environment.json"
+    known = read_json(path) if path.is_file() else {}
+    known[section] = {**environment(), "command": f"python -m experiments.quality {section}"}
+    write_json(path, known, overwrite=True)
 
 
 def _parser() -> argparse.ArgumentParser:
