@@ -41,12 +41,15 @@ class Family(ABC):
         return f"model.layers.{layer}.self_attn"
 
     def tensor_name(self, layer: int, role: str) -> str:
-        """Checkpoint name of one tensor. Roles: q k v o, each ``.weight`` or ``.bias``; q_norm, k_norm."""
+        """Checkpoint name of one tensor. Roles: q k v o, each ``.weight`` or ``.bias``; q_norm, k_norm.
+
+        Of families that store q, k and v together ("qkv" in ``projections``) those three are one tensor.
+        """
         path = self.attention_path(layer)
         if role in ("q_norm", "k_norm"):
             return f"{path}.{role}.weight"
         projection, kind = role.split(".")
-        return f"{path}.{self.projections[projection]}.{kind}"
+        return f"{path}.{self.projections[projection if projection in self.projections else 'qkv']}.{kind}"
 
     def bias_roles(self, config: Config) -> tuple[str, ...]:
         """Which of the projections other than o carry a bias."""

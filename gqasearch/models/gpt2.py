@@ -28,11 +28,6 @@ class GPT2(Family):
     def attention_path(self, layer: int) -> str:
         return f"transformer.h.{layer}.attn"
 
-    def tensor_name(self, layer: int, role: str) -> str:
-        """As every family's; q, k and v are the one fused tensor."""
-        projection, kind = role.split(".")
-        return super().tensor_name(layer, role if projection == "o" else f"qkv.{kind}")
-
     def bias_roles(self, config: Config) -> tuple[str, ...]:
         return ("qkv",)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.errors import UserError
-from gqasearch.models.family import Config, Family
+from gqasearch.models.family import Config, Family, rotary_fraction
 from gqasearch.models.layer import HeadGeometry, LayerWeights
 
 DEFAULT_ROTARY_FRACTION = 0.25  # of transformers, where config.json names none
@@ -27,19 +27,13 @@ class GPTNeoX(Family):
     def attention_path(self, layer: int) -> str:
         return f"gpt_neox.layers.{layer}.attention"
 
-    def tensor_name(self, layer: int, role: str) -> str:
-        """As every family's; q, k and v are the one fused tensor."""
-        projection, kind = role.split(".")
-        return super().tensor_name(layer, role if projection == "o" else f"qkv.{kind}")
-
     def bias_roles(self, config: Config) -> tuple[str, ...]:
         return ("qkv",) if config.get("attention_bias", True) else ()
 
     def geometry(self, config: Config) -> HeadGeometry:
         shape = super().geometry(config)
-        rope = config.get("rope_parameters") or {}
-        fraction = rope.get("partial_rotary_factor") or config.get("rotary_pct") or DEFAULT_ROTARY_FRACTION
-        return replace(shape, rotary_dim=int(shape.head_dim * float(fraction)))
+        fraction = rotary_fraction(config, float(config.get("rotary_pct") or DEFAULT_ROTARY_FRACTION))
+        return replace(shape, rotary_dim=int(shape.head_dim * fraction))
 
     def split_heads(self, got: Mapping[str, Tensor], shape: HeadGeometry) -> dict[str, Tensor]:
         """From rows that lie as [head, q k v, d]."""

@@ -22,10 +22,6 @@ class Phi3(Family):
     architectures: ClassVar[tuple[str, ...]] = ("Phi3ForCausalLM",)
     projections: ClassVar[Mapping[str, str]] = {"qkv": "qkv_proj", "o": "o_proj"}
 
-    def tensor_name(self, layer: int, role: str) -> str:
-        """As every family's; q, k and v are the one fused tensor."""
-        return super().tensor_name(layer, role if role.startswith("o.") else "qkv.weight")
-
     def bias_roles(self, config: Config) -> tuple[str, ...]:
         return ()
 
