@@ -1,8 +1,8 @@
 """The DeciLM layout: layers differ in their number of KV heads, all are padded to one number of query heads.
 
-Read by transformers with the modelling file beside it, by vLLM (vllm-project/vllm,
-vllm/model_executor/models/nemotron_nas.py) and by llama.cpp's converter (ggml-org/llama.cpp,
-conversion/deci.py, which takes ``num_key_value_heads_per_layer`` and ``head_dim`` from config.json).
+Read by transformers with the modelling file beside it. Written as the code of vLLM (vllm-project/vllm,
+vllm/model_executor/models/nemotron_nas.py) and of llama.cpp's converter (ggml-org/llama.cpp, conversion/deci.py,
+which takes ``num_key_value_heads_per_layer`` and ``head_dim`` from config.json) reads it; neither was run yet.
 """
 
 from __future__ import annotations

@@ -88,10 +88,10 @@ def lay_out(merged: LayerWeights, placed: Slots) -> LayerWeights:
     used = [slot for slot, query in enumerate(placed) if query is not None]
     queries = [query for query in placed if query is not None]
 
-    def place(heads: Tensor) -> Tensor:
+    def in_slots(heads: Tensor) -> Tensor:
         out = heads.new_zeros(len(placed), *heads.shape[1:])
         out[torch.tensor(used)] = heads[torch.tensor(queries)]
         return out
 
-    q_bias = None if merged.q_bias is None else place(merged.q_bias)
-    return replace(merged, q=place(merged.q), o=place(merged.o), q_bias=q_bias)
+    q_bias = None if merged.q_bias is None else in_slots(merged.q_bias)
+    return replace(merged, q=in_slots(merged.q), o=in_slots(merged.o), q_bias=q_bias)

@@ -34,7 +34,7 @@ def require_own_code(folder: Path) -> None:
     """Raise ``UserError`` when the checkpoint would run any code but that of this gqasearch."""
     strange = [name for name, is_ours in code_in(folder).items() if not is_ours]
     maps = (read_config(folder).get("auto_map") or {}).values()
-    strange += [name for name in maps if f"{str(name).partition('.')[0]}.py" not in MODELING_FILES.values()]
+    strange += [str(name) for name in maps if f"{str(name).partition('.')[0]}.py" not in MODELING_FILES.values()]
     if strange:
         raise UserError(
             f"{folder} holds code that this version of gqasearch did not write ({', '.join(strange)}); it is not run. "
