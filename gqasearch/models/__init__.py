@@ -4,7 +4,7 @@ from gqasearch.models.family import Config, Family
 from gqasearch.models.layer import HeadGeometry, LayerWeights, augmented, tie_heads
 from gqasearch.models.loading import load_model
 from gqasearch.models.parent import Parent, load_parent
-from gqasearch.models.partial import decoder_layer, run_from
+from gqasearch.models.partial import decoder_layer, layers_stubbed, run_from
 from gqasearch.models.registry import FAMILIES, family_of, read_config, supported_architectures
 from gqasearch.models.source import ModelSource, resolve_model
 from gqasearch.models.stream import stream_after, wanted_of_attention
@@ -25,6 +25,7 @@ __all__ = [
     "family_of",
     "fingerprint",
     "layers_replaced",
+    "layers_stubbed",
     "load_model",
     "load_parent",
     "read_config",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,18 +37,25 @@ def run_from(
 @contextmanager
 def _skipped(parent: Parent, layer: int, hidden: Tensor | None) -> Iterator[None]:
     """Below ``layer`` nothing is computed; the last layer skipped gives ``hidden``."""
-    skipped = [decoder_layer(parent, index) for index in range(layer)]
 
     def skip(*_args: Any, **_kwargs: Any) -> Tensor | None:
         return hidden
 
+    with layers_stubbed(parent, range(layer), skip):
+        yield
+
+
+@contextmanager
+def layers_stubbed(parent: Parent, layers: Iterable[int], stub: Callable[..., Tensor | None]) -> Iterator[None]:
+    """Within the block ``stub`` is called in place of these decoder layers, with their arguments."""
+    modules = [decoder_layer(parent, index) for index in layers]
     try:
-        for module in skipped:
+        for module in modules:
             # On the instance it hides the class's method, and transformers' loop over the layers stays its own.
-            module.forward = skip
+            module.forward = stub
         yield
     finally:
-        for module in skipped:
+        for module in modules:
             module.__dict__.pop("forward", None)
 
 

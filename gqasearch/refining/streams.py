@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.models import LayerWeights, Parent, decoder_layer, layers_replaced, wanted_of_attention
+from gqasearch.models import LayerWeights, Parent, decoder_layer, layers_replaced, layers_stubbed, wanted_of_attention
 from gqasearch.refining.layer_site import AttentionCall, LayerSite, compute_dtype, with_floats
 
 
@@ -112,14 +112,8 @@ def _start(parent: Parent, ids: Tensor, mask: Tensor) -> _Batch:
         arguments.append((others, named))
         return hidden_states
 
-    layers = [decoder_layer(parent, index) for index in range(parent.geometry.num_layers)]
-    try:
-        for layer in layers:
-            layer.__dict__["forward"] = note  # before the class's own, until it is taken away again
+    with layers_stubbed(parent, range(parent.geometry.num_layers), note):
         parent.model.base_model(
             input_ids=ids.to(parent.device), attention_mask=mask.long().to(parent.device), use_cache=False
         )
-    finally:
-        for layer in layers:
-            layer.__dict__.pop("forward", None)
     return _Batch(hidden[0], hidden[0], mask.to(parent.device), arguments)
