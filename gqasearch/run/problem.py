@@ -92,7 +92,7 @@ def layer_errors(fitness: PreparedGroupFitness, layer: int, num_heads: int) -> G
     """One layer's part of a group fitness, as search sees it."""
     if isinstance(fitness, PreparedPairwiseFitness):
         return PairwiseErrors(fitness.distances(layer))
-    return SetErrors(num_heads, partial(fitness.group_error, layer), partial(fitness.group_errors, layer))
+    return SetErrors(num_heads, partial(fitness.group_errors, layer))
 
 
 def head_similarity(work: Workspace) -> FloatArray:

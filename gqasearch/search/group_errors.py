@@ -13,7 +13,6 @@ from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray, IntArray, pairwise_errors
 
 Group: TypeAlias = tuple[int, ...]
-SetFunction: TypeAlias = Callable[[Group], float]
 BatchedSetFunction: TypeAlias = Callable[[Sequence[Group]], Sequence[float]]
 
 
@@ -75,12 +74,12 @@ class PairwiseErrors(GroupErrors):
 class SetErrors(GroupErrors):
     """Any set function; computed once per group and kept by bit mask.
 
-    ``together``: the same function of many groups at once, where that is faster.
+    ``function``: errors of many groups at once, each independent of the others beside it.
     """
 
-    def __init__(self, num_heads: int, function: SetFunction, together: BatchedSetFunction | None = None) -> None:
+    def __init__(self, num_heads: int, function: BatchedSetFunction) -> None:
         super().__init__(num_heads)
-        self._function = together or (lambda groups: list(map(function, groups)))
+        self._function = function
         self._known: dict[int, float] = {1 << head: 0.0 for head in range(num_heads)}
 
     def group_error(self, heads: Group) -> float:

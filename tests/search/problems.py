@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from hypothesis import strategies as st
@@ -33,6 +33,11 @@ def fits(layer: LayerGrouping, count: int, budget: Budget) -> bool:
 
 def partitions_within(budget: Budget, count: int) -> list[LayerGrouping]:
     return [layer for layer in all_partitions(budget.num_heads) if fits(layer, count, budget)]
+
+
+def one_by_one(error: Callable[[tuple[int, ...]], float]) -> Callable[[Sequence[tuple[int, ...]]], list[float]]:
+    """A function of one group as ``SetErrors`` takes it: of many."""
+    return lambda groups: [error(group) for group in groups]
 
 
 class SetFunction:

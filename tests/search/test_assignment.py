@@ -17,7 +17,7 @@ from gqasearch.search.baselines.assignment import assign, centroid_distances, wi
 from gqasearch.search.baselines.k_means import lloyd, plus_plus_seeds
 from gqasearch.search.baselines.pair_distances import pair_distances
 from gqasearch.search.operators import random_partition
-from tests.search.problems import SetFunction, budgets, seeds
+from tests.search.problems import SetFunction, budgets, one_by_one, seeds
 
 
 def points(heads: int, seed: int) -> FloatArray:
@@ -121,7 +121,7 @@ def test_agglomerative_clusters_that_break_a_bound_are_mended_as_cheaply_as_can_
 
 def test_pair_distances_give_the_errors_of_groups_of_two() -> None:
     function = SetFunction(5, 0)
-    errors = SetErrors(5, function.error)
+    errors = SetErrors(5, one_by_one(function.error))
     distances = pair_distances(errors)
     assert np.array_equal(distances, distances.T) and not distances.diagonal().any()
     assert PairwiseErrors(distances).group_error((1, 3)) == function.error((1, 3))

@@ -17,7 +17,17 @@ from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.search import Generation, GroupErrors, PairwiseErrors, Problem, SetErrors, make_method, run_search
 from gqasearch.search.baselines.annealing import Annealing
 from gqasearch.search.baselines.steps import unpack_labels
-from tests.search.problems import Entangled, Pairwise, SetFunction, budgets, fits, one_layer, partitions_within, seeds
+from tests.search.problems import (
+    Entangled,
+    Pairwise,
+    SetFunction,
+    budgets,
+    fits,
+    one_by_one,
+    one_layer,
+    partitions_within,
+    seeds,
+)
 
 # Small settings of every baseline, and enough of each to find the best of 31 partitions.
 SMALL: dict[str, dict[str, Any]] = {
@@ -47,7 +57,7 @@ def make_problem(errors: GroupErrors, budget: Budget) -> Problem:
 def random_errors(kind: str, heads: int) -> GroupErrors:
     if kind == "pairwise":
         return PairwiseErrors(Pairwise(heads, 0).distances)
-    return SetErrors(heads, SetFunction(heads, 0).error)
+    return SetErrors(heads, one_by_one(SetFunction(heads, 0).error))
 
 
 def searched(name: str, problem: Problem, parameters: dict[str, Any], seed: int = 0) -> list[Generation]:
@@ -85,7 +95,7 @@ def planted_errors(kind: str) -> GroupErrors:
     if kind == "pairwise":
         return PairwiseErrors(((x[:, None] - x[None]) ** 2).sum(-1))
     # The largest distance inside a group is no sum over pairs.
-    return SetErrors(6, lambda heads: max(float(np.linalg.norm(x[i] - x[j])) for i in heads for j in heads))
+    return SetErrors(6, one_by_one(lambda heads: max(float(np.linalg.norm(x[i] - x[j])) for i in heads for j in heads)))
 
 
 @pytest.mark.parametrize("kind", ["pairwise", "sets"])
@@ -166,7 +176,7 @@ def test_hill_climb_evaluates_every_end_of_errors_that_are_no_sum_over_pairs() -
         asked.extend(groupings)
         return function(groupings)
 
-    problem = make_problem(SetErrors(8, function.error), Budget((3,), 8))
+    problem = make_problem(SetErrors(8, one_by_one(function.error)), Budget((3,), 8))
     problem = replace(problem, objectives={"error": objective})
     (last,) = searched("hill-climb", problem, {"restarts": 30, "swaps": 100})
     assert 10 < len(asked) <= 30

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from gqasearch.budget import Budget
 from gqasearch.search import GroupErrors, PairwiseErrors, SetErrors
 from gqasearch.search.baselines.chains import PairwiseChains, Proposals, SetChains, make_chains, random_labels
-from tests.search.problems import Pairwise, SetFunction, budgets, seeds
+from tests.search.problems import Pairwise, SetFunction, budgets, one_by_one, seeds
 
 CHAINS, STEPS = 3, 12
 
@@ -17,7 +17,7 @@ CHAINS, STEPS = 3, 12
 def make_errors(kind: str, heads: int) -> GroupErrors:
     if kind == "pairwise":
         return PairwiseErrors(Pairwise(heads, 0).distances)
-    return SetErrors(heads, SetFunction(heads, 0).error)
+    return SetErrors(heads, one_by_one(SetFunction(heads, 0).error))
 
 
 def is_allowed(labels: list[int], proposals: Proposals, step: int, chain: int, budget: Budget) -> bool:

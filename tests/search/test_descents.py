@@ -19,7 +19,7 @@ from gqasearch.search.evolution.pairwise_descent import PairwiseDescent
 from gqasearch.search.operators import exchange, random_partition, relocate
 from gqasearch.search.record import Record
 from gqasearch.search.walk import Walk
-from tests.search.problems import Pairwise, SetFunction, budgets, seeds
+from tests.search.problems import Pairwise, SetFunction, budgets, one_by_one, seeds
 
 
 def start_labels(budget: Budget, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -85,7 +85,7 @@ def test_descents_end_where_no_swap_or_move_gains(kind: str, smallest: int, larg
         record = Record(problem_of(errors, budget))
         descent: PairwiseDescent | GroupDescent = PairwiseDescent(record, errors.distances)
     else:
-        errors = SetErrors(12, SetFunction(12, 0).error)
+        errors = SetErrors(12, one_by_one(SetFunction(12, 0).error))
         record = Record(problem_of(errors, budget))
         descent = GroupDescent(record, errors, np.random.default_rng(0))
     rng = np.random.default_rng(1)
@@ -113,7 +113,7 @@ def test_a_descent_stops_at_the_limit_on_evaluations() -> None:
         record = Record(problem_of(errors, budget), limit)
         ends = PairwiseDescent(record, errors.distances).descend(record.evaluate([start]), 100)
         assert record.evaluations <= limit and ends
-        sets = SetErrors(12, Pairwise(12, 0).error)
+        sets = SetErrors(12, one_by_one(Pairwise(12, 0).error))
         record = Record(problem_of(sets, budget), limit)
         assert GroupDescent(record, sets, np.random.default_rng(0)).descend(record.evaluate([start]), 100)
         assert record.evaluations <= limit
@@ -126,7 +126,7 @@ def test_settled_pairs_of_groups_are_skipped_and_saved() -> None:
         asked.append(heads)
         return 0.0
 
-    errors = SetErrors(12, function)
+    errors = SetErrors(12, one_by_one(function))
     record = Record(problem_of(errors, Budget((4,), 12)))
     descent = GroupDescent(record, errors, np.random.default_rng(0))
     first = LayerGrouping.neighbours(12, 4)

@@ -18,7 +18,7 @@ from gqasearch.search.evolution.group_descent import GroupDescent
 from gqasearch.search.group_errors import group_masks
 from gqasearch.search.operators import random_partition
 from gqasearch.search.record import Record
-from tests.search.problems import Pairwise, SetFunction, all_partitions, budgets, seeds
+from tests.search.problems import Pairwise, SetFunction, all_partitions, budgets, one_by_one, seeds
 
 labellings = st.integers(1, 12).flatmap(lambda heads: st.lists(st.integers(-3, 20), min_size=heads, max_size=heads))
 
@@ -37,7 +37,7 @@ def test_relabelling_changes_no_bit(labels: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     names = dict(zip(sorted(set(labels)), rng.permutation(100).tolist(), strict=False))
     renamed = [names[label] for label in labels]
-    for errors in (PairwiseErrors(Pairwise(len(labels), seed).distances), SetErrors(len(labels), len)):
+    for errors in (PairwiseErrors(Pairwise(len(labels), seed).distances), SetErrors(len(labels), one_by_one(len))):
         assert errors.evaluate(np.array([labels])) == errors.evaluate(np.array([renamed]))
     assert group_masks(labels) == group_masks(renamed)
 
@@ -52,7 +52,7 @@ def test_a_row_has_the_same_bits_whatever_stands_beside_it() -> None:
 
 def test_sums_over_groups_agree_with_group_errors() -> None:
     function = Pairwise(6, 1)
-    pairwise, sets = PairwiseErrors(function.distances), SetErrors(6, function.error)
+    pairwise, sets = PairwiseErrors(function.distances), SetErrors(6, one_by_one(function.error))
     for layer in all_partitions(6):
         expected = sum(map(pairwise.group_error, layer.groups))
         for errors in (pairwise, sets):
@@ -77,7 +77,7 @@ def test_a_set_function_is_asked_once_per_group() -> None:
         asked.append(heads)
         return float(len(heads))
 
-    errors = SetErrors(4, function)
+    errors = SetErrors(4, one_by_one(function))
     labels = np.array([[0, 0, 1, 1], [0, 0, 1, 2], [3, 3, 0, 0]])
     assert errors.evaluate(labels).tolist() == [4, 2, 4]
     assert sorted(asked) == [(0, 1), (2, 3)]
@@ -99,7 +99,7 @@ class Batches:
 def test_what_is_asked_together_is_computed_together_and_once() -> None:
     function = SetFunction(5, 0)
     batches = Batches(function)
-    errors = SetErrors(5, function.error, batches)
+    errors = SetErrors(5, batches)
     labels = np.array([[0, 0, 1, 1, 2], [0, 0, 1, 2, 2], [0, 1, 1, 0, 0]])
     expected = [function.of(LayerGrouping.from_labels(row)) for row in labels.tolist()]
     assert errors.evaluate(labels).tolist() == expected
@@ -113,7 +113,7 @@ def test_what_is_asked_together_is_computed_together_and_once() -> None:
 def test_unions_are_those_of_the_set_function(groups: tuple[tuple[int, ...], ...]) -> None:
     function = SetFunction(6, 1)
     batches = Batches(function)
-    found = SetErrors(6, function.error, batches).union_errors(groups)
+    found = SetErrors(6, batches).union_errors(groups)
     assert found.shape == (len(groups), len(groups)) and len(batches.asked) <= 1
     for i, one in enumerate(groups):
         for j, two in enumerate(groups):
@@ -126,7 +126,7 @@ def test_descents_are_the_same_whether_errors_come_together_or_one_by_one(budget
     batches = Batches(function)
     starts = [random_partition(budget.counts[0], budget, np.random.default_rng(seed + k)) for k in range(3)]
     ends = []
-    for errors in (SetErrors(budget.num_heads, function.error), SetErrors(budget.num_heads, function.error, batches)):
+    for errors in (SetErrors(budget.num_heads, one_by_one(function.error)), SetErrors(budget.num_heads, batches)):
         rng = np.random.default_rng(seed)
         record = Record(Problem({"error": errors.objective}, budget, layer_errors=(errors,)))
         met = GroupDescent(record, errors, rng).descend(record.evaluate([Grouping((one,)) for one in starts]), 10)
@@ -138,9 +138,9 @@ def test_descents_are_the_same_whether_errors_come_together_or_one_by_one(budget
 
 def test_what_is_not_finite_is_refused() -> None:
     with pytest.raises(UserError, match=r"nan for heads \[0, 2\]"):
-        SetErrors(3, lambda heads: float("nan")).group_error((0, 2))
+        SetErrors(3, one_by_one(lambda heads: float("nan"))).group_error((0, 2))
     with pytest.raises(UserError, match=r"inf for heads \[1, 2\]"):
-        SetErrors(3, float, lambda groups: [1.0, float("inf")]).group_errors([(0, 1), (1, 2)])  # type: ignore[arg-type]
+        SetErrors(3, lambda groups: [1.0, float("inf")]).group_errors([(0, 1), (1, 2)])
     distances = np.ones((3, 3))
     distances[0, 1] = np.inf
     with pytest.raises(UserError, match="not finite"):
@@ -149,6 +149,6 @@ def test_what_is_not_finite_is_refused() -> None:
 
 def test_the_table_of_a_random_set_function() -> None:
     function = SetFunction(5, 3)
-    errors = SetErrors(5, function.error)
+    errors = SetErrors(5, one_by_one(function.error))
     for layer in all_partitions(5):
         assert errors.objective([Grouping((layer,))])[0] == pytest.approx(function.of(layer), rel=1e-15)

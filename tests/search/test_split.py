@@ -15,7 +15,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.search import GroupErrors, PairwiseErrors, Problem, SetErrors, make_method, run_search
 from gqasearch.search.allocation import split_budget
 from gqasearch.search.problem import kv_heads
-from tests.search.problems import Pairwise, SetFunction, partitions_within, seeds
+from tests.search.problems import Pairwise, SetFunction, one_by_one, partitions_within, seeds
 
 
 @given(layers=st.integers(1, 4), heads=st.integers(1, 5), seed=seeds, holes=st.floats(0, 0.5))
@@ -53,7 +53,7 @@ def shared(kind: str, budget: Budget, *, free: bool = False) -> Problem:
     """Three layers of six heads that share a budget."""
     functions = [(Pairwise if kind == "pairwise" else SetFunction)(6, seed) for seed in range(3)]
     errors: tuple[GroupErrors, ...] = tuple(
-        PairwiseErrors(f.distances) if isinstance(f, Pairwise) else SetErrors(6, f.error) for f in functions
+        PairwiseErrors(f.distances) if isinstance(f, Pairwise) else SetErrors(6, one_by_one(f.error)) for f in functions
     )
 
     def total(groupings: object) -> np.ndarray:

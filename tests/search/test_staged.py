@@ -18,7 +18,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.search import Generation, Problem, SetErrors, available_methods, make_method, run_search
 from gqasearch.search.operators import count_range
 from gqasearch.search.problem import FloatArray
-from tests.search.problems import Pairwise, SetFunction, budgets, partitions_within, seeds
+from tests.search.problems import Pairwise, SetFunction, budgets, one_by_one, partitions_within, seeds
 from tests.search.test_resume import check_every_cut
 from tests.search.text_problems import BATCH_TOKENS, NoisyText, text_problem, weighted_sum
 
@@ -86,7 +86,7 @@ def test_finds_the_optimum_that_the_guide_does_not_know(kind: type[SetFunction],
         budget = Budget((2, 3), 5, movable=True, largest_group=4)
         true = weighted_sum([kind(5, 50 + seed), kind(5, 60 + seed)], (1.0, 3.0))
         text = NoisyText(true, noise)
-        guide = tuple(SetErrors(5, kind(5, 70 + seed + layer).error) for layer in range(2))
+        guide = tuple(SetErrors(5, one_by_one(kind(5, 70 + seed + layer).error)) for layer in range(2))
         problem = Problem({"loss": text.objective}, budget, guide=guide, partial=text)
         best = run(problem, seed, first_tokens=100, reduction=2, offspring=16)[-1].best
         assert best.values[0] == true([best.grouping])[0]

@@ -15,14 +15,14 @@ from gqasearch.search.operators import count_range
 from gqasearch.search.problem import FloatArray
 from gqasearch.search.staged.guide import GuideTable, trace_guide
 from gqasearch.search.staged.sensitivity import measure_sensitivity
-from tests.search.problems import Pairwise, SetFunction, partitions_within
+from tests.search.problems import Pairwise, SetFunction, one_by_one, partitions_within
 from tests.search.text_problems import weighted_sum
 
 
 @pytest.mark.parametrize(("heads", "bounds"), [(6, {}), (6, {"largest_group": 3}), (6, {"smallest_group": 2})])
 def test_the_table_is_that_of_counting_out(heads: int, bounds: dict[str, int]) -> None:
     functions = [SetFunction(heads, seed) for seed in range(2)]
-    guide = [SetErrors(heads, function.error) for function in functions]
+    guide = [SetErrors(heads, one_by_one(function.error)) for function in functions]
     budget = Budget((2, 3), heads, movable=True, **bounds)
     table = trace_guide(guide, budget, np.random.default_rng(0))
     low, high = count_range(budget)
@@ -45,14 +45,14 @@ def test_more_groups_than_pay_cost_nothing_either() -> None:
     function = Pairwise(6, 0)
     copies = np.tile(function.distances[:3, :3], (2, 2))
     function.distances = copies
-    table = trace_guide([SetErrors(6, function.error)], Budget((3,), 6), np.random.default_rng(0))
+    table = trace_guide([SetErrors(6, one_by_one(function.error))], Budget((3,), 6), np.random.default_rng(0))
     assert table.partitions[0][3] == LayerGrouping.from_labels([0, 1, 2, 0, 1, 2])
     assert table.errors[0, :2].min() > 0 and table.errors[0, 2:].max() < 1e-12
     assert [layer.num_groups for layer in table.partitions[0].values()] == [1, 2, 3, 4, 5, 6]
 
 
 def table_of(functions: Sequence[SetFunction], budget: Budget) -> GuideTable:
-    guide = [SetErrors(function.num_heads, function.error) for function in functions]
+    guide = [SetErrors(function.num_heads, one_by_one(function.error)) for function in functions]
     return trace_guide(guide, budget, np.random.default_rng(0))
 
 

@@ -11,7 +11,7 @@ from gqasearch.budget import Budget
 from gqasearch.grouping import Grouping
 from gqasearch.search import Objective, PartialObjective, Problem, SetErrors
 from gqasearch.search.problem import FloatArray
-from tests.search.problems import SetFunction, kv_heads
+from tests.search.problems import SetFunction, kv_heads, one_by_one
 
 BATCH_TOKENS = (100, 100, 60, 100, 100, 40, 100, 100)
 
@@ -68,7 +68,7 @@ def text_problem(
     ``free``: the number of groups is the second objective.
     """
     text = NoisyText(weighted_sum(functions, weights), noise)
-    guide = tuple(SetErrors(function.num_heads, function.error) for function in functions)
+    guide = tuple(SetErrors(function.num_heads, one_by_one(function.error)) for function in functions)
     objectives: dict[str, Objective] = {"loss": text.objective}
     if free:
         objectives["kv"] = kv_heads

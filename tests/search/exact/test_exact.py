@@ -11,7 +11,7 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.search import GroupErrors, PairwiseErrors, Problem, SetErrors, make_method, run_search
 from gqasearch.search.exact import Prover, check_provable
-from tests.search.problems import Pairwise, SetFunction, budgets, partitions_within, seeds
+from tests.search.problems import Pairwise, SetFunction, budgets, one_by_one, partitions_within, seeds
 
 
 def problem_of(errors: GroupErrors, budget: Budget) -> Problem:
@@ -24,7 +24,7 @@ def test_finds_and_bounds_the_optimum(budget: Budget, seed: int) -> None:
     heads, count = budget.num_heads, budget.counts[0]
     for errors in (
         PairwiseErrors(Pairwise(heads, seed).distances),
-        SetErrors(heads, SetFunction(heads, seed).error),
+        SetErrors(heads, one_by_one(SetFunction(heads, seed).error)),
     ):
         *_, last = run_search(make_method("exact"), problem_of(errors, budget), np.random.default_rng(0))
         optimum = errors.objective([Grouping((layer,)) for layer in partitions_within(budget, count)]).min()
@@ -47,7 +47,7 @@ def test_without_time_it_answers_what_evolution_finds(free: bool) -> None:
 
 
 def test_set_functions_of_many_heads_are_refused_in_words() -> None:
-    errors = SetErrors(17, float)  # type: ignore[arg-type]
+    errors = SetErrors(17, one_by_one(float))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"17 heads: it is no sum over pairs .* at most 16"):
         check_provable(errors)
     check_provable(PairwiseErrors(np.zeros((17, 17))))
@@ -56,7 +56,7 @@ def test_set_functions_of_many_heads_are_refused_in_words() -> None:
 
 
 def test_a_table_that_takes_too_long_gives_no_bound() -> None:
-    errors = SetErrors(10, SetFunction(10, 0).error)
+    errors = SetErrors(10, one_by_one(SetFunction(10, 0).error))
     certificate = Prover(errors, Budget((3,), 10), 0.0).certificate(3, np.random.default_rng(0))
     assert certificate.lower_bound == -np.inf and len(certificate.groups) == 3
     *_, last = run_search(
