@@ -100,7 +100,7 @@ class CountedErrors(SetErrors):
     """A sum over groups; the groupings it is asked about are kept in ``function.asked``."""
 
     def __init__(self, function: SetFunction) -> None:
-        super().__init__(function.num_heads, function.error)
+        super().__init__(function.num_heads, one_by_one(function.error))
         self.function = function
 
     def objective(self, groupings: Sequence[Grouping]) -> FloatArray:
