@@ -92,6 +92,18 @@ def test_child_has_every_group_that_both_parents_have(heads: int, data: st.DataO
         assert set(first.groups) & set(second.groups) <= set(child.groups)
 
 
+def test_a_child_with_too_few_groups_is_split_where_its_parents_differ() -> None:
+    """Once (0, 1, 4, 5) is inherited whole, no head is left for two of the five groups."""
+    first = LayerGrouping.from_groups([[0, 1, 4, 5], [2], [3, 6]])
+    second = LayerGrouping.from_groups([[0], [1, 4], [2], [3, 6], [5]])
+    budget, shared, met = Budget((5,), 7), {(2,), (3, 6)}, set()
+    for seed in range(200):
+        child = crossover(first, second, 5, budget, np.random.default_rng(seed))
+        assert child.num_groups == 5 and shared <= set(child.groups)
+        met.add(child)
+    assert second in met and len(met) > 3  # also children that neither parent is
+
+
 def test_most_groups_of_a_child_are_whole_groups_of_its_parents() -> None:
     budget, rng = Budget((6,), 18), np.random.default_rng(0)
     shares, new = [], 0

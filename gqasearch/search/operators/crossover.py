@@ -13,7 +13,7 @@ import numpy as np
 
 from gqasearch.budget import Budget
 from gqasearch.grouping import LayerGrouping
-from gqasearch.search.operators.repair import repair
+from gqasearch.search.operators.repair import repair, split_one
 
 
 def crossover(
@@ -33,7 +33,10 @@ def crossover(
     orphans = [head for head in range(first.num_heads) if head not in placed]
     for index in rng.permutation(len(orphans)).tolist():
         _adopt(orphans[index], child, common, (first, second), budget, rng)
-    return repair(child, count, budget, rng)
+    rest = child[common:]
+    while common + len(rest) < count:  # all heads came with too few groups; those that both parents have stay whole
+        split_one(rest, rng)
+    return repair([*child[:common], *rest], count, budget, rng)
 
 
 def _inherit(

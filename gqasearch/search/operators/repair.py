@@ -24,7 +24,7 @@ def repair(groups: Sequence[Sequence[int]], count: int, budget: Budget, rng: np.
     while len(work) > count:
         _merge_two(work, budget, rng)
     while len(work) < count:
-        _split_one(work, rng)
+        split_one(work, rng)
     _fit_sizes(work, budget, rng)
     return LayerGrouping.from_groups(work)
 
@@ -35,8 +35,11 @@ def _merge_two(work: list[list[int]], budget: Budget, rng: np.random.Generator) 
     fitting[int(rng.integers(len(fitting)))].extend(first)
 
 
-def _split_one(work: list[list[int]], rng: np.random.Generator) -> None:
-    """Split a group of two or more heads, drawn with a chance in proportion to its ways of being cut."""
+def split_one(work: list[list[int]], rng: np.random.Generator) -> None:
+    """Split a group of two or more heads, drawn with a chance in proportion to its ways of being cut.
+
+    ``work`` gets one group more; it must have a group that can be split.
+    """
     heads = [group for group in work for _ in group[1:]]
     group = heads[int(rng.integers(len(heads)))]
     order = rng.permutation(len(group)).tolist()
