@@ -90,6 +90,12 @@ class PreparedTextFitness(PreparedFitness):
     def evaluate(self, groupings: Sequence[Grouping]) -> FloatArray:
         return self.evaluate_batches(groupings, range(len(self.batch_tokens)))
 
+    def evaluate_refined(self, groupings: Sequence[Grouping]) -> FloatArray:
+        """As ``evaluate``, after the context's refinement itself, which costs seconds to minutes each; asked only of
+        the few finalists of a search, and only where something is refined.
+        """
+        return self.evaluate(groupings)
+
 
 class PreparedGroupFitness(PreparedFitness):
     """A sum over layers and groups of a set function."""

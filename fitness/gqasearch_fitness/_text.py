@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
+
 from gqasearch.calibration import TokenBlocks
 from gqasearch.evaluation import Converter, PrefixLosses, SummedLoss, TiedLayer
 from gqasearch.fitness import FitnessContext, FloatArray
@@ -64,7 +66,8 @@ class CandidateLosses:
         def losses(tied_layer: TiedLayer) -> PrefixLosses:
             return PrefixLosses(context.parent, tied_layer, blocks, batch_size(blocks), summed_loss)
 
-        converter = Converter(context.parent, context.merge, context.load_statistics)
+        self.context, self.blocks, self.summed_loss = context, blocks, summed_loss
+        self.converter = converter = Converter(context.parent, context.merge, context.load_statistics)
         outputs = Outputs() if context.refined else None
         self.on_part = losses(tied_layers(context, converter, outputs, parameters.refit_tokens))
         self.on_all = self.on_part
@@ -83,6 +86,18 @@ class CandidateLosses:
         """Mean loss of every grouping over these batches, (N,)."""
         whole = len(set(batches)) == len(self.batch_tokens)
         return (self.on_all if whole else self.on_part)(groupings, batches)
+
+    def refined(self, groupings: Sequence[Grouping]) -> FloatArray:
+        """Mean loss of every grouping over all of the text after the context's refinement, as a run does it, (N,)."""
+        return np.array([self._refined(grouping) for grouping in groupings], dtype=np.float64)
+
+    def _refined(self, grouping: Grouping) -> float:
+        context = self.context
+        layers = self.converter.refine(grouping, context.load_calibration_blocks(), context.refinement)
+        run = self.converter.runner(grouping, layers)
+        batches = list(self.blocks.batches(batch_size(self.blocks)))
+        total = sum(self.summed_loss(index, run(ids, mask)) for index, (ids, mask) in enumerate(batches))
+        return total / sum(int(mask[:, 1:].sum()) for _, mask in batches)
 
 
 def tied_layers(

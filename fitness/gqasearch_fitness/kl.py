@@ -26,6 +26,9 @@ class PreparedKL(PreparedTextFitness):
     def evaluate_batches(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
         return self.losses(groupings, batches)
 
+    def evaluate_refined(self, groupings: Sequence[Grouping]) -> FloatArray:
+        return self.losses.refined(groupings)
+
 
 @dataclass(frozen=True)
 class KLToParent(Fitness):

@@ -37,6 +37,9 @@ class PreparedPerplexity(PreparedTextFitness):
     def evaluate_batches(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
         return np.exp(self.losses(groupings, batches))
 
+    def evaluate_refined(self, groupings: Sequence[Grouping]) -> FloatArray:
+        return np.exp(self.losses.refined(groupings))
+
 
 @dataclass(frozen=True)
 class Perplexity(Fitness):

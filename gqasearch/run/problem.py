@@ -65,6 +65,7 @@ def build_problem(work: Workspace, prepared: dict[str, PreparedFitness], method:
         norms=head_norms(work) if "norms" in method.needs else None,
         guide=guide_errors(work) if "guide" in method.needs else None,
         partial=OnBatches(first) if isinstance(first, PreparedTextFitness) else None,
+        final=first.evaluate_refined if isinstance(first, PreparedTextFitness) and work.refinement.reads_text else None,
     )
 
 

@@ -77,6 +77,8 @@ def _history_line(generation: Generation, seconds: float) -> str:
         "kv_heads_total": generation.best.grouping.kv_heads_total,
         "seconds": round(seconds, 3),
     }
+    if generation.best.final is not None:
+        record["final"] = generation.best.final
     return json.dumps(record, allow_nan=False)
 
 

@@ -24,12 +24,14 @@ class Candidate:
     """A grouping and its objective values, (M,); lower is better.
 
     ``lower_bounds``: for every layer a number below which no partition into as many groups can have its
-    error, (L,), from a method that proves something; () from all others.
+    error, (L,), from a method that proves something; () from all others. ``final``: ``Problem.final`` of it, where the
+    method asked for that.
     """
 
     grouping: Grouping
     values: tuple[float, ...]
     lower_bounds: tuple[float, ...] = ()
+    final: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Problem:
     layers and groups, (L,) of what it sums (and then the second objective, if any, is the KV ratio); None
     otherwise. ``similarity`` (L, H, H) and ``norms`` (L, H) describe the heads, and ``guide`` is a cheap error of
     every layer, (L,), that the first objective more or less follows; for methods that ask for them.
-    ``partial``: the first objective on part of its text, where it is measured on text.
+    ``partial``: the first objective on part of its text, where it is measured on text. ``final``: the first objective
+    as it will be in the end, where ``objectives`` has only what stands in for it: too dear for more than a few.
     """
 
     objectives: dict[str, Objective]
@@ -81,6 +84,7 @@ class Problem:
     norms: FloatArray | None = None
     guide: tuple[GroupErrors, ...] | None = None
     partial: PartialObjective | None = None
+    final: Objective | None = None
 
     @property
     def num_layers(self) -> int:
@@ -127,6 +131,15 @@ class Problem:
         first, *others = self.objectives
         columns = {first: self.partial.evaluate(groupings, batches)}
         return _candidates(groupings, columns | {name: self.objectives[name](groupings) for name in others})
+
+    def evaluate_final(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """These candidates with what they will be in the end."""
+        if self.final is None:
+            raise ValueError("the first objective of this problem is final already")
+        (name, *_) = self.objectives
+        groupings = [candidate.grouping for candidate in candidates]
+        found = _candidates(groupings, {f"final {name}": self.final(groupings)})
+        return [replace(old, final=new.values[0]) for old, new in zip(candidates, found, strict=True)]
 
 
 def _candidates(groupings: Sequence[Grouping], columns: dict[str, FloatArray]) -> list[Candidate]:

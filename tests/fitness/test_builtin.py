@@ -23,7 +23,7 @@ from gqasearch.fitness import (
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import Mean, Optimal
 from gqasearch.models import decoder_layer, layers_replaced, tie_heads
-from gqasearch.refining import Descent, LayersAlone, NoRefinement, Outputs
+from gqasearch.refining import Descent, LayersAlone, NoRefinement, Outputs, Refinement
 from gqasearch.testing import (
     LAYERS,
     VOCABULARY,
@@ -288,6 +288,27 @@ def test_on_all_of_the_text_candidates_are_ranked_after_a_short_descent_of_each_
     assert found["descent"].kl != pytest.approx(found["outputs"].kl, rel=1e-3)
     parts = [prepared.evaluate_batches([SHARED], [batch])[0] for batch in range(3)]
     assert np.average(parts, weights=[4 * 255, 4 * 255, 99]) == pytest.approx(found["outputs"].kl, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["kl", "perplexity"])
+@pytest.mark.parametrize("refinement", [Outputs(), Descent(steps=5, seed=3)], ids=lambda refinement: refinement.name)
+def test_finalists_are_refined_as_the_result_will_be(name: str, refinement: Refinement) -> None:
+    parent, text = tiny_llama(), random_tokens(2)
+    converter = Converter(parent, Mean(), tiny_statistics)
+    context = replace(
+        tiny_context(),
+        refinement=refinement,
+        load_search_blocks=lambda: long_tokens(1),
+        load_calibration_blocks=lambda: text,
+    )
+    prepared = make_fitness(name).prepare(context)
+    assert isinstance(prepared, PreparedTextFitness)
+    runner = converter.runner(SHARED, converter.refine(SHARED, text, refinement))
+    _, found = evaluate_quality(model_runner(parent.model), {"refined": runner}, long_tokens(1))
+    value = prepared.evaluate_refined([SHARED])[0]
+    assert value == pytest.approx(getattr(found["refined"], name), rel=1e-4)
+    # The stand-in refines each layer by itself: near it, and another number.
+    assert value != prepared.evaluate([SHARED])[0]
 
 
 @pytest.mark.parametrize("name", ["kl", "perplexity"])

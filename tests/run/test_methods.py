@@ -10,6 +10,7 @@ import pytest
 
 from gqasearch.config import PRESETS
 from gqasearch.errors import UserError
+from gqasearch.evaluation import evaluate_quality, model_runner
 from gqasearch.fitness import make_fitness
 from gqasearch.grouping_document import LayerRecord, read_grouping
 from gqasearch.run import RunFolder, Workspace, build_config, report_data, run
@@ -97,6 +98,18 @@ def test_staged_evolution_splits_the_budget_by_running_the_model(
     assert document.fitness is not None and document.fitness.value == value > 0
     texts = json.loads(folder.metrics.read_text())["texts"]
     assert texts["search"]["used"] and texts["statistics"]["used"]
+
+
+def test_the_last_line_of_the_history_is_what_the_refined_model_loses(settings: dict[str, Any], tmp_path: Path) -> None:
+    changes = {**STAGED, "objectives": ["kl"], "merge": "mean", "uneven": True, "refine": "outputs"}
+    folder = finished(settings, tmp_path / "run", **changes, method_parameters=BRIEF)
+    lines = [json.loads(line) for line in folder.history.read_text().splitlines()]
+    work, document = Workspace(folder.read_config()), read_grouping(folder.grouping)
+    refined = work.converter.refine(document.grouping, work.blocks("calibration"), work.refinement)
+    runner = work.converter.runner(document.grouping, refined)
+    _, found = evaluate_quality(model_runner(work.parent.model), {"refined": runner}, work.blocks("search"))
+    assert lines[-1]["final"] == pytest.approx(found["refined"].kl, rel=1e-4)
+    assert not any("final" in line for line in lines[:-1])
 
 
 def test_staged_evolution_finds_a_front_by_perplexity(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ LEAST: dict[str, float] = {
     "move": 0,
     "merge_split": 0,
     "sensitivity_levels": 0,
+    "finalists": 0,
     "max_seconds": 0,
 }
 
@@ -56,6 +57,9 @@ class Staged(SearchMethod):
     nothing is switched. Layers are drawn by how little it costs to run the model from there on.
     Ends after ``generations``, after ``patience`` of them without a new best (or front), or where a
     generation begins more than ``max_seconds`` after the start: then, and only then, a result depends on the machine.
+    Where the objective only stands in for what the refined model will lose, the ``finalists`` best survivors and the
+    guide's own split are then refined as the result will be, and the best of them is the result (0: the objective
+    decides; so it does where there are several objectives).
     """
 
     name: ClassVar[str] = "staged"
@@ -78,6 +82,7 @@ class Staged(SearchMethod):
     move: float = 1.0
     merge_split: float = 0.5
     sensitivity_levels: int = 4
+    finalists: int = 2
     max_seconds: float | None = None
 
     def __post_init__(self) -> None:
@@ -102,5 +107,9 @@ class Staged(SearchMethod):
         return FRONT_POPULATION if len(problem.objectives) > 1 else POPULATION
 
     def most_generations(self, problem: Problem) -> int:
-        """Generation 0 and those that follow."""
-        return self.generations + 1
+        """Generation 0, those that follow, and the finals."""
+        return 1 + self.generations + int(self.has_finals(problem))
+
+    def has_finals(self, problem: Problem) -> bool:
+        """Whether the last step is a choice by the final objective."""
+        return problem.final is not None and len(problem.objectives) == 1 and self.finalists > 0

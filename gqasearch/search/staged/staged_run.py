@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from deap import tools  # type: ignore[import-untyped]
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.search.operators import count_range, exchange_layers
-from gqasearch.search.problem import Generation, PartialObjective, Problem
+from gqasearch.search.problem import Candidate, Generation, PartialObjective, Problem
 from gqasearch.search.record import Individual, Record
 from gqasearch.search.staged.guide import GuideTable, tabulate, trace_guide
 from gqasearch.search.staged.moves import Moves
@@ -38,6 +39,8 @@ class StagedRun:
         self.record = Record(problem)
         self.index = self.idle = 0
         self.population: list[Individual] = []
+        # Place in the record -> final objective, best first; empty until the search has ended.
+        self.finals: dict[int, float] = {}
         # Genomes that an early stage dropped; insertion-ordered, so that a snapshot is a length.
         self.dropped: dict[bytes, None] = {}
         self.seconds, self.begun = 0.0, time.monotonic()
@@ -46,7 +49,11 @@ class StagedRun:
 
     @property
     def is_done(self) -> bool:
-        """True when a stopping rule holds."""
+        """True when a stopping rule holds and the finalists, where there are any, are measured."""
+        return self._has_ended and bool(self.finals or not self.method.has_finals(self.problem))
+
+    @property
+    def _has_ended(self) -> bool:
         method = self.method
         late = method.max_seconds is not None and self.seconds > method.max_seconds
         return late or self.index >= method.generations or self.idle >= method.patience
@@ -82,6 +89,11 @@ class StagedRun:
         proposals = [table.split(total, weights) for total in totals for weights in splits]
         return list(dict.fromkeys([table.grouping(problem.budget.counts), *proposals]))
 
+    def _guides_own(self) -> Grouping:
+        """What the guide alone would choose."""
+        budget = self.problem.budget
+        return self.table.split(budget.total) if budget.movable else self.table.grouping(budget.counts)
+
     def _measure_on_part(self) -> Measure:
         """The objective on as much text as the second stage has."""
         batches = self._batches_of(self.method.first_tokens * self.method.reduction, self._any_order())
@@ -93,16 +105,31 @@ class StagedRun:
         return measure
 
     def advance(self) -> None:
-        """One generation: children, stage by stage, then survival among them and their parents."""
+        """One generation: children, stage by stage, then survival among them and their parents; or the finals."""
+        if self._has_ended:
+            self._measure_finalists()
+        else:
+            self._breed()
+        self.index += 1
+        self._tick()
+
+    def _breed(self) -> None:
         front = self.record.front
         order = self._any_order()
         children = self._children()
         for batches in self._stages(order):
             children = self._best_of(children, batches)
         self._survive([*self.population, *self.record.evaluate(children)])
-        self.index += 1
         self.idle = 0 if self.record.front is not front else self.idle + 1
-        self._tick()
+
+    def _measure_finalists(self) -> None:
+        """The best survivors, and the guide's own split, which the stand-in for the final objective may wrong."""
+        best = tools.selBest(self.population, self.method.finalists)
+        chosen = {one.index: one for one in [*best, *self.record.evaluate([self._guides_own()])]}  # met at the start
+        self.record.charge(len(chosen))
+        measured = self.problem.evaluate_final([one.candidate for one in chosen.values()])
+        values = {index: _final(candidate) for index, candidate in zip(chosen, measured, strict=True)}
+        self.finals = dict(sorted(values.items(), key=lambda pair: pair[1]))
 
     def _any_order(self) -> list[int]:
         order: list[int] = self.rng.permutation(len(self.partial.batch_tokens)).tolist()
@@ -172,6 +199,7 @@ class StagedRun:
             "seconds": self.seconds,
             "rng": save_rng(self.rng),
             "population": [individual.index for individual in self.population],
+            "finals": list(self.finals.items()),
             "table": [{str(g): list(layer.labels) for g, layer in table.items()} for table in self.table.partitions],
         }
 
@@ -179,8 +207,12 @@ class StagedRun:
             keys = b"".join(list(self.dropped)[:dropped])
             return {**frozen, "record": self.record.save(snapshot), "dropped": pack(keys)}
 
-        front = tuple(individual.candidate for individual in snapshot.front)
-        return Generation(self.index, snapshot.evaluations, snapshot.best.candidate, front, state)
+        best, front = snapshot.best.candidate, tuple(individual.candidate for individual in snapshot.front)
+        if self.finals:
+            index, value = next(iter(self.finals.items()))
+            best = replace(self.record.individual(index).candidate, final=value)
+            front = (best,)
+        return Generation(self.index, snapshot.evaluations, best, front, state)
 
     def load(self, saved: dict[str, Any]) -> None:
         """Go back to where a saved generation stood."""
@@ -190,6 +222,13 @@ class StagedRun:
         self._use(tabulate(self.guide, tables))
         self.record.load(saved["record"])
         self.population = [self.record.individual(index) for index in saved["population"]]
+        self.finals = dict(saved["finals"])
         keys, width = unpack(saved["dropped"]), 2 * self.problem.num_layers * self.problem.num_heads
         self.dropped = dict.fromkeys(keys[start : start + width] for start in range(0, len(keys), width))
         restore_rng(self.rng, saved["rng"])
+
+
+def _final(candidate: Candidate) -> float:
+    if candidate.final is None:
+        raise ValueError("this candidate has no final objective")
+    return candidate.final
