@@ -13,7 +13,8 @@ class Budget:
 
     ``counts``: groups per layer, (L,). ``movable``: True when only the sum is fixed, so a search may
     take a group from one layer and give it to another.
-    ``smallest_group`` and ``largest_group`` bound the group sizes; both equal to H/G means EC.
+    ``smallest_group`` and ``largest_group`` bound the group sizes; both equal to H/G means EC. ``count_step``: groups
+    of every layer are a multiple of it.
     """
 
     counts: tuple[int, ...]
@@ -21,12 +22,15 @@ class Budget:
     movable: bool = False
     smallest_group: int = 1
     largest_group: int | None = None
+    count_step: int = 1
 
     def __post_init__(self) -> None:
         largest = self.num_heads if self.largest_group is None else self.largest_group
         for layer, count in enumerate(self.counts):
             if not 1 <= count <= self.num_heads:
                 raise UserError(f"groups of layer {layer} must be in 1..{self.num_heads}, got {count}")
+            if count % self.count_step:
+                raise UserError(f"groups of layer {layer} must be a multiple of {self.count_step}, got {count}")
             if not count * self.smallest_group <= self.num_heads <= count * largest:
                 raise UserError(
                     f"layer {layer}: {self.num_heads} heads cannot be split into {count} groups of "
@@ -43,17 +47,18 @@ class Budget:
         return self.num_heads if self.largest_group is None else self.largest_group
 
 
-def counts_from_ratio(ratio: float, num_layers: int, num_heads: int) -> tuple[int, ...]:
-    """The same number of groups in every layer, nearest to ``ratio`` of the heads (at least one)."""
+def counts_from_ratio(ratio: float, num_layers: int, num_heads: int, step: int = 1) -> tuple[int, ...]:
+    """The same number of groups in every layer, the multiple of ``step`` nearest to ``ratio`` of the heads, not 0."""
     _check_ratio(ratio)
-    groups = max(1, round(ratio * num_heads))
+    groups = step * min(max(1, round(ratio * num_heads / step)), num_heads // step)
     return (groups,) * num_layers
 
 
-def counts_from_model_ratio(ratio: float, num_layers: int, num_heads: int) -> tuple[int, ...]:
-    """As many groups as are nearest to ``ratio`` of the whole model's heads (at least one a layer), spread evenly."""
+def counts_from_model_ratio(ratio: float, num_layers: int, num_heads: int, step: int = 1) -> tuple[int, ...]:
+    """As many groups as are nearest to ``ratio`` of the whole model's heads, spread evenly; multiples of ``step``."""
     _check_ratio(ratio)
-    return counts_from_total(max(num_layers, round(ratio * num_layers * num_heads)), num_layers, num_heads)
+    units = min(max(num_layers, round(ratio * num_layers * num_heads / step)), num_layers * (num_heads // step))
+    return counts_from_total(step * units, num_layers, num_heads, step)
 
 
 def counts_from_heads(groups: int, num_layers: int, num_heads: int) -> tuple[int, ...]:
@@ -63,12 +68,14 @@ def counts_from_heads(groups: int, num_layers: int, num_heads: int) -> tuple[int
     return (groups,) * num_layers
 
 
-def counts_from_total(total: int, num_layers: int, num_heads: int) -> tuple[int, ...]:
-    """``total`` KV heads spread as evenly as they go; the layers near the input get the remainder."""
-    if not num_layers <= total <= num_layers * num_heads:
-        raise UserError(f"--kv-budget must be in {num_layers}..{num_layers * num_heads}, got {total}")
-    even, rest = divmod(total, num_layers)
-    return tuple(even + (layer < rest) for layer in range(num_layers))
+def counts_from_total(total: int, num_layers: int, num_heads: int, step: int = 1) -> tuple[int, ...]:
+    """``total`` KV heads, ``step`` at a time, spread as evenly as they go; layers near the input get the remainder."""
+    low, high = num_layers * step, num_layers * (num_heads // step) * step
+    if not low <= total <= high or total % step:
+        what = f"in {low}..{high}" if step == 1 else f"a multiple of {step} in {low}..{high}"
+        raise UserError(f"--kv-budget must be {what}, got {total}")
+    even, rest = divmod(total // step, num_layers)
+    return tuple(step * (even + (layer < rest)) for layer in range(num_layers))
 
 
 def _check_ratio(ratio: float) -> None:

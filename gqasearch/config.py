@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from gqasearch.budget import Budget, counts_from_heads, counts_from_model_ratio, counts_from_ratio, counts_from_total
 from gqasearch.errors import UserError, unknown_name
+from gqasearch.targets import TARGETS, TargetName
 
 if TYPE_CHECKING:
     from gqasearch.grouping_document import Geometry
@@ -40,6 +41,7 @@ class RunConfig(BaseModel):
     uneven: bool = Field(False, description="the kv_ratio holds for the whole model; layers may differ")
     equal_sizes: bool = Field(False, description="groups of equal size only (EC)")
     max_group_size: int | None = Field(None, description="largest group; default twice the mean size")
+    tensor_parallel: int = Field(1, ge=1, description="devices that share every layer: they divide its KV heads")
     objectives: tuple[str, ...] = Field(("merge-error",), description="what to minimise: fitness names, kv-ratio")
     fitness_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the fitness")
     merge: str = Field("optimal", description="how the heads of a group become one")
@@ -67,6 +69,9 @@ class RunConfig(BaseModel):
     baseline: bool = Field(True, description="also measure neighbour grouping with the mean merge")
     materialize: bool = Field(True, description="write the converted checkpoint")
     layout: LayoutChoice = Field("auto", description="form of the checkpoint: auto, stock, deci, ragged")
+    target: TargetName | None = Field(
+        None, description="engine that has to load it: transformers, vllm, llama.cpp, ctranslate2, any (all of them)"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
@@ -77,6 +82,12 @@ class RunConfig(BaseModel):
             raise ValueError("uneven has no effect with kv_heads or kv_budget; give kv_ratio with it")
         if self.uneven and KV_RATIO in self.objectives:
             raise ValueError("uneven has no effect with kv-ratio as an objective, where layers differ anyway")
+        differ = self.uneven or self.kv_budget is not None or KV_RATIO in self.objectives
+        if self.target is not None and differ and not TARGETS[self.target].takes_uneven:
+            raise ValueError(
+                f"target {self.target} takes one number of KV heads for all layers; give kv_ratio or kv_heads, "
+                "without uneven, kv_budget and the objective kv-ratio"
+            )
         if self.equal_sizes and self.uneven:
             raise ValueError("equal_sizes needs one number of groups for all layers; leave uneven out")
         if self.equal_sizes and self.max_group_size is not None:
@@ -101,33 +112,38 @@ class RunConfig(BaseModel):
 
     def counts(self, geometry: Geometry) -> tuple[int, ...]:
         """Groups per layer, (L,)."""
-        layers, heads = geometry.num_layers, geometry.num_kv_heads
+        layers, heads, step = geometry.num_layers, geometry.num_kv_heads, self.tensor_parallel
+        if step > heads:
+            raise UserError(f"tensor_parallel must be at most the model's {heads} KV heads, got {step}")
         if self.kv_heads is not None:
             return counts_from_heads(self.kv_heads, layers, heads)
         if self.kv_budget is not None:
-            return counts_from_total(self.kv_budget, layers, heads)
+            return counts_from_total(self.kv_budget, layers, heads, step)
         ratio = 0.5 if self.kv_ratio is None else self.kv_ratio
-        return (counts_from_model_ratio if self.uneven else counts_from_ratio)(ratio, layers, heads)
+        return (counts_from_model_ratio if self.uneven else counts_from_ratio)(ratio, layers, heads, step)
 
     def budget(self, geometry: Geometry, *, splits_budget: bool = False) -> Budget:
         """The budget in this model's heads; sizes are bounded, or searches drift to one giant group.
 
         ``splits_budget``: the method decides every layer's groups itself, so only their sum is fixed.
         """
-        counts, heads = self.counts(geometry), geometry.num_kv_heads
+        counts, heads, step = self.counts(geometry), geometry.num_kv_heads, self.tensor_parallel
         if splits_budget:
             if self.equal_sizes:
                 raise UserError(f"method {self.method} decides group sizes itself; leave equal_sizes out")
+            if self.tensor_parallel > 1:
+                raise UserError(f"method {self.method} decides the groups of every layer; leave tensor_parallel out")
             return Budget(counts, heads, movable=True, largest_group=self.max_group_size)
         if self.equal_sizes:
             self._check_equal(counts, heads)
-            return Budget(counts, heads, smallest_group=heads // counts[0], largest_group=heads // counts[0])
-        if self.has_free_counts:
-            return Budget(counts, heads, largest_group=self.max_group_size)
-        if self.uneven or self.kv_budget is not None:
+            size = heads // counts[0]
+            return Budget(counts, heads, smallest_group=size, largest_group=size, count_step=step)
+        if self.has_free_counts or self.uneven or self.kv_budget is not None:
             # No size to bound in terms of a mean: a layer may end with one group.
-            return Budget(counts, heads, movable=True, largest_group=self.max_group_size)
-        return Budget(counts, heads, largest_group=self.max_group_size or min(heads, 2 * -(-heads // min(counts))))
+            movable = not self.has_free_counts
+            return Budget(counts, heads, movable=movable, largest_group=self.max_group_size, count_step=step)
+        largest = self.max_group_size or min(heads, 2 * -(-heads // min(counts)))
+        return Budget(counts, heads, largest_group=largest, count_step=step)
 
     def _check_equal(self, counts: tuple[int, ...], heads: int) -> None:
         if self.has_free_counts or len(set(counts)) > 1:

@@ -11,7 +11,7 @@ import numpy as np
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.search._base import SearchMethod
 from gqasearch.search.allocation import BudgetSplit, split_budget
-from gqasearch.search.operators import count_range
+from gqasearch.search.operators import allowed_counts
 from gqasearch.search.problem import Candidate, FloatArray, Generation, Problem
 from gqasearch.search.state import load_candidate, require_method, restore_rng, save_candidate, save_rng
 
@@ -58,7 +58,7 @@ class _Split:
 
     def __init__(self, method: SearchMethod, problem: Problem, rng: np.random.Generator) -> None:
         self.method, self.problem, self.rng = method, problem, rng
-        self.counts = range(count_range(problem.budget)[0], count_range(problem.budget)[1] + 1)
+        self.counts = allowed_counts(problem.budget)
         each = [None] if method.traces_curve else [g for g in self.counts if 1 < g < problem.num_heads]
         self.plan = [_Step(layer, groups) for layer in range(problem.num_layers) for groups in each]
         # Best known partition of every layer for every number of groups.
@@ -102,6 +102,8 @@ class _Split:
     def _keep(self, layer: int, inner: Generation) -> None:
         for found in inner.front:
             count = found.grouping.kv_heads_total
+            if count not in self.counts:
+                continue  # a method that traces a curve may need what lies between
             known = self.curves[layer].get(count)
             if known is None or (found.values[0] <= known.values[0] and not known.lower_bounds):
                 self.curves[layer][count] = Candidate(found.grouping, found.values[:1], found.lower_bounds)

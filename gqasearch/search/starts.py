@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gqasearch.grouping import Grouping, LayerGrouping
-from gqasearch.search.operators import count_range, random_counts, random_partition
+from gqasearch.search.operators import allowed_counts, random_counts, random_partition
 from gqasearch.search.problem import Problem
 
 # Random draws in a row that may all be known already before the space counts as used up.
@@ -40,10 +40,10 @@ def _neighbour_levels(problem: Problem, size: int) -> Iterator[Grouping]:
     """For free numbers of groups: neighbours at every level, thinned to a quarter of the population."""
     if not problem.free_counts:
         return
-    low, high = count_range(problem.budget)
-    levels = np.linspace(low, high, num=max(2, min(size // 4, high - low + 1)))
-    for count in dict.fromkeys(np.rint(levels).astype(int).tolist()):
-        yield _neighbours((count,) * problem.num_layers, problem.num_heads)
+    allowed = allowed_counts(problem.budget)
+    places = np.linspace(0, len(allowed) - 1, num=max(2, min(size // 4, len(allowed))))
+    for place in dict.fromkeys(np.rint(places).astype(int).tolist()):
+        yield _neighbours((allowed[place],) * problem.num_layers, problem.num_heads)
 
 
 def _neighbours(counts: tuple[int, ...], num_heads: int) -> Grouping:

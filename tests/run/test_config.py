@@ -106,12 +106,34 @@ def test_budgets() -> None:
         build_config({"kv_heads": 5, "equal_sizes": True}).budget(GEOMETRY)
 
 
-@given(st.floats(0, 1, exclude_min=True), st.integers(1, 9), st.integers(1, 16))
-def test_an_uneven_budget_is_the_nearest_and_as_even_as_it_goes(ratio: float, layers: int, heads: int) -> None:
-    counts = counts_from_model_ratio(ratio, layers, heads)
-    possible = range(layers, layers * heads + 1)
-    assert abs(sum(counts) - ratio * layers * heads) == min(abs(n - ratio * layers * heads) for n in possible)
-    assert len(counts) == layers and max(counts) - min(counts) <= 1 and list(counts) == sorted(counts, reverse=True)
+@given(st.floats(0, 1, exclude_min=True), st.integers(1, 9), st.integers(4, 16), st.integers(1, 4))
+def test_an_uneven_budget_is_the_nearest_and_as_even_as_it_goes(
+    ratio: float, layers: int, heads: int, step: int
+) -> None:
+    counts = counts_from_model_ratio(ratio, layers, heads, step)
+    possible = range(layers * step, layers * (heads // step) * step + 1, step)
+    wanted = ratio * layers * heads
+    assert abs(sum(counts) - wanted) == pytest.approx(min(abs(n - wanted) for n in possible))
+    assert all(count % step == 0 for count in counts)
+    assert len(counts) == layers and max(counts) - min(counts) <= step and list(counts) == sorted(counts, reverse=True)
+
+
+def test_groups_divide_among_devices() -> None:
+    """12 heads in 4 layers."""
+    two = {"tensor_parallel": 2}
+    assert build_config({**two, "kv_ratio": 0.4}).budget(GEOMETRY).counts == (4,) * 4
+    moving = build_config({**two, "kv_budget": 26}).budget(GEOMETRY)
+    assert moving.counts == (8, 6, 6, 6) and moving.movable and moving.count_step == 2
+    assert build_config({"tensor_parallel": 5, "kv_ratio": 1.0}).budget(GEOMETRY).counts == (10,) * 4
+    for values, message in (
+        ({"kv_heads": 3}, "groups of layer 0 must be a multiple of 2, got 3"),
+        ({"kv_budget": 25}, r"--kv-budget must be a multiple of 2 in 8..48, got 25"),
+        ({"tensor_parallel": 13}, "tensor_parallel must be at most the model's 12 KV heads, got 13"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build_config({**two, **values}).budget(GEOMETRY)
+    with pytest.raises(UserError, match="qcqa-ac decides the groups of every layer; leave tensor_parallel out"):
+        build_config({**two, "method": "qcqa-ac"}).budget(GEOMETRY, splits_budget=True)
 
 
 @pytest.mark.parametrize("ratio", [0.0, -0.5, 1.01, float("nan")])

@@ -121,15 +121,18 @@ def separable(num_layers: int, num_heads: int, counts: tuple[int, ...], seed: in
 
 @st.composite
 def budgets(draw: st.DrawFn, max_heads: int = 9, max_layers: int = 1, movable: bool = False) -> Budget:
-    """Budgets with size bounds, equal sizes among them, that some partition fits."""
+    """Budgets with size bounds, equal sizes among them, and a step of the counts, that some partition fits."""
     num_heads = draw(st.integers(2, max_heads))
     smallest = draw(st.integers(1, num_heads))
     largest = draw(st.integers(smallest, num_heads))
     low, high = -(-num_heads // largest), num_heads // smallest
     if low > high:
         low, high, smallest, largest = 1, num_heads, 1, num_heads
-    counts = draw(st.lists(st.integers(low, high), min_size=1, max_size=max_layers))
-    return Budget(tuple(counts), num_heads, movable=movable, smallest_group=smallest, largest_group=largest)
+    steps = [step for step in (1, 2, 3) if high // step * step >= low]
+    step = draw(st.sampled_from(steps))
+    allowed = [count for count in range(low, high + 1) if count % step == 0]
+    counts = draw(st.lists(st.sampled_from(allowed), min_size=1, max_size=max_layers))
+    return Budget(tuple(counts), num_heads, movable, smallest, largest, step)
 
 
 seeds = st.integers(0, 2**32 - 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,8 +33,10 @@ def budgets(draw: st.DrawFn, layers: int = 1) -> Budget:
     low, high = -(-heads // largest), heads // smallest
     if low > high:
         smallest, low, high = 1, -(-heads // largest), heads
-    counts = tuple(draw(st.integers(low, high)) for _ in range(layers))
-    return Budget(counts, heads, smallest_group=smallest, largest_group=largest)
+    step = draw(st.sampled_from([step for step in (1, 2, 3, 4) if high // step * step >= low]))
+    allowed = [count for count in range(low, high + 1) if count % step == 0]
+    counts = tuple(draw(st.sampled_from(allowed)) for _ in range(layers))
+    return Budget(counts, heads, smallest_group=smallest, largest_group=largest, count_step=step)
 
 
 seeds = st.integers(0, 2**32 - 1)
@@ -40,7 +44,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 def within(layer: LayerGrouping, budget: Budget, count: int) -> None:
     assert layer.num_heads == budget.num_heads
-    assert layer.num_groups == count
+    assert layer.num_groups == count and count % budget.count_step == 0
     assert budget.smallest_group <= min(layer.sizes) <= max(layer.sizes) <= budget.largest
 
 
@@ -92,8 +96,10 @@ def test_whole_model_operators_keep_the_total(budget: Budget, seed: int, free: b
             within(layer, budget, layer.num_groups)
         if not free:
             assert grouping.kv_heads_total == first.kv_heads_total
-    if free:
-        for count in random_counts(budget, True, rng):
+    for movable in (False, True):
+        counts = random_counts(replace(budget, movable=movable), free, rng)
+        assert free or sum(counts) == budget.total
+        for count in counts:
             within(random_partition(count, budget, rng), budget, count)
 
 

@@ -68,7 +68,7 @@ def best_by_total(problem: Problem) -> dict[int, float]:
     curves = np.full((3, 6), np.inf)
     assert problem.layer_errors is not None
     for layer, errors in enumerate(problem.layer_errors):
-        for count in range(1, 7):
+        for count in range(problem.budget.count_step, 7, problem.budget.count_step):
             fitting = [Grouping((la,)) for la in partitions_within(problem.budget, count)]
             if fitting:
                 curves[layer, count - 1] = errors.objective(fitting).min()
@@ -78,19 +78,22 @@ def best_by_total(problem: Problem) -> dict[int, float]:
 
 @pytest.mark.parametrize("kind", ["pairwise", "set"])
 @pytest.mark.parametrize("method", ["evolution", "exact"])
-def test_a_movable_budget_reaches_the_optimum(kind: str, method: str) -> None:
-    problem = shared(kind, Budget((3, 3, 3), 6, movable=True, largest_group=4))
+@pytest.mark.parametrize(("counts", "step"), [((3, 3, 3), 1), ((4, 4, 2), 2), ((3, 3, 3), 3)])
+def test_a_movable_budget_reaches_the_optimum(kind: str, method: str, counts: tuple[int, ...], step: int) -> None:
+    problem = shared(kind, Budget(counts, 6, movable=True, largest_group=4, count_step=step))
     *_, last = run_search(make_method(method), problem, np.random.default_rng(0))
     best = best_by_total(problem)
-    assert last.best.grouping.kv_heads_total <= 9
-    assert last.best.values[0] == pytest.approx(min(e for t, e in best.items() if t <= 9), rel=1e-9)
+    assert last.best.grouping.kv_heads_total <= sum(counts)
+    assert all(count % step == 0 for count in last.best.grouping.group_counts)
+    assert last.best.values[0] == pytest.approx(min(e for t, e in best.items() if t <= sum(counts)), rel=1e-9)
     assert problem.evaluate([last.best.grouping])[0].values == pytest.approx(last.best.values, rel=1e-12)
 
 
+@pytest.mark.parametrize("step", [1, 3])
 @settings(max_examples=3, deadline=None)
 @given(seed=seeds)
-def test_a_front_holds_the_best_of_every_total(seed: int) -> None:
-    problem = shared("pairwise", Budget((3, 3, 3), 6), free=True)
+def test_a_front_holds_the_best_of_every_total(step: int, seed: int) -> None:
+    problem = shared("pairwise", Budget((3, 3, 3), 6, count_step=step), free=True)
     *_, last = run_search(make_method("evolution"), problem, np.random.default_rng(seed))
     best = best_by_total(problem)
     assert [candidate.values[1] for candidate in last.front] == list(best)

@@ -40,6 +40,8 @@ def three_layers(seed: int = 0, *, movable: bool = True, noise: float = 0.05) ->
 
 def fits_budget(grouping: Grouping, budget: Budget, free: bool) -> bool:
     low, high = count_range(budget)
+    if any(count % budget.count_step for count in grouping.group_counts):
+        return False
     sizes = all(budget.smallest_group <= size <= budget.largest for layer in grouping for size in layer.sizes)
     if free:
         return sizes and all(low <= count <= high for count in grouping.group_counts)

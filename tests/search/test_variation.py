@@ -14,7 +14,6 @@ from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.search import Problem
 from gqasearch.search.evolution.variation import mutate, usable_weights
 from gqasearch.search.operators import (
-    count_range,
     crossover,
     exchange,
     exchange_layers,
@@ -127,22 +126,31 @@ def test_relabelled_parents_have_the_same_child(renaming: list[int], seed: int) 
     assert len({crossover(parent, other, 4, budget, np.random.default_rng(seed)) for parent in parents}) == 1
 
 
+def bounds(budget: Budget) -> tuple[int, int]:
+    """Fewest and most groups that the sizes allow."""
+    return -(-budget.num_heads // budget.largest), budget.num_heads // budget.smallest_group
+
+
 @given(budgets(max_layers=4, movable=True), seeds)
-def test_shift_moves_one_group_between_two_layers(budget: Budget, seed: int) -> None:
+def test_shift_moves_one_step_between_two_layers(budget: Budget, seed: int) -> None:
     before = model(budget, seed)
     shifted = shift(before, budget, False, np.random.default_rng(seed))
     change = sorted(np.subtract(shifted.group_counts, before.group_counts).tolist())
-    (low, high), counts = count_range(budget), before.group_counts
-    can = any(i != j and a > low and b < high for i, a in enumerate(counts) for j, b in enumerate(counts))
-    assert change == ([-1] + [0] * (len(change) - 2) + [1] if can else [0] * len(change))
+    low, high, counts, step = *bounds(budget), before.group_counts, budget.count_step
+    can = any(
+        i != j and a - step >= low and b + step <= high for i, a in enumerate(counts) for j, b in enumerate(counts)
+    )
+    assert change == ([-step] + [0] * (len(change) - 2) + [step] if can else [0] * len(change))
 
 
 @given(budgets(max_layers=4), seeds)
-def test_shift_of_free_counts_changes_one_layer_by_one(budget: Budget, seed: int) -> None:
+def test_shift_of_free_counts_changes_one_layer_by_one_step(budget: Budget, seed: int) -> None:
     before = model(budget, seed)
     shifted = shift(before, budget, True, np.random.default_rng(seed))
-    low, high = count_range(budget)
-    assert np.abs(np.subtract(shifted.group_counts, before.group_counts)).sum() == (1 if low < high else 0)
+    low, high = bounds(budget)
+    change = np.abs(np.subtract(shifted.group_counts, before.group_counts)).sum()
+    allowed = [count for count in range(low, high + 1) if count % budget.count_step == 0]
+    assert change == (budget.count_step if len(allowed) > 1 else 0)
 
 
 def test_a_child_has_layers_of_both_parents() -> None:
@@ -157,8 +165,9 @@ def test_a_child_has_layers_of_both_parents() -> None:
 @given(budgets(max_layers=4, movable=True), seeds)
 def test_random_counts_of_a_movable_budget_have_its_sum(budget: Budget, seed: int) -> None:
     counts = random_counts(budget, False, np.random.default_rng(seed))
-    low, high = count_range(budget)
-    assert sum(counts) == budget.total and all(low <= count <= high for count in counts)
+    low, high = bounds(budget)
+    assert sum(counts) == budget.total
+    assert all(low <= count <= high and count % budget.count_step == 0 for count in counts)
 
 
 def test_random_counts_vary_where_they_may() -> None:

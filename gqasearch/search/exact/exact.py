@@ -13,7 +13,7 @@ from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.search._base import SearchMethod
 from gqasearch.search.evolution import Evolution
 from gqasearch.search.exact.prover import Prover
-from gqasearch.search.operators import count_range
+from gqasearch.search.operators import allowed_counts
 from gqasearch.search.problem import Candidate, Generation, Problem
 from gqasearch.search.state import load_candidate, require_method, restore_rng, save_candidate, save_rng
 
@@ -73,8 +73,7 @@ class Exact(SearchMethod):
     def _counts(self, problem: Problem) -> list[int]:
         if not problem.free_counts:
             return list(problem.budget.counts)
-        low, high = count_range(problem.budget)
-        return list(range(low, high + 1))
+        return list(allowed_counts(problem.budget))
 
     def _generation(self, found: list[Candidate], seeds: list[int], rng: np.random.Generator) -> Generation:
         saved = save_rng(rng)

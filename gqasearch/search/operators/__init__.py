@@ -11,11 +11,12 @@ from gqasearch.search.operators.merge_split import merge_split
 from gqasearch.search.operators.move import move, relocate
 from gqasearch.search.operators.random_counts import random_counts
 from gqasearch.search.operators.random_partition import random_partition
-from gqasearch.search.operators.repair import count_range, repair
+from gqasearch.search.operators.repair import allowed_counts, count_range, repair
 from gqasearch.search.operators.shift import shift
 from gqasearch.search.operators.swap import exchange, swap
 
 __all__ = [
+    "allowed_counts",
     "count_range",
     "crossover",
     "exchange",

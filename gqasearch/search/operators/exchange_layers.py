@@ -7,7 +7,7 @@ import numpy as np
 from gqasearch.budget import Budget
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.search.operators.crossover import crossover
-from gqasearch.search.operators.repair import count_range, repair
+from gqasearch.search.operators.repair import allowed_counts, repair
 
 
 def exchange_layers(
@@ -47,10 +47,10 @@ def _restore_total(
             if abs(excess + change) < abs(excess):
                 layers[index] = parent.layers[index]
                 excess += change
-    low, high = count_range(budget)
+    allowed = allowed_counts(budget)
     while excess:
-        step = -1 if excess > 0 else 1
-        able = [i for i, layer in enumerate(layers) if low <= layer.num_groups + step <= high]
+        step = -budget.count_step if excess > 0 else budget.count_step
+        able = [i for i, layer in enumerate(layers) if layer.num_groups + step in allowed]
         index = able[int(rng.integers(len(able)))]
         layers[index] = repair(layers[index].groups, layers[index].num_groups + step, budget, rng)
         excess += step

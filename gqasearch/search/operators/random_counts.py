@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gqasearch.budget import Budget
-from gqasearch.search.operators.repair import count_range
+from gqasearch.search.operators.repair import allowed_counts
 
 
 def random_counts(budget: Budget, free_counts: bool, rng: np.random.Generator) -> tuple[int, ...]:
@@ -23,19 +23,21 @@ def random_counts(budget: Budget, free_counts: bool, rng: np.random.Generator) -
 
 
 def _around_a_level(budget: Budget, rng: np.random.Generator) -> tuple[int, ...]:
-    low, high = count_range(budget)
+    allowed = allowed_counts(budget)
+    low, high = allowed[0], allowed[-1]
     level = rng.uniform(low, high)
     spread = (high - low) / 4
-    drawn = np.rint(level + rng.uniform(-spread, spread, size=len(budget.counts)))
-    return tuple(np.clip(drawn, low, high).astype(int).tolist())
+    drawn = level + rng.uniform(-spread, spread, size=len(budget.counts))
+    steps = np.rint(np.clip(drawn, low, high) / budget.count_step).astype(int)
+    return tuple((steps * budget.count_step).tolist())
 
 
 def _after_transfers(budget: Budget, rng: np.random.Generator) -> tuple[int, ...]:
-    low, high = count_range(budget)
+    allowed, step = allowed_counts(budget), budget.count_step
     counts = list(budget.counts)
     for _ in range(int(rng.integers(len(counts) + 1))):
         giver, taker = rng.integers(len(counts), size=2).tolist()
-        if giver != taker and counts[giver] > low and counts[taker] < high:
-            counts[giver] -= 1
-            counts[taker] += 1
+        if giver != taker and counts[giver] > allowed[0] and counts[taker] < allowed[-1]:
+            counts[giver] -= step
+            counts[taker] += step
     return tuple(counts)

@@ -15,6 +15,13 @@ def count_range(budget: Budget) -> tuple[int, int]:
     return -(-budget.num_heads // budget.largest), budget.num_heads // budget.smallest_group
 
 
+def allowed_counts(budget: Budget) -> range:
+    """Numbers of groups that a layer may have: those within ``count_range`` that ``budget.count_step`` divides."""
+    low, high = count_range(budget)
+    step = budget.count_step
+    return range(-(-low // step) * step, high + 1, step)
+
+
 def repair(groups: Sequence[Sequence[int]], count: int, budget: Budget, rng: np.random.Generator) -> LayerGrouping:
     """A partition into ``count`` groups within bounds that keeps as much of ``groups`` as it can.
 

@@ -1,4 +1,4 @@
-"""Mutation of a whole model: the number of groups of a layer changes by one."""
+"""Mutation of a whole model: the number of groups of a layer changes by one step."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import numpy as np
 
 from gqasearch.budget import Budget
 from gqasearch.grouping import Grouping
-from gqasearch.search.operators.repair import count_range, repair
+from gqasearch.search.operators.repair import allowed_counts, repair
 
 
 def shift(grouping: Grouping, budget: Budget, free_counts: bool, rng: np.random.Generator) -> Grouping:
-    """One layer gets a group more and another one less; with ``free_counts``, one layer one more or less.
+    """One layer gets ``budget.count_step`` groups more and another as many less; with ``free_counts``, one layer alone.
 
     A layer gains a group when one of its groups is split, loses one when two merge. The grouping itself
     when no layer may change its count.
     """
-    low, high = count_range(budget)
-    losers = [layer for layer, count in enumerate(grouping.group_counts) if count > low]
-    gainers = [layer for layer, count in enumerate(grouping.group_counts) if count < high]
+    counts, step = allowed_counts(budget), budget.count_step
+    losers = [layer for layer, count in enumerate(grouping.group_counts) if count > counts[0]]
+    gainers = [layer for layer, count in enumerate(grouping.group_counts) if count < counts[-1]]
     if free_counts:
-        changes = [(layer, -1) for layer in losers] + [(layer, +1) for layer in gainers]
+        changes = [(layer, -step) for layer in losers] + [(layer, +step) for layer in gainers]
         if not changes:
             return grouping
         return _resize(grouping, *changes[int(rng.integers(len(changes)))], budget, rng)
@@ -27,7 +27,7 @@ def shift(grouping: Grouping, budget: Budget, free_counts: bool, rng: np.random.
     if not pairs:
         return grouping
     loser, gainer = pairs[int(rng.integers(len(pairs)))]
-    return _resize(_resize(grouping, loser, -1, budget, rng), gainer, +1, budget, rng)
+    return _resize(_resize(grouping, loser, -step, budget, rng), gainer, +step, budget, rng)
 
 
 def _resize(grouping: Grouping, layer: int, change: int, budget: Budget, rng: np.random.Generator) -> Grouping:

@@ -13,14 +13,14 @@ from gqasearch.pairwise import FloatArray
 from gqasearch.search.allocation import split_budget
 from gqasearch.search.evolution import Evolution
 from gqasearch.search.group_errors import GroupErrors
-from gqasearch.search.operators import count_range, repair
+from gqasearch.search.operators import allowed_counts, count_range, repair
 from gqasearch.search.problem import Problem
 
 
 @dataclass(frozen=True)
 class GuideTable:
     """``partitions[l][g]``: the best partition met of layer l into g groups; ``errors`` (L, H): its error at
-    column g - 1, inf where the bounds on sizes forbid that number.
+    column g - 1, inf where the budget forbids that number.
     """
 
     partitions: tuple[dict[int, LayerGrouping], ...]
@@ -63,12 +63,14 @@ def tabulate(guide: Sequence[GroupErrors], partitions: Sequence[dict[int, LayerG
 def _with_all_counts(
     found: dict[int, LayerGrouping], budget: Budget, rng: np.random.Generator
 ) -> dict[int, LayerGrouping]:
-    """A front leaves out counts that do not pay (two heads that are copies): one group fewer, split, stands in."""
+    """Every allowed count. A front leaves out those that do not pay (two heads that are copies): one group fewer,
+    split, stands in.
+    """
     low, high = count_range(budget)
     table = {low: found[low]}
     for count in range(low + 1, high + 1):
         table[count] = found.get(count) or repair(table[count - 1].groups, count, budget, rng)
-    return table
+    return {count: table[count] for count in allowed_counts(budget)}
 
 
 def _not_summed(_groupings: Sequence[Grouping]) -> FloatArray:

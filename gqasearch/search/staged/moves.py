@@ -9,7 +9,7 @@ import numpy as np
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.search.evolution.variation import LAYER_MUTATIONS
-from gqasearch.search.operators import count_range, repair
+from gqasearch.search.operators import allowed_counts, repair
 from gqasearch.search.problem import Problem
 from gqasearch.search.staged.guide import GuideTable
 
@@ -53,24 +53,24 @@ class Moves:
         return grouping.replace_layer(layer, changed)
 
     def _switch(self, grouping: Grouping) -> Grouping:
-        """One layer a group more and one a group less; where counts are free, also one of the two alone."""
-        low, high = count_range(self.problem.budget)
-        up = [layer for layer, count in enumerate(grouping.group_counts) if count < high]
-        down = [layer for layer, count in enumerate(grouping.group_counts) if count > low]
-        changes: list[Change] = [((a, 1), (b, -1)) for a in up for b in down if a != b]
+        """One layer a step up and one a step down; where counts are free, also one of the two alone."""
+        allowed, step = allowed_counts(self.problem.budget), self.problem.budget.count_step
+        up = [layer for layer, count in enumerate(grouping.group_counts) if count < allowed[-1]]
+        down = [layer for layer, count in enumerate(grouping.group_counts) if count > allowed[0]]
+        changes: list[Change] = [((a, step), (b, -step)) for a in up for b in down if a != b]
         if self.problem.free_counts:
-            changes += [((a, 1),) for a in up] + [((b, -1),) for b in down]
+            changes += [((a, step),) for a in up] + [((b, -step),) for b in down]
         if not changes:
             return grouping
         cheapness = [self.cheapness[min(layer for layer, _ in change)] for change in changes]
-        for layer, step in changes[self._draw(cheapness)]:
-            grouping = self._resize(grouping, layer, step)
+        for layer, change in changes[self._draw(cheapness)]:
+            grouping = self._resize(grouping, layer, change)
         return grouping
 
-    def _resize(self, grouping: Grouping, layer: int, step: int) -> Grouping:
+    def _resize(self, grouping: Grouping, layer: int, change: int) -> Grouping:
         """The table's partition for the new number of groups, or the old one with groups merged or split at random."""
         old = grouping.layers[layer]
-        count = old.num_groups + step
+        count = old.num_groups + change
         if self.rng.random() < 0.5:
             return grouping.replace_layer(layer, self.table.partitions[layer][count])
         return grouping.replace_layer(layer, repair(old.groups, count, self.problem.budget, self.rng))

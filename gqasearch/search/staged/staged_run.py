@@ -11,7 +11,7 @@ from deap import tools  # type: ignore[import-untyped]
 
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray
-from gqasearch.search.operators import count_range, exchange_layers
+from gqasearch.search.operators import allowed_counts, exchange_layers
 from gqasearch.search.problem import Candidate, Generation, PartialObjective, Problem
 from gqasearch.search.record import Individual, Record
 from gqasearch.search.staged.guide import GuideTable, tabulate, trace_guide
@@ -80,8 +80,9 @@ class StagedRun:
         totals = [problem.budget.total]
         splits: list[FloatArray | None] = [None]
         if problem.free_counts:
-            low, high = (problem.num_layers * count for count in count_range(problem.budget))
-            totals = np.unique(np.rint(np.linspace(low, high, max(2, self.survivors)))).astype(int).tolist()
+            allowed, step = allowed_counts(problem.budget), problem.budget.count_step
+            units = np.linspace(allowed[0] // step, allowed[-1] // step, max(2, self.survivors)) * problem.num_layers
+            totals = (np.unique(np.rint(units)).astype(int) * step).tolist()
         if not (problem.budget.movable or problem.free_counts):
             return [table.grouping(problem.budget.counts)]
         if self.method.sensitivity_levels:
