@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +18,10 @@ from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.merging.procrustes import align
 from gqasearch.merging.score_pairs import before_norm, centred_moment, from_pairs, to_pairs, turned_queries
 from gqasearch.models import LayerWeights, augmented
+
+# For each head of a group: V (n, dv, dv), RoPE pairs (n, r/2), the rest of K (n, s, s) or None.
+Alignment: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
+MOST_AT_ONCE = 32
 
 
 class AlignedLayer(LayerMerge):
@@ -39,6 +45,7 @@ class AlignedLayer(LayerMerge):
         self.value_gram = _cross_moments(self.values, self.moment)
         self.pair_gram = _pair_cross_moments(self.pairs, self.moment)
         self.fixed_gram = _cross_moments(self.fixed, self.centred)
+        self._aligned: dict[tuple[int, ...], Alignment] = {}  # ahead of the groups that are being measured
 
     def _merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
         """Aligned K with its queries, and aligned V with its outputs; each unaligned where that measures less.
@@ -72,13 +79,29 @@ class AlignedLayer(LayerMerge):
             q_bias=q_bias,
         )
 
-    def alignment(self, heads: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _group_errors(self, groups: Sequence[tuple[int, ...]]) -> list[float]:
+        """Groups of one size are aligned together: most of the time goes there, and nearly all of it into calls."""
+        errors: dict[tuple[int, ...], float] = {}
+        for same in _of_one_size(groups):
+            self._aligned = dict(zip(same, self._align_all(same), strict=True))
+            errors |= {heads: self.measured_error(heads) for heads in same}
+        self._aligned = {}
+        return [errors[heads] for heads in groups]
+
+    def alignment(self, heads: tuple[int, ...]) -> Alignment:
         """What turns the common mean into each head: V (n, dv, dv), pairs (n, r/2) complex, the rest (n, s, s)."""
-        index = list(heads)
-        turns = align(_block(self.value_gram, index)[None])[0]
-        factors = align(_block(self.pair_gram, index))[..., 0, 0].T
-        maps = align(_block(self.fixed_gram, index)[None])[0] if self.fixed.shape[1] else None
-        return turns, factors, maps
+        return self._aligned.get(heads) or self._align_all([heads])[0]
+
+    def _align_all(self, groups: Sequence[tuple[int, ...]]) -> list[Alignment]:
+        """``alignment`` of groups of one size."""
+        index = torch.tensor(groups, device=self.value_gram.device)
+        turns = align(_blocks(self.value_gram, index))
+        pairs = align(_blocks(self.pair_gram, index).flatten(0, 1)).unflatten(0, (-1, len(groups)))
+        factors = pairs[..., 0, 0].permute(1, 2, 0)
+        if not self.fixed.shape[1]:
+            return [(turn, factor, None) for turn, factor in zip(turns, factors, strict=True)]
+        maps = align(_blocks(self.fixed_gram, index))
+        return list(zip(turns, factors, maps, strict=True))
 
     def turned_values(self, heads: tuple[int, ...], turns: Tensor) -> tuple[Tensor, Tensor | None]:
         """V (n, dv, D) and biases (n, dv) of ``heads``, turned towards their mean."""
@@ -140,6 +163,17 @@ def _pair_cross_moments(pairs: Tensor, moment: Tensor) -> Tensor:
     return (by_pair @ moment.to(pairs.dtype) @ by_pair.mH)[:, :, None, :, None]
 
 
-def _block(gram: Tensor, index: list[int]) -> Tensor:
-    """The heads ``index`` of (..., H, s, H, s)."""
-    return gram[..., index, :, :, :][..., index, :]
+def _blocks(gram: Tensor, index: Tensor) -> Tensor:
+    """The heads ``index`` (b, n) of (..., H, s, H, s): (..., b, n, s, n, s)."""
+    by_heads = gram.transpose(-3, -2)  # (..., H, H, s, s)
+    return by_heads[..., index[:, :, None], index[:, None, :], :, :].transpose(-3, -2)
+
+
+def _of_one_size(groups: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+    """The groups by their size, few enough at a time for memory."""
+    by_size: dict[int, list[tuple[int, ...]]] = {}
+    for heads in groups:
+        by_size.setdefault(len(heads), []).append(heads)
+    for same in by_size.values():
+        for start in range(0, len(same), MOST_AT_ONCE):
+            yield same[start : start + MOST_AT_ONCE]

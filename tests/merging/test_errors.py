@@ -201,7 +201,7 @@ def alone(name: str, family: str) -> LayerMerge:
 
 
 @pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
-@pytest.mark.parametrize("name", ["mean", "optimal"])
+@pytest.mark.parametrize("name", ["mean", "optimal", "aligned-renorm"])
 @given(groups=together)
 @settings(max_examples=15)
 def test_an_error_has_the_same_bits_whatever_is_computed_beside_it(
