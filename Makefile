@@ -17,17 +17,26 @@ INSTALLED := .venv/.installed
 # The same for the rivals that only the benchmarks run.
 RIVALS := .venv/.rivals-installed
 
+# Engines that checkpoints are tried in, each in an environment of its own: those that `make test` installs, and all.
+SUITE_CLIENTS := llamacpp ctranslate2
+CLIENTS := $(SUITE_CLIENTS) transformers4 onnxruntime_genai lm_eval vllm
+client_stamps = $(patsubst %,.venv-clients/%/.installed,$(1))
+
 .PHONY: help
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: demo
 demo: $(INSTALLED) ## the main job on the embedded model: half, then three quarters of the KV cache gone
 	$(BIN)/python -m experiments.demo
 
 .PHONY: test
-test: $(INSTALLED) ## the whole suite
+test: $(INSTALLED) $(call client_stamps,$(SUITE_CLIENTS)) ## the whole suite
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(PYTEST_ARGS)
+
+.PHONY: test-clients
+test-clients: $(INSTALLED) $(call client_stamps,$(CLIENTS)) ## checkpoints in every engine, some of them large
+	GQASEARCH_ALL_CLIENTS=1 $(BIN)/python -m pytest -n0 tests/clients $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## ruff, mypy --strict, import contracts
@@ -55,4 +64,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 $(RIVALS): $(INSTALLED) experiments/benchmarks/requirements.txt
 	@$(PIP) install --quiet --constraint constraints.txt --requirement experiments/benchmarks/requirements.txt
+	@touch $@
+
+# Exact versions, dependencies included; what a client takes from the main environment (torch, transformers) it finds
+# behind its own packages.
+.venv-clients/%/.installed: tests/clients/%/requirements.txt $(INSTALLED)
+	@echo "Installing $* into $(@D)"
+	@$(BIN)/python -m venv --clear --without-pip $(@D)
+	@$(PIP) --python $(@D)/bin/python install --quiet --no-deps --requirement $<
+	@$(BIN)/python -c 'import sysconfig as s; print(s.get_path("purelib"))' > $$($(@D)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/main_environment.pth
 	@touch $@

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gqasearch.errors import UserError
 
@@ -18,11 +19,22 @@ def write_file(path: Path, data: bytes | str, *, overwrite: bool = False) -> Non
     Raises ``UserError`` when the file exists and ``overwrite`` is not set, or cannot be written; nothing
     half-written is left.
     """
+    with new_file(path, overwrite=overwrite) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def new_file(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
+    """Gives a file beside ``path`` to write into, part by part; on leaving, it is renamed to ``path``.
+
+    On any exception nothing is left. Raises ``UserError`` as ``write_file`` does.
+    """
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists already; it is not overwritten unless you ask for it")
     aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        aside.write_bytes(data.encode() if isinstance(data, str) else data)
+        with aside.open("wb") as file:
+            yield file
         aside.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error

@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # One scratch folder per process (each xdist worker has its own), named before torch, transformers and
@@ -33,6 +34,18 @@ os.environ.pop("FORCE_COLOR", None)
 # A busy machine is no failure; where CI is set, hypothesis itself makes its examples repeatable.
 settings.register_profile("gqasearch", deadline=None)
 settings.load_profile("gqasearch")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which layout loads where, if this run tried it (tests/clients)."""
+    from tests.clients.summary import table
+
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    reports = [report for report in reports if getattr(report, "when", None) == "call"]
+    lines = table([found for report in reports for found in report.user_properties])
+    if lines:
+        terminalreporter.section("checkpoints in other engines: max |difference| of log-probabilities, float32")
+        terminalreporter.write("\n".join(lines) + "\n")
 
 
 def pytest_unconfigure() -> None:

@@ -26,6 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT: dict[str, Any] = PYPROJECT["project"]
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
+EXTRAS = [
+    Requirement(line) for name, lines in PROJECT["optional-dependencies"].items() if name != "dev" for line in lines
+]
 DEV = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
 BUILD = [Requirement(line) for line in PYPROJECT["build-system"]["requires"]]
 SUPPORTED_PYTHONS = ("3.11", "3.12", "3.13")
@@ -164,6 +167,12 @@ def test_every_runtime_dependency_is_imported() -> None:
     assert unused == INDIRECT, "declared in pyproject.toml, imported nowhere"
 
 
+def test_extras_are_imported_and_installed_for_the_tests() -> None:
+    imported = {module for module, _ in imported_modules(SOURCE_FOLDERS[:2])}
+    assert {import_name(requirement) for requirement in EXTRAS} <= imported
+    assert {str(requirement) for requirement in EXTRAS} <= {str(requirement) for requirement in DEV}
+
+
 def test_foundations_are_imported_by_the_packages() -> None:
     imported = {module for module, _ in imported_modules(SOURCE_FOLDERS[:2])}
     assert imported >= FOUNDATIONS
@@ -171,7 +180,7 @@ def test_foundations_are_imported_by_the_packages() -> None:
 
 
 def test_every_import_is_declared() -> None:
-    known = {import_name(requirement) for requirement in RUNTIME} | set(sys.stdlib_module_names)
+    known = {import_name(requirement) for requirement in RUNTIME + EXTRAS} | set(sys.stdlib_module_names)
     known |= {"gqasearch", "gqasearch_fitness", "experiments"}
     rivals = (ROOT / "experiments" / "benchmarks" / "requirements.txt").read_text(encoding="utf-8").splitlines()
     known |= {import_name(Requirement(line)) for line in rivals if not line.startswith("#")}
@@ -223,10 +232,12 @@ def test_ci_is_executable_and_runs_the_suite() -> None:
     assert script.read_text(encoding="utf-8").rstrip().endswith("exec make test")
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "bench"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-clients", "lint", "bench"])
 def test_make_targets_build_their_own_environment(target: str, tmp_path: Path) -> None:
     """In a folder without .venv every target begins by making one from constraints.txt."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "experiments/benchmarks/requirements.txt"):
+    clients = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests" / "clients").glob("*/requirements.txt")]
+    described = ["Makefile", "pyproject.toml", "constraints.txt", "experiments/benchmarks/requirements.txt"]
+    for name in described + clients:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     plan = subprocess.run(["make", "-n", target], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
@@ -235,8 +246,25 @@ def test_make_targets_build_their_own_environment(target: str, tmp_path: Path) -
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / ".installed").touch()
     (tmp_path / ".venv" / ".rivals-installed").touch()
+    for client in clients:
+        environment = tmp_path / ".venv-clients" / Path(client).parent.name
+        environment.mkdir(parents=True)
+        (environment / ".installed").touch()
     plan = subprocess.run(["make", "-n", target], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert "pip" not in plan, "a whole environment is installed again"
+
+
+def test_every_client_is_named_and_pinned() -> None:
+    """Exact versions, since `make` installs them without looking for what they need."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = re.findall(r"^(?:SUITE_)?CLIENTS := (.*)$", makefile, flags=re.MULTILINE)
+    names = {name for line in named for name in line.split() if not name.startswith("$")}
+    folders = {path.parent.name: path for path in (ROOT / "tests" / "clients").glob("*/requirements.txt")}
+    assert folders.keys() == names
+    for path in folders.values():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for requirement in (Requirement(line) for line in lines if line and not line.startswith("#")):
+            assert [specifier.operator for specifier in requirement.specifier] == ["=="], f"{path}: {requirement}"
 
 
 def test_wheel_holds_both_packages_and_their_data(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Writing converted checkpoints that the ordinary tools load."""
 
+from gqasearch.checkpoints.by_group import merged_by_group
 from gqasearch.checkpoints.card import CardFacts, MetricRow, model_card
 from gqasearch.checkpoints.config_json import stock_config
+from gqasearch.checkpoints.gguf_export import GgufExport, export_gguf
 from gqasearch.checkpoints.layout import Layout, lay_out, slots
 from gqasearch.checkpoints.plan import plan_checkpoint, plan_layout
 from gqasearch.checkpoints.remote_code import needs_remote_code, require_own_code, require_trust
@@ -9,9 +11,12 @@ from gqasearch.checkpoints.stock import write_checkpoint
 
 __all__ = [
     "CardFacts",
+    "GgufExport",
     "Layout",
     "MetricRow",
+    "export_gguf",
     "lay_out",
+    "merged_by_group",
     "model_card",
     "needs_remote_code",
     "plan_checkpoint",

@@ -13,18 +13,15 @@ layout has no empty slots: its own code knows the size of every group.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from gqasearch.grouping import LayerGrouping
 from gqasearch.models import HeadGeometry, LayerWeights
+from gqasearch.targets import LayoutName
 
 Slots = tuple[int | None, ...]
-
-
-LayoutName = Literal["stock-symmetric", "stock-padded", "deci", "ragged"]
 
 
 @dataclass(frozen=True)

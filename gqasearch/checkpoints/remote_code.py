@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from gqasearch.checkpoints.layout import LayoutName
 from gqasearch.errors import UserError
 from gqasearch.models import read_config
+from gqasearch.targets import LayoutName
 
 REMOTE = Path(__file__).parent / "remote"
 MODELING_FILES: dict[LayoutName, str] = {"deci": "modeling_deci.py", "ragged": "modeling_ragged.py"}

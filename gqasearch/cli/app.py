@@ -9,6 +9,7 @@ import typer
 from gqasearch import __version__
 from gqasearch.cli.evaluate import evaluate
 from gqasearch.cli.export import export
+from gqasearch.cli.export_gguf import export_gguf
 from gqasearch.cli.ls import ls
 from gqasearch.cli.materialize import materialize
 from gqasearch.cli.report import report
@@ -23,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (search, materialize, evaluate, export, validate, ls, report):
+for verb in (search, materialize, evaluate, export, export_gguf, validate, ls, report):
     app.command()(verb)
 
 

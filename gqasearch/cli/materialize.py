@@ -27,6 +27,10 @@ def materialize(
     layout: Annotated[
         str, typer.Option(help="Form of the checkpoint: auto, stock (no remote code), deci, ragged.")
     ] = "auto",
+    target: Annotated[
+        str | None,
+        typer.Option(help="Engine that has to load it: transformers, vllm, llama.cpp, ctranslate2, any (all of them)."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors and --json.")] = False,
 ) -> None:
@@ -53,6 +57,7 @@ def materialize(
             "calibration_text": calibration_text,
             "block_length": block_length,
             "layout": layout,
+            "target": target,
         }
         searched_on = None if document.calibration is None else document.calibration.tokens
         tokens = calibration_tokens or searched_on

@@ -139,6 +139,10 @@ class Family(ABC):
         tensors = {**self.join_heads(weights), "o.weight": weights.o.transpose(0, 1).flatten(1)}
         return {self.tensor_name(layer, role): tensor.contiguous() for role, tensor in tensors.items()}
 
+    def written_as(self, config: Config) -> tuple[Family, Config]:
+        """Family and ``config.json`` in whose words converted models are written: its own, where they can say it."""
+        return self, config
+
     def grouped_config(self, config: Mapping[str, Any], query_heads: int, kv_heads: int, head_dim: int) -> Config:
         """``config.json`` of the converted model: ``query_heads`` slots over ``kv_heads`` KV heads."""
         return {

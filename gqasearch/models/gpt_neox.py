@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from gqasearch.errors import UserError
-from gqasearch.models.family import Config, Family, rotary_fraction
+from gqasearch.models.family import Config, Family
 from gqasearch.models.layer import HeadGeometry, LayerWeights
-
-DEFAULT_ROTARY_FRACTION = 0.25  # of transformers, where config.json names none
+from gqasearch.models.neox_as_phi import neox_rotary_fraction, phi_config
+from gqasearch.models.phi import Phi
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,7 @@ class GPTNeoX(Family):
 
     def geometry(self, config: Config) -> HeadGeometry:
         shape = super().geometry(config)
-        fraction = rotary_fraction(config, float(config.get("rotary_pct") or DEFAULT_ROTARY_FRACTION))
-        return replace(shape, rotary_dim=int(shape.head_dim * fraction))
+        return replace(shape, rotary_dim=int(shape.head_dim * neox_rotary_fraction(config)))
 
     def split_heads(self, got: Mapping[str, Tensor], shape: HeadGeometry) -> dict[str, Tensor]:
         """From rows that lie as [head, q k v, d]."""
@@ -47,17 +45,12 @@ class GPTNeoX(Family):
     def join_heads(self, weights: LayerWeights) -> dict[str, Tensor]:
         """Needs one K and V per query head: heads that share theirs must be tied first."""
         if weights.queries_per_kv != 1:
-            raise UserError(_NO_GROUPED_FORM)
+            raise ValueError("GPT-NeoX stores one key and one value with every query head")
         tensors = {"qkv.weight": torch.stack([weights.q, weights.k, weights.v], dim=1).flatten(0, 2)}
         if weights.q_bias is not None and weights.k_bias is not None and weights.v_bias is not None:
             tensors["qkv.bias"] = torch.stack([weights.q_bias, weights.k_bias, weights.v_bias], dim=1).flatten()
         return tensors
 
-    def grouped_config(self, config: Mapping[str, Any], query_heads: int, kv_heads: int, head_dim: int) -> Config:
-        raise UserError(_NO_GROUPED_FORM)
-
-
-_NO_GROUPED_FORM = (
-    "GPT-NeoX stores one key and one value with every query head and has no grouped form, so no checkpoint can be "
-    "written for it; search, fitness and evaluation of groupings work, and `gqasearch export` gives the grouping"
-)
+    def written_as(self, config: Config) -> tuple[Family, Config]:
+        """A Phi, where this model can be one; raises ``UserError`` where it cannot."""
+        return Phi(), phi_config(config)

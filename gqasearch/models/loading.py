@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gqasearch.errors import UserError
-from gqasearch.models.tensors import CheckpointTensors
+from gqasearch.models.tensors import CheckpointTensors, require_finite
 
 
 def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -18,9 +18,7 @@ def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote
     ``trust_remote_code``: run the modelling code that lies there, for checkpoints that this program wrote, or
     where the user says so. Raises ``UserError`` for pickled, damaged, incomplete or non-finite weights.
     """
-    tensors = CheckpointTensors(directory)
-    for shard in tensors.shards:
-        tensors.names_in(shard)
+    CheckpointTensors(directory).headers  # noqa: B018 - read for its errors, which say more than those below
     auto: Any = AutoModelForCausalLM
     try:
         model: PreTrainedModel = auto.from_pretrained(
@@ -29,8 +27,7 @@ def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote
     except Exception as error:
         raise UserError(f"cannot load {directory}: {error}") from error
     for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise UserError(f"{directory}: tensor {name} holds NaN or infinite values; the checkpoint is unusable")
+        require_finite(parameter, directory, name)
     torch.nn.Module.to(model, torch.device(device))  # in place; transformers' own wrapper hides the signature
     model.eval()
     return model

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+from torch import Tensor
 
 from gqasearch.embedded import model_directory
 from gqasearch.errors import UserError
+from gqasearch.models.family import Config, Family
+from gqasearch.models.layer import HeadGeometry, LayerWeights
+from gqasearch.models.registry import family_of, read_config
+from gqasearch.models.tensors import CheckpointTensors, fingerprint, require_finite
 
 # What a checkpoint needs: weights as safetensors, configuration, tokenizer. Never pickles.
 WANTED_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer*", "*.model", "LICENSE*", "README.md"]
@@ -14,10 +21,50 @@ WANTED_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "tokenize
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A checkpoint folder on this machine, and the hub revision it came from ("" for none)."""
+    """A checkpoint folder on this machine, and the hub revision it came from ("" for none).
+
+    Its weights are read from the files, a layer at a time, and the model is never made; ``Parent`` is the one that
+    runs.
+    """
 
     directory: Path
     revision: str
+
+    @cached_property
+    def config(self) -> Config:
+        """``config.json``; raises ``UserError`` where there is none."""
+        return read_config(self.directory)
+
+    @cached_property
+    def family(self) -> Family:
+        """Raises ``UserError`` for an architecture that is not supported."""
+        return family_of(self.config)
+
+    @property
+    def geometry(self) -> HeadGeometry:
+        return self.family.geometry(self.config)
+
+    @cached_property
+    def tensors(self) -> CheckpointTensors:
+        return CheckpointTensors(self.directory)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Content hash of the weights, as stored."""
+        return fingerprint(self.tensors)
+
+    def layer(self, index: int) -> LayerWeights:
+        """One layer's attention weights by head, in the dtype they are stored in.
+
+        Raises ``UserError`` for a tensor that is missing or not finite.
+        """
+
+        def read(name: str) -> Tensor:
+            tensor = self.tensors.read(name)
+            require_finite(tensor, self.directory, name)
+            return tensor
+
+        return self.family.read_layer(read, index, self.config)
 
 
 def resolve_model(model: str, revision: str | None = None) -> ModelSource:

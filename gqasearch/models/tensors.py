@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gqasearch.errors import UserError
+from gqasearch.models.shard_header import ShardHeader, StoredTensor, read_header
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+BUFFER = 1 << 18  # bytes
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,9 @@ class CheckpointTensors:
         """Tensor name -> shard file name, in the checkpoint's own order."""
         index = self.directory / INDEX
         if index.is_file():
-            try:
-                listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            except (ValueError, KeyError) as error:
-                raise UserError(f"{index} cannot be read: {error}") from None
-            return {str(name): str(shard) for name, shard in listed.items()}
+            return _listed(index)
         if (self.directory / SINGLE).is_file():
-            return dict.fromkeys(self.names_in(SINGLE), SINGLE)
+            return dict.fromkeys(read_header(self.directory / SINGLE).tensors, SINGLE)
         pickled = sorted(path.name for path in self.directory.glob("*.bin"))
         reason = f"only pickled weights ({pickled[0]}), which are never read" if pickled else f"no {SINGLE} or {INDEX}"
         raise UserError(f"{self.directory} has {reason}; gqasearch reads safetensors only")
@@ -46,16 +44,17 @@ class CheckpointTensors:
         """Shard file names, each once, in order."""
         return list(dict.fromkeys(self.shard_of.values()))
 
-    def names_in(self, shard: str) -> list[str]:
-        """Tensor names of one shard, in file order."""
-        path = self.directory / shard
-        try:
-            with safe_open(path, framework="pt") as file:
-                return list(file.keys())
-        except FileNotFoundError:
-            raise UserError(f"shard {path} is missing") from None
-        except SafetensorError as error:
-            raise UserError(f"{path} is damaged or truncated: {error}") from None
+    @cached_property
+    def headers(self) -> dict[str, ShardHeader]:
+        """Shard file name -> its header, checked; raises ``UserError`` where a shard is missing or damaged."""
+        return {shard: read_header(self.directory / shard) for shard in self.shards}
+
+    def stored(self, name: str) -> StoredTensor:
+        """Dtype, shape and place of one tensor; raises ``UserError`` where there is none of this name."""
+        found = self.headers[self.shard_of[name]].tensors.get(name) if name in self.shard_of else None
+        if found is None:
+            raise UserError(f"{self.directory} has no tensor {name}")
+        return found
 
     def read(self, name: str) -> Tensor:
         """One tensor in the dtype it is stored in."""
@@ -71,6 +70,46 @@ class CheckpointTensors:
         except SafetensorError as error:
             raise UserError(f"{path} is damaged or truncated: {error}") from None
 
+    def parts(self, name: str) -> Iterator[memoryview]:
+        """One tensor's bytes, part after part; a part is gone when the next is asked for."""
+        path, place = self.directory / self.shard_of[name], self.stored(name)
+        buffer, left = memoryview(bytearray(min(BUFFER, place.nbytes))), place.nbytes
+        with path.open("rb", buffering=0) as file:
+            file.seek(place.start)
+            while left:
+                count = file.readinto(buffer[:left])
+                if not count:
+                    raise UserError(f"{path} ended within tensor {name}: it was changed while it was read")
+                yield buffer[:count]
+                left -= count
+
+
+def _listed(index: Path) -> dict[str, str]:
+    """Tensor name -> shard file name, as an index lists them."""
+    try:
+        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shard_of = {str(name): str(shard) for name, shard in listed.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} cannot be read: {error}") from None
+    for shard in shard_of.values():
+        if Path(shard).name != shard:
+            raise UserError(f"{index}: shard {shard!r} is no plain file name")
+    return shard_of
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite. The extremes tell, in a small part of the time that all values take."""
+    if not tensor.numel():
+        return True
+    extremes = torch.stack(torch.aminmax(tensor))  # NaN where any value is
+    return bool(torch.isfinite(extremes).all())
+
+
+def require_finite(tensor: Tensor, directory: Path, name: str) -> None:
+    """Raise ``UserError`` where a weight of the checkpoint in ``directory`` is NaN or infinite."""
+    if not is_finite(tensor):
+        raise UserError(f"{directory}: tensor {name} holds NaN or infinite values; the checkpoint is unusable")
+
 
 def fingerprint(tensors: Mapping[str, Tensor] | CheckpointTensors) -> str:
     """``sha256:...`` over names, dtypes, shapes and bytes, in name order; shards do not matter."""
@@ -79,5 +118,13 @@ def fingerprint(tensors: Mapping[str, Tensor] | CheckpointTensors) -> str:
     for name in names:
         tensor = tensors.read(name) if isinstance(tensors, CheckpointTensors) else tensors[name].detach().cpu()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+        parts = tensors.parts(name) if isinstance(tensors, CheckpointTensors) else [tensor_bytes(tensor)]
+        for part in parts:
+            digest.update(part)
     return f"sha256:{digest.hexdigest()}"
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The values of a tensor on the CPU as they are stored, (nbytes,); a view where it is contiguous."""
+    data: memoryview = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+    return data

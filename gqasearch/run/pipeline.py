@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gqasearch.checkpoints import (
     CardFacts,
     Layout,
     MetricRow,
+    merged_by_group,
     model_card,
     needs_remote_code,
     plan_checkpoint,
@@ -25,7 +27,7 @@ from gqasearch.evaluation import Converter
 from gqasearch.files import write_file
 from gqasearch.fitness import to_numpy
 from gqasearch.grouping_document import GroupingDocument, check_fits, read_grouping
-from gqasearch.merging import make_merge
+from gqasearch.merging import Merge, make_merge
 from gqasearch.models import LayerWeights
 from gqasearch.refining import NoRefinement, Refinement, make_refinement
 from gqasearch.reporting.html import write_report
@@ -91,16 +93,21 @@ def checkpoint_layout(work: Workspace, document: GroupingDocument) -> tuple[Layo
     """The layout of a grouping's checkpoint, None when it can have none; and why, in one sentence."""
     parent = work.parent
     try:
-        layout = plan_checkpoint(parent.family, parent.config, document.grouping, work.config.layout)
+        config = work.config
+        layout = plan_checkpoint(parent.family, parent.config, document.grouping, config.layout, config.target)
     except UserError as error:
         return None, str(error)
     return layout, layout.reason
 
 
+def document_merge(work: Workspace, document: GroupingDocument) -> Merge:
+    """The merge that the grouping was searched for; the workspace's, if it names none."""
+    return work.merge if document.merge is None else make_merge(document.merge.name, dict(document.merge.parameters))
+
+
 def document_converter(work: Workspace, document: GroupingDocument) -> Converter:
-    """A converter with the merge that the grouping was searched for, if it names one."""
-    merge = work.merge if document.merge is None else make_merge(document.merge.name, dict(document.merge.parameters))
-    return Converter(work.parent, merge, lambda: work.statistics)
+    """A converter with the merge of the grouping."""
+    return Converter(work.parent, document_merge(work, document), lambda: work.statistics)
 
 
 def document_refinement(work: Workspace, document: GroupingDocument) -> Refinement:
@@ -111,19 +118,26 @@ def document_refinement(work: Workspace, document: GroupingDocument) -> Refineme
 
 
 def materialize(work: Workspace, document: GroupingDocument, out_dir: Path) -> Layout:
-    """Write the converted checkpoint to ``out_dir``, which appears only when complete."""
-    parent = work.parent
-    check_fits(document, parent.geometry, parent.fingerprint)
-    if parent.directory is None:
-        raise UserError(f"model {parent.id} is in memory only; a checkpoint is written from a folder")
-    plan_checkpoint(parent.family, parent.config, document.grouping, work.config.layout)  # before the long work
+    """Write the converted checkpoint to ``out_dir``, which appears only when complete.
+
+    The model is loaded only where the merge or the refinement has to run it.
+    """
+    source, layout, target = work.source, work.config.layout, work.config.target
+    check_fits(document, source.geometry, fingerprint=None)  # before the weights are read
+    plan_checkpoint(source.family, source.config, document.grouping, layout, target)
+    check_fits(document, source.geometry, source.fingerprint if document.model.fingerprint else None)
+    converted = converted_layers(work, document)
+    return write_checkpoint(source.directory, out_dir, document, converted, layout=layout, target=target)
+
+
+def converted_layers(work: Workspace, document: GroupingDocument) -> Callable[[int], LayerWeights]:
+    """What gives a layer after the grouping's merge and refinement: k, v (G, ...)."""
+    merge, grouping = document_merge(work, document), document.grouping
+    if merge.needs == "weights" and not document_refinement(work, document).reads_text:
+        return lambda index: merged_by_group(merge, work.source.layer(index), grouping.layers[index])
     converter = document_converter(work, document)
     refined = refine_step(work, converter, document)
-
-    def converted(index: int) -> LayerWeights:
-        return converter.converted_layer(document.grouping, index, refined)
-
-    return write_checkpoint(parent.directory, out_dir, document, converted, layout=work.config.layout)
+    return lambda index: converter.converted_layer(grouping, index, refined)
 
 
 def refine_step(work: Workspace, converter: Converter, document: GroupingDocument) -> dict[int, LayerWeights]:

@@ -15,7 +15,7 @@ from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter
 from gqasearch.fitness import Fitness, FitnessContext, make_fitness
 from gqasearch.merging import Merge, make_merge
-from gqasearch.models import Parent, load_parent
+from gqasearch.models import ModelSource, Parent, load_parent, resolve_model
 from gqasearch.refining import Refinement, make_refinement
 from gqasearch.reporting import HistoryPoint
 from gqasearch.search import SearchMethod, check_first_objective, make_method, may_take_several
@@ -47,6 +47,11 @@ class Workspace:
     def __init__(self, config: RunConfig, progress: Progress | None = None) -> None:
         self.config = _resolved(config)
         self.progress: Progress = progress or NoProgress()
+
+    @cached_property
+    def source(self) -> ModelSource:
+        """The files that the parent is loaded from."""
+        return resolve_model(self.config.model, self.config.revision)
 
     @cached_property
     def parent(self) -> Parent:

@@ -53,7 +53,9 @@ def refused(result: Result, message: str) -> None:
     assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
-@pytest.mark.parametrize("verb", ["search", "materialize", "evaluate", "export", "validate", "ls", "report"])
+@pytest.mark.parametrize(
+    "verb", ["search", "materialize", "evaluate", "export", "export-gguf", "validate", "ls", "report"]
+)
 def test_every_verb_explains_itself_with_an_example(verb: str) -> None:
     result = call(verb, "--help")
     assert result.exit_code == 0
@@ -268,7 +270,7 @@ def test_a_full_disk_is_one_message_and_leaves_no_checkpoint(
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gqasearch.checkpoints.stock.save_file", full)
+    monkeypatch.setattr("gqasearch.checkpoints.shards._copy_some", full)
     folder = tmp_path / "run"
     refused(call("search", "--output-dir", str(folder), *common, *SMALL), "No space left on device")
     assert (folder / "grouping.json").is_file() and not (folder / "model").exists()

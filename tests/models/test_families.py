@@ -30,7 +30,7 @@ from tests.tiny_models import (
 
 EVERY_FAMILY = (*ALL_FAMILY_NAMES, *MORE_FAMILY_NAMES)
 SOURCES = [(family, kv) for family in EVERY_FAMILY for kv in kv_head_choices(family)]
-UNGROUPED = ("gpt_neox", "opt", "gpt2")
+UNGROUPED = ("opt", "gpt2")
 
 
 def rotate(heads: Tensor, rotary_dim: int, theta: float = 10000.0, stretch: float = 1.0) -> Tensor:
@@ -184,7 +184,7 @@ def test_no_checkpoint_is_written_where_the_architecture_has_no_grouped_form(fam
 def test_fused_heads_must_be_tied_before_they_are_written() -> None:
     parent = tiny_parent("gpt_neox")
     layer = parent.layer(0)
-    with pytest.raises(UserError, match="one key and one value with every query head"):
+    with pytest.raises(ValueError, match="one key and one value with every query head"):
         parent.family.write_layer(replace(layer, k=layer.k[:3], v=layer.v[:3]), 0)
 
 
@@ -248,5 +248,5 @@ def test_every_family_is_tested() -> None:
     from gqasearch.models import FAMILIES
 
     assert {family.name for family in FAMILIES} == set(EVERY_FAMILY)
-    assert set(GROUPED_NAMES) | set(UNGROUPED) == set(EVERY_FAMILY)
+    assert set(GROUPED_NAMES) | {"gpt_neox"} | set(UNGROUPED) == set(EVERY_FAMILY)  # a GPT-NeoX becomes a Phi
     assert set(FAMILY_NAMES) <= set(ALL_FAMILY_NAMES)

@@ -14,7 +14,7 @@ from gqasearch.calibration import collect
 from gqasearch.evaluation import Converter, evaluate_quality, model_runner
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import make_merge
-from gqasearch.models import Parent, layers_replaced
+from gqasearch.models import Parent, layers_replaced, read_config
 from gqasearch.refining import Outputs
 from gqasearch.run import build_config, run
 from gqasearch.testing import InMemoryStatistics
@@ -22,7 +22,8 @@ from tests.models.test_families import attend
 from tests.samples import logits_of, random_blocks, text_file
 from tests.tiny_models import save_checkpoint, tiny_model, tiny_parent
 
-UNGROUPED = ("gpt_neox", "opt", "gpt2")
+NO_CHECKPOINT = ("opt", "gpt2")
+UNGROUPED = ("gpt_neox", *NO_CHECKPOINT)
 
 
 def calls(parent: Parent, layer: int, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,7 +106,7 @@ def test_refined_outputs_leave_their_bias_out(family: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("family", UNGROUPED)
-def test_a_run_ends_with_figures_and_no_checkpoint(family: str, tmp_path: Path) -> None:
+def test_a_run_ends_with_figures_and_a_checkpoint_where_there_is_a_form_for_it(family: str, tmp_path: Path) -> None:
     settings = {
         "model": str(save_checkpoint(tiny_model(family), tmp_path / "model")),
         "calibration_text": str(text_file(tmp_path)),
@@ -118,4 +119,6 @@ def test_a_run_ends_with_figures_and_no_checkpoint(family: str, tmp_path: Path) 
     folder = run(build_config(settings), tmp_path / "run")
     metrics = json.loads(folder.metrics.read_text())
     assert 0 < metrics["results"]["converted"]["kl"] < metrics["results"]["neighbour"]["kl"]
-    assert folder.report.is_file() and not folder.model.exists()
+    assert folder.report.is_file() and folder.model.exists() == (family not in NO_CHECKPOINT)
+    if family == "gpt_neox":
+        assert read_config(folder.model)["architectures"] == ["PhiForCausalLM"]

@@ -19,6 +19,7 @@ class DeciLMConfig(MistralConfig):
     """A Mistral's, which is a Llama's with a free ``head_dim``, and the KV heads of every layer."""
 
     model_type = "deci"
+    sliding_window: int | None = None  # Mistral's is 4096; vLLM makes a configuration of defaults alone
     num_key_value_heads_per_layer: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

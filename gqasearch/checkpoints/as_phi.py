@@ -1,0 +1,101 @@
+"""A GPT-NeoX written as a Phi: seen as if it were stored under Phi's names, and then converted and written like any.
+
+Tensors that only change their name keep their bytes, the others are computed a layer at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from gqasearch.checkpoints.conversion import Conversion, cast, convertible
+from gqasearch.checkpoints.layout import Layout
+from gqasearch.errors import UserError
+from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights
+from gqasearch.models.neox_as_phi import LAYER_OF_PHI, fold_norm, phi_names, rest_of_layer
+from gqasearch.models.shard_header import ShardHeader, StoredTensor
+
+OUTPUT_BIAS = "lm_head.bias"
+
+
+@dataclass(frozen=True)
+class PhiTensors(CheckpointTensors):
+    """The tensors of a GPT-NeoX, ``own``, under Phi's names; those that are computed have the place of their origin."""
+
+    own: CheckpointTensors
+
+    @cached_property
+    def origin(self) -> dict[str, str]:
+        """Phi's name -> GPT-NeoX's; raises ``UserError`` where one is missing."""
+        names = phi_names(self.own.shard_of)
+        missing = [name for name in names.values() if name not in self.own.shard_of]
+        if missing:
+            raise UserError(f"{self.directory} has no tensor {missing[0]}; gqasearch converts unquantised models")
+        return names
+
+    @cached_property
+    def shard_of(self) -> dict[str, str]:
+        return {name: self.own.shard_of[origin] for name, origin in self.origin.items()}
+
+    @cached_property
+    def headers(self) -> dict[str, ShardHeader]:
+        return self.own.headers
+
+    def stored(self, name: str) -> StoredTensor:
+        """Dtype and place of the origin, the tensor's own shape."""
+        place = self.own.stored(self.origin[name])
+        if name == OUTPUT_BIAS:
+            return replace(place, shape=place.shape[:1])
+        if self.origin[name].rpartition(".")[0].endswith("query_key_value"):
+            return replace(place, shape=(place.shape[0] // 3, *place.shape[1:]))
+        return place
+
+
+class AsPhi:
+    """As ``Conversion``, of a GPT-NeoX; ``family``, ``config``: of the Phi. ``tensors``: what the shards are of."""
+
+    def __init__(
+        self,
+        own: CheckpointTensors,
+        family: Family,
+        config: Config,
+        layout: Layout,
+        merged_layer: Callable[[int], LayerWeights],
+    ) -> None:
+        def folded(layer: int) -> LayerWeights:
+            merged = merged_layer(layer)
+            wide = torch.promote_types(merged.q.dtype, torch.float32)
+            return fold_norm(merged.to(wide), own.read, layer)
+
+        self.tensors = PhiTensors(own.directory, own)
+        self._attention = Conversion(self.tensors, family, config, layout, folded)
+        self.stored_dtype = self._attention.stored_dtype
+        computed = [name for name in self.tensors.shard_of if _is_computed(name)]
+        self._dtypes = {name: convertible(name, self.tensors.stored(name).dtype) for name in computed}
+        self.shapes = self._attention.shapes | {name: self.tensors.stored(name).shape for name in computed}
+
+    def convert(self, name: str) -> Mapping[str, Tensor]:
+        """The layer that this tensor is of, or the output's bias: name -> tensor, in the source's dtype."""
+        if name == OUTPUT_BIAS:
+            return {name: torch.zeros(self.shapes[name], dtype=self._dtypes[name])}
+        path, layer = _layer_of(name)
+        rest = rest_of_layer(self.tensors.own.read, layer)
+        attention = self._attention.convert(f"{path}.self_attn.q_proj.weight")
+        return attention | {made: cast(tensor, self._dtypes[made], made) for made, tensor in rest.items()}
+
+
+def _layer_of(name: str) -> tuple[str, int]:
+    """Path and number of the layer that this tensor is of."""
+    found = LAYER_OF_PHI.match(name)
+    if found is None:
+        raise ValueError(f"{name} is in no layer")
+    return found[0], int(found[1])
+
+
+def _is_computed(name: str) -> bool:
+    """Whether this tensor, outside of attention, has no bytes of its own in the source."""
+    return name == OUTPUT_BIAS or ".mlp.fc1." in name or ".input_layernorm." in name

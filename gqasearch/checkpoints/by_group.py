@@ -1,0 +1,59 @@
+"""Merge a layer by its weights alone, one group at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gqasearch.grouping import LayerGrouping
+from gqasearch.merging import Merge
+from gqasearch.models import LayerWeights
+
+
+def merged_by_group(merge: Merge, weights: LayerWeights, grouping: LayerGrouping) -> LayerWeights:
+    """What ``merge.for_layer(weights).merge(grouping)`` gives of float32 (or wider) weights, in their own dtypes.
+
+    For a ``merge`` that needs weights alone. What becomes of a group depends on no other head, so one group at a time
+    is held in the merge's float64: a whole layer would take four times the memory of its bfloat16.
+    """
+    wide, groups = torch.promote_types(weights.q.dtype, torch.float32), grouping.num_groups
+    merged = replace(
+        weights,
+        q=torch.empty_like(weights.q),
+        o=torch.empty_like(weights.o),
+        q_bias=None if weights.q_bias is None else torch.empty_like(weights.q_bias),
+        k=_room(weights.k, groups),
+        v=_room(weights.v, groups),
+        k_bias=None if weights.k_bias is None else _room(weights.k_bias, groups),
+        v_bias=None if weights.v_bias is None else _room(weights.v_bias, groups),
+    )
+    for index, heads in enumerate(grouping.groups):
+        queries = [query for head in heads for query in weights.queries_of(head)]
+        alone = _selected(weights, list(heads), queries).to(wide)
+        group = merge.for_layer(alone).merge(LayerGrouping.neighbours(len(heads), 1))
+        for role, places in _places([index], queries).items():
+            if (of_all := getattr(merged, role)) is not None:
+                of_all.index_copy_(0, places, getattr(group, role).to(of_all.dtype))
+    return merged
+
+
+def _room(heads: Tensor, groups: int) -> Tensor:
+    return heads.new_empty(groups, *heads.shape[1:])
+
+
+def _places(kv: list[int], queries: list[int]) -> dict[str, Tensor]:
+    """Role -> which of its heads are meant."""
+    of_kv, of_queries = torch.tensor(kv), torch.tensor(queries)
+    return dict.fromkeys(("k", "v", "k_bias", "v_bias"), of_kv) | dict.fromkeys(("q", "o", "q_bias"), of_queries)
+
+
+def _selected(weights: LayerWeights, heads: list[int], queries: list[int]) -> LayerWeights:
+    """These heads and their queries as a layer."""
+    chosen = {
+        role: tensor.index_select(0, places)
+        for role, places in _places(heads, queries).items()
+        if (tensor := getattr(weights, role)) is not None
+    }
+    return replace(weights, **chosen)

@@ -1,0 +1,119 @@
+"""What a conversion changes: which tensors, to which shapes, and the values of one layer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gqasearch.checkpoints.layout import Layout, lay_out
+from gqasearch.errors import UserError
+from gqasearch.models import CheckpointTensors, Config, Family, HeadGeometry, LayerWeights
+from gqasearch.models.tensors import is_finite
+
+CONVERTIBLE = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+class Conversion:
+    """The attention tensors of ``source`` in ``layout``; ``merged_layer``: see ``write_checkpoint``.
+
+    ``shapes``: name -> shape of every tensor that changes, known before any layer is merged; ``stored_dtype``: of the
+    first layer's queries; ``tensors``: the source. Raises ``UserError`` for tensors that are missing, are stored in no
+    dtype of ``CONVERTIBLE`` or have other shapes than ``config.json`` says.
+    """
+
+    def __init__(
+        self,
+        source: CheckpointTensors,
+        family: Family,
+        config: Config,
+        layout: Layout,
+        merged_layer: Callable[[int], LayerWeights],
+    ) -> None:
+        self.tensors, self._family, self._config, self._layout = source, family, config, layout
+        self._merged_layer = merged_layer
+        layers = range(len(layout.slots))
+        self._layer_of = {name: layer for layer in layers for name in family.layer_tensors(layer, config).values()}
+        missing = [name for name in self._layer_of if name not in source.shard_of]
+        if missing:
+            raise UserError(f"{source.directory} has no tensor {missing[0]}; gqasearch converts unquantised models")
+        self._dtypes = {name: convertible(name, source.stored(name).dtype) for name in self._layer_of}
+        self.stored_dtype = self._dtypes[family.tensor_name(0, "q.weight")]
+        self.shapes = {name: shape for layer in layers for name, shape in self._planned_shapes(layer).items()}
+
+    def convert(self, name: str) -> dict[str, Tensor]:
+        """The layer that this tensor is of: name -> converted tensor, in the dtype that the source stores."""
+        layer = self._layer_of[name]
+        merged, heads = self._merged_layer(layer), self._layout.kv_heads_per_layer[layer]
+        if merged.num_kv_heads != heads:
+            raise ValueError(f"layer {layer} was merged to {merged.num_kv_heads} heads, not {heads}")
+        written = self._family.write_layer(lay_out(merged, self._layout.slots[layer]), layer)
+        return {name: cast(tensor, self._dtypes[name], name) for name, tensor in written.items()}
+
+    def _planned_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of one converted layer: tensors without values go the way of those with values."""
+        weights, groups = self._shapes_of_source(layer), self._layout.kv_heads_per_layer[layer]
+        grouped = replace(
+            weights,
+            k=weights.k[:groups],
+            v=weights.v[:groups],
+            k_bias=None if weights.k_bias is None else weights.k_bias[:groups],
+            v_bias=None if weights.v_bias is None else weights.v_bias[:groups],
+        )
+        written = self._family.write_layer(lay_out(grouped, self._layout.slots[layer]), layer)
+        return {name: tuple(tensor.shape) for name, tensor in written.items()}
+
+    def _shapes_of_source(self, layer: int) -> LayerWeights:
+        """One layer of the source without values; refuses shapes other than those of the model's heads."""
+
+        def read(name: str) -> Tensor:
+            return torch.empty(self.tensors.stored(name).shape, device="meta")
+
+        shape = self._family.geometry(self._config)
+        try:
+            weights = self._family.read_layer(read, layer, self._config)
+            fits = _has_shapes_of(weights, shape)
+        except (RuntimeError, ValueError, IndexError):  # the tensors cannot even be seen head by head
+            fits = False
+        if not fits:
+            names = self._family.layer_tensors(layer, self._config).values()
+            stored = ", ".join(f"{name} {list(self.tensors.stored(name).shape)}" for name in names)
+            raise UserError(
+                f"{self.tensors.directory}: layer {layer} does not fit config.json, which says "
+                f"{shape.num_attention_heads} query heads and {shape.num_kv_heads} KV heads of {shape.head_dim}, "
+                f"hidden size {shape.hidden_size}; stored are {stored}"
+            )
+        return weights
+
+
+def _has_shapes_of(weights: LayerWeights, shape: HeadGeometry) -> bool:
+    queries, heads, d, width = shape.num_attention_heads, shape.num_kv_heads, shape.head_dim, shape.hidden_size
+    wanted = [
+        (weights.q, (queries, d, width)),
+        (weights.k, (heads, d, width)),
+        (weights.v, (heads, d, width)),
+        (weights.o, (queries, width, d)),
+        (weights.q_bias, (queries, d)),
+        (weights.k_bias, (heads, d)),
+        (weights.v_bias, (heads, d)),
+    ]
+    return all(tensor is None or tensor.shape == size for tensor, size in wanted)
+
+
+def convertible(name: str, dtype: str) -> torch.dtype:
+    """The dtype of a tensor as torch has it; raises ``UserError`` for one that holds no plain floats."""
+    if dtype not in CONVERTIBLE:
+        raise UserError(
+            f"{name} is stored as {dtype}; gqasearch converts unquantised models ({', '.join(CONVERTIBLE)})"
+        )
+    return CONVERTIBLE[dtype]
+
+
+def cast(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """To the dtype that the source stores; float16 may not hold what float32 did."""
+    cast = tensor.to("cpu", dtype)
+    if not is_finite(cast):
+        raise UserError(f"{name} of the converted model holds values that are not finite in {dtype}")
+    return cast

@@ -1,0 +1,156 @@
+"""GGUF files, llama.cpp's: one is read with the package gguf, and another written that keeps bytes of it.
+
+Metadata is not decoded and encoded again but copied, so that a tokenizer comes out as it went in.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gqasearch.errors import UserError
+from gqasearch.files import new_file
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType, GGUFReader, ReaderTensor
+
+MAGIC, VERSION = b"GGUF", 3
+# Types of metadata values (ggml-org/ggml, docs/gguf.md).
+UINT32, INT32, STRING, ARRAY = 4, 5, 8, 9
+
+
+def import_gguf() -> ModuleType:
+    """The package gguf; raises ``UserError`` that says how to install it."""
+    try:
+        import gguf
+    except ImportError:
+        raise UserError("GGUF files need the package gguf: pip install 'gqasearch[gguf]' (or gguf alone)") from None
+    return gguf
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """A tensor to write. ``shape``: rows first, as in torch; ``data()``: its bytes in ``type``, made when written."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLQuantizationType
+    data: Callable[[], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A GGUF file, mapped into memory. Raises ``UserError`` when it is none, is damaged, or one of several parts."""
+
+    path: Path
+
+    @cached_property
+    def reader(self) -> GGUFReader:
+        """The package's own view of the file."""
+        gguf = import_gguf()
+        try:
+            reader: GGUFReader = gguf.GGUFReader(self.path)
+        except OSError as error:
+            raise UserError(f"cannot read {self.path}: {error.strerror or error}") from None
+        except (ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
+            raise UserError(f"{self.path} is no GGUF file, or damaged: {error}") from None
+        if reader.endianess != gguf.GGUFEndian.LITTLE:
+            raise UserError(f"{self.path} is a big-endian GGUF file; only little-endian ones are read")
+        parts = reader.get_field("split.count")
+        if parts is not None and parts.contents() > 1:
+            raise UserError(f"{self.path} is one of {parts.contents()} parts; join them with llama-gguf-split --merge")
+        return reader
+
+    def value(self, key: str) -> Any:
+        """A metadata value; None where the file has none of this name."""
+        field = self.reader.get_field(key)
+        return None if field is None else field.contents()
+
+    @cached_property
+    def metadata(self) -> dict[str, bytes]:
+        """Key -> type and value as they stand in the file, in its order."""
+        found = {}
+        for key, field in self.reader.fields.items():
+            if not key.startswith("GGUF."):  # the reader's own names for the header
+                start = field.offset + sum(part.nbytes for part in field.parts[:2])  # past the key
+                end = field.offset + sum(part.nbytes for part in field.parts)
+                found[key] = self.reader.data[start:end].tobytes()
+        return found
+
+    @cached_property
+    def tensors(self) -> dict[str, ReaderTensor]:
+        """Tensors by name, in the file's order."""
+        return {tensor.name: tensor for tensor in self.reader.tensors}
+
+
+def shape_of(tensor: ReaderTensor) -> tuple[int, ...]:
+    """Rows first, as in torch; GGUF counts the other way round."""
+    return tuple(int(size) for size in reversed(tensor.shape))
+
+
+def uint32(value: int) -> bytes:
+    """A number as a metadata value."""
+    return struct.pack("<II", UINT32, value)
+
+
+def string(text: str) -> bytes:
+    """Text as a metadata value."""
+    return struct.pack("<I", STRING) + _counted(text)
+
+
+def int32_array(values: Sequence[int]) -> bytes:
+    """Numbers as one metadata value; of this type llama.cpp's converter writes what differs by layer."""
+    return struct.pack(f"<IIQ{len(values)}i", ARRAY, INT32, len(values), *values)
+
+
+def write_gguf(
+    path: Path, metadata: Mapping[str, bytes], tensors: Sequence[NewTensor], alignment: int, *, overwrite: bool = False
+) -> None:
+    """Write a GGUF file, one tensor in memory at a time; it appears under its name when complete.
+
+    Raises ``UserError`` when the file exists and ``overwrite`` is not set, or cannot be written.
+    """
+    with new_file(path, overwrite=overwrite) as file:
+        header = MAGIC + struct.pack("<IQQ", VERSION, len(tensors), len(metadata))
+        header += b"".join(_counted(key) + value for key, value in metadata.items())
+        offset = 0
+        for tensor in tensors:
+            header += _tensor_info(tensor, offset)
+            offset += _padded(stored_bytes(tensor), alignment)
+        file.write(header.ljust(_padded(len(header), alignment), b"\0"))
+        for tensor in tensors:
+            data = np.ascontiguousarray(tensor.data())
+            if data.nbytes != stored_bytes(tensor):
+                raise ValueError(f"{tensor.name}: {data.nbytes} bytes, not {stored_bytes(tensor)}")
+            file.write(data.view(np.uint8).data)
+            file.write(bytes(_padded(data.nbytes, alignment) - data.nbytes))
+
+
+def stored_bytes(tensor: NewTensor) -> int:
+    """What the tensor takes in a file, without padding."""
+    values, size = import_gguf().GGML_QUANT_SIZES[tensor.type]
+    return int(prod(tensor.shape) // values * size)
+
+
+def _counted(text: str) -> bytes:
+    encoded = text.encode()
+    return struct.pack("<Q", len(encoded)) + encoded
+
+
+def _tensor_info(tensor: NewTensor, offset: int) -> bytes:
+    shape = tuple(reversed(tensor.shape))
+    sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+    return _counted(tensor.name) + sizes + struct.pack("<IQ", int(tensor.type), offset)
+
+
+def _padded(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment

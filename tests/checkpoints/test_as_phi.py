@@ -1,0 +1,124 @@
+"""GPT-NeoX written as a stock Phi: the same logits, whatever the source's shards, dtype and age."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PhiForCausalLM
+
+from gqasearch.checkpoints import plan_checkpoint, write_checkpoint
+from gqasearch.errors import UserError
+from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.models import load_parent
+from tests.checkpoints.convert import (
+    PADDED,
+    SYMMETRIC,
+    config_of,
+    convert,
+    document_for,
+    load,
+    some_ids,
+    stored_tensors,
+)
+from tests.checkpoints.test_stock import assert_same, saved
+from tests.tiny_models import edit_config
+
+GROUPINGS = {"stock-symmetric": SYMMETRIC, "stock-padded": PADDED}
+
+
+@pytest.mark.parametrize("layout", GROUPINGS)
+@pytest.mark.parametrize("tied", [False, True])
+def test_it_is_the_parent_with_tied_heads(layout: str, tied: bool, tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, "gpt_neox", tied=tied)
+    assert convert(parent, folder, tmp_path / "out", GROUPINGS[layout]).name == layout
+    assert config_of(tmp_path / "out")["architectures"] == ["PhiForCausalLM"]
+    assert isinstance(load(tmp_path / "out"), PhiForCausalLM)
+    assert_same(parent, tmp_path / "out", GROUPINGS[layout])
+
+
+def test_without_groups_it_computes_what_the_source_does(tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, "gpt_neox")
+    grouping = Grouping.uniform(LayerGrouping.singletons(6), 2)
+    write_checkpoint(folder, tmp_path / "out", document_for(parent, grouping), parent.layer)
+    ids = some_ids()
+    with torch.no_grad():
+        difference = (load(tmp_path / "out")(ids).logits - parent.model(ids).logits).abs().max()
+    assert float(difference) < 1e-5
+
+
+def test_tensors_that_only_change_their_name_keep_their_bytes(tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, "gpt_neox", dtype=torch.bfloat16)
+    convert(parent, folder, tmp_path / "out", SYMMETRIC)
+    source, written = stored_tensors(folder), stored_tensors(tmp_path / "out")
+    assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}
+    for phi, neox in (
+        ("model.embed_tokens.weight", "gpt_neox.embed_in.weight"),
+        ("model.layers.1.mlp.fc2.weight", "gpt_neox.layers.1.mlp.dense_4h_to_h.weight"),
+        ("model.layers.0.self_attn.dense.bias", "gpt_neox.layers.0.attention.dense.bias"),
+        ("model.final_layernorm.bias", "gpt_neox.final_layer_norm.bias"),
+    ):
+        assert torch.equal(written[phi], source[neox])
+    assert not written["lm_head.bias"].any() and written["lm_head.bias"].shape == written["lm_head.weight"].shape[:1]
+
+
+def as_published(folder: Path) -> None:
+    """Two shards that share a layer, masks and frequencies stored, names and config.json as of version 4."""
+    tensors = {name.replace("lm_head", "embed_out"): t for name, t in load_file(folder / "model.safetensors").items()}
+    for layer in range(2):
+        path = f"gpt_neox.layers.{layer}.attention"
+        tensors[f"{path}.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.bool).tril()
+        tensors[f"{path}.masked_bias"] = torch.tensor(-1e9)
+        tensors[f"{path}.rotary_emb.inv_freq"] = torch.ones(2)
+    first = {n: t for n, t in tensors.items() if ".layers.0." in n or "query_key_value" in n}
+    parts = {"model-1.safetensors": first, "model-2.safetensors": {n: t for n, t in tensors.items() if n not in first}}
+    (folder / "model.safetensors").unlink()
+    for shard, part in parts.items():
+        save_file(part, folder / shard, metadata={"format": "pt"})
+    weight_map = {name: shard for shard, part in parts.items() for name in part}
+    index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    config = json.loads((folder / "config.json").read_text())
+    del config["rope_parameters"]
+    config |= {"rotary_pct": 0.5, "rotary_emb_base": 10000}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_checkpoint_as_pythia_was_published(tmp_path: Path) -> None:
+    _, folder = saved(tmp_path, "gpt_neox")
+    as_published(folder)
+    parent = load_parent(str(folder))
+    convert(parent, folder, tmp_path / "out", PADDED)
+    assert_same(parent, tmp_path / "out", PADDED)
+    names = stored_tensors(tmp_path / "out").keys()
+    assert not any("masked" in name or "rotary" in name or name.endswith("self_attn.bias") for name in names)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == names
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"use_parallel_residual": False}, "its MLP reads what attention wrote"),
+        ({"attention_bias": False}, "it has no biases .attention_bias false., Phi has them"),
+    ],
+)
+def test_what_no_phi_computes_is_refused_before_anything_is_written(
+    field: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    parent, folder = saved(tmp_path, "gpt_neox")
+    edit_config(folder, **field)
+    with pytest.raises(UserError, match=message):
+        convert(parent, folder, tmp_path / "out", SYMMETRIC)
+    assert not (tmp_path / "out").exists()
+
+
+def test_layers_that_differ_have_no_layout(tmp_path: Path) -> None:
+    parent, _ = saved(tmp_path, "gpt_neox")
+    uneven = Grouping.from_labels([[0, 1, 2, 1, 2, 0], [0, 0, 1, 0, 0, 1]])
+    with pytest.raises(UserError, match="PhiForCausalLM has no ragged layout"):
+        plan_checkpoint(parent.family, parent.config, uneven)

@@ -1,0 +1,90 @@
+"""What --target chooses, and what it refuses, with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gqasearch.checkpoints import plan_layout
+from gqasearch.config import LayoutChoice, build_config
+from gqasearch.errors import UserError
+from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.models import HeadGeometry
+from gqasearch.targets import TARGETS, TargetName
+
+SHAPE = HeadGeometry(num_layers=2, num_attention_heads=6, num_kv_heads=6, head_dim=8, hidden_size=48, rotary_dim=8)
+LLAMA: dict[str, Any] = {"architectures": ["LlamaForCausalLM"]}
+QWEN: dict[str, Any] = {"architectures": ["Qwen3ForCausalLM"]}
+
+
+def grouping(*layers: list[int]) -> Grouping:
+    return Grouping(tuple(LayerGrouping.from_labels(labels) for labels in layers))
+
+
+SYMMETRIC = grouping([0, 0, 1, 1, 2, 2], [0, 1, 2, 0, 1, 2])
+PADDED = grouping([0, 0, 0, 1, 1, 2], [0, 1, 2, 0, 1, 2])
+SPARING = grouping([0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 2, 2])
+WASTEFUL = grouping([0, 0, 0, 0, 0, 1], [0, 1, 2, 3, 4, 4])  # ten query heads would be needed, and more padding
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("made", "name"), [(SYMMETRIC, "stock-symmetric"), (PADDED, "stock-padded")])
+def test_every_target_takes_stock_checkpoints(target: TargetName, made: Grouping, name: str) -> None:
+    layout = plan_layout(made, SHAPE, "auto", LLAMA, target)
+    assert layout.name == name
+    assert layout.reason.endswith(" For any engine." if target == "any" else f" For {target}.")
+
+
+@pytest.mark.parametrize(
+    ("target", "made", "config", "name"),
+    [
+        ("transformers", SPARING, LLAMA, "deci"),
+        ("transformers", WASTEFUL, LLAMA, "ragged"),
+        ("transformers", SPARING, QWEN, "ragged"),
+        ("vllm", SPARING, LLAMA, "deci"),
+        ("vllm", WASTEFUL, LLAMA, "deci"),
+        ("llama.cpp", WASTEFUL, LLAMA, "deci"),
+    ],
+)
+def test_layers_that_differ_get_what_the_target_can_load(
+    target: TargetName, made: Grouping, config: dict[str, Any], name: str
+) -> None:
+    assert plan_layout(made, SHAPE, "auto", config, target).name == name
+
+
+@pytest.mark.parametrize(
+    ("target", "config", "message"),
+    [
+        ("ctranslate2", LLAMA, "target ctranslate2 takes one number of KV heads for all layers, and .* 2, 3 KV heads"),
+        ("any", LLAMA, "target any takes one number of KV heads for all layers"),
+        ("vllm", QWEN, "target vllm takes layers that differ as a DeciLM alone .Qwen3ForCausalLM is no Llama"),
+    ],
+)
+def test_what_a_target_cannot_take_is_refused(target: TargetName, config: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan_layout(SPARING, SHAPE, "auto", config, target)
+
+
+@pytest.mark.parametrize(
+    ("layout", "target", "made"),
+    [("ragged", "llama.cpp", SPARING), ("deci", "ctranslate2", SPARING), ("ragged", "any", SYMMETRIC)],
+)
+def test_a_layout_that_was_named_is_held_against_the_target(
+    layout: LayoutChoice, target: TargetName, made: Grouping
+) -> None:
+    why = TARGETS[target].cannot[layout]  # type: ignore[index]  # not auto, nor stock
+    with pytest.raises(UserError, match=f"layout {layout} is not for target {target}: {why}"):
+        plan_layout(made, SHAPE, layout, LLAMA, target)
+
+
+@pytest.mark.parametrize("differ", [{"uneven": True}, {"kv_budget": 20}, {"objectives": ["kl", "kv-ratio"]}])
+def test_a_search_that_the_target_cannot_load_does_not_begin(differ: dict[str, Any]) -> None:
+    assert build_config({"target": "vllm", **differ}).target == "vllm"
+    with pytest.raises(UserError, match="target any takes one number of KV heads for all layers; give kv_ratio"):
+        build_config({"target": "any", **differ})
+
+
+def test_an_unknown_target_is_named() -> None:
+    with pytest.raises(UserError, match=r"target: .*'transformers', 'vllm'.*got 'tgi'"):
+        build_config({"target": "tgi"})

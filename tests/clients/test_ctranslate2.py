@@ -1,0 +1,42 @@
+"""CTranslate2: its converter takes the stock layouts as they are."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients.cases import STOCK, difference, make_case
+from tests.clients.client import Client
+from tests.clients.summary import Record
+
+CTRANSLATE2 = Client("ctranslate2", "CTranslate2", in_suite=True)
+# The Qwen2 loader ignores head_dim.
+REFUSED = {
+    ("stock-padded", "qwen2"): r"axis 2 has dimension \d+ but expected \d+",
+    ("deci", "embedded"): "No conversion is registered for the model configuration DeciLMConfig",
+    ("ragged", "embedded"): "No conversion is registered for the model configuration RaggedLlamaConfig",
+}
+MODELS = {"embedded": (*STOCK, "deci", "ragged"), "mistral": STOCK, "qwen2": STOCK, "qwen3": STOCK}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_layouts(model: str, tmp_path: Path, record_property: Any) -> None:
+    CTRANSLATE2.require()
+    case = make_case(model, MODELS[model], tmp_path)
+    requests = [
+        converted.request(target=str(tmp_path / f"{layout}-ct2"), trust=layout not in STOCK)
+        for layout, converted in case.converted.items()
+    ]
+    answer = CTRANSLATE2.run("run.py", requests, tmp_path)
+    for (layout, converted), result in zip(case.converted.items(), answer.result, strict=True):
+        record = Record(CTRANSLATE2.title, result["version"], layout, model)
+        if (reason := REFUSED.get((layout, model))) is not None:
+            assert re.match(reason, result["refused"])
+            replace(record, refused=f"{model}: {result['refused']}").write(record_property)
+        else:
+            largest = difference(result, converted)
+            replace(record, difference=largest, note=result["note"]).write(record_property)

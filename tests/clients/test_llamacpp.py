@@ -1,0 +1,78 @@
+"""llama.cpp: ``gqasearch export-gguf`` writes what llama.cpp's converter would, and it computes what it should."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from gqasearch.checkpoints import export_gguf
+from gqasearch.checkpoints.gguf_file import GgufFile
+from tests.checkpoints.gguf_parent import write_parent
+from tests.clients.cases import STOCK, difference, make_case
+from tests.clients.client import Client
+from tests.clients.summary import Record
+
+LLAMACPP = Client("llamacpp", "llama.cpp", in_suite=True)
+CONTEXT = 8192  # so long that caches take whole hundredths of a MiB, which llama.cpp prints
+MODELS = {
+    "embedded": (*STOCK, "deci"),
+    "mistral": (*STOCK, "deci"),
+    "qwen2": STOCK,
+    "qwen3": STOCK,
+}
+# What the converter takes from the folder's name and card, and counts.
+OF_THE_FOLDER = re.compile(r"general\.(?!architecture|alignment|file_type|quantization_version)")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_layouts(model: str, tmp_path: Path, record_property: Any) -> None:
+    LLAMACPP.require()
+    case = make_case(model, MODELS[model], tmp_path)
+    parent = tmp_path / "parent.gguf"
+    direct = {layout: tmp_path / f"{layout}-direct.gguf" for layout in case.converted}
+    jobs = [(case.source, parent), *((case.converted[layout].folder, path) for layout, path in direct.items())]
+    LLAMACPP.run("convert.py", [[str(source), str(target)] for source, target in jobs], tmp_path)
+    assert_same_file(write_parent(case.source, tmp_path / "by-hand.gguf"), parent)  # tests/checkpoints stand on it
+    exported = {layout: tmp_path / f"{layout}.gguf" for layout in case.converted}
+    for layout, path in exported.items():
+        written = export_gguf(parent, case.converted[layout].folder, path)
+        if (model, layout) == ("qwen2", "stock-padded"):  # llama.cpp cannot load what its converter makes of it
+            assert written.architecture == "llama"
+        else:
+            assert_same_file(path, direct[layout])
+    requests = [case.converted[layout].request(path, context=CONTEXT) for layout, path in exported.items()]
+    answer = LLAMACPP.run("run.py", requests, tmp_path)
+    caches = kv_caches(answer.log)
+    assert len(caches) == 2 * len(exported)
+    for (layout, converted), result in zip(case.converted.items(), answer.result, strict=True):
+        largest = difference(result, converted)
+        counts = converted.grouping.group_counts
+        head = CONTEXT * case.parent.geometry.head_dim
+        # Without flash attention llama.cpp gives V of every layer the room of the largest.
+        assert caches.pop(0) == (4 * head * sum(counts), 4 * head * len(counts) * max(counts))
+        assert caches.pop(0) == (2 * head * sum(counts), 2 * head * sum(counts))
+        Record(LLAMACPP.title, result["version"], layout, model, largest, kv_bytes=True).write(record_property)
+
+
+def assert_same_file(ours: Path, converters: Path) -> None:
+    """Every tensor bit for bit, and all metadata that does not come from the folder's name or card."""
+    mine, theirs = GgufFile(ours), GgufFile(converters)
+    assert mine.tensors.keys() == theirs.tensors.keys()
+    for name, tensor in theirs.tensors.items():
+        assert mine.tensors[name].tensor_type == tensor.tensor_type, name
+        assert mine.tensors[name].data.shape == tensor.data.shape, name
+        assert np.array_equal(mine.tensors[name].data, tensor.data), name
+    keys = {key for key in mine.metadata | theirs.metadata if not OF_THE_FOLDER.match(key)}
+    assert {key: mine.value(key) for key in keys} == {key: theirs.value(key) for key in keys}
+    assert mine.value("general.file_type") == gguf.LlamaFileType.ALL_F32
+
+
+def kv_caches(log: str) -> list[tuple[float, float]]:
+    """What llama.cpp says that K and V take, in bytes, for every model loaded."""
+    sizes = re.findall(r"llama_kv_cache: size = .* K \(f\d+\): +([\d.]+) MiB, V \(f\d+\): +([\d.]+) MiB", log)
+    return [(float(keys) * 2**20, float(values) * 2**20) for keys, values in sizes]
