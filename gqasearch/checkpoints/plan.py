@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
-from gqasearch.checkpoints.deci import SPARING_PADDING, deci_layout, deci_obstacle, deci_query_heads
+from gqasearch.checkpoints.deci import MOST_PADDING, SPARING_PADDING, deci_layout, deci_obstacle, deci_query_heads
 from gqasearch.checkpoints.layout import Layout, added_weights, slots
 from gqasearch.checkpoints.ragged import ragged_layout
 from gqasearch.config import LayoutChoice
@@ -20,21 +22,23 @@ def plan_layout(
     layout: LayoutChoice = "auto",
     config: Config | None = None,
     target: TargetName | None = None,
+    takes: Callable[[int], bool] = lambda _: True,
 ) -> Layout:
     """The layout of this grouping.
 
     ``auto``: stock where all layers have one number of groups; else deci where its padding is small, else
     ragged. ``config``: the source's ``config.json``; None for a source that has every layout. ``target``: the engine
-    that has to load it; None for no matter which.
+    that has to load it; None for no matter which. ``takes``: whether the architecture can have so many query heads; a
+    padded layout gets room for more until it can.
 
     Raises ``UserError`` where the grouping, the source or the target has no such layout.
     """
     if target is None:
-        return _plan(grouping, geometry, layout, config)
+        return _plan(grouping, geometry, layout, config, takes)
     engine = TARGETS[target]
     if layout == "auto" and len(set(grouping.group_counts)) > 1:
         layout = _uneven_layout(engine, grouping, config)
-    planned = _plan(grouping, geometry, layout, config)
+    planned = _plan(grouping, geometry, layout, config, takes)
     if planned.name in engine.cannot:
         raise UserError(
             f"layout {planned.name} is not for target {target}: {engine.cannot[planned.name]}. Use --layout auto"
@@ -59,7 +63,13 @@ def _uneven_layout(engine: Target, grouping: Grouping, config: Config | None) ->
     )
 
 
-def _plan(grouping: Grouping, geometry: HeadGeometry, layout: LayoutChoice, config: Config | None) -> Layout:
+def _plan(
+    grouping: Grouping,
+    geometry: HeadGeometry,
+    layout: LayoutChoice,
+    config: Config | None,
+    takes: Callable[[int], bool],
+) -> Layout:
     """``plan_layout`` for no target."""
     if layout == "ragged":
         return ragged_layout(grouping, geometry, config)
@@ -69,7 +79,7 @@ def _plan(grouping: Grouping, geometry: HeadGeometry, layout: LayoutChoice, conf
             raise UserError(f"layout deci: {obstacle}. Use --layout auto")
         return deci_layout(grouping, geometry)
     if layout == "stock" or len(set(grouping.group_counts)) == 1:
-        return _stock_layout(grouping, geometry)
+        return _stock_layout(grouping, geometry, takes)
     if obstacle is not None:
         return ragged_layout(grouping, geometry, config, f", nor DeciLM ({obstacle})")
     heads, own = deci_query_heads(grouping, geometry), geometry.num_attention_heads
@@ -89,12 +99,13 @@ def plan_checkpoint(
     """``plan_layout`` for a source; refuses, too, what the source's architecture has no form for."""
     family, config = family.written_as(config)
     geometry = family.geometry(config)
-    planned = plan_layout(grouping, geometry, layout, config, target)
+    takes = partial(family.takes_query_heads, config)
+    planned = plan_layout(grouping, geometry, layout, config, target, takes)
     family.grouped_config(config, planned.query_heads, planned.kv_heads, geometry.head_dim)
     return planned
 
 
-def _stock_layout(grouping: Grouping, geometry: HeadGeometry) -> Layout:
+def _stock_layout(grouping: Grouping, geometry: HeadGeometry, takes: Callable[[int], bool]) -> Layout:
     """Symmetric where all groups have one size, else padded."""
     counts = grouping.group_counts
     if len(set(counts)) > 1:
@@ -103,14 +114,30 @@ def _stock_layout(grouping: Grouping, geometry: HeadGeometry) -> Layout:
             f"{min(counts)} to {max(counts)} (by layer: {', '.join(map(str, counts))}). Search with --kv-ratio or "
             "--kv-heads, which give every layer the same number, or write it with --layout auto"
         )
-    largest = max(size for layer in grouping for size in layer.sizes)
-    placed = tuple(slots(layer, largest, geometry.queries_per_kv) for layer in grouping)
-    heads, own = len(placed[0]), geometry.num_attention_heads
+    largest, own = max(size for layer in grouping for size in layer.sizes), geometry.num_attention_heads
+    room = _room(largest, counts[0] * geometry.queries_per_kv, own, takes)
+    placed = tuple(slots(layer, room, geometry.queries_per_kv) for layer in grouping)
+    heads = len(placed[0])
     if heads == own:
         reason = f"All groups have {largest} heads: query heads are reordered, none is added."
         return Layout("stock-symmetric", placed, counts, reason)
     reason = (
-        f"Groups differ in size, the largest has {largest} heads: every group gets room for that many, {heads} query "
-        f"heads in place of {own}, the added ones zero ({added_weights(heads, geometry):,} more parameters)."
+        f"Groups differ in size, the largest has {largest} heads: every group gets room for "
+        f"{_that_many(room, largest)}, {heads} query heads in place of {own}, the added ones zero "
+        f"({added_weights(heads, geometry):,} more parameters)."
     )
     return Layout("stock-padded", placed, counts, reason)
+
+
+def _room(largest: int, queries: int, own: int, takes: Callable[[int], bool]) -> int:
+    """Heads that every group gets room for; ``queries``: query heads that one more of them adds to a layer.
+
+    The size of the largest group, or the next with which the architecture takes the layer; where there is none within
+    ``MOST_PADDING`` times the source's heads, the largest, to be refused by the architecture's own words.
+    """
+    fitting = (room for room in range(largest, MOST_PADDING * own // queries + 1) if takes(room * queries))
+    return next(fitting, largest)
+
+
+def _that_many(room: int, largest: int) -> str:
+    return "that many" if room == largest else f"{room}, the next number that this architecture takes"

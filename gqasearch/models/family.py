@@ -143,6 +143,10 @@ class Family(ABC):
         """Family and ``config.json`` in whose words converted models are written: its own, where they can say it."""
         return self, config
 
+    def takes_query_heads(self, config: Config, query_heads: int) -> bool:
+        """Whether engines take this architecture with so many query heads."""
+        return True
+
     def grouped_config(self, config: Mapping[str, Any], query_heads: int, kv_heads: int, head_dim: int) -> Config:
         """``config.json`` of the converted model: ``query_heads`` slots over ``kv_heads`` KV heads."""
         return {
@@ -173,7 +177,8 @@ def divides_hidden_size(config: Mapping[str, Any], query_heads: int, model: str)
     if config["hidden_size"] % query_heads:
         raise UserError(
             f"{model} of hidden size {config['hidden_size']} cannot be query-padded to {query_heads} query heads: "
-            "transformers takes only numbers that divide the hidden size. Use groups of equal size (--equal-sizes)."
+            "transformers takes only numbers that divide the hidden size, and none is near. Use groups of equal size "
+            "(--equal-sizes)."
         )
 
 

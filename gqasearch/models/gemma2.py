@@ -37,6 +37,9 @@ class Gemma2(Family):
         mean = wide.square().mean(-1, keepdim=True) + float(config.get("rms_norm_eps") or DEFAULT_NORM_EPS)
         return (1 + weight.to(wide)) * mean.rsqrt()
 
+    def takes_query_heads(self, config: Config, query_heads: int) -> bool:
+        return int(config["hidden_size"]) % query_heads == 0
+
     def grouped_config(self, config: Mapping[str, Any], query_heads: int, kv_heads: int, head_dim: int) -> Config:
         """The same architecture; transformers 5 takes only head counts that divide the hidden size."""
         divides_hidden_size(config, query_heads, "Gemma 2 and 3")

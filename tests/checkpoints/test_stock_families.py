@@ -43,12 +43,22 @@ def test_padded_checkpoint_of_an_mha_source(family: str, tmp_path: Path) -> None
     assert_same(parent, tmp_path / "out", PADDED)
 
 
+@pytest.mark.parametrize("family", WIDTHS)
+def test_padding_goes_on_to_the_next_number_that_the_architecture_takes(family: str, tmp_path: Path) -> None:
+    """Three groups of up to 3 heads need 9 slots, and of the numbers that divide 48 the next is 12."""
+    parent, folder = saved(tmp_path, family)
+    layout = convert(parent, folder, tmp_path / "out", PADDED)
+    assert (layout.name, layout.query_heads) == ("stock-padded", 12)
+    assert "room for 4, the next number that this architecture takes, 12 query heads in place of 6" in layout.reason
+    assert_same(parent, tmp_path / "out", PADDED)
+
+
 @pytest.mark.parametrize(
     ("family", "options", "message"),
     [
         ("stablelm", {}, "its head size is always hidden_size / num_attention_heads"),
-        ("gemma2", {}, "hidden size 48 cannot be query-padded to 9 query heads"),
-        ("gemma3_text", {}, "hidden size 48 cannot be query-padded to 9 query heads"),
+        ("gemma2", {"hidden": 66}, "hidden size 66 cannot be query-padded to 9 query heads"),
+        ("gemma3_text", {"hidden": 66}, "hidden size 66 cannot be query-padded to 9 query heads"),
         ("phi3", {"rope_parameters": LONGROPE}, "longrope cannot be query-padded"),
     ],
 )
