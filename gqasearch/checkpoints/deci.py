@@ -2,7 +2,7 @@
 
 Read by transformers with the modelling file beside it. Written as the code of vLLM (vllm-project/vllm,
 vllm/model_executor/models/nemotron_nas.py) and of llama.cpp's converter (ggml-org/llama.cpp, conversion/deci.py,
-which takes ``num_key_value_heads_per_layer`` and ``head_dim`` from config.json) reads it; neither was run yet.
+which takes ``num_key_value_heads_per_layer`` and ``head_dim`` from config.json) reads it; tests/clients runs both.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def answer(request: dict) -> dict:
     model = LLM(
         request["model"],
         dtype="float32",
-        max_model_len=64,
+        max_model_len=request["context"],
         max_num_seqs=4,
         enforce_eager=True,
         max_logprobs=vocab,
