@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -34,6 +37,25 @@ os.environ.pop("FORCE_COLOR", None)
 # A busy machine is no failure; where CI is set, hypothesis itself makes its examples repeatable.
 settings.register_profile("gqasearch", deadline=None)
 settings.load_profile("gqasearch")
+
+
+class _FullDisk(io.FileIO):
+    """Takes a few bytes, and then no more."""
+
+    def write(self, data: Any) -> int:
+        super().write(data[:4])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file that is opened for writing through ``Path`` runs out of disk."""
+    original = Path.open
+
+    def opened(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        return _FullDisk(self, mode) if "w" in mode else original(self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", opened)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

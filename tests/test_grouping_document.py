@@ -251,16 +251,10 @@ def test_existing_file_is_kept_unless_asked(tmp_path: Path) -> None:
     assert read_grouping(path) == _full()
 
 
-def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path = tmp_path / "grouping.json"
     path.write_text("old")
-    original = Path.write_bytes
-
-    def full_disk(self: Path, data: bytes) -> int:
-        original(self, data[:10])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    request.getfixturevalue("full_disk")
     with pytest.raises(UserError, match=r"cannot write .*grouping.json: No space left on device"):
         write_grouping(path, _full(), overwrite=True)
     assert path.read_text() == "old"

@@ -39,10 +39,10 @@ def plan_layout(
     if layout == "auto" and len(set(grouping.group_counts)) > 1:
         layout = _uneven_layout(engine, grouping, config)
     planned = _plan(grouping, geometry, layout, config, takes)
-    if planned.name in engine.cannot:
-        raise UserError(
-            f"layout {planned.name} is not for target {target}: {engine.cannot[planned.name]}. Use --layout auto"
-        )
+    why = engine.objection(planned.name, "" if config is None else config["architectures"][0])
+    if why is not None:
+        instead = "groups of equal size (--equal-sizes)" if planned.name == "stock-padded" else "--layout auto"
+        raise UserError(f"layout {planned.name} is not for target {target}: {why}. Use {instead}")
     return replace(planned, reason=f"{planned.reason} For {'any engine' if target == 'any' else target}.")
 
 

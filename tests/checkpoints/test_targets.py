@@ -78,6 +78,18 @@ def test_a_layout_that_was_named_is_held_against_the_target(
         plan_layout(made, SHAPE, layout, LLAMA, target)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_padded_qwen2_is_for_engines_that_read_head_dim(target: TargetName) -> None:
+    """As tests/clients found."""
+    qwen2: dict[str, Any] = {"architectures": ["Qwen2ForCausalLM"]}
+    assert plan_layout(SYMMETRIC, SHAPE, "auto", qwen2, target).name == "stock-symmetric"
+    if target in ("transformers", "llama.cpp"):
+        assert plan_layout(PADDED, SHAPE, "auto", qwen2, target).name == "stock-padded"
+    else:
+        with pytest.raises(UserError, match=f"stock-padded is not for target {target}: .* Use groups of equal size"):
+            plan_layout(PADDED, SHAPE, "auto", qwen2, target)
+
+
 @pytest.mark.parametrize("differ", [{"uneven": True}, {"kv_budget": 20}, {"objectives": ["kl", "kv-ratio"]}])
 def test_a_search_that_the_target_cannot_load_does_not_begin(differ: dict[str, Any]) -> None:
     assert build_config({"target": "vllm", **differ}).target == "vllm"

@@ -72,5 +72,5 @@ class Client:
             check=False,
         )
         if done.returncode or not got.is_file():
-            raise ClientError(f"{script} ended with {done.returncode}:\n{done.stdout[-6000:]}")
+            raise ClientError(f"{script} ended with {done.returncode}:\n{done.stdout[-30000:]}")
         return Answer(json.loads(got.read_text(encoding="utf-8")), done.stdout)

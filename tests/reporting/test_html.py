@@ -5,7 +5,6 @@ import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -164,16 +163,10 @@ def test_write_report_replaces_the_old_one(tmp_path, data, source):
 
 
 @pytest.mark.usefixtures("rendered")
-def test_a_failed_write_leaves_the_old_report_and_nothing_else(tmp_path, data, monkeypatch):
+def test_a_failed_write_leaves_the_old_report_and_nothing_else(tmp_path, data, request):
     path = tmp_path / "report.html"
     path.write_text("old", encoding="utf-8")
-
-    def full_disk(self: Path, content: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(content[:4])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    request.getfixturevalue("full_disk")
     with pytest.raises(UserError, match=re.escape(f"cannot write {path}: No space left on device")):
         html.write_report(path, data)
     assert path.read_text(encoding="utf-8") == "old"
