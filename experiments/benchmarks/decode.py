@@ -233,6 +233,7 @@ def main() -> None:
     found = {f"{name}.csv": measure(shape, arguments.device, arguments.rounds, arguments.steps)}
     if name == "cuda":
         found[f"{name}-batches.csv"] = largest_batches(shape, arguments.device, POINTS[shape][0])
+    RESULTS.mkdir(parents=True, exist_ok=True)
     for file, rows in found.items():
         show(tables[file], rows)
         if not arguments.quick:
