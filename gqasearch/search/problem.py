@@ -132,14 +132,12 @@ class Problem:
         columns = {first: self.partial.evaluate(groupings, batches)}
         return _candidates(groupings, columns | {name: self.objectives[name](groupings) for name in others})
 
-    def evaluate_final(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """These candidates with what they will be in the end."""
+    def evaluate_final(self, groupings: Sequence[Grouping]) -> list[float]:
+        """``final`` of these groupings; refuses non-finite values."""
         if self.final is None:
             raise ValueError("the first objective of this problem is final already")
         (name, *_) = self.objectives
-        groupings = [candidate.grouping for candidate in candidates]
-        found = _candidates(groupings, {f"final {name}": self.final(groupings)})
-        return [replace(old, final=new.values[0]) for old, new in zip(candidates, found, strict=True)]
+        return [found.values[0] for found in _candidates(groupings, {f"final {name}": self.final(groupings)})]
 
 
 def _candidates(groupings: Sequence[Grouping], columns: dict[str, FloatArray]) -> list[Candidate]:

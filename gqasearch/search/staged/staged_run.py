@@ -12,7 +12,7 @@ from deap import tools  # type: ignore[import-untyped]
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.search.operators import allowed_counts, exchange_layers
-from gqasearch.search.problem import Candidate, Generation, PartialObjective, Problem
+from gqasearch.search.problem import Generation, PartialObjective, Problem
 from gqasearch.search.record import Individual, Record
 from gqasearch.search.staged.guide import GuideTable, tabulate, trace_guide
 from gqasearch.search.staged.moves import Moves
@@ -128,9 +128,8 @@ class StagedRun:
         best = tools.selBest(self.population, self.method.finalists)
         chosen = {one.index: one for one in [*best, *self.record.evaluate([self._guides_own()])]}  # met at the start
         self.record.charge(len(chosen))
-        measured = self.problem.evaluate_final([one.candidate for one in chosen.values()])
-        values = {index: _final(candidate) for index, candidate in zip(chosen, measured, strict=True)}
-        self.finals = dict(sorted(values.items(), key=lambda pair: pair[1]))
+        values = self.problem.evaluate_final([one.grouping for one in chosen.values()])
+        self.finals = dict(sorted(zip(chosen, values, strict=True), key=lambda pair: pair[1]))
 
     def _any_order(self) -> list[int]:
         order: list[int] = self.rng.permutation(len(self.partial.batch_tokens)).tolist()
@@ -227,9 +226,3 @@ class StagedRun:
         keys, width = unpack(saved["dropped"]), 2 * self.problem.num_layers * self.problem.num_heads
         self.dropped = dict.fromkeys(keys[start : start + width] for start in range(0, len(keys), width))
         restore_rng(self.rng, saved["rng"])
-
-
-def _final(candidate: Candidate) -> float:
-    if candidate.final is None:
-        raise ValueError("this candidate has no final objective")
-    return candidate.final
