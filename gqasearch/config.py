@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from gqasearch.budget import Budget, counts_from_heads, counts_from_model_ratio, counts_from_ratio, counts_from_total
 from gqasearch.errors import UserError, unknown_name
-from gqasearch.targets import TARGETS, TargetName
+from gqasearch.targets import TargetName
 
 if TYPE_CHECKING:
     from gqasearch.grouping_document import Geometry
@@ -82,12 +82,6 @@ class RunConfig(BaseModel):
             raise ValueError("uneven has no effect with kv_heads or kv_budget; give kv_ratio with it")
         if self.uneven and KV_RATIO in self.objectives:
             raise ValueError("uneven has no effect with kv-ratio as an objective, where layers differ anyway")
-        differ = self.uneven or self.kv_budget is not None or KV_RATIO in self.objectives
-        if self.target is not None and differ and not TARGETS[self.target].takes_uneven:
-            raise ValueError(
-                f"target {self.target} takes one number of KV heads for all layers; give kv_ratio or kv_heads, "
-                "without uneven, kv_budget and the objective kv-ratio"
-            )
         if self.equal_sizes and self.uneven:
             raise ValueError("equal_sizes needs one number of groups for all layers; leave uneven out")
         if self.equal_sizes and self.max_group_size is not None:
@@ -109,6 +103,11 @@ class RunConfig(BaseModel):
     def has_free_counts(self) -> bool:
         """True when the KV ratio is an objective, so that no budget holds."""
         return KV_RATIO in self.objectives
+
+    @property
+    def layers_may_differ(self) -> bool:
+        """Whether the budget lets layers end with different numbers of groups."""
+        return self.uneven or self.kv_budget is not None or self.has_free_counts
 
     def counts(self, geometry: Geometry) -> tuple[int, ...]:
         """Groups per layer, (L,)."""

@@ -5,7 +5,7 @@ from gqasearch.checkpoints.card import CardFacts, MetricRow, model_card
 from gqasearch.checkpoints.config_json import stock_config
 from gqasearch.checkpoints.gguf_export import GgufExport, export_gguf
 from gqasearch.checkpoints.layout import Layout, lay_out, slots
-from gqasearch.checkpoints.plan import plan_checkpoint, plan_layout
+from gqasearch.checkpoints.plan import check_target, plan_checkpoint, plan_layout
 from gqasearch.checkpoints.remote_code import needs_remote_code, require_own_code, require_trust
 from gqasearch.checkpoints.stock import write_checkpoint
 
@@ -14,6 +14,7 @@ __all__ = [
     "GgufExport",
     "Layout",
     "MetricRow",
+    "check_target",
     "export_gguf",
     "lay_out",
     "merged_by_group",

@@ -24,14 +24,18 @@ OUTPUT_BIAS = "lm_head.bias"
 
 @dataclass(frozen=True)
 class PhiTensors(CheckpointTensors):
-    """The tensors of a GPT-NeoX, ``own``, under Phi's names; those that are computed have the place of their origin."""
+    """The tensors of a GPT-NeoX, ``own``, under Phi's names; those that are computed have the place of their origin.
+
+    ``tied``: the output's weight is that of the embeddings.
+    """
 
     own: CheckpointTensors
+    tied: bool
 
     @cached_property
     def origin(self) -> dict[str, str]:
         """Phi's name -> GPT-NeoX's; raises ``UserError`` where one is missing."""
-        names = phi_names(self.own.shard_of)
+        names = phi_names(self.own.shard_of, tied=self.tied)
         missing = [name for name in names.values() if name not in self.own.shard_of]
         if missing:
             raise UserError(f"{self.directory} has no tensor {missing[0]}; gqasearch converts unquantised models")
@@ -71,7 +75,7 @@ class AsPhi:
             wide = torch.promote_types(merged.q.dtype, torch.float32)
             return fold_norm(merged.to(wide), own.read, layer)
 
-        self.tensors = PhiTensors(own.directory, own)
+        self.tensors = PhiTensors(own.directory, own, bool(config.get("tie_word_embeddings")))
         self._attention = Conversion(self.tensors, family, config, layout, folded)
         self.stored_dtype = self._attention.stored_dtype
         computed = [name for name in self.tensors.shard_of if _is_computed(name)]

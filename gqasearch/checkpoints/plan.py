@@ -48,19 +48,45 @@ def plan_layout(
 
 def _uneven_layout(engine: Target, grouping: Grouping, config: Config | None) -> LayoutChoice:
     """What ``auto`` is for an engine where layers differ in their number of KV heads."""
+    takes = _takes_no_uneven(engine, config)
+    if takes is not None:
+        counts = ", ".join(map(str, grouping.group_counts))
+        raise UserError(f"target {engine.name} takes {takes}, this grouping has {counts} KV heads by layer. {_EVEN}")
+    return "deci" if "ragged" in engine.cannot else "auto"
+
+
+def _takes_no_uneven(engine: Target, config: Config | None) -> str | None:
+    """What an engine takes instead of layers that differ in their number of KV heads; None where it takes them."""
+    if not engine.takes_uneven:
+        return "one number of KV heads for all layers"
     obstacle = None if config is None else deci_obstacle(config)
-    if engine.takes_uneven and "ragged" not in engine.cannot:
-        return "auto"
-    if engine.takes_uneven and obstacle is None:
-        return "deci"
-    takes = "one number of KV heads for all layers"
-    if engine.takes_uneven:
-        takes = f"layers that differ as a DeciLM alone ({obstacle})"
-    counts = ", ".join(map(str, grouping.group_counts))
-    raise UserError(
-        f"target {engine.name} takes {takes}, and this grouping has {counts} KV heads by layer. Search with "
-        "--kv-ratio or --kv-heads, which give every layer the same number, or name another target"
-    )
+    if obstacle is None or "ragged" not in engine.cannot:
+        return None
+    return f"layers that differ as a DeciLM alone ({obstacle})"
+
+
+_EVEN = (
+    "Search with --kv-ratio or --kv-heads, which give every layer the same number, and with a method that keeps it, or "
+    "name another target"
+)
+
+
+def check_target(target: TargetName, family: Family, config: Config, *, uneven: bool, equal_sizes: bool) -> None:
+    """Raise ``UserError`` where a search may end with a grouping of this source that ``target`` does not load.
+
+    ``uneven``: layers may end with different numbers of groups; ``equal_sizes``: all groups have one size.
+    """
+    _, config = family.written_as(config)
+    engine, architecture = TARGETS[target], config["architectures"][0]
+    takes = _takes_no_uneven(engine, config) if uneven else None
+    if takes is not None:
+        raise UserError(f"target {target} takes {takes}. {_EVEN}")
+    why = engine.objection("stock-padded", architecture)
+    if why is not None and not (uneven or equal_sizes):
+        raise UserError(
+            f"target {target} loads no query-padded {architecture}: {why}. Search with --equal-sizes, or name another "
+            "target"
+        )
 
 
 def _plan(

@@ -89,8 +89,9 @@ def phi_config(config: Mapping[str, Any]) -> Config:
 _REFUSED = "GPT-NeoX has no grouped form, and this one cannot be written as a Phi:"
 
 
-def phi_names(stored: Mapping[str, str]) -> dict[str, str]:
-    """Name of every tensor of the Phi -> the tensor of the GPT-NeoX that it comes from; ``stored``: all its names.
+def phi_names(stored: Mapping[str, str], *, tied: bool) -> dict[str, str]:
+    """Name of every tensor of the Phi -> the tensor of the GPT-NeoX that it comes from; ``stored``: all its names;
+    ``tied``: the output's weight is that of the embeddings.
 
     The masks and frequencies that old checkpoints store are left out. The output's bias, which GPT-NeoX has not, comes
     from the output's weight.
@@ -102,8 +103,10 @@ def phi_names(stored: Mapping[str, str]) -> dict[str, str]:
         for phi, neox in {**RENAMED, **MADE}.items()
     }
     for phi, choices in OUTSIDE.items():
-        names.update((phi, name) for name in choices if name in stored)
-    names["lm_head.bias"] = names.get("lm_head.weight", names.get("model.embed_tokens.weight", ""))
+        names[phi] = next((name for name in choices if name in stored), choices[0])
+    if tied and names["lm_head.weight"] not in stored:
+        del names["lm_head.weight"]
+    names["lm_head.bias"] = names.get("lm_head.weight", names["model.embed_tokens.weight"])
     return names
 
 

@@ -9,6 +9,7 @@ import torch
 
 from gqasearch.budget import Budget
 from gqasearch.calibration import Statistics, TokenBlocks, load_documents, load_or_collect, load_whole, make_blocks
+from gqasearch.checkpoints import check_target
 from gqasearch.config import KV_RATIO, RunConfig
 from gqasearch.embedded import Document, Split
 from gqasearch.errors import UserError
@@ -159,6 +160,7 @@ class Workspace:
         self.merge  # noqa: B018
         self.refinement  # noqa: B018
         self.budget  # noqa: B018
+        self._check_target()
         if self.config.evaluation_text is not None and self.config.evaluation_text == self.config.calibration_text:
             raise UserError(
                 f"evaluation_text and calibration_text are both {self.config.evaluation_text}: results must be "
@@ -167,6 +169,12 @@ class Workspace:
         limit = self.parent.config.get("max_position_embeddings")
         if limit is not None and self.config.block_length > int(limit):
             raise UserError(f"--block-length {self.config.block_length} is beyond this model's context of {limit}")
+
+    def _check_target(self) -> None:
+        config, parent = self.config, self.parent
+        if config.target is not None and config.materialize:
+            uneven = config.layers_may_differ or self.method.splits_budget
+            check_target(config.target, parent.family, parent.config, uneven=uneven, equal_sizes=config.equal_sizes)
 
 
 def _resolved(config: RunConfig) -> RunConfig:

@@ -101,6 +101,21 @@ def test_a_checkpoint_as_pythia_was_published(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "missing", ["gpt_neox.final_layer_norm.bias", "lm_head.weight", "gpt_neox.layers.1.mlp.dense_4h_to_h.bias"]
+)
+def test_a_tensor_that_is_not_there_is_named(missing: str, tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, "gpt_neox")
+    published = {"lm_head.weight": "embed_out.weight"}.get(missing, missing)
+    stored = load_file(folder / "model.safetensors")
+    left = {name: tensor for name, tensor in stored.items() if name not in (missing, published)}
+    assert len(left) == len(stored) - 1
+    save_file(left, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"has no tensor {published}"):
+        convert(parent, folder, tmp_path / "out", SYMMETRIC)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("field", "message"),
     [
         ({"use_parallel_residual": False}, "its MLP reads what attention wrote"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from gqasearch.config import LayoutChoice, build_config
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import HeadGeometry
+from gqasearch.run import Workspace
 from gqasearch.targets import TARGETS, TargetName
+from tests.tiny_models import save_checkpoint, tiny_model
 
 SHAPE = HeadGeometry(num_layers=2, num_attention_heads=6, num_kv_heads=6, head_dim=8, hidden_size=48, rotary_dim=8)
 LLAMA: dict[str, Any] = {"architectures": ["LlamaForCausalLM"]}
@@ -56,7 +59,7 @@ def test_layers_that_differ_get_what_the_target_can_load(
 @pytest.mark.parametrize(
     ("target", "config", "message"),
     [
-        ("ctranslate2", LLAMA, "target ctranslate2 takes one number of KV heads for all layers, and .* 2, 3 KV heads"),
+        ("ctranslate2", LLAMA, "target ctranslate2 takes one number of KV heads for all layers, this .* 2, 3 KV heads"),
         ("any", LLAMA, "target any takes one number of KV heads for all layers"),
         ("vllm", QWEN, "target vllm takes layers that differ as a DeciLM alone .Qwen3ForCausalLM is no Llama"),
     ],
@@ -90,11 +93,35 @@ def test_a_padded_qwen2_is_for_engines_that_read_head_dim(target: TargetName) ->
             plan_layout(PADDED, SHAPE, "auto", qwen2, target)
 
 
-@pytest.mark.parametrize("differ", [{"uneven": True}, {"kv_budget": 20}, {"objectives": ["kl", "kv-ratio"]}])
+QCQA = {"method": "qcqa-ac"}  # splits the budget itself
+
+
+@pytest.mark.parametrize("differ", [{"uneven": True}, {"kv_budget": 20}, {"objectives": ["kl", "kv-ratio"]}, QCQA])
 def test_a_search_that_the_target_cannot_load_does_not_begin(differ: dict[str, Any]) -> None:
-    assert build_config({"target": "vllm", **differ}).target == "vllm"
-    with pytest.raises(UserError, match="target any takes one number of KV heads for all layers; give kv_ratio"):
-        build_config({"target": "any", **differ})
+    """The embedded model is a Llama of 12 heads, 6 layers."""
+    Workspace(build_config({"target": "vllm", **differ})).check()
+    for allowed in ({}, {**differ, "materialize": False}):
+        Workspace(build_config({"target": "any", **allowed})).check()
+    with pytest.raises(UserError, match=r"target any takes one number of KV heads for all layers\. Search with --kv-r"):
+        Workspace(build_config({"target": "any", **differ})).check()
+
+
+@pytest.mark.parametrize(
+    ("family", "target", "settings", "message"),
+    [
+        ("qwen2", "vllm", {}, "loads no query-padded Qwen2ForCausalLM: .* Search with --equal-sizes"),
+        ("qwen2", "any", {}, "loads no query-padded Qwen2ForCausalLM"),
+        ("qwen3", "llama.cpp", {"uneven": True}, "layers that differ as a DeciLM alone .Qwen3ForCausalLM is no Llama"),
+        ("gpt_neox", "vllm", {"uneven": True}, "layers that differ as a DeciLM alone .PhiForCausalLM is no Llama"),
+    ],
+)
+def test_what_the_model_adds_to_that(
+    family: str, target: str, settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    model = str(save_checkpoint(tiny_model(family), tmp_path / "model"))
+    with pytest.raises(UserError, match=message):
+        Workspace(build_config({"model": model, "target": target, "block_length": 32, **settings})).check()
+    Workspace(build_config({"model": model, "target": target, "block_length": 32, "equal_sizes": True})).check()
 
 
 def test_an_unknown_target_is_named() -> None:
