@@ -24,7 +24,7 @@ from tests.checkpoints.uneven import write
 from tests.tiny_models import save_checkpoint, tiny_model
 
 # Of log-probabilities, float32 weights and caches: sums of some hundred products in another order.
-TOLERANCE = 2e-4
+TOLERANCE = 5e-5
 PROMPT_LENGTHS = (2, 5, 13, 24)
 NEW_TOKENS = 8
 VOCAB = 2048  # of the embedded tokenizer, which the tiny models get too
@@ -130,7 +130,7 @@ def _expected(parent: Parent, grouping: Grouping, layout: str, folder: Path) -> 
         raise AssertionError(f"no prompts for {layout}")
     with torch.no_grad():
         own = _log_probs(parent.model, prompts)
-    assert float((log_probs - own).abs().max()) > 100 * TOLERANCE  # an engine with the parent's heads would be seen
+    assert float((log_probs - own).abs().max()) > 400 * TOLERANCE  # an engine with the parent's heads would be seen
     return Converted(layout, folder, grouping, prompts, log_probs.numpy(), greedy)
 
 
