@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
-from experiments.benchmarks import speed, splits
+from experiments.benchmarks import conversion, decode, speed, splits
 from experiments.benchmarks.instances import KINDS, Instance
 from experiments.benchmarks.search import RESULTS, SECTIONS
+from gqasearch.errors import UserError
 from gqasearch.pairwise import pairwise_errors
 
 
@@ -37,6 +40,32 @@ def test_quick_measurements_run() -> None:
     assert speed.measure(True)["relative difference"][0] < 1e-12
     found = splits.measure(True)
     assert (found["worst_gap"] >= 0).all() and (found["hypervolume_ratio"] <= 1 + 1e-12).all()
+
+
+def test_decoding_is_measured_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "RESULTS", tmp_path / "results" / "decode")
+    monkeypatch.setattr("sys.argv", ["decode", "--shape", "tiny", "--rounds", "1", "--steps", "3"])
+    decode.main()
+    rows = decode.committed()["cpu.csv"]
+    assert len(rows) == 8 and (rows["tokens/s"] > 0).all()
+    # Keys and values of 2 layers, heads of 8 in float32, 32 tokens and 3 more; all but the first have 4 of 8 KV heads.
+    expected = {kind: 2 * 2 * (8 if kind == "mha" else 4) * 8 * 4 * 35 / 1e6 for kind in decode.KINDS}
+    for _, row in rows.iterrows():
+        assert row["KV MB"] == pytest.approx(row["batch"] * expected[row["kind"]])
+    assert (rows[rows["kind"] == "uniform"]["speed / uniform"] == 1).all()
+
+
+def test_results_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "RESULTS", tmp_path)
+    with pytest.raises(UserError, match="holds no results yet"):
+        decode.committed()
+
+
+def test_a_conversion_is_measured() -> None:
+    rows = conversion.measure(True)
+    assert rows["merge"].tolist() == ["mean", "medoid"] and (rows["equal tensors"] > 0).all()
+    committed = conversion.summary(pd.read_csv(conversion.RESULTS / "conversion.csv"))
+    assert (committed["added at the peak, MB"] <= 300).all() and (committed["ratio with fingerprint"] <= 2).all()
 
 
 def test_the_baseline_of_speed_computes_the_same_error() -> None:

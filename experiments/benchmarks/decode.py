@@ -25,12 +25,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import typer
 from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from experiments.benchmarks.search import show
 from gqasearch.checkpoints.remote.modeling_ragged import RaggedLlamaConfig, RaggedLlamaForCausalLM
-from gqasearch.cli.messages import quiet_libraries
+from gqasearch.cli.messages import clear_errors, quiet_libraries
+from gqasearch.errors import UserError
 from gqasearch.files import write_file
 from gqasearch.run.folder import environment
 
@@ -223,24 +225,46 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16, help="tokens per round")
     arguments = parser.parse_args()
     quiet_libraries(0)
+    with clear_errors():
+        tables = committed() if arguments.show else measured(arguments)
+        for file, rows in tables.items():
+            show(f"decoding: {file.removesuffix('.csv')}", rows)
+        if not (arguments.quick or arguments.show):
+            write(tables)
+
+
+def committed() -> dict[str, pd.DataFrame]:
+    """File name -> rows; raises ``UserError`` where there are none."""
+    found = {path.name: pd.read_csv(path) for path in sorted(RESULTS.glob("*.csv"))}
+    if not found:
+        raise UserError(f"{RESULTS} holds no results yet; leave --show out to measure")
+    return found
+
+
+def measured(arguments: argparse.Namespace) -> dict[str, pd.DataFrame]:
+    """File name -> rows, of what the command line asks for."""
+    device = arguments.device
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {device} cannot be used here: torch sees no GPU")
     shape = "tiny" if arguments.quick else arguments.shape
-    name = "cuda" if arguments.device.startswith("cuda") else "cpu"
-    tables = {f"{name}.csv": "decoding", f"{name}-batches.csv": "largest batch that fits"}
-    if arguments.show:
-        for path in sorted(RESULTS.glob("*.csv")):
-            show(path.stem, pd.read_csv(path))
-        return
-    found = {f"{name}.csv": measure(shape, arguments.device, arguments.rounds, arguments.steps)}
+    name = "cuda" if device.startswith("cuda") else "cpu"
+    found = {f"{name}.csv": measure(shape, device, arguments.rounds, arguments.steps)}
     if name == "cuda":
-        found[f"{name}-batches.csv"] = largest_batches(shape, arguments.device, POINTS[shape][0])
+        found[f"{name}-batches.csv"] = largest_batches(shape, device, POINTS[shape][0])
+    return found
+
+
+def write(tables: dict[str, pd.DataFrame]) -> None:
+    """The rows, and the versions and the command behind them."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for file, rows in found.items():
-        show(tables[file], rows)
-        if not arguments.quick:
-            write_file(RESULTS / file, rows.to_csv(index=False), overwrite=True)
-    if not arguments.quick:
-        write_file(RESULTS / f"{name}.json", json.dumps(environment(), indent=1) + "\n", overwrite=True)
+    for file, rows in tables.items():
+        write_file(RESULTS / file, rows.to_csv(index=False), overwrite=True)
+    name = next(iter(tables)).removesuffix(".csv")
+    write_file(RESULTS / f"{name}.json", json.dumps(environment(), indent=1) + "\n", overwrite=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except typer.Exit as stop:  # its message is out already
+        raise SystemExit(stop.exit_code) from None

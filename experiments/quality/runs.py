@@ -27,7 +27,7 @@ from gqasearch.run.folder import read_json
 RATIOS = (0.75, 0.5, 0.25)
 FILE = "table.csv"
 
-# A search on the whole model, kept within ten minutes on 2 cores.
+# A search on the whole model, of a length meant for ten minutes on 2 cores.
 WHOLE = {"uneven": True, "method": "staged", "objectives": ["kl"], "method_parameters": {"generations": 15}}
 
 # Row -> what differs from the defaults. All layers keep the same number of groups unless ``uneven``.
