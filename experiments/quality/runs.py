@@ -20,7 +20,7 @@ from gqasearch.cli.messages import quiet_libraries
 from gqasearch.config import RunConfig, build_config
 from gqasearch.errors import UserError
 from gqasearch.files import write_file
-from gqasearch.run import RunFolder, run
+from gqasearch.run import Kept, RunFolder, run
 from gqasearch.run.evaluate import CONVERTED
 from gqasearch.run.folder import read_json
 
@@ -71,6 +71,9 @@ COLUMNS: dict[str, type] = {
     "convert_seconds": float,
 }
 
+# Of every worker: group errors of aligned merges take most of an hour for a model, and six rows read them.
+_KEPT = Kept()
+
 Record = dict[str, Any]  # what one run measured, by column
 Key = tuple[str, str, float, int]  # model, row, ratio, seed
 
@@ -114,7 +117,7 @@ def perform(cell: Cell, model: str, output_dir: Path, threads: int) -> Record:
     """Make the run, unless it is there; what it measured."""
     torch.set_num_threads(threads)
     quiet_libraries(0)
-    run(cell.config(model), cell.folder(output_dir))
+    run(cell.config(model), cell.folder(output_dir), kept=_KEPT)
     return record(cell, model, output_dir)
 
 

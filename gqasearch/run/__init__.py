@@ -2,11 +2,13 @@
 
 from gqasearch.config import RunConfig, apply_settings, build_config, read_config_file
 from gqasearch.run.folder import RunFolder
+from gqasearch.run.kept import Kept
 from gqasearch.run.pipeline import default_output_dir, materialize, run
 from gqasearch.run.results import label_of, report_data
 from gqasearch.run.workspace import NoProgress, Progress, Workspace
 
 __all__ = [
+    "Kept",
     "NoProgress",
     "Progress",
     "RunConfig",

@@ -41,6 +41,7 @@ from gqasearch.run.evaluate import (
     measure,
 )
 from gqasearch.run.folder import RunFolder, write_json
+from gqasearch.run.kept import Kept
 from gqasearch.run.results import report_data, write_similarity
 from gqasearch.run.search import search_seconds, search_step
 from gqasearch.run.warnings import warnings_of
@@ -61,9 +62,12 @@ def default_output_dir(config: RunConfig) -> Path:
     return Path("runs") / f"{model}-{budget}-{objectives}-{merge}-{config.method}-seed{config.seed}"
 
 
-def run(config: RunConfig, output_dir: Path, progress: Progress | None = None) -> RunFolder:
-    """The whole main job, into ``output_dir``; goes on where an interrupted run of the same settings stopped."""
-    work = Workspace(config, progress)
+def run(config: RunConfig, output_dir: Path, progress: Progress | None = None, kept: Kept | None = None) -> RunFolder:
+    """The whole main job, into ``output_dir``; goes on where an interrupted run of the same settings stopped.
+
+    ``kept``: what it shares with other runs of the process.
+    """
+    work = Workspace(config, progress, kept)
     work.check()
     folder = RunFolder(output_dir)
     folder.open(work.config)

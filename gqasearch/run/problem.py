@@ -42,8 +42,7 @@ def prepare_fitness(work: Workspace) -> dict[str, PreparedFitness]:
     """Bind every fitness that the objectives name to the model."""
     if "statistics" in work.needs():
         work.statistics  # noqa: B018 - now, so that it is no part of the search's progress and seconds
-    context = work.context()
-    return {name: fitness.prepare(context) for name, fitness in work.fitnesses.items()}
+    return {name: work.prepared(fitness) for name, fitness in work.fitnesses.items()}
 
 
 def build_problem(work: Workspace, prepared: dict[str, PreparedFitness], method: SearchMethod) -> Problem:
@@ -82,7 +81,7 @@ class OnBatches(PartialObjective):
 
 def guide_errors(work: Workspace) -> tuple[GroupErrors, ...]:
     """The error of the merge in use, by layer, (L,)."""
-    fitness = make_fitness(GUIDE).prepare(work.context())
+    fitness = work.prepared(make_fitness(GUIDE))
     if not isinstance(fitness, PreparedGroupFitness):
         raise TypeError(f"fitness {GUIDE} is no sum over groups")
     geometry = work.parent.geometry

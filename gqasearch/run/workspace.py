@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from typing import Protocol
 
@@ -14,11 +15,12 @@ from gqasearch.config import KV_RATIO, RunConfig
 from gqasearch.embedded import Document, Split
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter
-from gqasearch.fitness import Fitness, FitnessContext, make_fitness
+from gqasearch.fitness import Fitness, FitnessContext, PreparedFitness, make_fitness
 from gqasearch.merging import Merge, make_merge
 from gqasearch.models import ModelSource, Parent, load_parent, resolve_model
 from gqasearch.refining import Refinement, make_refinement
 from gqasearch.reporting import HistoryPoint
+from gqasearch.run.kept import Kept
 from gqasearch.search import SearchMethod, check_first_objective, make_method, may_take_several
 
 
@@ -42,12 +44,22 @@ class NoProgress:
         """Nothing."""
 
 
-class Workspace:
-    """Loads what ``config`` names, once. Its own ``config`` names the refinement, also where the merge decides it."""
+# Settings that a model, its statistics and a prepared fitness each depend on, those before it included.
+MODEL_SETTINGS = ("model", "revision", "dtype", "device")
+STATISTICS_SETTINGS = (*MODEL_SETTINGS, "calibration_text", "calibration_tokens", "block_length")
+FITNESS_SETTINGS = (*STATISTICS_SETTINGS, "search_tokens", "merge", "merge_parameters", "refine", "refine_parameters")
 
-    def __init__(self, config: RunConfig, progress: Progress | None = None) -> None:
+
+class Workspace:
+    """Loads what ``config`` names, once. Its own ``config`` names the refinement, also where the merge decides it.
+
+    ``kept``: what it shares with other workspaces of the process.
+    """
+
+    def __init__(self, config: RunConfig, progress: Progress | None = None, kept: Kept | None = None) -> None:
         self.config = _resolved(config)
         self.progress: Progress = progress or NoProgress()
+        self._kept = kept or Kept()
 
     @cached_property
     def source(self) -> ModelSource:
@@ -56,6 +68,9 @@ class Workspace:
 
     @cached_property
     def parent(self) -> Parent:
+        return self._kept.get("parent", Kept.LARGE, self._key(MODEL_SETTINGS), self._load_parent)
+
+    def _load_parent(self) -> Parent:
         config = self.config
         _check_device(config.device)
         return load_parent(
@@ -96,6 +111,9 @@ class Workspace:
 
     @cached_property
     def statistics(self) -> Statistics:
+        return self._kept.get("statistics", Kept.SMALL, self._key(STATISTICS_SETTINGS), self._load_statistics)
+
+    def _load_statistics(self) -> Statistics:
         blocks = self.blocks("calibration")
         self.progress.stage("calibration", total=len(blocks.ids))
         found = load_or_collect(
@@ -153,6 +171,18 @@ class Workspace:
             load_calibration_blocks=lambda: self.blocks("calibration"),
             refinement=self.refinement,
         )
+
+    def prepared(self, fitness: Fitness) -> PreparedFitness:
+        """``fitness`` bound to this model and its texts; one that other workspaces used knows what they measured."""
+        return self._kept.get(
+            *(("runs the model", Kept.LARGE) if fitness.needs == "forward" else ("statistics alone", Kept.SMALL)),
+            (self._key(FITNESS_SETTINGS), fitness.name, json.dumps(fitness.parameters(), sort_keys=True, default=str)),
+            lambda: fitness.prepare(self.context()),
+        )
+
+    def _key(self, settings: tuple[str, ...]) -> str:
+        """The values of these settings."""
+        return json.dumps(self.config.model_dump(mode="json", include=set(settings)), sort_keys=True)
 
     def check(self) -> None:
         """Fail early on everything that can be checked without long work."""

@@ -1,0 +1,46 @@
+"""What runs share changes no result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gqasearch.grouping_document import read_grouping
+from gqasearch.run import Kept, RunFolder, build_config, run
+
+CASES: tuple[dict[str, Any], ...] = (
+    {"objectives": ["kl"], "refine": "outputs", "method": "staged", "method_parameters": {"generations": 1}},
+    {"objectives": ["merge-error"], "method": "hill-climb"},
+)
+
+
+def lines(folder: RunFolder) -> list[str]:
+    """History without its seconds."""
+    return [line.partition(', "seconds"')[0] for line in folder.history.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["objectives"][0])
+def test_a_run_after_others_has_the_same_bits(settings: dict[str, Any], tmp_path: Path, case: dict[str, Any]) -> None:
+    shared = {**settings, **case, "materialize": False, "baseline": False}
+    kept = Kept()
+    for seed in (1, 2):
+        run(build_config({**shared, "seed": seed}), tmp_path / f"before-{seed}", kept=kept)
+    after = run(build_config({**shared, "seed": 3}), tmp_path / "after", kept=kept)
+    alone = run(build_config({**shared, "seed": 3}), tmp_path / "alone")
+    assert lines(after) == lines(alone)
+    assert read_grouping(after.grouping) == read_grouping(alone.grouping)
+
+
+def test_the_same_is_made_once_and_the_oldest_goes() -> None:
+    kept, made = Kept(), list[int]()
+
+    def make(value: int) -> int:
+        made.append(value)
+        return value
+
+    for value in (1, 2, 1, 3, 1, 2):
+        assert kept.get("small", 2, value, lambda value=value: make(value)) == value
+    assert made == [1, 2, 3, 2]
+    assert kept.get("other", 2, 1, lambda: 7) == 7
