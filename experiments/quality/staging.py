@@ -25,7 +25,7 @@ from gqasearch.search import make_method, run_search
 from gqasearch_fitness.kl import PreparedKL
 
 RATIO = 0.25
-MOST_TOKENS, QUICK_TOKENS = 4_000_000, 200_000
+MOST_TOKENS, QUICK_TOKENS = 2_000_000, 200_000
 HELD_OUT_TOKENS, REFIT_TOKENS = 32_768, 16_384
 STAGED, UNSTAGED = "staged", "unstaged"
 
