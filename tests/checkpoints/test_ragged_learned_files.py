@@ -55,7 +55,7 @@ def without_prefix(source: Path, target: Path, shards: int) -> Path:
     return target
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "qwen2"])
 def test_names_without_the_first_part_in_shards(family: str, tmp_path: Path) -> None:
     """As the hub's ``gpt2``: what is converted in the files is what was converted in the running model."""
     bare = without_prefix(save_checkpoint(tiny_model(family, tied=True), tmp_path / "source"), tmp_path / "bare", 3)

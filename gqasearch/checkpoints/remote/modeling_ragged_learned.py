@@ -98,7 +98,7 @@ class RaggedAttention(nn.Module):
 
     config: Any
     head_dim: int
-    layer_idx: int
+    layer_idx: int | None
     eager: Callable[..., tuple[Tensor, Tensor]] = staticmethod(eager_attention_forward)
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int) -> None:
@@ -128,7 +128,8 @@ class RaggedAttention(nn.Module):
 
     def by_head(self, projected: Tensor) -> Tensor:
         """(B, T, heads * d) -> (B, heads, T, d)."""
-        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        heads: Tensor = projected.unflatten(-1, (-1, self.head_dim))
+        return heads.transpose(1, 2)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, cache: Any, **kwargs: Any
@@ -156,7 +157,7 @@ class RaggedOPTAttention(RaggedAttention, OPTAttention):
         for name in ("k_proj", "v_proj"):
             setattr(self, name, nn.Linear(self.embed_dim, width, bias=self.enable_bias))
 
-    def forward(
+    def forward(  # type: ignore[override]  # what stock attention is called with and gives, not what it says
         self,
         hidden_states: Tensor,
         past_key_values: Any = None,
@@ -189,7 +190,7 @@ class RaggedGPT2Attention(RaggedAttention, GPT2Attention):
         if self.reorder_and_upcast_attn:  # which stock attention, too, heeds in its eager form alone
             self.eager = upcast_attention_forward
 
-    def forward(
+    def forward(  # type: ignore[override]  # what stock attention is called with and gives, not what it says
         self,
         hidden_states: Tensor,
         past_key_values: Any = None,
@@ -217,7 +218,7 @@ class RaggedOPTForCausalLM(OPTForCausalLM):
 
     config_class = RaggedOPTConfig
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    def __init__(self, config: RaggedOPTConfig) -> None:
         super().__init__(config)
         for index, layer in enumerate(self.model.decoder.layers):
             layer.self_attn = RaggedOPTAttention(config, index)
@@ -229,7 +230,7 @@ class RaggedGPT2ForCausalLM(GPT2LMHeadModel):
 
     config_class = RaggedGPT2Config
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    def __init__(self, config: RaggedGPT2Config) -> None:
         super().__init__(config)
         for index, block in enumerate(self.transformer.h):
             block.attn = RaggedGPT2Attention(config, index)
