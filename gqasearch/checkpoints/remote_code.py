@@ -6,28 +6,21 @@ import shutil
 from pathlib import Path
 
 from gqasearch.errors import UserError
-from gqasearch.models import read_config
-from gqasearch.targets import LayoutName
+from gqasearch.models import Config, read_config
 
 REMOTE = Path(__file__).parent / "remote"
-MODELING_FILES: dict[LayoutName, str] = {"deci": "modeling_deci.py", "ragged": "modeling_ragged.py"}
-# Written architectures whose file is another than their layout's.
-OTHER_FILES = dict.fromkeys(("RaggedOPTForCausalLM", "RaggedGPT2ForCausalLM"), "modeling_ragged_learned.py")
-OWN_FILES = frozenset(MODELING_FILES.values()) | frozenset(OTHER_FILES.values())
+MODELING_FILES = sorted(path.name for path in REMOTE.glob("modeling_*.py"))
 
 
-def modeling_file(layout: LayoutName, architecture: str) -> str | None:
-    """The modelling file of a checkpoint of this layout; None where transformers' own code loads it.
-
-    ``architecture``: of the written ``config.json``.
-    """
-    return OTHER_FILES.get(architecture) or MODELING_FILES.get(layout)
+def modeling_file(config: Config) -> str | None:
+    """The file that a ``config.json`` written here names; None for one that needs none."""
+    classes = config.get("auto_map")
+    return None if classes is None else f"{classes['AutoModelForCausalLM'].partition('.')[0]}.py"
 
 
-def copy_modeling_file(layout: LayoutName, architecture: str, folder: Path) -> None:
-    """Put the modelling file of such a checkpoint into ``folder``; nothing where it needs none."""
-    name = modeling_file(layout, architecture)
-    if name is not None:
+def copy_modeling_file(config: Config, folder: Path) -> None:
+    """Put the modelling file that this ``config.json`` names into ``folder``; nothing where it names none."""
+    if (name := modeling_file(config)) is not None:
         shutil.copyfile(REMOTE / name, folder / name)
 
 
@@ -38,7 +31,7 @@ def needs_remote_code(folder: Path) -> bool:
 
 def code_in(folder: Path) -> dict[str, bool]:
     """Python files of a checkpoint folder, and whether each is the one that this gqasearch writes."""
-    ours = {name: (REMOTE / name).read_bytes() for name in OWN_FILES}
+    ours = {name: (REMOTE / name).read_bytes() for name in MODELING_FILES}
     return {path.name: ours.get(path.name) == path.read_bytes() for path in sorted(folder.rglob("*.py"))}
 
 
@@ -46,7 +39,7 @@ def require_own_code(folder: Path) -> None:
     """Raise ``UserError`` when the checkpoint would run any code but that of this gqasearch."""
     strange = [name for name, is_ours in code_in(folder).items() if not is_ours]
     maps = (read_config(folder).get("auto_map") or {}).values()
-    strange += [str(name) for name in maps if f"{str(name).partition('.')[0]}.py" not in OWN_FILES]
+    strange += [str(name) for name in maps if f"{str(name).partition('.')[0]}.py" not in MODELING_FILES]
     if strange:
         raise UserError(
             f"{folder} holds code that this version of gqasearch did not write ({', '.join(strange)}); it is not run. "
