@@ -31,6 +31,7 @@ from tests.samples import text_file
 from tests.tiny_models import edit_config, save_checkpoint, tiny_model
 
 INDEX = "model.safetensors.index.json"
+LARGEST_FIRST = Grouping.from_labels([[0, 1, 0, 0, 1, 0], [0, 1, 0, 2, 3, 0]])
 
 
 # Sources as they lie on disk
@@ -78,13 +79,13 @@ def test_a_merge_of_weights_does_not_load_the_model(
 ) -> None:
     source = save_checkpoint(tiny_model(family), tmp_path / "source", max_shard_size="20KB")
     parent = load_parent(str(source))
-    document = replace(document_for(parent, UNEVEN), merge=MergeRecord("mean-renorm"))
+    document = replace(document_for(parent, LARGEST_FIRST), merge=MergeRecord("mean-renorm"))
     monkeypatch.setattr("gqasearch.run.workspace.load_parent", None)
     materialize(Workspace(build_config({"model": str(source)})), document, tmp_path / "out")
     merge = make_merge("mean-renorm")
     stored = stored_tensors(tmp_path / "out")
-    for index, groups in enumerate(UNEVEN.group_counts):
-        merged = merged_by_group(merge, parent.layer(index), UNEVEN.layers[index])
+    for index, groups in enumerate(LARGEST_FIRST.group_counts):
+        merged = merged_by_group(merge, parent.layer(index), LARGEST_FIRST.layers[index])
         assert merged.num_kv_heads == groups and merged.k_bias is not None
         if family == "opt":
             key = stored[f"model.decoder.layers.{index}.self_attn.k_proj.weight"]
@@ -98,7 +99,7 @@ def test_a_merge_of_weights_does_not_load_the_model(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_config_code_and_tensors(family: str, tmp_path: Path) -> None:
-    _, out = written(tmp_path, family)
+    _, out = written(tmp_path, family, LARGEST_FIRST)
     source, config, name = config_of(tmp_path / "source"), config_of(out), {"opt": "OPT", "gpt2": "GPT2"}[family]
     own = {
         "architectures": [f"Ragged{name}ForCausalLM"],
@@ -108,7 +109,7 @@ def test_config_code_and_tensors(family: str, tmp_path: Path) -> None:
             "AutoModelForCausalLM": f"modeling_ragged_learned.Ragged{name}ForCausalLM",
         },
         "num_key_value_heads_per_layer": [2, 4],
-        "kv_group_sizes": [[4, 2], [1, 3, 1, 1]],
+        "kv_group_sizes": [[4, 2], [3, 1, 1, 1]],
         "torch_dtype": "float32",
     }
     assert config == source | own
