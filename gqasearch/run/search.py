@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gqasearch import models
 from gqasearch.errors import UserError
 from gqasearch.files import write_file
 from gqasearch.fitness import PreparedFitness, PreparedGroupFitness
@@ -140,17 +141,7 @@ def _chosen(work: Workspace, generation: Generation) -> Candidate:
 
 def model_record(work: Workspace) -> ModelRecord:
     """The source model as named in grouping.json."""
-    parent, geometry = work.parent, work.parent.geometry
-    return ModelRecord(
-        id=parent.id,
-        architecture=parent.config["architectures"][0],
-        num_layers=geometry.num_layers,
-        num_attention_heads=geometry.num_attention_heads,
-        num_key_value_heads=geometry.num_kv_heads,
-        head_dim=geometry.head_dim,
-        revision=parent.revision,
-        fingerprint=parent.fingerprint,
-    )
+    return models.model_record(work.parent.id, work.parent)
 
 
 def refinement_record(work: Workspace) -> RefinementRecord | None:
