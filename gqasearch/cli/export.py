@@ -41,3 +41,4 @@ def export(
             sys.stdout.buffer.write(data)
         else:
             write_file(output, data, overwrite=overwrite)
+            typer.echo(f"{output}: {form}, {len(data):,} bytes")
