@@ -45,15 +45,20 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; raises ``UserError`` for anything else, NaN and infinities included."""
+    data = read_json_value(path)
+    if not isinstance(data, dict):
+        raise UserError(f"{path} must hold a JSON object")
+    return data
+
+
+def read_json_value(path: Path) -> Any:
+    """Any JSON value in a file; raises ``UserError`` for what is no JSON, NaN and infinities included."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} must hold a JSON object")
-    return data
 
 
 def _finite(text: str) -> float:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from math import lcm
 
 
 class GroupingError(ValueError):
@@ -149,6 +150,15 @@ class Grouping:
     @property
     def group_counts(self) -> tuple[int, ...]:
         return tuple(layer.num_groups for layer in self.layers)
+
+    def common_query_heads(self, queries_per_kv: int) -> int:
+        """Fewest query heads that every layer can share out evenly among its groups, and have room for the largest.
+
+        ``queries_per_kv``: query heads that every head of the source carries.
+        """
+        needed = max(layer.num_groups * max(layer.sizes) for layer in self) * queries_per_kv
+        step = lcm(*self.group_counts)
+        return -(-needed // step) * step
 
     def kv_bytes_per_token(self, head_dim: int, bytes_per_value: int) -> int:
         """Bytes of K and V cached for one token."""

@@ -7,7 +7,6 @@ which takes ``num_key_value_heads_per_layer`` and ``head_dim`` from config.json)
 
 from __future__ import annotations
 
-from math import lcm
 from typing import Any
 
 from gqasearch.checkpoints.layout import Layout, added_weights, place
@@ -38,9 +37,7 @@ def deci_obstacle(config: Config) -> str | None:
 
 def deci_query_heads(grouping: Grouping, geometry: HeadGeometry) -> int:
     """The fewest query heads that the group counts of all layers divide, with room for every layer's largest group."""
-    needed = max(layer.num_groups * max(layer.sizes) for layer in grouping) * geometry.queries_per_kv
-    step = lcm(*grouping.group_counts)
-    return -(-needed // step) * step
+    return grouping.common_query_heads(geometry.queries_per_kv)
 
 
 def deci_layout(grouping: Grouping, geometry: HeadGeometry) -> Layout:

@@ -10,6 +10,7 @@ from gqasearch import __version__
 from gqasearch.cli.evaluate import evaluate
 from gqasearch.cli.export import export
 from gqasearch.cli.export_gguf import export_gguf
+from gqasearch.cli.import_grouping import import_grouping
 from gqasearch.cli.ls import ls
 from gqasearch.cli.materialize import materialize
 from gqasearch.cli.report import report
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 for verb in (search, materialize, evaluate, export, export_gguf, validate, ls, report):
     app.command()(verb)
+app.command("import")(import_grouping)  # a word that no function can be named
 
 
 def _show_version(wanted: bool) -> None:

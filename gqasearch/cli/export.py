@@ -13,12 +13,18 @@ from gqasearch.cli.messages import clear_errors
 def export(
     grouping: Annotated[Path, typer.Argument(help="grouping.json, or a run folder.")],
     form: Annotated[
-        str, typer.Option("--format", help="head-map, kv-heads-per-layer, labels-csv or npz.")
+        str,
+        typer.Option(
+            "--format",
+            help="labels-csv, head-map, head-clusters, kv-heads-per-layer, block-configs, npz, frame-csv, frame-json.",
+        ),
     ] = "labels-csv",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write. [default: stdout]")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
 ) -> None:
-    """Write a grouping as label CSV, head map, per-layer KV head counts, or NumPy arrays.
+    """Write a grouping as labels, head map, clusters, per-layer KV head counts, NumPy arrays, or a table for pandas.
+
+    gqasearch import reads labels-csv, head-map, head-clusters and npz again.
 
     Example: gqasearch export runs/demo/grouping.json --format head-map
     """
@@ -35,3 +41,4 @@ def export(
             sys.stdout.buffer.write(data)
         else:
             write_file(output, data, overwrite=overwrite)
+            typer.echo(f"{output}: {form}, {len(data):,} bytes")

@@ -24,6 +24,10 @@ def search(
         list[str] | None,
         typer.Option("--set", help="key=value, or fitness|merge|refine|method.PARAMETER=value. Repeatable."),
     ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="Also show the run in tensorboard or wandb (Weights & Biases). Repeatable."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Check everything, show the settings, search nothing.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; twice: libraries too.")] = 0,
@@ -40,14 +44,17 @@ def search(
         settings = resolve_config(config, flags, fitness, objective or [], set_ or [])
         quiet_libraries(verbose)
         if dry_run:
-            _dry_run(settings, output_dir, json_, quiet)
+            _dry_run(settings, output_dir, track or [], json_, quiet)
             return
-        _search(settings, output_dir, json_, verbose, quiet)
+        _search(settings, output_dir, track or [], json_, verbose, quiet)
 
 
-def _dry_run(settings: RunConfig, output_dir: Path | None, json_: bool, quiet: bool) -> None:
+def _dry_run(settings: RunConfig, output_dir: Path | None, track: list[str], json_: bool, quiet: bool) -> None:
     from gqasearch.run import Workspace, default_output_dir
+    from gqasearch.tracking import make_tracker
 
+    for name in track:
+        make_tracker(name)
     work = Workspace(settings)
     work.check()
     folder = output_dir or default_output_dir(settings)
@@ -57,7 +64,9 @@ def _dry_run(settings: RunConfig, output_dir: Path | None, json_: bool, quiet: b
         typer.echo(f"# would run in {folder}\n{work.config.to_yaml()}", nl=False)
 
 
-def _search(settings: RunConfig, output_dir: Path | None, json_: bool, verbose: int, quiet: bool) -> None:
+def _search(
+    settings: RunConfig, output_dir: Path | None, track: list[str], json_: bool, verbose: int, quiet: bool
+) -> None:
     from rich.console import Console
 
     from gqasearch.grouping_document import read_grouping
@@ -65,9 +74,15 @@ def _search(settings: RunConfig, output_dir: Path | None, json_: bool, verbose: 
     from gqasearch.reporting.tables import results_table
     from gqasearch.run import default_output_dir, report_data, run
     from gqasearch.run.certify import certificate_words
+    from gqasearch.tracking import tracked
 
-    with SearchProgress(Console(stderr=True), quiet=quiet or json_) as progress:
-        folder = run(settings, output_dir or default_output_dir(settings), progress)
+    messages = Console(stderr=True)
+
+    def warn(words: str) -> None:
+        messages.print(f"warning: {words}", markup=False, highlight=False, soft_wrap=True)
+
+    with tracked(track, warn) as trackers, SearchProgress(messages, quiet=quiet or json_) as progress:
+        folder = run(settings, output_dir or default_output_dir(settings), progress, listeners=trackers)
     data = report_data([folder])
     if json_:
         print_json(_summary(folder.path, folder.metrics))

@@ -5,6 +5,7 @@ from gqasearch.models.layer import HeadGeometry, LayerWeights, augmented, tie_he
 from gqasearch.models.loading import load_model
 from gqasearch.models.parent import Parent, load_parent
 from gqasearch.models.partial import decoder_layer, layers_stubbed, run_from
+from gqasearch.models.record import model_record
 from gqasearch.models.registry import FAMILIES, family_of, read_config, supported_architectures
 from gqasearch.models.source import ModelSource, resolve_model
 from gqasearch.models.stream import stream_after, wanted_of_attention
@@ -28,6 +29,7 @@ __all__ = [
     "layers_stubbed",
     "load_model",
     "load_parent",
+    "model_record",
     "read_config",
     "resolve_model",
     "run_from",

@@ -3,6 +3,7 @@
 from gqasearch.config import RunConfig, apply_settings, build_config, read_config_file
 from gqasearch.run.folder import RunFolder
 from gqasearch.run.kept import Kept
+from gqasearch.run.listener import RunListener, RunStart
 from gqasearch.run.pipeline import default_output_dir, materialize, run
 from gqasearch.run.results import label_of, report_data
 from gqasearch.run.workspace import NoProgress, Progress, Workspace
@@ -13,6 +14,8 @@ __all__ = [
     "Progress",
     "RunConfig",
     "RunFolder",
+    "RunListener",
+    "RunStart",
     "Workspace",
     "apply_settings",
     "build_config",

@@ -115,6 +115,10 @@ class RunFolder:
             return None
         return read_json(self.state)
 
+    def known_history(self) -> list[dict[str, Any]]:
+        """Lines of the history that a search goes on after; ``history.jsonl`` of a killed run may hold more."""
+        return [json.loads(line) for line in (self.read_state() or {}).get("history", [])]
+
     def write_state(self, state: dict[str, Any]) -> None:
         write_json(self.state, state, overwrite=True)
 

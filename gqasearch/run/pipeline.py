@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,9 @@ from gqasearch.run.evaluate import (
     grouping_subject,
     measure,
 )
-from gqasearch.run.folder import RunFolder, write_json
+from gqasearch.run.folder import RunFolder, read_json, write_json
 from gqasearch.run.kept import Kept
+from gqasearch.run.listener import RunListener, RunStart
 from gqasearch.run.results import report_data, write_similarity
 from gqasearch.run.search import search_seconds, search_step
 from gqasearch.run.warnings import warnings_of
@@ -61,12 +62,18 @@ def default_output_dir(config: RunConfig) -> Path:
     return Path("runs") / f"{model}-{budget}-{objectives}-{merge}-{config.method}-seed{config.seed}"
 
 
-def run(config: RunConfig, output_dir: Path, progress: Progress | None = None, kept: Kept | None = None) -> RunFolder:
+def run(
+    config: RunConfig,
+    output_dir: Path,
+    progress: Progress | None = None,
+    kept: Kept | None = None,
+    listeners: Sequence[RunListener] = (),
+) -> RunFolder:
     """The whole main job, into ``output_dir``; goes on where an interrupted run of the same settings stopped.
 
-    ``kept``: what it shares with other runs of the process.
+    ``kept``: what it shares with other runs of the process. ``listeners``: told of it as it goes.
     """
-    work = Workspace(config, progress, kept)
+    work = Workspace(config, progress, kept, listeners)
     work.check()
     folder = RunFolder(output_dir)
     folder.open(work.config)
@@ -80,6 +87,10 @@ def run(config: RunConfig, output_dir: Path, progress: Progress | None = None, k
 
 def run_steps(work: Workspace, folder: RunFolder) -> None:
     """Every step whose result is not there yet."""
+    if work.listeners:
+        start = RunStart(folder.path, work.config.model_dump(mode="json"), folder.known_history())
+        for listener in work.listeners:
+            listener.on_start(start)
     if not folder.grouping.is_file():
         search_step(work, folder)
     document = read_grouping(folder.grouping)
@@ -90,6 +101,8 @@ def run_steps(work: Workspace, folder: RunFolder) -> None:
         evaluate_step(work, folder, document)
     if not folder.report.is_file():
         write_report(folder.report, report_data([folder]))
+    for listener in work.listeners:
+        listener.on_metrics(read_json(folder.metrics))
 
 
 def checkpoint_layout(work: Workspace, document: GroupingDocument) -> tuple[Layout | None, str]:

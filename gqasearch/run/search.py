@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gqasearch import models
 from gqasearch.errors import UserError
 from gqasearch.files import write_file
 from gqasearch.fitness import PreparedFitness, PreparedGroupFitness
@@ -52,7 +53,8 @@ def search_step(work: Workspace, folder: RunFolder) -> None:
         rng = np.random.default_rng(work.config.seed)
         for generation in run_search(method, problem, rng, stored.get("search")):
             now = time.monotonic() - started
-            lines.append(_history_line(generation, before + now))
+            record = _history_record(generation, before + now)
+            lines.append(json.dumps(record, allow_nan=False))
             history.write(lines[-1] + "\n")
             history.flush()
             point = HistoryPoint(generation.index, generation.evaluations, generation.best.values[0], before + now)
@@ -60,6 +62,8 @@ def search_step(work: Workspace, folder: RunFolder) -> None:
             if now - last_write >= STATE_SECONDS:
                 folder.write_state({"search": generation.state(), "history": lines, "seconds": before + now})
                 last_write = time.monotonic() - started
+            for listener in work.listeners:
+                listener.on_generation(record)
     if generation is None:
         raise UserError(f"{folder.state} holds no state that a search can go on from; remove it to start over")
     seconds = before + time.monotonic() - started
@@ -69,7 +73,7 @@ def search_step(work: Workspace, folder: RunFolder) -> None:
     write_grouping(folder.grouping, build_document(work, method, generation, prepared))
 
 
-def _history_line(generation: Generation, seconds: float) -> str:
+def _history_record(generation: Generation, seconds: float) -> dict[str, Any]:
     record: dict[str, Any] = {
         "generation": generation.index,
         "evaluations": generation.evaluations,
@@ -79,7 +83,7 @@ def _history_line(generation: Generation, seconds: float) -> str:
     }
     if generation.best.final is not None:
         record["final"] = generation.best.final
-    return json.dumps(record, allow_nan=False)
+    return record
 
 
 def _pareto(work: Workspace, generation: Generation) -> dict[str, Any]:
@@ -137,17 +141,7 @@ def _chosen(work: Workspace, generation: Generation) -> Candidate:
 
 def model_record(work: Workspace) -> ModelRecord:
     """The source model as named in grouping.json."""
-    parent, geometry = work.parent, work.parent.geometry
-    return ModelRecord(
-        id=parent.id,
-        architecture=parent.config["architectures"][0],
-        num_layers=geometry.num_layers,
-        num_attention_heads=geometry.num_attention_heads,
-        num_key_value_heads=geometry.num_kv_heads,
-        head_dim=geometry.head_dim,
-        revision=parent.revision,
-        fingerprint=parent.fingerprint,
-    )
+    return models.model_record(work.parent.id, work.parent)
 
 
 def refinement_record(work: Workspace) -> RefinementRecord | None:

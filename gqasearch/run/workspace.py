@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from gqasearch.models import ModelSource, Parent, load_parent, resolve_model
 from gqasearch.refining import Refinement, make_refinement
 from gqasearch.reporting import HistoryPoint
 from gqasearch.run.kept import Kept
+from gqasearch.run.listener import RunListener
 from gqasearch.search import SearchMethod, check_first_objective, make_method, may_take_several
 
 
@@ -53,12 +55,19 @@ FITNESS_SETTINGS = (*STATISTICS_SETTINGS, "search_tokens", "merge", "merge_param
 class Workspace:
     """Loads what ``config`` names, once. Its own ``config`` names the refinement, also where the merge decides it.
 
-    ``kept``: what it shares with other workspaces of the process.
+    ``kept``: what it shares with other workspaces of the process. ``listeners``: told of a run as it goes.
     """
 
-    def __init__(self, config: RunConfig, progress: Progress | None = None, kept: Kept | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        progress: Progress | None = None,
+        kept: Kept | None = None,
+        listeners: Sequence[RunListener] = (),
+    ) -> None:
         self.config = _resolved(config)
         self.progress: Progress = progress or NoProgress()
+        self.listeners = tuple(listeners)
         self._kept = kept or Kept()
 
     @cached_property

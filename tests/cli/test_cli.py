@@ -54,7 +54,7 @@ def refused(result: Result, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["search", "materialize", "evaluate", "export", "export-gguf", "validate", "ls", "report"]
+    "verb", ["search", "materialize", "evaluate", "export", "export-gguf", "import", "validate", "ls", "report"]
 )
 def test_every_verb_explains_itself_with_an_example(verb: str) -> None:
     result = call(verb, "--help")
