@@ -24,6 +24,12 @@ def search(
         list[str] | None,
         typer.Option("--set", help="key=value, or fitness|merge|refine|method.PARAMETER=value. Repeatable."),
     ] = None,
+    workers: Annotated[
+        str, typer.Option(help="Who runs the candidates: a number of processes, ray, or ray://HOST:PORT.")
+    ] = "1",
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of each worker. [default: the cores, shared out]")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Check everything, show the settings, search nothing.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; twice: libraries too.")] = 0,
@@ -35,21 +41,28 @@ def search(
     With no option: the embedded model at half its KV heads. The same command on the same folder resumes.
 
     Example: gqasearch search --kv-ratio 0.25 --fitness merge-error --set method.population=64
+
+    On four processes, to the same bits: gqasearch search --method staged --workers 4 --threads 1
     """
     with clear_errors(resumable=True):
         settings = resolve_config(config, flags, fitness, objective or [], set_ or [])
         quiet_libraries(verbose)
         if dry_run:
-            _dry_run(settings, output_dir, json_, quiet)
+            _dry_run(settings, output_dir, workers, threads, json_, quiet)
             return
-        _search(settings, output_dir, json_, verbose, quiet)
+        _search(settings, output_dir, workers, threads, json_, verbose, quiet)
 
 
-def _dry_run(settings: RunConfig, output_dir: Path | None, json_: bool, quiet: bool) -> None:
+def _dry_run(
+    settings: RunConfig, output_dir: Path | None, workers: str, threads: int | None, json_: bool, quiet: bool
+) -> None:
+    from gqasearch.parallel import parse_workers
     from gqasearch.run import Workspace, default_output_dir
+    from gqasearch.run.workers import check_workers
 
     work = Workspace(settings)
     work.check()
+    check_workers(work, parse_workers(workers), threads)
     folder = output_dir or default_output_dir(settings)
     if json_:
         print_json({"output_dir": str(folder), "config": work.config.model_dump(mode="json")})
@@ -57,7 +70,15 @@ def _dry_run(settings: RunConfig, output_dir: Path | None, json_: bool, quiet: b
         typer.echo(f"# would run in {folder}\n{work.config.to_yaml()}", nl=False)
 
 
-def _search(settings: RunConfig, output_dir: Path | None, json_: bool, verbose: int, quiet: bool) -> None:
+def _search(
+    settings: RunConfig,
+    output_dir: Path | None,
+    workers: str,
+    threads: int | None,
+    json_: bool,
+    verbose: int,
+    quiet: bool,
+) -> None:
     from rich.console import Console
 
     from gqasearch.grouping_document import read_grouping
@@ -67,7 +88,8 @@ def _search(settings: RunConfig, output_dir: Path | None, json_: bool, verbose: 
     from gqasearch.run.certify import certificate_words
 
     with SearchProgress(Console(stderr=True), quiet=quiet or json_) as progress:
-        folder = run(settings, output_dir or default_output_dir(settings), progress)
+        where = output_dir or default_output_dir(settings)
+        folder = run(settings, where, progress, workers=workers, threads=threads)
     data = report_data([folder])
     if json_:
         print_json(_summary(folder.path, folder.metrics))
