@@ -30,13 +30,23 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Task:
-    """One call under way: ``unanswered`` places of ``items``, and how often each has killed its worker alone."""
+    """One call of ``values``: place of an item -> its value, and how often it has killed its worker alone."""
 
     question: Question
     items: Sequence[Item]
     queues: Queues
     values: dict[int, float] = field(default_factory=dict)
     deaths: dict[int, int] = field(default_factory=dict)
+    is_over: bool = False  # left by an exception; what workers still do for it is of no use to anyone
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What one worker does: some places of a task, or, without one, its preparation."""
+
+    worker: int
+    task: _Task | None = None
+    places: tuple[int, ...] = ()
 
 
 class Evaluator:
@@ -51,7 +61,7 @@ class Evaluator:
         self.facts: dict[str, Facts] = {}
         self.failures: list[str] = []
         self._seats: dict[int, Seat] = {}
-        self._busy: dict[Future[Any], tuple[int, list[int] | None]] = {}  # None: it prepares
+        self._busy: dict[Future[Any], _Job] = {}
         self._stillborn = 0
         self._homes: Recent[Item, int] = Recent(MOST_HOMES, lambda _: 1)
 
@@ -60,7 +70,7 @@ class Evaluator:
             for worker, seat in enumerate(self.crew.seats()):
                 self._take_seat(worker, seat)
             while not self.facts:
-                self._wait(None)
+                self._wait()
         except BaseException:
             self.close()
             raise
@@ -86,6 +96,11 @@ class Evaluator:
         """How many there are now."""
         return len(self._seats)
 
+    def settle(self) -> None:
+        """Wait until every worker is ready; they begin as they come otherwise."""
+        while self._busy:
+            self._wait()
+
     def values(self, question: Question, items: Sequence[Item], *, may_fail: bool = True) -> FloatArray:
         """One value per item, (N,). With ``may_fail`` false a candidate that no worker survives is a ``UserError``.
 
@@ -95,17 +110,20 @@ class Evaluator:
         order = sorted(range(len(unique)), key=lambda place: _sort_key(unique[place]))
         homes = {place: home for place in order if (home := self._homes.get(unique[place])) is not None}
         task = _Task(question, unique, Queues(order, homes, list(self._seats)))
-        while len(task.values) < len(unique):
-            self._hand_out(task)
-            self._wait(task)
-            if not may_fail and FAILED in task.values.values():
-                raise UserError(f"the search cannot go on: {self.failures[-1]}")
+        try:
+            while len(task.values) < len(unique):
+                self._hand_out(task)
+                self._wait()
+                if not may_fail and FAILED in task.values.values():
+                    raise UserError(f"the search cannot go on: {self.failures[-1]}")
+        finally:
+            task.is_over = True
         by_item = dict(zip(unique, (task.values[place] for place in range(len(unique))), strict=True))
         return np.array([by_item[item] for item in items], dtype=np.float64)
 
     def _hand_out(self, task: _Task) -> None:
         """Something to do for every worker that has nothing, while there is something."""
-        occupied = {worker for worker, _ in self._busy.values()}
+        occupied = {job.worker for job in self._busy.values()}
         for worker in [worker for worker in self._seats if worker not in occupied]:
             if not (places := task.queues.take(worker)):
                 return
@@ -115,44 +133,51 @@ class Evaluator:
                 task.queues.put_back(places)
                 self._refill(worker)
             else:
-                self._busy[future] = (worker, places)
+                self._busy[future] = _Job(worker, task, tuple(places))
 
-    def _wait(self, task: _Task | None) -> None:
+    def _wait(self) -> None:
         """Until one worker or more have something to say."""
         done, _ = wait(self._busy, return_when=FIRST_COMPLETED)
         for future in done:
-            worker, places = self._busy.pop(future)
+            job = self._busy.pop(future)
             try:
                 result = future.result()
             except self.crew.deaths as death:
-                self._bury(task, worker, places, death)
+                self._bury(job, death)
+                continue
+            if job.task is not None and job.task.is_over:
                 continue
             if isinstance(result, Raised):
                 raise result.again()
-            if places is None:
+            if job.task is None:
                 self.facts, self._stillborn = result, 0
-            elif task is not None:
-                task.values.update(zip(places, result, strict=True))
-                for place in places:
-                    self._homes.put(task.items[place], worker)
+                continue
+            job.task.values.update(zip(job.places, result, strict=True))
+            for place in job.places:
+                self._homes.put(job.task.items[place], job.worker)
 
-    def _bury(self, task: _Task | None, worker: int, places: list[int] | None, death: BaseException) -> None:
+    def _bury(self, job: _Job, death: BaseException) -> None:
         """A worker died: its candidates are given to others one by one; who kills alone, twice, has failed."""
-        by_itself = not self._seats[worker].lost_with_machine()
-        if places is None:
+        by_itself = not self._seats[job.worker].lost_with_machine()
+        if job.task is None:
             self._stillborn += by_itself
             if self._stillborn >= DEATHS_ALLOWED:
                 raise UserError(f"workers die while they load the model; is there memory for each? {_first(death)}")
-        elif task is not None:
-            if len(places) == 1 and by_itself:
-                task.deaths[places[0]] = task.deaths.get(places[0], 0) + 1
-            failed = [place for place in places if task.deaths.get(place, 0) >= DEATHS_ALLOWED]
-            for place in failed:
+        else:
+            self._suspect(job.task, job.places, by_itself)
+        log.warning("a worker died (%s); its work is done again", _first(death))
+        self._refill(job.worker)
+
+    def _suspect(self, task: _Task, places: tuple[int, ...], by_itself: bool) -> None:
+        """Put back what a dead worker had; ``by_itself``: its machine is still there."""
+        if by_itself and len(places) == 1:
+            (place,) = places
+            task.deaths[place] = task.deaths.get(place, 0) + 1
+            if task.deaths[place] >= DEATHS_ALLOWED:
                 task.values[place] = FAILED
                 self._report(task.question, task.items[place])
-            task.queues.put_back([place for place in places if place not in failed])
-        log.warning("a worker died (%s); its work is done again", _first(death))
-        self._refill(worker)
+                return
+        task.queues.put_back(places)
 
     def _refill(self, worker: int) -> None:
         """A new worker in a dead one's place; fewer go on where there is no room for one."""
@@ -170,7 +195,7 @@ class Evaluator:
 
     def _take_seat(self, worker: int, seat: Seat) -> None:
         self._seats[worker] = seat
-        self._busy[seat.prepare()] = (worker, None)
+        self._busy[seat.prepare()] = _Job(worker)
 
     def _report(self, question: Question, item: Item) -> None:
         shown = [[list(group) for group in layer.groups] for layer in item] if isinstance(item, Grouping) else item

@@ -19,16 +19,18 @@ class Queues:
 
     def __init__(self, places: Sequence[int], homes: Mapping[int, int], workers: Sequence[int]) -> None:
         """``places``: in the order to deal them; ``homes``: place -> worker that knows it already."""
-        self._queues: dict[int, deque[int]] = {worker: deque() for worker in workers}
-        strangers = [place for place in places if homes.get(place) not in self._queues]
+        dealt: dict[int, list[int]] = {worker: [] for worker in workers}
+        strangers = [place for place in places if homes.get(place) not in dealt]
         for place in places:
-            if (home := homes.get(place)) in self._queues:
-                self._queues[home].append(place)
-        share = -(-len(places) // max(1, len(workers)))
-        for queue in self._queues.values():
-            room = max(0, share - len(queue))
-            queue.extend(strangers[:room])
+            if (home := homes.get(place)) in dealt:
+                dealt[home].append(place)
+        share, rank = -(-len(places) // max(1, len(workers))), {place: index for index, place in enumerate(places)}
+        for own in dealt.values():
+            room = max(0, share - len(own))
+            own.extend(strangers[:room])
+            own.sort(key=rank.__getitem__)
             del strangers[:room]
+        self._queues = {worker: deque(own) for worker, own in dealt.items()}
         self._alone: deque[int] = deque()
 
     def take(self, worker: int) -> list[int]:

@@ -17,11 +17,18 @@ SHORT_TEMPORARY = "/tmp"  # noqa: S108 - mkdtemp makes a private folder in it
 LOCAL_STORE_BYTES = 2**28  # only answers and token blocks pass through it
 
 
-def import_ray() -> ModuleType:
-    """Ray, or a ``UserError`` that says how to get it."""
-    # Read when Ray is imported: without it a Ray of one machine listens on that machine's network address.
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+def import_ray(*, local: bool) -> ModuleType:
+    """Ray, or a ``UserError`` that says how to get it.
+
+    It reads these variables when it is imported, and never again.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if local:
+        # Without the first, a Ray of one machine listens on that machine's network address.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     try:
         import ray
     except ImportError as error:
@@ -36,8 +43,8 @@ class RayCluster:
     """A connection to Ray; ``close`` ends it, and the Ray that it started. Raises ``UserError`` where there is none."""
 
     def __init__(self, address: str) -> None:
-        self.ray = import_ray()
         self.is_local = address == LOCAL_RAY
+        self.ray = import_ray(local=self.is_local)
         self._folder: str | None = None
         if self.ray.is_initialized():
             raise UserError("this process uses Ray already; end that (ray.shutdown()) or give a number of processes")
@@ -48,30 +55,27 @@ class RayCluster:
             raise
 
     def _start(self) -> None:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-            # Kept for as long as this process: Ray reads it once.
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         parent = SHORT_TEMPORARY if os.path.isdir(SHORT_TEMPORARY) else None  # noqa: PTH112
         self._folder = tempfile.mkdtemp(prefix="gqasearch-ray-", dir=parent)
-        self.ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=LOCAL_STORE_BYTES,
-            _temp_dir=self._folder,
-        )
+        try:
+            self.ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=LOCAL_STORE_BYTES,
+                _temp_dir=self._folder,
+            )
+        except Exception as error:
+            raise UserError(f"--workers ray: Ray did not start here: {_first_line(error)}") from error
 
     def _connect(self, address: str) -> None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
         try:
             self.ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"--workers {address}: no connection ({first}). Is the cluster's token in RAY_AUTH_TOKEN or "
-                "~/.ray/auth_token, and the client port (10001 unless set otherwise) reachable?"
+                f"--workers {address}: no connection ({_first_line(error)}). Is the cluster's token in RAY_AUTH_TOKEN "
+                "or ~/.ray/auth_token, and the client port (10001 unless set otherwise) reachable?"
             ) from error
 
     def nodes(self) -> list[dict[str, float]]:
@@ -90,3 +94,7 @@ class RayCluster:
         self.ray.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
