@@ -61,7 +61,7 @@ def _started(work: object) -> Future[object]:
     def run() -> None:
         try:
             future.set_result(work())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             future.set_exception(error)
 
     threading.Thread(target=run).start()
