@@ -29,7 +29,7 @@ QUICK: dict[str, Any] = {
     "uneven": True,
     "fitness_parameters": {"tokens": 1200, "refit_tokens": 200},
 }
-STAGED = {"offspring": 6, "generations": 3, "first_tokens": 100, "survivors": 3}
+STAGED = {"offspring": 6, "generations": 3, "first_tokens": 100, "population": 3}
 
 
 def history(folder: RunFolder) -> list[dict[str, Any]]:
@@ -44,10 +44,14 @@ def document(folder: RunFolder) -> dict[str, Any]:
 
 def running(pids: list[int]) -> list[int]:
     """Those that are still there, zombies left out."""
-    states = {pid: Path(f"/proc/{pid}/stat") for pid in pids}
-    return [
-        pid for pid, path in states.items() if path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
-    ]
+
+    def state(pid: int) -> str:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return "Z"
+
+    return [pid for pid in pids if state(pid) != "Z"]
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
