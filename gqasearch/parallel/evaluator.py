@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
@@ -20,9 +19,8 @@ from gqasearch.parallel.crew import Crew, Seat
 from gqasearch.parallel.questions import Facts, Item, Question
 from gqasearch.parallel.queues import Queues
 from gqasearch.parallel.worker import Raised
+from gqasearch.search import FAILED
 
-# The value of a candidate that no worker survives: finite, as a search's state must be, and worse than any other.
-FAILED = sys.float_info.max
 DEATHS_ALLOWED = 2  # of a worker that had this candidate alone, or in a row while the model is loaded
 MOST_HOMES = 2**16
 log = logging.getLogger(__name__)

@@ -15,15 +15,20 @@ from gqasearch.parallel.blueprint import Blueprint
 from gqasearch.parallel.crew import Crew, Seat
 from gqasearch.parallel.questions import Item, Question
 from gqasearch.parallel.ray_cluster import RayCluster
-from gqasearch.parallel.shipment import own_folder, read_folder, write_folder
+from gqasearch.parallel.shipment import OwnFolder, read_folder, write_folder
 from gqasearch.parallel.worker import Answer, Prepared, Worker, raised
 
 PLACEMENT_SECONDS = 30.0
+LEAVE_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
 class Actor(Worker):
     """A worker on some node. Files that came as bytes are written to a folder of its own, for as long as it lives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder: OwnFolder | None = None
 
     def node(self) -> str:
         """Id of the node that it is on."""
@@ -34,26 +39,27 @@ class Actor(Worker):
     def prepare_sent(self, blueprint: Blueprint, model: dict[str, Any], statistics: dict[str, Any]) -> Prepared:
         """``prepare``, with file name -> reference to its bytes; {} for a folder that is here already."""
         try:
-            plan = _unpacked(blueprint, model, statistics) if model else blueprint
+            plan = self._unpacked(blueprint, model, statistics) if model else blueprint
         except Exception as error:  # noqa: BLE001 - a full disk, say
             return raised(error)
         return self.prepare(plan)
 
+    def leave(self) -> None:
+        """Remove what it wrote."""
+        if self._folder is not None:
+            self._folder.remove()
 
-def _unpacked(blueprint: Blueprint, model: dict[str, Any], statistics: dict[str, Any]) -> Blueprint:
-    import atexit
-    import shutil
+    def _unpacked(self, blueprint: Blueprint, model: dict[str, Any], statistics: dict[str, Any]) -> Blueprint:
+        import ray
 
-    import ray
-
-    folder = own_folder()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    places: list[Path | None] = []
-    for name, references in (("model", model), ("statistics", statistics)):
-        if references:
-            write_folder(dict(zip(references, ray.get(list(references.values())), strict=True)), folder / name)
-        places.append(folder / name if references else None)
-    return blueprint.in_folders(places[0] or blueprint.model_folder, places[1])
+        self._folder = OwnFolder()
+        places: list[Path | None] = []
+        for name, references in (("model", model), ("statistics", statistics)):
+            path = self._folder.path / name
+            if references:
+                write_folder(dict(zip(references, ray.get(list(references.values())), strict=True)), path)
+            places.append(path if references else None)
+        return blueprint.in_folders(places[0] or blueprint.model_folder, places[1])
 
 
 class RaySeat(Seat):
@@ -86,6 +92,9 @@ class RaySeat(Seat):
         from ray.util import remove_placement_group
 
         with suppress(Exception):  # a node that is gone, a connection that is lost: nothing is left to end
+            if not self.crew.cluster.is_local:
+                # One that computes does not come to it; the next worker on its machine removes what it leaves.
+                self.crew.cluster.ray.wait([self.actor.leave.remote()], timeout=LEAVE_SECONDS)
             self.crew.cluster.ray.kill(self.actor)
         with suppress(Exception):
             remove_placement_group(self.group)

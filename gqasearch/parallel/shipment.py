@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-PREFIX = "gqasearch-worker-"
+PREFIX, LOCK = "gqasearch-worker-", ".lock"
+NEW_SECONDS = 60.0
 Files = dict[str, NDArray[np.uint8]]
 
 
@@ -29,23 +32,29 @@ def write_folder(files: dict[str, Any], folder: Path) -> None:
         (folder / name).write_bytes(memoryview(content))
 
 
-def own_folder() -> Path:
-    """A new folder of this process; those that killed workers left on this machine are removed."""
-    base = Path(tempfile.gettempdir())
-    for old in base.glob(f"{PREFIX}*"):
-        if not _is_running(old.name.removeprefix(PREFIX).partition("-")[0]):
-            shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=base))
+class OwnFolder:
+    """A temporary folder of this process, locked for as long as it lives.
+
+    Those that killed processes left on this machine, whose locks are open, are removed.
+    """
+
+    def __init__(self) -> None:
+        base = Path(tempfile.gettempdir())
+        for old in base.glob(f"{PREFIX}*"):
+            _remove_abandoned(old)
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+        self._lock = FileLock(self.path / LOCK)
+        self._lock.acquire()
+
+    def remove(self) -> None:
+        """It and all that is in it."""
+        self._lock.release()
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _is_running(pid: str) -> bool:
-    """True also where it cannot be told."""
-    if not pid.isdecimal():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+def _remove_abandoned(folder: Path) -> None:
+    """One that is new may not be locked yet."""
+    with suppress(OSError, Timeout):
+        if time.time() - folder.stat().st_mtime > NEW_SECONDS:
+            with FileLock(folder / LOCK).acquire(timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)

@@ -23,14 +23,14 @@ from gqasearch.grouping_document import (
     SearchRecord,
     write_grouping,
 )
-from gqasearch.parallel import FAILED, ONE, Evaluator, Workers
+from gqasearch.parallel import ONE, Evaluator, Workers
 from gqasearch.reporting import HistoryPoint
 from gqasearch.run.certify import certify, check_certifiable
 from gqasearch.run.folder import RunFolder, write_json
 from gqasearch.run.problem import build_problem, prepare_fitness
 from gqasearch.run.workers import evaluator_of, pinned, threads_of
 from gqasearch.run.workspace import Workspace
-from gqasearch.search import Candidate, Generation, SearchMethod, check_takes, most_generations, run_search
+from gqasearch.search import FAILED, Candidate, Generation, SearchMethod, check_takes, most_generations, run_search
 from gqasearch.search.exact import CLOSED_GAP
 
 STATE_SECONDS = 1.0  # at most this much of a search is lost to a kill

@@ -10,9 +10,10 @@ import pytest
 
 from gqasearch.errors import UserError
 from gqasearch.parallel.crew import Crew, Seat
-from gqasearch.parallel.evaluator import FAILED, Evaluator
+from gqasearch.parallel.evaluator import Evaluator
 from gqasearch.parallel.questions import Facts, Item, OfGroups, Question
 from gqasearch.parallel.worker import Answer, Prepared
+from gqasearch.search import FAILED
 
 ITEMS = [(head,) for head in range(40)]
 QUESTION = OfGroups("any", 0)

@@ -12,7 +12,8 @@ import pytest
 from gqasearch.errors import UserError
 from gqasearch.fitness import PreparedFitness, PreparedGroupFitness, PreparedTextFitness
 from gqasearch.grouping import Grouping
-from gqasearch.parallel import FAILED, Blueprint, Evaluator, Workers, parse_workers, spread_fitness, start_workers
+from gqasearch.parallel import Blueprint, Evaluator, Workers, parse_workers, spread_fitness, start_workers
+from gqasearch.search import FAILED
 from tests.parallel.plugins import Faulty, code
 
 Prepared = dict[str, PreparedFitness]
