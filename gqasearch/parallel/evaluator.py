@@ -161,7 +161,7 @@ class Evaluator:
             self._stillborn += by_itself
             if self._stillborn >= DEATHS_ALLOWED:
                 raise UserError(f"workers die while they load the model; is there memory for each? {_first(death)}")
-        else:
+        elif not job.task.is_over:
             self._suspect(job.task, job.places, by_itself)
         log.warning("a worker died (%s); its work is done again", _first(death))
         self._refill(job.worker)
@@ -193,7 +193,12 @@ class Evaluator:
 
     def _take_seat(self, worker: int, seat: Seat) -> None:
         self._seats[worker] = seat
-        self._busy[seat.prepare()] = _Job(worker)
+        try:
+            future = seat.prepare()
+        except self.crew.deaths as death:  # before it could even be asked
+            future = Future()
+            future.set_exception(death)
+        self._busy[future] = _Job(worker)
 
     def _report(self, question: Question, item: Item) -> None:
         shown = [[list(group) for group in layer.groups] for layer in item] if isinstance(item, Grouping) else item
