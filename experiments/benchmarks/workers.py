@@ -15,7 +15,6 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from gqasearch.run import Workspace, build_config
 from gqasearch.run.folder import environment
 from gqasearch.run.workers import blueprint_of
 from gqasearch.search.operators import random_partition
+from gqasearch_fitness.perplexity import Perplexity
 
 RESULTS = Path(__file__).parent / "results" / "workers"
 EVALUATIONS, ROUNDS, WORKERS = 200, 8, 2
@@ -70,7 +70,7 @@ def blueprint(tokens: int, folder: Path, at: int) -> Blueprint:
     folder.mkdir()
     work = Workspace(build_config({"objectives": ["perplexity"], "merge": "mean", "search_tokens": tokens}))
     plan = blueprint_of(work, 1)
-    perplexity = replace(plan.fitnesses["perplexity"], tokens=tokens)
+    perplexity = Perplexity(tokens=tokens)
     killed = KilledHalfway(tokens=tokens, folder=str(folder), at=at)
     return replace(plan, fitnesses={"perplexity": perplexity, "killed-halfway": killed})
 
@@ -89,8 +89,8 @@ def _round(
 ) -> dict[str, float]:
     """Who is first alternates."""
     order = [("processes", plain), ("Ray", ray)][:: 1 if index % 2 == 0 else -1]
-    timed = {name: _timed(lambda prepared=prepared: prepared.evaluate(these)) for name, prepared in order}
-    alone, alone_seconds = _timed(lambda: one.evaluate(these))
+    timed = {name: _timed(prepared, these) for name, prepared in order}
+    alone, alone_seconds = _timed(one, these)
     return {
         "round": index,
         "evaluations": len(these),
@@ -103,9 +103,9 @@ def _round(
     }
 
 
-def _timed(function: Callable[[], FloatArray]) -> tuple[FloatArray, float]:
+def _timed(prepared: PreparedFitness, candidates: list[Grouping]) -> tuple[FloatArray, float]:
     started = time.perf_counter()
-    return function(), time.perf_counter() - started
+    return prepared.evaluate(candidates), time.perf_counter() - started
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:

@@ -33,7 +33,7 @@ class UnsendableError(Exception):
 class Faulty(Fitness):
     """Perplexity, but ``deadly`` groupings kill the process (once, where ``mark`` is a folder that keeps count).
 
-    ``everything``: all do. ``refused`` is a user's error and ``broken`` another's. ``pause``: seconds per candidate;
+    ``refused`` is a user's error and ``broken`` another's. ``pause``: seconds per candidate;
     every one leaves a file in ``mark``.
     """
 
@@ -46,7 +46,6 @@ class Faulty(Fitness):
     refused: str = ""
     broken: str = ""
     mark: str = ""
-    everything: bool = False
     pause: float = 0.0
 
     def prepare(self, context: FitnessContext) -> PreparedFaulty:
@@ -74,5 +73,5 @@ class PreparedFaulty(PreparedTextFitness):
         if asked.mark:
             (Path(asked.mark) / word).touch()
         time.sleep(asked.pause)
-        if asked.everything or (word in asked.deadly and not seen):
+        if word in asked.deadly and not seen:
             os.kill(os.getpid(), signal.SIGKILL)

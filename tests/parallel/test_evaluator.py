@@ -39,6 +39,8 @@ class Thread(Seat):
 
     def ask(self, question: Question, items: Sequence[Item]) -> Future[Answer]:
         def work() -> Answer:
+            if self.crew.dooms_all:
+                raise Death("killed")
             self.crew.asked.append([item[0] for item in items])
             for item in items:
                 if self.crew.deadly.get(item[0], 0) > 0:
@@ -72,8 +74,8 @@ def _started(work: object) -> Future[object]:
 class Threads(Crew):
     deaths = (Death,)
 
-    def __init__(self, count: int, deadly: dict[int, int] | None = None) -> None:
-        self.count, self.deadly = count, deadly or {}
+    def __init__(self, count: int, deadly: dict[int, int] | None = None, *, dooms_all: bool = False) -> None:
+        self.count, self.deadly, self.dooms_all = count, deadly or {}, dooms_all
         self.stillborn = self.with_machine = False
         self.room = 1000
         self.made: list[Thread] = []

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import pytest
 import yaml
 
 from gqasearch.errors import UserError
-from gqasearch.fitness import make_fitness
+from gqasearch.parallel import Blueprint, Evaluator, Workers
+from gqasearch.parallel.questions import Facts
 from gqasearch.run import RunFolder, build_config, run
-from tests.parallel.plugins import Faulty
+from tests.parallel.test_evaluator import Threads
 
 # Nothing but the search: what comes after it knows of no workers.
 QUICK: dict[str, Any] = {
@@ -112,11 +114,17 @@ def test_begun_alone_and_resumed_with_workers_gives_the_same_bits(settings: dict
 def test_a_run_whose_every_candidate_kills_its_worker_is_an_error(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def made(name: str, parameters: dict[str, Any] | None = None) -> Any:
-        return Faulty(everything=True) if name == "faulty" else make_fitness(name, parameters)
+    """All workers of this run are threads that die."""
 
-    monkeypatch.setattr("gqasearch.run.workspace.make_fitness", made)
-    values = {**settings, "merge": "mean", "objectives": ["faulty"], "method": "neighbour"}
+    @contextmanager
+    def start(workers: Workers, blueprint: Blueprint) -> Iterator[Evaluator]:
+        assert workers.count == 2 and list(blueprint.fitnesses) == ["perplexity"]
+        with Evaluator(Threads(2, dooms_all=True)) as evaluator:
+            evaluator.facts = {"perplexity": Facts("text", (100,))}
+            yield evaluator
+
+    monkeypatch.setattr("gqasearch.run.workers.start_workers", start)
+    values = {**settings, "merge": "mean", "objectives": ["perplexity"], "method": "neighbour"}
     with pytest.raises(UserError, match="every candidate killed its worker"):
         run(build_config(values), tmp_path / "run", workers=2)
     failed = json.loads((tmp_path / "run" / "state" / "search.json").read_text())["failed"]
