@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments.benchmarks import conversion, decode, speed, splits
+from experiments.benchmarks import conversion, decode, speed, splits, workers
 from experiments.benchmarks.instances import KINDS, Instance
 from experiments.benchmarks.search import RESULTS, SECTIONS
 from gqasearch.errors import UserError
@@ -75,3 +75,10 @@ def test_the_baseline_of_speed_computes_the_same_error() -> None:
     heads, labels = rng.normal(size=(6, 10)), np.array([0, 1, 0, 2, 2, 0])
     distances = ((heads[:, None] - heads) ** 2).sum(-1)
     assert speed.weight_sharing_error(heads, labels) == pytest.approx(pairwise_errors(distances, labels[None])[0])
+
+
+def test_committed_workers_have_the_bits_of_one_process() -> None:
+    total = workers.summary(pd.read_csv(workers.RESULTS / "workers.csv")).iloc[0]
+    assert total["evaluations"] == 200
+    assert all(total[f"equal, {which}"] == 200 for which in ("processes", "Ray", "Ray with a worker killed"))
+    assert total["Ray / processes"] <= 1.10

@@ -28,6 +28,12 @@ def search(
         list[str] | None,
         typer.Option(help="Also show the run in tensorboard or wandb (Weights & Biases). Repeatable."),
     ] = None,
+    workers: Annotated[
+        str, typer.Option(help="Who runs the candidates: a number of processes, ray, or ray://HOST:PORT.")
+    ] = "1",
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of each worker. [default: the cores, shared out]")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Check everything, show the settings, search nothing.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; twice: libraries too.")] = 0,
@@ -39,24 +45,37 @@ def search(
     With no option: the embedded model at half its KV heads. The same command on the same folder resumes.
 
     Example: gqasearch search --kv-ratio 0.25 --fitness merge-error --set method.population=64
+
+    On four processes, to the same bits: gqasearch search --method staged --workers 4 --threads 1
     """
     with clear_errors(resumable=True):
         settings = resolve_config(config, flags, fitness, objective or [], set_ or [])
         quiet_libraries(verbose)
         if dry_run:
-            _dry_run(settings, output_dir, track or [], json_, quiet)
+            _dry_run(settings, output_dir, workers, threads, track or [], json_, quiet)
             return
-        _search(settings, output_dir, track or [], json_, verbose, quiet)
+        _search(settings, output_dir, workers, threads, track or [], json_, verbose, quiet)
 
 
-def _dry_run(settings: RunConfig, output_dir: Path | None, track: list[str], json_: bool, quiet: bool) -> None:
+def _dry_run(
+    settings: RunConfig,
+    output_dir: Path | None,
+    workers: str,
+    threads: int | None,
+    track: list[str],
+    json_: bool,
+    quiet: bool,
+) -> None:
+    from gqasearch.parallel import parse_workers
     from gqasearch.run import Workspace, default_output_dir
+    from gqasearch.run.workers import check_workers
     from gqasearch.tracking import make_tracker
 
     for name in track:
         make_tracker(name)
     work = Workspace(settings)
     work.check()
+    check_workers(work, parse_workers(workers), threads)
     folder = output_dir or default_output_dir(settings)
     if json_:
         print_json({"output_dir": str(folder), "config": work.config.model_dump(mode="json")})
@@ -65,7 +84,14 @@ def _dry_run(settings: RunConfig, output_dir: Path | None, track: list[str], jso
 
 
 def _search(
-    settings: RunConfig, output_dir: Path | None, track: list[str], json_: bool, verbose: int, quiet: bool
+    settings: RunConfig,
+    output_dir: Path | None,
+    workers: str,
+    threads: int | None,
+    track: list[str],
+    json_: bool,
+    verbose: int,
+    quiet: bool,
 ) -> None:
     from rich.console import Console
 
@@ -82,7 +108,8 @@ def _search(
         messages.print(f"warning: {words}", markup=False, highlight=False, soft_wrap=True)
 
     with tracked(track, warn) as trackers, SearchProgress(messages, quiet=quiet or json_) as progress:
-        folder = run(settings, output_dir or default_output_dir(settings), progress, listeners=trackers)
+        where = output_dir or default_output_dir(settings)
+        folder = run(settings, where, progress, listeners=trackers, workers=workers, threads=threads)
     data = report_data([folder])
     if json_:
         print_json(_summary(folder.path, folder.metrics))

@@ -28,6 +28,7 @@ from gqasearch.fitness import to_numpy
 from gqasearch.grouping_document import GroupingDocument, check_fits, read_grouping
 from gqasearch.merging import Merge, make_merge
 from gqasearch.models import LayerWeights, read_config
+from gqasearch.parallel import ONE, Workers, parse_workers
 from gqasearch.refining import NoRefinement, Refinement, make_refinement
 from gqasearch.reporting.html import write_report
 from gqasearch.run.evaluate import (
@@ -43,8 +44,9 @@ from gqasearch.run.folder import RunFolder, read_json, write_json
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener, RunStart
 from gqasearch.run.results import report_data, write_similarity
-from gqasearch.run.search import search_seconds, search_step
+from gqasearch.run.search import failed_candidates, search_seconds, search_step
 from gqasearch.run.warnings import warnings_of
+from gqasearch.run.workers import check_workers
 from gqasearch.run.workspace import Progress, Workspace
 
 
@@ -68,31 +70,38 @@ def run(
     progress: Progress | None = None,
     kept: Kept | None = None,
     listeners: Sequence[RunListener] = (),
+    *,
+    workers: int | str = 1,
+    threads: int | None = None,
 ) -> RunFolder:
     """The whole main job, into ``output_dir``; goes on where an interrupted run of the same settings stopped.
 
-    ``kept``: what it shares with other runs of the process. ``listeners``: told of it as it goes.
+    ``kept``: what it shares with other runs of the process. ``listeners``: told of it as it goes. ``workers``: who runs
+    candidates during the search: a number of processes, "ray" or "ray://HOST:PORT"; no setting, as it changes no
+    result. ``threads``: CPU threads of each [default: what the run began with; see ``threads_of``].
     """
     work = Workspace(config, progress, kept, listeners)
     work.check()
+    crew = parse_workers(workers)
+    check_workers(work, crew, threads)
     folder = RunFolder(output_dir)
     folder.open(work.config)
     lock = folder.acquire()
     try:
-        run_steps(work, folder)
+        run_steps(work, folder, crew, threads)
     finally:
         lock.release()
     return folder
 
 
-def run_steps(work: Workspace, folder: RunFolder) -> None:
+def run_steps(work: Workspace, folder: RunFolder, workers: Workers = ONE, threads: int | None = None) -> None:
     """Every step whose result is not there yet."""
     if work.listeners:
         start = RunStart(folder.path, work.config.model_dump(mode="json"), folder.known_history())
         for listener in work.listeners:
             listener.on_start(start)
     if not folder.grouping.is_file():
-        search_step(work, folder)
+        search_step(work, folder, workers, threads)
     document = read_grouping(folder.grouping)
     layout, _ = checkpoint_layout(work, document)
     if work.config.materialize and layout is not None and not folder.model.is_dir():
@@ -188,7 +197,7 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
         subjects[BASELINE] = baseline_subject(work)
     metrics = measure(work, subjects)
     metrics["seconds"] = {"search": search_seconds(folder), "load": converted, "all": time.monotonic() - started}
-    metrics["warnings"] = warnings_of(work)
+    metrics["warnings"] = [*warnings_of(work), *failed_candidates(folder)]
     layout, reason = checkpoint_layout(work, document)
     made = {"layout": layout.name if layout else None, "reason": reason}
     metrics["checkpoint"] = made if work.config.materialize else None

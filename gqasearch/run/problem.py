@@ -18,6 +18,7 @@ from gqasearch.fitness import (
 )
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray
+from gqasearch.parallel import Evaluator, spread_fitness
 from gqasearch.run.workspace import Workspace
 from gqasearch.search import (
     GroupErrors,
@@ -38,11 +39,12 @@ def kv_ratios(groupings: Sequence[Grouping]) -> FloatArray:
     return np.array([grouping.kv_ratio for grouping in groupings], dtype=np.float64)
 
 
-def prepare_fitness(work: Workspace) -> dict[str, PreparedFitness]:
-    """Bind every fitness that the objectives name to the model."""
+def prepare_fitness(work: Workspace, evaluator: Evaluator | None = None) -> dict[str, PreparedFitness]:
+    """Bind every fitness that the objectives name to the model; those of ``evaluator`` are bound in its workers."""
     if "statistics" in work.needs():
         work.statistics  # noqa: B018 - now, so that it is no part of the search's progress and seconds
-    return {name: work.prepared(fitness) for name, fitness in work.fitnesses.items()}
+    spread = {} if evaluator is None else spread_fitness(evaluator)
+    return {name: spread.get(name) or work.prepared(fitness) for name, fitness in work.fitnesses.items()}
 
 
 def build_problem(work: Workspace, prepared: dict[str, PreparedFitness], method: SearchMethod) -> Problem:

@@ -24,30 +24,55 @@ from gqasearch.grouping_document import (
     SearchRecord,
     write_grouping,
 )
+from gqasearch.parallel import ONE, Evaluator, Workers
 from gqasearch.reporting import HistoryPoint
 from gqasearch.run.certify import certify, check_certifiable
 from gqasearch.run.folder import RunFolder, write_json
 from gqasearch.run.problem import build_problem, prepare_fitness
+from gqasearch.run.workers import evaluator_of, pinned, threads_of
 from gqasearch.run.workspace import Workspace
-from gqasearch.search import Candidate, Generation, SearchMethod, check_takes, most_generations, run_search
+from gqasearch.search import FAILED, Candidate, Generation, SearchMethod, check_takes, most_generations, run_search
 from gqasearch.search.exact import CLOSED_GAP
 
 STATE_SECONDS = 1.0  # at most this much of a search is lost to a kill
 
 
-def search_step(work: Workspace, folder: RunFolder) -> None:
-    """Search, or go on searching; writes ``grouping.json`` (and ``pareto.json``) at the end."""
+def search_step(work: Workspace, folder: RunFolder, workers: Workers = ONE, threads: int | None = None) -> None:
+    """Search, or go on searching; writes ``grouping.json`` (and ``pareto.json``) at the end.
+
+    The number of threads may change the last bits of a value, so a search keeps that which it began with, whoever
+    evaluates: ``workers`` change no result.
+    """
+    stored = folder.read_state() or {}
+    begun = stored.get("threads")
+    if None not in (begun, threads) and begun != threads:
+        raise UserError(
+            f"{folder.path} was begun with {begun} threads, which its values depend on; leave --threads out"
+        )
+    pin = int(begun or threads_of(workers, threads))
+    if "statistics" in work.needs():
+        work.statistics  # noqa: B018 - gathered once, on all of this process's threads
+    with pinned(pin), evaluator_of(work, workers, pin) as evaluator:
+        _search(work, folder, stored | {"threads": pin}, evaluator)
+
+
+def _search(work: Workspace, folder: RunFolder, stored: dict[str, Any], evaluator: Evaluator | None) -> None:
     method = work.method
-    prepared = prepare_fitness(work)
+    prepared = prepare_fitness(work, evaluator)
     problem = build_problem(work, prepared, method)
     check_takes(method, problem)
     check_certifiable(work, problem)
-    stored = folder.read_state() or {}
     lines: list[str] = list(stored.get("history", []))
     before = float(stored.get("seconds", 0.0))
+    started, last_write = time.monotonic(), -STATE_SECONDS
+
+    def save(generation: Generation, seconds: float) -> None:
+        failed = [*stored.get("failed", []), *(evaluator.failures if evaluator is not None else ())]
+        state = {"search": generation.state(), "history": lines, "seconds": seconds}
+        folder.write_state(state | {"threads": stored["threads"], "failed": failed})
+
     write_file(folder.history, "".join(line + "\n" for line in lines), overwrite=True)
     work.progress.stage("search", total=most_generations(method, problem))
-    started, last_write = time.monotonic(), -STATE_SECONDS
     generation: Generation | None = None
     with folder.history.open("a", encoding="utf-8") as history:
         rng = np.random.default_rng(work.config.seed)
@@ -60,14 +85,13 @@ def search_step(work: Workspace, folder: RunFolder) -> None:
             point = HistoryPoint(generation.index, generation.evaluations, generation.best.values[0], before + now)
             work.progress.update(generation.index + 1, point)
             if now - last_write >= STATE_SECONDS:
-                folder.write_state({"search": generation.state(), "history": lines, "seconds": before + now})
+                save(generation, before + now)
                 last_write = time.monotonic() - started
             for listener in work.listeners:
                 listener.on_generation(record)
     if generation is None:
         raise UserError(f"{folder.state} holds no state that a search can go on from; remove it to start over")
-    seconds = before + time.monotonic() - started
-    folder.write_state({"search": generation.state(), "history": lines, "seconds": seconds})
+    save(generation, before + time.monotonic() - started)
     if len(problem.objectives) > 1:
         write_json(folder.pareto, _pareto(work, generation), overwrite=True)
     write_grouping(folder.grouping, build_document(work, method, generation, prepared))
@@ -103,6 +127,8 @@ def build_document(
 ) -> GroupingDocument:
     """The grouping JSON of the best candidate."""
     chosen = _chosen(work, generation)
+    if FAILED in (chosen.values[0], chosen.final):
+        raise UserError(f"every candidate killed its worker: {work.config.fitness} gave no value for any")
     fitness = work.fitnesses[work.config.fitness]
     return GroupingDocument(
         model=model_record(work),
@@ -159,3 +185,8 @@ def calibration_record(work: Workspace) -> CalibrationRecord:
 def search_seconds(folder: RunFolder) -> float:
     """Seconds that the search took, over all its restarts."""
     return float((folder.read_state() or {}).get("seconds", 0.0))
+
+
+def failed_candidates(folder: RunFolder) -> list[str]:
+    """In words, the candidates that killed their workers."""
+    return list((folder.read_state() or {}).get("failed", []))

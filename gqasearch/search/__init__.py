@@ -2,7 +2,7 @@
 
 from gqasearch.search._base import SearchMethod
 from gqasearch.search.group_errors import GroupErrors, PairwiseErrors, SetErrors
-from gqasearch.search.problem import Candidate, Generation, Objective, PartialObjective, Problem
+from gqasearch.search.problem import FAILED, Candidate, Generation, Objective, PartialObjective, Problem
 from gqasearch.search.registry import available_methods, make_method
 from gqasearch.search.runner import (
     check_first_objective,
@@ -13,6 +13,7 @@ from gqasearch.search.runner import (
 )
 
 __all__ = [
+    "FAILED",
     "Candidate",
     "Generation",
     "GroupErrors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,9 @@ from gqasearch.search.group_errors import GroupErrors
 
 FloatArray = NDArray[np.float64]
 Objective = Callable[[Sequence[Grouping]], FloatArray]
+
+# The value of a candidate that could not be evaluated: finite, as a search's state must be, and worse than any other.
+FAILED = sys.float_info.max
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray
+from gqasearch.search.problem import FAILED
 from gqasearch.search.staged.guide import GuideTable
 
 # Groupings -> objective, (N,).
@@ -30,8 +31,11 @@ def measure_sensitivity(table: GuideTable, measure: Measure, levels: int) -> Flo
         if not usable:
             continue
         counts = [usable[i] for i in sorted({round(x) for x in np.linspace(0, len(usable) - 1, levels)})]
-        candidates = [nothing.replace_layer(layer, partitions[count]) for count in counts]
-        rises = np.maximum(measure(candidates) - floor, 0.0)
+        found = measure([nothing.replace_layer(layer, partitions[count]) for count in counts])
+        if not (found < FAILED).any():
+            continue
+        counts = [count for count, value in zip(counts, found, strict=True) if value < FAILED]
+        rises = np.maximum(found[found < FAILED] - floor, 0.0)
         errors = table.errors[layer, np.array(counts) - 1]
         ratios = np.divide(rises, errors, out=np.zeros_like(rises), where=errors > 0)
         weights[layer] = np.interp(np.arange(1, num_heads + 1), counts, ratios)

@@ -1,0 +1,42 @@
+"""What ``--workers`` says: how many, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gqasearch.errors import UserError
+
+LOCAL_RAY = "local"
+CLIENT = "ray://"
+
+
+@dataclass(frozen=True)
+class Workers:
+    """``count`` plain processes on this machine; or, with ``address``, as many Ray actors as its cluster has room for.
+
+    ``address``: None for plain processes, "local" for a Ray of this machine alone that ends with the run, or
+    ``ray://HOST:PORT``.
+    """
+
+    count: int = 1
+    address: str | None = None
+
+    @property
+    def is_one_process(self) -> bool:
+        """True when this process does everything itself."""
+        return self.address is None and self.count == 1
+
+
+ONE = Workers()
+
+
+def parse_workers(given: str | int) -> Workers:
+    """``N``, ``ray`` or ``ray://HOST:PORT``; raises ``UserError`` for anything else."""
+    words = str(given).strip()
+    if words == "ray":
+        return Workers(address=LOCAL_RAY)
+    if words.startswith(CLIENT) and len(words) > len(CLIENT):
+        return Workers(address=words)
+    if not words.isdecimal() or int(words) < 1:
+        raise UserError(f"--workers {given}: give a number of processes from 1, 'ray', or ray://HOST:PORT")
+    return Workers(int(words))
