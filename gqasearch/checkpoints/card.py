@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from gqasearch.checkpoints.layout import Layout
-from gqasearch.checkpoints.remote_code import MODELING_FILES
+from gqasearch.checkpoints.remote_code import modeling_file
 from gqasearch.grouping_document import GroupingDocument
 
 LICENCE_FIELDS = ("license", "license_name", "license_link")
@@ -83,7 +83,7 @@ def model_card(
     parent, on_hub = _parent(document.model.id)
     front: dict[str, Any] = {"base_model": parent} if on_hub else {}
     front |= _licence(source_dir)
-    file = MODELING_FILES.get(layout.name)
+    file = modeling_file(layout.name, architecture)
     front |= {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",

@@ -39,6 +39,8 @@ def _rope_fields(family: Family, config: Config) -> dict[str, Any]:
 
     Precedence as in transformers 5: ``rope_scaling`` over ``rope_parameters``, a theta inside over one beside.
     """
+    if not family.geometry(config).rotary_dim:
+        return {}
     if family.default_local_rope_theta is not None:
         return _rope_fields_by_layer_type(family, config)
     given = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})

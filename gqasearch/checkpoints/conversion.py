@@ -35,12 +35,14 @@ class Conversion:
         self.tensors, self._family, self._config, self._layout = source, family, config, layout
         self._merged_layer = merged_layer
         layers = range(len(layout.slots))
-        self._layer_of = {name: layer for layer in layers for name in family.layer_tensors(layer, config).values()}
+        self._layer_of = {
+            self._stored(name): layer for layer in layers for name in family.layer_tensors(layer, config).values()
+        }
         missing = [name for name in self._layer_of if name not in source.shard_of]
         if missing:
             raise UserError(f"{source.directory} has no tensor {missing[0]}; gqasearch converts unquantised models")
         self._dtypes = {name: convertible(name, source.stored(name).dtype) for name in self._layer_of}
-        self.stored_dtype = self._dtypes[family.tensor_name(0, "q.weight")]
+        self.stored_dtype = self._dtypes[self._stored(family.tensor_name(0, "q.weight"))]
         self.shapes = {name: shape for layer in layers for name, shape in self._planned_shapes(layer).items()}
 
     def convert(self, name: str) -> dict[str, Tensor]:
@@ -49,8 +51,17 @@ class Conversion:
         merged, heads = self._merged_layer(layer), self._layout.kv_heads_per_layer[layer]
         if merged.num_kv_heads != heads:
             raise ValueError(f"layer {layer} was merged to {merged.num_kv_heads} heads, not {heads}")
-        written = self._family.write_layer(lay_out(merged, self._layout.slots[layer]), layer)
+        written = self._written(merged, layer)
         return {name: cast(tensor, self._dtypes[name], name) for name, tensor in written.items()}
+
+    def _stored(self, name: str) -> str:
+        """The source's name for a tensor of the family's."""
+        return self._family.stored_name(name, self.tensors.shard_of)
+
+    def _written(self, merged: LayerWeights, layer: int) -> dict[str, Tensor]:
+        """A merged layer as it is stored, under the source's names."""
+        written = self._family.write_layer(lay_out(merged, self._layout.slots[layer]), layer)
+        return {self._stored(name): tensor for name, tensor in written.items()}
 
     def _planned_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
         """Shapes of one converted layer: tensors without values go the way of those with values."""
@@ -62,14 +73,13 @@ class Conversion:
             k_bias=None if weights.k_bias is None else weights.k_bias[:groups],
             v_bias=None if weights.v_bias is None else weights.v_bias[:groups],
         )
-        written = self._family.write_layer(lay_out(grouped, self._layout.slots[layer]), layer)
-        return {name: tuple(tensor.shape) for name, tensor in written.items()}
+        return {name: tuple(tensor.shape) for name, tensor in self._written(grouped, layer).items()}
 
     def _shapes_of_source(self, layer: int) -> LayerWeights:
         """One layer of the source without values; refuses shapes other than those of the model's heads."""
 
         def read(name: str) -> Tensor:
-            return torch.empty(self.tensors.stored(name).shape, device="meta")
+            return torch.empty(self.tensors.stored(self._stored(name)).shape, device="meta")
 
         shape = self._family.geometry(self._config)
         try:
@@ -78,7 +88,7 @@ class Conversion:
         except (RuntimeError, ValueError, IndexError):  # the tensors cannot even be seen head by head
             fits = False
         if not fits:
-            names = self._family.layer_tensors(layer, self._config).values()
+            names = map(self._stored, self._family.layer_tensors(layer, self._config).values())
             stored = ", ".join(f"{name} {list(self.tensors.stored(name).shape)}" for name in names)
             raise UserError(
                 f"{self.tensors.directory}: layer {layer} does not fit config.json, which says "

@@ -8,7 +8,7 @@ from functools import partial
 
 from gqasearch.checkpoints.deci import MOST_PADDING, SPARING_PADDING, deci_layout, deci_obstacle, deci_query_heads
 from gqasearch.checkpoints.layout import Layout, added_weights, slots
-from gqasearch.checkpoints.ragged import ragged_layout
+from gqasearch.checkpoints.ragged import ragged_layout, stock_obstacle
 from gqasearch.config import LayoutChoice
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
@@ -27,15 +27,16 @@ def plan_layout(
     """The layout of this grouping.
 
     ``auto``: stock where all layers have one number of groups; else deci where its padding is small, else
-    ragged. ``config``: the source's ``config.json``; None for a source that has every layout. ``target``: the engine
-    that has to load it; None for no matter which. ``takes``: whether the architecture can have so many query heads; a
-    padded layout gets room for more until it can.
+    ragged; of a source whose architecture has no grouped form always ragged. ``config``: the source's ``config.json``;
+    None for a source that has every layout. ``target``: the engine that has to load it; None for no matter which.
+    ``takes``: whether the architecture can have so many query heads; a padded layout gets room for more until it can.
 
     Raises ``UserError`` where the grouping, the source or the target has no such layout.
     """
     if target is None:
         return _plan(grouping, geometry, layout, config, takes)
     engine = TARGETS[target]
+    _require_form(engine, config)
     if layout == "auto" and len(set(grouping.group_counts)) > 1:
         layout = _uneven_layout(engine, grouping, config)
     planned = _plan(grouping, geometry, layout, config, takes)
@@ -44,6 +45,16 @@ def plan_layout(
         instead = "groups of equal size (--equal-sizes)" if planned.name == "stock-padded" else "--layout auto"
         raise UserError(f"layout {planned.name} is not for target {target}: {why}. Use {instead}")
     return replace(planned, reason=f"{planned.reason} For {'any engine' if target == 'any' else target}.")
+
+
+def _require_form(engine: Target, config: Config | None) -> None:
+    """Raise ``UserError`` for a source that can be ragged alone where the engine loads nothing ragged."""
+    obstacle, why = stock_obstacle(config), engine.cannot.get("ragged")
+    if obstacle is not None and why is not None:
+        raise UserError(
+            f"target {engine.name} loads no converted checkpoint of this model: {obstacle}, so its layout is ragged, "
+            f"and {why}. Use --target transformers"
+        )
 
 
 def _uneven_layout(engine: Target, grouping: Grouping, config: Config | None) -> LayoutChoice:
@@ -78,6 +89,7 @@ def check_target(target: TargetName, family: Family, config: Config, *, uneven: 
     """
     _, config = family.written_as(config)
     engine, architecture = TARGETS[target], config["architectures"][0]
+    _require_form(engine, config)
     takes = _takes_no_uneven(engine, config) if uneven else None
     if takes is not None:
         raise UserError(f"target {target} takes {takes}. {_EVEN}")
@@ -97,8 +109,11 @@ def _plan(
     takes: Callable[[int], bool],
 ) -> Layout:
     """``plan_layout`` for no target."""
-    if layout == "ragged":
+    no_stock = stock_obstacle(config)
+    if layout == "ragged" or (layout == "auto" and no_stock is not None):
         return ragged_layout(grouping, geometry, config)
+    if layout == "stock" and no_stock is not None:
+        raise UserError(f"layout stock: {no_stock}. Use --layout auto")
     obstacle = None if config is None else deci_obstacle(config)
     if layout == "deci":
         if obstacle is not None:

@@ -11,12 +11,24 @@ from gqasearch.targets import LayoutName
 
 REMOTE = Path(__file__).parent / "remote"
 MODELING_FILES: dict[LayoutName, str] = {"deci": "modeling_deci.py", "ragged": "modeling_ragged.py"}
+# Written architectures whose file is another than their layout's.
+OTHER_FILES = dict.fromkeys(("RaggedOPTForCausalLM", "RaggedGPT2ForCausalLM"), "modeling_ragged_learned.py")
+OWN_FILES = frozenset(MODELING_FILES.values()) | frozenset(OTHER_FILES.values())
 
 
-def copy_modeling_file(layout: LayoutName, folder: Path) -> None:
-    """Put the modelling file of this layout into ``folder``; nothing for layouts that need none."""
-    if layout in MODELING_FILES:
-        shutil.copyfile(REMOTE / MODELING_FILES[layout], folder / MODELING_FILES[layout])
+def modeling_file(layout: LayoutName, architecture: str) -> str | None:
+    """The modelling file of a checkpoint of this layout; None where transformers' own code loads it.
+
+    ``architecture``: of the written ``config.json``.
+    """
+    return OTHER_FILES.get(architecture) or MODELING_FILES.get(layout)
+
+
+def copy_modeling_file(layout: LayoutName, architecture: str, folder: Path) -> None:
+    """Put the modelling file of such a checkpoint into ``folder``; nothing where it needs none."""
+    name = modeling_file(layout, architecture)
+    if name is not None:
+        shutil.copyfile(REMOTE / name, folder / name)
 
 
 def needs_remote_code(folder: Path) -> bool:
@@ -26,7 +38,7 @@ def needs_remote_code(folder: Path) -> bool:
 
 def code_in(folder: Path) -> dict[str, bool]:
     """Python files of a checkpoint folder, and whether each is the one that this gqasearch writes."""
-    ours = {name: (REMOTE / name).read_bytes() for name in MODELING_FILES.values()}
+    ours = {name: (REMOTE / name).read_bytes() for name in OWN_FILES}
     return {path.name: ours.get(path.name) == path.read_bytes() for path in sorted(folder.rglob("*.py"))}
 
 
@@ -34,7 +46,7 @@ def require_own_code(folder: Path) -> None:
     """Raise ``UserError`` when the checkpoint would run any code but that of this gqasearch."""
     strange = [name for name, is_ours in code_in(folder).items() if not is_ours]
     maps = (read_config(folder).get("auto_map") or {}).values()
-    strange += [str(name) for name in maps if f"{str(name).partition('.')[0]}.py" not in MODELING_FILES.values()]
+    strange += [str(name) for name in maps if f"{str(name).partition('.')[0]}.py" not in OWN_FILES]
     if strange:
         raise UserError(
             f"{folder} holds code that this version of gqasearch did not write ({', '.join(strange)}); it is not run. "

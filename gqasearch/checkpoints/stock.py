@@ -62,7 +62,7 @@ def write_checkpoint(
         shards.write(folder, conversion.convert)
         _write_index(conversion.tensors, shards.total_size, folder)
         (folder / "config.json").write_text(_json_text(grouped), encoding="utf-8")
-        copy_modeling_file(planned.name, folder)
+        copy_modeling_file(planned.name, grouped["architectures"][0], folder)
         copy_companions(source_dir, folder)
         write_grouping(folder / "grouping.json", document)
         card = model_card(document, planned, grouped["architectures"][0], source_dir, facts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,6 +29,7 @@ class Family(ABC):
 
     name: ClassVar[str]
     architectures: ClassVar[tuple[str, ...]]
+    has_grouped_form: ClassVar[bool] = True  # in transformers' own code: fewer KV heads than query heads
     has_head_norms: ClassVar[bool] = False
     norm_offset: ClassVar[float] = 0.0  # head norms multiply by this plus their stored weight
     # RoPE bases of transformers, where config.json names none; the second in layers with a sliding window, if its own.
@@ -82,6 +83,14 @@ class Family(ABC):
         Of the same number of dimensions; None where nothing does.
         """
         return None
+
+    def stored_name(self, name: str, stored: Container[str]) -> str:
+        """What a checkpoint that holds the tensors ``stored`` calls this one.
+
+        One that was saved from the model without its output head leaves the first part of every name out.
+        """
+        bare = name.partition(".")[2]
+        return bare if name not in stored and bare in stored else name
 
     def layer_tensors(self, layer: int, config: Config) -> dict[str, str]:
         """Role -> checkpoint name of every tensor that a merge may change."""
@@ -148,7 +157,12 @@ class Family(ABC):
         return True
 
     def grouped_config(self, config: Mapping[str, Any], query_heads: int, kv_heads: int, head_dim: int) -> Config:
-        """``config.json`` of the converted model: ``query_heads`` slots over ``kv_heads`` KV heads."""
+        """``config.json`` of the converted model: ``query_heads`` slots over ``kv_heads`` KV heads.
+
+        The source's where there is no such form: the ragged layout's own fields say what its heads are.
+        """
+        if not self.has_grouped_form:
+            return dict(config)
         return {
             **config,
             "num_attention_heads": query_heads,

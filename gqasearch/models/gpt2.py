@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class GPT2(Family):
 
     name: ClassVar[str] = "gpt2"
     architectures: ClassVar[tuple[str, ...]] = ("GPT2LMHeadModel",)
+    has_grouped_form: ClassVar[bool] = False
     projections: ClassVar[Mapping[str, str]] = {"qkv": "c_attn", "o": "c_proj"}
 
     def attention_path(self, layer: int) -> str:
@@ -32,6 +33,11 @@ class GPT2(Family):
         return ("qkv",)
 
     def geometry(self, config: Config) -> HeadGeometry:
+        if config.get("add_cross_attention"):
+            raise UserError(
+                "this GPT-2 has cross-attention (add_cross_attention), whose keys and values are those of another "
+                "model's text; only models without it are supported"
+            )
         named = {FIELDS.get(name, name): value for name, value in config.items()}
         return replace(super().geometry(named), rotary_dim=0)
 
@@ -64,19 +70,10 @@ class GPT2(Family):
         }
 
     def join_heads(self, weights: LayerWeights) -> dict[str, Tensor]:
-        """Needs one K and V per query head: heads that share theirs must be tied first."""
-        if weights.queries_per_kv != 1 or weights.q_bias is None or weights.k_bias is None or weights.v_bias is None:
-            raise UserError(_NO_GROUPED_FORM)
+        """To rows that lie as q, k, v, each by head: (Hq + 2 G) * d of them."""
+        if weights.q_bias is None or weights.k_bias is None or weights.v_bias is None:
+            raise ValueError("a layer of GPT-2 has biases")
         return {
-            "qkv.weight": torch.stack([weights.q, weights.k, weights.v]).flatten(0, 2),
-            "qkv.bias": torch.stack([weights.q_bias, weights.k_bias, weights.v_bias]).flatten(),
+            "qkv.weight": torch.cat([heads.flatten(0, 1) for heads in (weights.q, weights.k, weights.v)]),
+            "qkv.bias": torch.cat([heads.flatten() for heads in (weights.q_bias, weights.k_bias, weights.v_bias)]),
         }
-
-    def grouped_config(self, config: Mapping[str, Any], query_heads: int, kv_heads: int, head_dim: int) -> Config:
-        raise UserError(_NO_GROUPED_FORM)
-
-
-_NO_GROUPED_FORM = (
-    "GPT-2 stores one key and one value with every query head and has no grouped form, so no checkpoint can be "
-    "written for it; search, fitness and evaluation of groupings work, and `gqasearch export` gives the grouping"
-)

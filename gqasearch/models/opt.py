@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from gqasearch.errors import UserError
 from gqasearch.models.family import Config, Family
 from gqasearch.models.layer import HeadGeometry
 
@@ -17,6 +16,7 @@ class OPT(Family):
 
     name: ClassVar[str] = "opt"
     architectures: ClassVar[tuple[str, ...]] = ("OPTForCausalLM",)
+    has_grouped_form: ClassVar[bool] = False
     projections: ClassVar[Mapping[str, str]] = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"}
 
     def attention_path(self, layer: int) -> str:
@@ -27,9 +27,3 @@ class OPT(Family):
 
     def geometry(self, config: Config) -> HeadGeometry:
         return replace(super().geometry(config), rotary_dim=0)
-
-    def grouped_config(self, config: Mapping[str, Any], query_heads: int, kv_heads: int, head_dim: int) -> Config:
-        raise UserError(
-            "OPT has as many key and value heads as query heads and no grouped form, so no checkpoint can be written "
-            "for it; search, fitness and evaluation of groupings work, and `gqasearch export` gives the grouping"
-        )

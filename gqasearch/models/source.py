@@ -60,6 +60,7 @@ class ModelSource:
         """
 
         def read(name: str) -> Tensor:
+            name = self.family.stored_name(name, self.tensors.shard_of)
             tensor = self.tensors.read(name)
             require_finite(tensor, self.directory, name)
             return tensor

@@ -196,7 +196,8 @@ class Workspace:
                 f"evaluation_text and calibration_text are both {self.config.evaluation_text}: results must be "
                 "reported on text that was not searched on. Leave evaluation_text out to hold a part of it back"
             )
-        limit = self.parent.config.get("max_position_embeddings")
+        settings = self.parent.config
+        limit = settings.get("max_position_embeddings", settings.get("n_positions"))  # the latter is GPT-2's word
         if limit is not None and self.config.block_length > int(limit):
             raise UserError(f"--block-length {self.config.block_length} is beyond this model's context of {limit}")
 

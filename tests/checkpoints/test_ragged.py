@@ -216,8 +216,8 @@ def test_without_groups_it_is_the_stock_model() -> None:
 
 
 def test_an_architecture_without_the_layout_is_refused() -> None:
-    with pytest.raises(UserError, match=r"OPTForCausalLM has no ragged layout.*by layer: 2, 4.*LlamaForCausalLM"):
-        plan_layout(UNEVEN, SHAPE, "auto", {"architectures": ["OPTForCausalLM"]})
+    with pytest.raises(UserError, match=r"GPTNeoXForCausalLM has no ragged layout.*by layer: 2, 4.*LlamaFor"):
+        plan_layout(UNEVEN, SHAPE, "auto", {"architectures": ["GPTNeoXForCausalLM"]})
 
 
 def test_stock_is_refused_where_counts_differ_and_chosen_where_they_do_not() -> None:

@@ -10,11 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gqasearch.checkpoints import write_checkpoint
 from gqasearch.errors import UserError
-from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import LayerWeights, Parent, family_of, layers_replaced, load_parent
-from tests.checkpoints.convert import document_for
 from tests.samples import logits_of, random_blocks
 from tests.tiny_models import (
     ALL_FAMILY_NAMES,
@@ -169,16 +166,6 @@ def test_models_without_biases_have_none() -> None:
         assert not parent.layer(0).has_biases
         x, wanted = attention_call(parent, 0)
         torch.testing.assert_close(attend(x, parent.layer(0)), wanted, atol=2e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("family", UNGROUPED)
-def test_no_checkpoint_is_written_where_the_architecture_has_no_grouped_form(family: str, tmp_path: Path) -> None:
-    source = save_checkpoint(tiny_model(family), tmp_path / "source")
-    parent = load_parent(str(source))
-    document = document_for(parent, Grouping.uniform(LayerGrouping.neighbours(6, 3), 2))
-    with pytest.raises(UserError, match="no grouped form, so no checkpoint can be written"):
-        write_checkpoint(source, tmp_path / "out", document, parent.layer)
-    assert not (tmp_path / "out").exists()
 
 
 def test_fused_heads_must_be_tied_before_they_are_written() -> None:
