@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from gqasearch.checkpoints.ragged_encoders import ENCODER_MODULE, ENCODER_NAMES
 from gqasearch.errors import UserError
 from gqasearch.models import read_config
 from gqasearch.targets import LayoutName
@@ -13,6 +14,7 @@ REMOTE = Path(__file__).parent / "remote"
 MODELING_FILES: dict[LayoutName, str] = {"deci": "modeling_deci.py", "ragged": "modeling_ragged.py"}
 # Written architectures whose file is another than their layout's.
 OTHER_FILES = dict.fromkeys(("RaggedOPTForCausalLM", "RaggedGPT2ForCausalLM"), "modeling_ragged_learned.py")
+OTHER_FILES |= {f"Ragged{name}ForMaskedLM": f"{ENCODER_MODULE}.py" for name in ENCODER_NAMES.values()}
 OWN_FILES = frozenset(MODELING_FILES.values()) | frozenset(OTHER_FILES.values())
 
 
@@ -33,7 +35,7 @@ def copy_modeling_file(layout: LayoutName, architecture: str, folder: Path) -> N
 
 def needs_remote_code(folder: Path) -> bool:
     """Whether transformers has to run code from this checkpoint folder to load it."""
-    return "AutoModelForCausalLM" in (read_config(folder).get("auto_map") or {})
+    return any(name.startswith("AutoModel") for name in read_config(folder).get("auto_map") or {})
 
 
 def code_in(folder: Path) -> dict[str, bool]:
