@@ -11,7 +11,7 @@ from gqasearch.models.bert import Bert
 from gqasearch.models.cohere import Cohere
 from gqasearch.models.distilbert import DistilBert
 from gqasearch.models.electra import Electra
-from gqasearch.models.family import Family
+from gqasearch.models.family import Config, Family
 from gqasearch.models.gemma import Gemma
 from gqasearch.models.gemma2 import Gemma2
 from gqasearch.models.gemma3 import Gemma3
@@ -99,7 +99,7 @@ def family_of(config: dict[str, Any]) -> Family:
     return known[given]
 
 
-def predicts_masked(config: dict[str, Any]) -> bool:
+def predicts_masked(config: Config) -> bool:
     """Whether a checkpoint of this ``config.json``, a source's or a converted one's, is an encoder with its head."""
     family = supported_architectures().get((config.get("architectures") or [""])[0])
     its_own = family is not None and family.objective == "masked"
