@@ -158,19 +158,20 @@ class RaggedAttention(nn.Module):
         return torch.cat([head.expand(-1, size, -1, -1) for head, size in parts], dim=1)
 
 
-class RaggedBertAttention(RaggedAttention, BertSelfAttention):
+# What stock attention is called with and gives is not what it says, hence the ignored types.
+class RaggedBertAttention(RaggedAttention, BertSelfAttention):  # type: ignore[misc]
     """BERT's."""
 
 
-class RaggedRobertaAttention(RaggedAttention, RobertaSelfAttention):
+class RaggedRobertaAttention(RaggedAttention, RobertaSelfAttention):  # type: ignore[misc]
     """RoBERTa's."""
 
 
-class RaggedXLMRobertaAttention(RaggedAttention, XLMRobertaSelfAttention):
+class RaggedXLMRobertaAttention(RaggedAttention, XLMRobertaSelfAttention):  # type: ignore[misc]
     """XLM-RoBERTa's."""
 
 
-class RaggedElectraAttention(RaggedAttention, ElectraSelfAttention):
+class RaggedElectraAttention(RaggedAttention, ElectraSelfAttention):  # type: ignore[misc]
     """ELECTRA's."""
 
 
@@ -180,7 +181,9 @@ class RaggedDistilBertAttention(RaggedAttention, DistilBertSelfAttention):
     names = ("q_lin", "k_lin", "v_lin")
     out_lin: nn.Linear
 
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    def forward(  # type: ignore[override]
+        self, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
         """As the stock attention: (B, T, D) -> (B, T, D), and the maps (B, Hq, T, T) where there are any."""
         out, maps = super().forward(*args, **kwargs)
         return self.out_lin(out), maps
@@ -198,7 +201,8 @@ class RaggedModel(PreTrainedModel):
 
     def share_heads(self, config: PreTrainedConfig) -> None:
         """Replace the attention of every layer."""
-        for index, layer in enumerate(self.base_model.encoder.layer):
+        base: Any = self.base_model
+        for index, layer in enumerate(base.encoder.layer):
             layer.attention.self = self.attention_class(config, index)
 
 
@@ -238,7 +242,8 @@ class RaggedDistilBert(RaggedModel):
 
     def share_heads(self, config: PreTrainedConfig) -> None:
         """Replace the attention of every layer."""
-        for index, layer in enumerate(self.base_model.transformer.layer):
+        base: Any = self.base_model
+        for index, layer in enumerate(base.transformer.layer):
             layer.attention = self.attention_class(config, index)
 
 
