@@ -148,7 +148,7 @@ def tiny_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = model_class(config_class(**(fields | config)))
-    _randomise(model, seed)
+    randomise(model, seed)
     return model.to(dtype).eval()
 
 
@@ -202,7 +202,7 @@ def tiny_parent(family: str, **options: Any) -> Parent:
     return Parent.from_model(tiny_model(family, **options))
 
 
-def _randomise(model: PreTrainedModel, seed: int) -> None:
+def randomise(model: PreTrainedModel, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):

@@ -95,9 +95,10 @@ class CandidateLosses:
         context = self.context
         layers = self.converter.refine(grouping, context.load_calibration_blocks(), context.refinement)
         run = self.converter.runner(grouping, layers)
-        batches = list(self.blocks.batches(batch_size(self.blocks)))
+        size = batch_size(self.blocks)
+        batches = list(self.blocks.batches(size))
         total = sum(self.summed_loss(index, run(ids, mask)) for index, (ids, mask) in enumerate(batches))
-        return total / sum(int(mask[:, 1:].sum()) for _, mask in batches)
+        return total / sum(targets.count for targets in self.blocks.targets(size))
 
 
 def tied_layers(

@@ -21,15 +21,14 @@ class PreparedPerplexity(PreparedTextFitness):
 
     def __init__(self, parameters: Perplexity, context: FitnessContext) -> None:
         blocks = context.load_search_blocks().first(parameters.tokens)
-        batches = list(blocks.batches(batch_size(blocks)))
+        batches = list(blocks.targets(batch_size(blocks)))
 
         def summed_nll(batch: int, logits: Tensor) -> float:
-            ids, mask = batches[batch]
-            device = logits.device
+            targets, device = batches[batch], logits.device
             found = torch.nn.functional.cross_entropy(
-                logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten().to(device), reduction="none"
+                targets.of(logits).flatten(0, 1), targets.tokens.flatten().to(device), reduction="none"
             )
-            return float(found[mask[:, 1:].flatten().to(device)].double().sum())
+            return float(found[targets.wanted.flatten().to(device)].double().sum())
 
         self.losses = CandidateLosses(parameters, context, blocks, summed_nll)
         self.batch_tokens = self.losses.batch_tokens
@@ -43,7 +42,7 @@ class PreparedPerplexity(PreparedTextFitness):
 
 @dataclass(frozen=True)
 class Perplexity(Fitness):
-    """Perplexity of the whole converted model on the search text.
+    """Perplexity of the whole converted model on the search text; of an encoder, pseudo-perplexity at masked tokens.
 
     Its parameters are as in ``kl``.
     """

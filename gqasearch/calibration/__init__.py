@@ -5,12 +5,15 @@ from gqasearch.calibration.cache import CachedStatistics, cache_root, load_or_co
 from gqasearch.calibration.collect import collect, no_progress
 from gqasearch.calibration.leakage import benchmark_named, overlap
 from gqasearch.calibration.statistics import LayerStatistics, Statistics
+from gqasearch.calibration.targets import NO_TARGET, Targets
 from gqasearch.calibration.text import load_documents, load_whole
 
 __all__ = [
+    "NO_TARGET",
     "CachedStatistics",
     "LayerStatistics",
     "Statistics",
+    "Targets",
     "TokenBlocks",
     "benchmark_named",
     "cache_root",

@@ -94,7 +94,7 @@ class LayerAccumulator:
         self._add("attended_moment", attended.T @ attended)
 
     def _add_gains(self, hidden: Tensor, maps: Tensor, mask: Tensor, weights: LayerWeights) -> None:
-        """The effect of unit score errors, per query head and by how far back the key is.
+        """The effect of unit score errors, per query head and by how far away the key is.
 
         With S = W_o^T W_o and o_t = sum_s a_ts v_s a score error of (t, s) costs
         a_ts^2 ||W_o (v_s - o_t)||^2 = a_ts^2 (v_s^T S v_s - 2 v_s^T S o_t + o_t^T S o_t).
@@ -144,7 +144,10 @@ class LayerAccumulator:
 
 
 def _by_distance(cost: Tensor) -> Tensor:
-    """Sums over the diagonals of (Hq, T, T): pairs (t, s) with t - s = 0, 1, 2, ..., (Hq, T); nothing looks ahead."""
+    """Sums over the diagonals of (Hq, T, T): pairs (t, s) with |t - s| = 0, 1, 2, ..., (Hq, T).
+
+    A decoder's maps are zero where s > t.
+    """
     tokens = torch.arange(cost.shape[-1], device=cost.device)
-    back = (tokens[:, None] - tokens).clamp_min(0).flatten()
-    return cost.new_zeros(cost.shape[:2]).index_add_(1, back, cost.tril().flatten(1))
+    apart = (tokens[:, None] - tokens).abs().flatten()
+    return cost.new_zeros(cost.shape[:2]).index_add_(1, apart, cost.flatten(1))

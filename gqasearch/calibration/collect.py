@@ -19,7 +19,7 @@ from gqasearch.calibration.accumulator import LayerAccumulator
 from gqasearch.calibration.blocks import TokenBlocks
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.errors import UserError
-from gqasearch.models import Parent, stream_after
+from gqasearch.models import Parent, output_projection, stream_after
 
 
 def no_progress(done: int, total: int) -> None:
@@ -86,10 +86,11 @@ def collect(
 
 @dataclass
 class _Running:
-    """What the hooks of one batch share: its mask (B, T), and the stream (B, T, D) that enters the layer."""
+    """What the hooks of one batch share: its mask (B, T), the stream that enters the layer, and what attention adds."""
 
     mask: Tensor = field(default_factory=lambda: torch.empty(0))
     stream: Tensor = field(default_factory=lambda: torch.empty(0))
+    added: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 def _hooks(parent: Parent, index: int, accumulator: LayerAccumulator, running: _Running) -> list[Any]:
@@ -99,18 +100,22 @@ def _hooks(parent: Parent, index: int, accumulator: LayerAccumulator, running: _
     def before_block(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         running.stream = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
 
+    def after_projection(_module: torch.nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
+        running.added = output
+
     def after_attention(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        added, maps = output[0], output[1]
+        maps = output[1]
         if maps is None:
             raise UserError("this model's attention does not return its maps; calibration needs them")
         if kwargs.get("position_embeddings") is not None:
             cosines, sines = kwargs["position_embeddings"]
             accumulator.set_turns(cosines[0], sines[0])
-        residual = stream_after(parent, index, running.stream, added)
+        residual = stream_after(parent, index, running.stream, running.added)
         accumulator.add(hidden, maps, residual, running.mask, parent.layer(index))
 
     return [
         block.register_forward_pre_hook(before_block, with_kwargs=True),
+        output_projection(parent, index).register_forward_hook(after_projection),
         attention.register_forward_hook(after_attention, with_kwargs=True),
     ]

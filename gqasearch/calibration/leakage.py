@@ -50,7 +50,7 @@ def overlap(seen: TokenBlocks, reported: TokenBlocks) -> float:
 
 def _windows(blocks: TokenBlocks) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     """A hash of every window of tokens that are no padding; windows do not cross blocks."""
-    ids, mask = blocks.ids.numpy().astype(np.uint64), blocks.mask.numpy()
+    ids, mask = blocks.text.numpy().astype(np.uint64), blocks.mask.numpy()
     width = min(WINDOW, ids.shape[1])
     hashed = np.zeros((len(ids), ids.shape[1] - width + 1), dtype=np.uint64)
     inside = np.ones(hashed.shape, dtype=bool)

@@ -19,8 +19,8 @@ class LayerStatistics:
     token, averaged over tokens.
     ``attended_mean`` (D,), ``attended_moment`` (D, D): mean and second moment of what attention makes of x, the
     sum over tokens s of a_ts x_s, over tokens t and query heads alike (every token stands for one head, in turn).
-    ``distance`` (Hq, T): shares of ``score_gain`` that are due to tokens 0, 1, 2, ... back;
-    zeros for a head whose scores change nothing.
+    ``distance`` (Hq, T): shares of ``score_gain`` that are due to tokens 0, 1, 2, ... back, in an encoder
+    back or ahead; zeros for a head whose scores change nothing.
     ``cosines``, ``sines`` (T, r/2): what RoPE turns a pair by over 0, 1, 2, ... tokens; r = 0 without RoPE.
     ``score_gain`` (Hq,): E_t sum_s a_ts^2 ||W_o,q (v_s - o_t)||^2, the squared change of the head's
     output for independent unit-variance errors of its attention scores.

@@ -22,7 +22,7 @@ CARD = """\
 
 # {title}
 
-[{parent}]{link} with grouped-query attention: {before} KV heads per layer became {after}, so the KV cache takes
+[{parent}]{link} with grouped-query attention: {before} KV heads per layer became {after}, so {memory}
 {ratio:.1%} of the parent's. Which heads share was searched for by
 gqasearch {version}; `grouping.json` has the groups of every layer.
 
@@ -35,9 +35,9 @@ The weights were computed from the parent's. **The model was not fine-tuned afte
 ## How to load
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {auto}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("PATH_TO_THIS_FOLDER"{trust})
+model = {auto}.from_pretrained("PATH_TO_THIS_FOLDER"{trust})
 tokenizer = AutoTokenizer.from_pretrained("PATH_TO_THIS_FOLDER"{trust})
 ```
 
@@ -82,10 +82,11 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
     parent, on_hub = _parent(document.model.id)
     front: dict[str, Any] = {"base_model": parent} if on_hub else {}
     front |= _licence(source_dir)
+    masked = str(config["architectures"][0]).endswith("ForMaskedLM")
     file = modeling_file(config)
     front |= {
         "library_name": "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "fill-mask" if masked else "text-generation",
         "tags": ["grouped-query-attention", "gqasearch"],
     }
     return CARD.format(
@@ -95,6 +96,8 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
         link=f"(https://huggingface.co/{parent})" if on_hub else "",
         before=document.model.num_key_value_heads,
         after=layout.kv_heads_words,
+        memory="the keys and values that it computes take" if masked else "the KV cache takes",
+        auto="AutoModelForMaskedLM" if masked else "AutoModelForCausalLM",
         ratio=document.grouping.kv_ratio,
         version=document.created_by.get("gqasearch", ""),
         metrics=_table(facts),

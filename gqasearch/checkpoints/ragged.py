@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from gqasearch.checkpoints.layout import Layout, place
+from gqasearch.checkpoints.ragged_encoders import ENCODER_NAMES, encoder_classes
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.models import Config, HeadGeometry, supported_architectures
@@ -21,6 +22,7 @@ RAGGED_NAMES = {
     "Qwen3ForCausalLM": "Qwen3",
     "OPTForCausalLM": "OPT",
     "GPT2LMHeadModel": "GPT2",
+    **ENCODER_NAMES,
 }
 LEARNED = ("OPT", "GPT2")
 
@@ -72,6 +74,8 @@ def ragged_config(grouped: Config, grouping: Grouping, geometry: HeadGeometry) -
         "num_key_value_heads_per_layer": list(grouping.group_counts),
         "kv_group_sizes": sizes,
     }
+    if name in ENCODER_NAMES.values():
+        own |= encoder_classes(name)
     # The modelling file needs transformers 5, which warns of RoPE in the words of 4 where it does not know the model.
     kept = {name: value for name, value in grouped.items() if name not in ("rope_scaling", "rope_theta")}
     return {**kept, **own}

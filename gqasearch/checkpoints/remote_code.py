@@ -15,7 +15,7 @@ MODELING_FILES = sorted(path.name for path in REMOTE.glob("modeling_*.py"))
 def modeling_file(config: Config) -> str | None:
     """The file that a ``config.json`` written here names; None for one that needs none."""
     classes = config.get("auto_map")
-    return None if classes is None else f"{classes['AutoModelForCausalLM'].partition('.')[0]}.py"
+    return None if classes is None else f"{classes['AutoConfig'].partition('.')[0]}.py"
 
 
 def copy_modeling_file(config: Config, folder: Path) -> None:
@@ -26,7 +26,7 @@ def copy_modeling_file(config: Config, folder: Path) -> None:
 
 def needs_remote_code(folder: Path) -> bool:
     """Whether transformers has to run code from this checkpoint folder to load it."""
-    return "AutoModelForCausalLM" in (read_config(folder).get("auto_map") or {})
+    return any(name.startswith("AutoModel") for name in read_config(folder).get("auto_map") or {})
 
 
 def code_in(folder: Path) -> dict[str, bool]:

@@ -3,9 +3,14 @@
 from gqasearch.evaluation.attention_calls import AttentionCalls
 from gqasearch.evaluation.candidates import Converter
 from gqasearch.evaluation.interval import mean_interval
-from gqasearch.evaluation.memory import cached_kv_heads, count_parameters, kv_bytes_per_token
+from gqasearch.evaluation.memory import (
+    cached_kv_heads,
+    computed_kv_bytes_per_token,
+    count_parameters,
+    kv_bytes_per_token,
+)
 from gqasearch.evaluation.prefix import PrefixLosses, SummedLoss, TiedLayer
-from gqasearch.evaluation.quality import CONVENTION, Quality, evaluate_quality, kl_per_token
+from gqasearch.evaluation.quality import CONVENTION, Quality, convention_of, evaluate_quality, kl_per_token
 from gqasearch.evaluation.reference import ParentLogProbs
 from gqasearch.evaluation.runners import Runner, model_runner, tied_runner
 
@@ -20,6 +25,8 @@ __all__ = [
     "SummedLoss",
     "TiedLayer",
     "cached_kv_heads",
+    "computed_kv_bytes_per_token",
+    "convention_of",
     "count_parameters",
     "evaluate_quality",
     "kl_per_token",

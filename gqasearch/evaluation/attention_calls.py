@@ -10,17 +10,26 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.models import LayerWeights, Parent, decoder_layer, layers_replaced, stream_after
+from gqasearch.models import (
+    LayerWeights,
+    Parent,
+    decoder_layer,
+    layers_replaced,
+    output_projection,
+    outputs_noted,
+    stream_after,
+)
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of an attention block: its arguments, what it gave (tokens, D), and which tokens count.
+    """One call of an attention block: its arguments, what it added (tokens, D), and which tokens count.
 
     ``residual_energy``: of the residual stream just after it, ||r||^2 summed over these tokens.
     """
 
-    arguments: dict[str, Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     output: Tensor
     mask: Tensor
     residual_energy: float
@@ -50,16 +59,16 @@ class AttentionCalls:
         mask = mask.to(device)
 
         stream: list[Tensor] = []
+        added: list[Tensor] = []
 
         def before_layer(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             stream.append(args[0] if args else kwargs["hidden_states"])
 
         def after_attention(index: int, calls: list[_Call]) -> Any:
-            def hook(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-                arguments = kwargs if not args else {**kwargs, "hidden_states": args[0]}
-                residual = stream_after(self.parent, index, stream.pop(), output[0])
+            def hook(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
+                residual = stream_after(self.parent, index, stream.pop(), added[0])
                 energy = float(residual[mask].double().square().sum())
-                calls.append(_Call(arguments, output[0][mask], mask, energy))
+                calls.append(_Call(args, kwargs, added.pop()[mask], mask, energy))
 
             return hook
 
@@ -67,6 +76,9 @@ class AttentionCalls:
         for index, calls in enumerate(self._calls):
             layer = decoder_layer(self.parent, index)
             handles.append(layer.register_forward_pre_hook(before_layer, with_kwargs=True))
+            handles.append(
+                output_projection(self.parent, index).register_forward_hook(lambda _m, _args, out: added.append(out))
+            )
             handles.append(
                 self._attention(index).register_forward_hook(after_attention(index, calls), with_kwargs=True)
             )
@@ -87,7 +99,8 @@ class AttentionCalls:
 
     def run(self, index: int, tied: LayerWeights) -> Iterator[Attended]:
         """A layer with other weights, in the parent's shape, on the parent's own inputs; padding is left out."""
-        with torch.no_grad(), layers_replaced(self.parent, {index: tied}):
+        projection = output_projection(self.parent, index)
+        with torch.no_grad(), layers_replaced(self.parent, {index: tied}), outputs_noted(projection) as added:
             for call in self._calls[index]:
-                output = self._attention(index)(**call.arguments)[0]
-                yield Attended(output[call.mask], call.output)
+                self._attention(index)(*call.args, **call.kwargs)
+                yield Attended(added.pop()[call.mask], call.output)

@@ -1,9 +1,13 @@
-"""Memory of a model as it runs: the KV cache measured, not computed, and parameters counted."""
+"""Memory of a model as it runs: keys and values measured, not worked out, and parameters counted."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import torch
 from transformers import PreTrainedModel
+
+from gqasearch.models import Family, outputs_noted
 
 
 def kv_bytes_per_token(model: PreTrainedModel, tokens: int = 16) -> int:
@@ -15,6 +19,21 @@ def kv_bytes_per_token(model: PreTrainedModel, tokens: int = 16) -> int:
     total = 0
     for layer in cache.layers:
         total += sum(tensor.numel() * tensor.element_size() for tensor in (layer.keys, layer.values))
+    return int(total // tokens)
+
+
+def computed_kv_bytes_per_token(model: PreTrainedModel, family: Family, num_layers: int, tokens: int = 16) -> int:
+    """Bytes of keys and values that an encoder computes for one token of its input, all layers; it caches none.
+
+    ``model``: of ``family``, or converted from one and its modules named alike.
+    """
+    ids = torch.ones(1, tokens, dtype=torch.int64, device=next(model.parameters()).device)
+    names = [family.tensor_name(layer, f"{role}.weight") for layer in range(num_layers) for role in "kv"]
+    with ExitStack() as hooks, torch.no_grad():
+        projections = [model.get_submodule(name.removesuffix(".weight")) for name in names]
+        noted = [hooks.enter_context(outputs_noted(projection)) for projection in projections]
+        model(input_ids=ids)
+        total = sum(given.numel() * given.element_size() for calls in noted for given in calls)
     return int(total // tokens)
 
 

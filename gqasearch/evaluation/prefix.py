@@ -50,7 +50,7 @@ class PrefixLosses:
         self.parent = parent
         self.batches = list(blocks.batches(batch_blocks))
         self.batch_tokens = tuple(int(mask.sum()) for _, mask in self.batches)
-        self._targets = [int(mask[:, 1:].sum()) for _, mask in self.batches]
+        self._targets = [targets.count for targets in blocks.targets(batch_blocks)]
         self.tokens_run = self.layers_run = 0
         self._losses: Recent[tuple[int, Grouping], float] = Recent(MOST_LOSSES, lambda _: 1)
         self._tied_layer = tied_layer

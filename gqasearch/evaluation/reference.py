@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gqasearch.calibration import TokenBlocks
+from gqasearch.calibration import Targets, TokenBlocks
 from gqasearch.evaluation.runners import Runner
 
 # Probability that counts as nothing, in float32.
@@ -16,9 +16,10 @@ NOTHING = 1e-9
 
 @dataclass(frozen=True)
 class _Batch:
-    """What is kept of one batch. ``index`` (B, T-1, K) int32, or None when all tokens are kept in order;
-    ``probability`` (B, T-1, K) of these tokens, ``rest`` (B, T-1) of all others together; ``negentropy``
-    (B, T-1): sum of p log p over the tokens kept and the rest; ``wanted`` (B, T-1): which are targets.
+    """What is kept of the P predictions of every block of a batch. ``index`` (B, P, K) int32, or None when all tokens
+    are kept in order; ``probability`` (B, P, K) of these tokens, ``rest`` (B, P) of all others together; ``negentropy``
+    (B, P): sum of p log p over the tokens kept and the rest; ``wanted`` (B, P): which are targets; ``targets``: where
+    they stand in the logits.
     """
 
     index: Tensor | None
@@ -26,11 +27,12 @@ class _Batch:
     rest: Tensor
     negentropy: Tensor
     wanted: Tensor
+    targets: Targets
 
 
 @dataclass(frozen=True)
 class ParentLogProbs:
-    """The parent's next-token distribution on ``blocks``, batch by batch.
+    """The parent's distribution of every target on ``blocks``, batch by batch.
 
     The whole vocabulary, and the KL exact; or the K most likely tokens of the parent and the sum of all that
     remains, and the KL a lower bound: what happens within the remainder is not seen.
@@ -46,10 +48,10 @@ class ParentLogProbs:
     ) -> ParentLogProbs:
         """Run the parent once. The full distribution is kept where it fits ``exact_bytes``, else the top ``top``."""
         kept: list[_Batch] = []
-        for ids, mask in blocks.batches(batch_blocks):
-            logp = parent(ids, mask)[:, :-1].log_softmax(-1)
+        for (ids, mask), targets in zip(blocks.batches(batch_blocks), blocks.targets(batch_blocks), strict=True):
+            logp = targets.of(parent(ids, mask)).log_softmax(-1)
             fits = blocks.ids.numel() * logp.shape[-1] * logp.element_size() <= exact_bytes
-            kept.append(_keep(logp, None if fits or top >= logp.shape[-1] else top, mask[:, 1:].to(logp.device)))
+            kept.append(_keep(logp, None if fits or top >= logp.shape[-1] else top, targets))
         return cls(blocks, batch_blocks, tuple(kept))
 
     def targets(self, batch: int) -> int:
@@ -58,7 +60,8 @@ class ParentLogProbs:
 
     def summed_kl(self, batch: int, logits: Tensor) -> float:
         """KL of the distributions that ``logits`` (B, T, V) of one batch stand for, summed over targets, nats."""
-        kept, scores = self.kept[batch], logits[:, :-1]
+        kept = self.kept[batch]
+        scores = kept.targets.of(logits)
         total = scores.logsumexp(-1)
         if kept.index is None:
             cross = torch.einsum("btv,btv->bt", kept.probability, scores) - total
@@ -75,8 +78,8 @@ class ParentLogProbs:
         return total / sum(map(self.targets, range(len(self.kept))))
 
 
-def _keep(logp: Tensor, top: int | None, wanted: Tensor) -> _Batch:
-    """Log-probabilities (B, T-1, V), all of them or the ``top`` largest."""
+def _keep(logp: Tensor, top: int | None, targets: Targets) -> _Batch:
+    """Log-probabilities (B, P, V), all of them or the ``top`` largest."""
     index = None
     if top is not None:
         logp, places = logp.topk(top, dim=-1)
@@ -87,4 +90,4 @@ def _keep(logp: Tensor, top: int | None, wanted: Tensor) -> _Batch:
         rest = (1 - probability.double().sum(-1)).clamp_min(NOTHING).to(logp)
     negentropy = torch.einsum("btk,btk->bt", probability, logp)
     negentropy = negentropy + torch.xlogy(rest, rest)
-    return _Batch(index, probability, rest, negentropy, wanted)
+    return _Batch(index, probability, rest, negentropy, targets.wanted.to(logp.device), targets)

@@ -1,12 +1,12 @@
 """Where the heads are: geometry and Q/K/V/O access, one small file per architecture family."""
 
-from gqasearch.models.family import Config, Family
+from gqasearch.models.family import Config, Family, Objective
 from gqasearch.models.layer import HeadGeometry, LayerWeights, augmented, tie_heads
 from gqasearch.models.loading import load_model
 from gqasearch.models.parent import Parent, load_parent
-from gqasearch.models.partial import decoder_layer, layers_stubbed, run_from
+from gqasearch.models.partial import decoder_layer, layers_stubbed, output_projection, outputs_noted, run_from
 from gqasearch.models.record import model_record
-from gqasearch.models.registry import FAMILIES, family_of, read_config, supported_architectures
+from gqasearch.models.registry import FAMILIES, family_of, predicts_masked, read_config, supported_architectures
 from gqasearch.models.source import ModelSource, resolve_model
 from gqasearch.models.stream import stream_after, wanted_of_attention
 from gqasearch.models.tensors import CheckpointTensors, fingerprint
@@ -20,6 +20,7 @@ __all__ = [
     "HeadGeometry",
     "LayerWeights",
     "ModelSource",
+    "Objective",
     "Parent",
     "augmented",
     "decoder_layer",
@@ -30,6 +31,9 @@ __all__ = [
     "load_model",
     "load_parent",
     "model_record",
+    "output_projection",
+    "outputs_noted",
+    "predicts_masked",
     "read_config",
     "resolve_model",
     "run_from",

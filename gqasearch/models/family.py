@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from gqasearch.models.layer import HeadGeometry, LayerWeights
 
 Config = dict[str, Any]
 TensorReader = Callable[[str], Tensor]
+# What a model predicts: the token that follows, from those before it; or tokens that were masked, from all others.
+Objective: TypeAlias = Literal["next-token", "masked"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Family(ABC):
 
     name: ClassVar[str]
     architectures: ClassVar[tuple[str, ...]]
+    objective: ClassVar[Objective] = "next-token"
     has_grouped_form: ClassVar[bool] = True  # in transformers' own code: fewer KV heads than query heads
     has_head_norms: ClassVar[bool] = False
     norm_offset: ClassVar[float] = 0.0  # head norms multiply by this plus their stored weight
@@ -72,6 +75,11 @@ class Family(ABC):
     def layer_rotary_dim(self, layer: int, config: Config) -> int:
         """How many dimensions of a key this layer rotates: the model's, or 0 where the layer uses no RoPE."""
         return self.geometry(config).rotary_dim
+
+    def context_length(self, config: Config) -> int | None:
+        """The longest block of tokens that the model can read; None where ``config.json`` names no limit."""
+        limit = config.get("max_position_embeddings", config.get("n_positions"))  # the latter is GPT-2's word
+        return None if limit is None else int(limit)
 
     def score_scale(self, layer: int, config: Config) -> float | None:
         """What multiplies q k before the softmax; None for 1/sqrt(head_dim)."""

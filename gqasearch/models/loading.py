@@ -6,9 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from gqasearch.errors import UserError
+from gqasearch.models.registry import predicts_masked, read_config
 from gqasearch.models.tensors import CheckpointTensors, require_finite
 
 
@@ -19,7 +26,7 @@ def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote
     where the user says so. Raises ``UserError`` for pickled, damaged, incomplete or non-finite weights.
     """
     CheckpointTensors(directory).headers  # noqa: B018 - read for its errors, which say more than those below
-    auto: Any = AutoModelForCausalLM
+    auto: Any = AutoModelForMaskedLM if predicts_masked(read_config(directory)) else AutoModelForCausalLM
     try:
         model: PreTrainedModel = auto.from_pretrained(
             directory, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, local_files_only=True

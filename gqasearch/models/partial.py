@@ -17,6 +17,26 @@ def decoder_layer(parent: Parent, index: int) -> torch.nn.Module:
     return parent.model.get_submodule(parent.family.attention_path(index).rpartition(".")[0])
 
 
+def output_projection(parent: Parent, index: int) -> torch.nn.Module:
+    """The module of W_o. It gives what attention adds to the stream, whatever the attention block does with that."""
+    return parent.model.get_submodule(parent.family.tensor_name(index, "o.weight").removesuffix(".weight"))
+
+
+@contextmanager
+def outputs_noted(module: torch.nn.Module) -> Iterator[list[Tensor]]:
+    """Within the block the list grows by what ``module`` gives, call by call."""
+    given: list[Tensor] = []
+
+    def note(_module: torch.nn.Module, _args: Any, output: Tensor) -> None:
+        given.append(output)
+
+    handle = module.register_forward_hook(note)
+    try:
+        yield given
+    finally:
+        handle.remove()
+
+
 def run_from(
     parent: Parent, ids: Tensor, mask: Tensor, layer: int = 0, hidden: Tensor | None = None
 ) -> tuple[Tensor, list[Tensor]]:

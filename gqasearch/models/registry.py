@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from gqasearch.errors import UserError
+from gqasearch.models.bert import Bert
 from gqasearch.models.cohere import Cohere
-from gqasearch.models.family import Family
+from gqasearch.models.distilbert import DistilBert
+from gqasearch.models.electra import Electra
+from gqasearch.models.family import Config, Family
 from gqasearch.models.gemma import Gemma
 from gqasearch.models.gemma2 import Gemma2
 from gqasearch.models.gemma3 import Gemma3
@@ -23,6 +26,7 @@ from gqasearch.models.phi import Phi
 from gqasearch.models.phi3 import Phi3
 from gqasearch.models.qwen2 import Qwen2
 from gqasearch.models.qwen3 import Qwen3
+from gqasearch.models.roberta import Roberta
 from gqasearch.models.smollm3 import SmolLM3
 from gqasearch.models.stablelm import StableLm
 from gqasearch.models.starcoder2 import Starcoder2
@@ -46,6 +50,10 @@ FAMILIES: tuple[Family, ...] = (
     GPTNeoX(),
     OPT(),
     GPT2(),
+    Bert(),
+    Roberta(),
+    DistilBert(),
+    Electra(),
 )
 
 _ALIBI = (
@@ -56,9 +64,15 @@ _WHOLE_NORM = (
     "it normalises the keys of all heads together (and the queries likewise), so merging some heads would change what "
     "all others are divided by"
 )
+_NO_HEAD = (
+    "it has no masked-language-model head, whose predictions converted models are compared by; give the checkpoint "
+    "that has one (...ForMaskedLM)"
+)
 # Architectures that people will try, and why no family can read them.
 REFUSED: dict[str, str] = {
+    **dict.fromkeys(("BertModel", "RobertaModel", "XLMRobertaModel", "DistilBertModel", "ElectraModel"), _NO_HEAD),
     "BloomForCausalLM": _ALIBI,
+    "ElectraForPreTraining": "a discriminator predicts no tokens; give its generator (ElectraForMaskedLM)",
     "FalconForCausalLM": (
         "transformers repeats its keys and values for every query head before it caches them, so fewer KV heads would "
         "save nothing there, and its attention cannot be made to return the maps that calibration reads (those with "
@@ -83,6 +97,13 @@ def family_of(config: dict[str, Any]) -> Family:
         reason = f": {REFUSED[given]}" if given in REFUSED else ""
         raise UserError(f"architecture {given} is not supported{reason}. Supported: {', '.join(sorted(known))}")
     return known[given]
+
+
+def predicts_masked(config: Config) -> bool:
+    """Whether a checkpoint of this ``config.json``, a source's or a converted one's, is an encoder with its head."""
+    family = supported_architectures().get((config.get("architectures") or [""])[0])
+    its_own = family is not None and family.objective == "masked"
+    return its_own or "AutoModelForMaskedLM" in (config.get("auto_map") or {})
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -16,7 +16,16 @@ from gqasearch.models.registry import family_of, read_config
 from gqasearch.models.tensors import CheckpointTensors, fingerprint, require_finite
 
 # What a checkpoint needs: weights as safetensors, configuration, tokenizer. Never pickles.
-WANTED_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer*", "*.model", "LICENSE*", "README.md"]
+WANTED_FILES = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "tokenizer*",
+    "vocab.txt",
+    "*.model",
+    "LICENSE*",
+    "README.md",
+]
 
 
 @dataclass(frozen=True)

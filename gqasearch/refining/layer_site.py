@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from gqasearch.models import LayerWeights, Parent, tie_heads
+from gqasearch.models import LayerWeights, Parent, output_projection, outputs_noted, tie_heads
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class LayerSite:
     @property
     def projection(self) -> torch.nn.Module:
         """The module of W_o."""
-        return self.parent.model.get_submodule(self._name("o.weight").removesuffix(".weight"))
+        return output_projection(self.parent, self.index)
 
     @property
     def output_bias(self) -> Tensor | None:
@@ -84,9 +84,9 @@ class LayerSite:
         tied = tie_heads(weights, self.labels, self.parent.geometry.queries_per_kv)
         prefix = family.attention_path(self.index) + "."
         written = {name.removeprefix(prefix): t for name, t in family.write_layer(tied, self.index).items()}
-        output = functional_call(self.attention, {**self.constants, **written}, call.args, dict(call.kwargs))
-        added: Tensor = output[0]
-        return added
+        with outputs_noted(self.projection) as added:
+            functional_call(self.attention, {**self.constants, **written}, call.args, dict(call.kwargs))
+        return added[0]
 
     def _name(self, role: str) -> str:
         return self.parent.family.tensor_name(self.index, role)

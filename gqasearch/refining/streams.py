@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.models import LayerWeights, Parent, decoder_layer, layers_replaced, layers_stubbed, wanted_of_attention
+from gqasearch.models import (
+    LayerWeights,
+    Parent,
+    decoder_layer,
+    layers_replaced,
+    layers_stubbed,
+    output_projection,
+    outputs_noted,
+    wanted_of_attention,
+)
 from gqasearch.refining.layer_site import AttentionCall, LayerSite, compute_dtype, with_floats
 
 
@@ -44,18 +53,13 @@ class Streams:
 
     def advance_parent(self, index: int) -> None:
         """Move the parent's stream past layer ``index``."""
-        attention = self._attention(index)
-        added: list[Tensor] = []
-        handle = attention.register_forward_hook(lambda _module, _args, output: added.append(output[0]))
         dtype = compute_dtype(self._parent)
         self._wanted = []
-        try:
+        with outputs_noted(output_projection(self._parent, index)) as added:
             for batch in self._batches:
                 behind = batch.parent.to(dtype) - batch.converted.to(dtype)
                 batch.parent = self._run(index, batch.parent, batch)
                 self._wanted.append(wanted_of_attention(self._parent, index, behind, added.pop().to(dtype)))
-        finally:
-            handle.remove()
 
     def site(self, index: int, labels: tuple[int, ...]) -> LayerSite:
         """Layer ``index``, which the parent's stream has passed last and the converted one has yet to pass."""

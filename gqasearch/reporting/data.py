@@ -61,7 +61,8 @@ class MethodResult:
 
     ``label``: how the heads were grouped, in words, without the merge; runs of one method at several
     KV ratios share it. ``method``: the search method's name. ``fitness``: what it minimised, None for a
-    baseline. ``kl``: nats per token to the parent. ``kv_bytes_per_token``: measured from a real cache.
+    baseline. ``kl``: nats per token to the parent. ``kv_bytes_per_token``: measured from a real cache,
+    or as an encoder computes them.
     ``seconds``: search and conversion, without calibration and evaluation.
     """
 

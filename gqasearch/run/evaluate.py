@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from gqasearch.checkpoints import needs_remote_code, require_trust
 from gqasearch.evaluation import (
-    CONVENTION,
     Converter,
     Quality,
     Runner,
+    computed_kv_bytes_per_token,
+    convention_of,
     count_parameters,
     evaluate_quality,
     kv_bytes_per_token,
@@ -33,7 +35,7 @@ CONVERTED = "converted"
 
 @dataclass(frozen=True)
 class Subject:
-    """Something to measure: how it runs, its cache per token in bytes, its parameters."""
+    """Something to measure: how it runs, its keys and values per token in bytes, its parameters."""
 
     runner: Runner
     kv_bytes_per_token: int
@@ -49,7 +51,15 @@ def checkpoint_subject(work: Workspace, directory: Path, *, trust_remote_code: b
         require_trust(directory)
     dtype: torch.dtype = getattr(torch, work.config.dtype)
     model = load_model(directory, dtype, work.config.device, trust_remote_code=trust_remote_code)
-    return Subject(model_runner(model), kv_bytes_per_token(model), count_parameters(model))
+    return Subject(model_runner(model), _kv_bytes_per_token(work, model), count_parameters(model))
+
+
+def _kv_bytes_per_token(work: Workspace, model: PreTrainedModel) -> int:
+    """In the cache; in an encoder, which has none, of what is computed."""
+    parent = work.parent
+    if parent.family.objective == "next-token":
+        return kv_bytes_per_token(model)
+    return computed_kv_bytes_per_token(model, parent.family, parent.geometry.num_layers)
 
 
 def grouping_subject(
@@ -94,9 +104,9 @@ def measure(work: Workspace, subjects: Mapping[str, Subject]) -> dict[str, Any]:
         batch_blocks=work.config.batch_blocks,
         progress=lambda done, _: work.progress.update(done),
     )
-    memory = (kv_bytes_per_token(parent.model), count_parameters(parent.model))
+    memory = (_kv_bytes_per_token(work, parent.model), count_parameters(parent.model))
     return {
-        "convention": CONVENTION,
+        "convention": convention_of(blocks),
         "block_length": work.config.block_length,
         "targets": own.targets,
         "texts": {

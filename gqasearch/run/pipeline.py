@@ -227,10 +227,15 @@ def write_card(
 ) -> None:
     """The model card, with the figures that were measured."""
     parent, mine = metrics["parent"], metrics["results"][CONVERTED]
+    masked = work.parent.family.objective == "masked"
     rows = (
-        MetricRow("perplexity", parent["perplexity"], mine["perplexity"]),
-        MetricRow("KL to the parent, nats per token", 0.0, mine["kl"]),
-        MetricRow("KV cache, bytes per token", parent["kv_bytes_per_token"], mine["kv_bytes_per_token"]),
+        MetricRow("pseudo-perplexity" if masked else "perplexity", parent["perplexity"], mine["perplexity"]),
+        MetricRow(f"KL to the parent, nats per {'masked ' if masked else ''}token", 0.0, mine["kl"]),
+        MetricRow(
+            f"{'keys and values computed' if masked else 'KV cache'}, bytes per token",
+            parent["kv_bytes_per_token"],
+            mine["kv_bytes_per_token"],
+        ),
         MetricRow("parameters", parent["parameters"], mine["parameters"]),
     )
     measured = f"{metrics['texts']['reported']['source']}; {metrics['targets']} targets. {metrics['convention']}"

@@ -17,6 +17,7 @@ from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
 from gqasearch.files import write_file
 from gqasearch.grouping_document import GroupingDocument, read_grouping
+from gqasearch.models import predicts_masked
 from gqasearch.reporting import (
     History,
     HistoryPoint,
@@ -63,8 +64,9 @@ def report_data(folders: Sequence[RunFolder], title: str | None = None) -> Repor
     results = [result for run in runs for result in run.results()]
     unique = {(result.name, result.kv_heads_total): result for result in results}
     model = first.document.model
+    of_memory = "keys and values" if predicts_masked({"architectures": [model.architecture]}) else "KV cache"
     return ReportData(
-        title=title or f"{model.id}: {first.document.grouping.kv_ratio:.3g} of the KV cache",
+        title=title or f"{model.id}: {first.document.grouping.kv_ratio:.3g} of the {of_memory}",
         model={
             "model": model.id,
             "architecture": model.architecture,

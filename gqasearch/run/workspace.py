@@ -155,7 +155,8 @@ class Workspace:
                 raise UserError(f"model {self.parent.id} has no tokenizer")
             documents, words = self._documents(split)
             source = f"{words}: {', '.join(document.name for document in documents[:20])}"
-            self._blocks[split] = make_blocks(documents, tokenizer, self.config.block_length, tokens, source)
+            objective, length = self.parent.family.objective, self.config.block_length
+            self._blocks[split] = make_blocks(documents, tokenizer, length, tokens, source, objective)
         return self._blocks[split]
 
     def _documents(self, split: Split) -> tuple[list[Document], str]:
@@ -205,9 +206,8 @@ class Workspace:
                 f"evaluation_text and calibration_text are both {self.config.evaluation_text}: results must be "
                 "reported on text that was not searched on. Leave evaluation_text out to hold a part of it back"
             )
-        settings = self.parent.config
-        limit = settings.get("max_position_embeddings", settings.get("n_positions"))  # the latter is GPT-2's word
-        if limit is not None and self.config.block_length > int(limit):
+        limit = self.parent.family.context_length(self.parent.config)
+        if limit is not None and self.config.block_length > limit:
             raise UserError(f"--block-length {self.config.block_length} is beyond this model's context of {limit}")
 
     def _check_target(self) -> None:

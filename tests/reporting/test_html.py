@@ -138,7 +138,7 @@ def test_parts_that_were_not_run_are_left_out(data):
     source = html.render_report(bare)
     for heading in ("Which heads share", "Pareto front", "Convergence", "How alike", "Keep in mind", "of baseline"):
         assert heading not in source
-    assert "What a smaller cache costs" in source
+    assert "What fewer KV heads cost" in source
 
 
 def test_a_large_model_stays_under_two_megabytes():
