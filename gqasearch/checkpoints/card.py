@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from gqasearch.checkpoints.layout import Layout
-from gqasearch.checkpoints.remote_code import MODELING_FILES
+from gqasearch.checkpoints.remote_code import modeling_file
 from gqasearch.grouping_document import GroupingDocument
+from gqasearch.models import Config
 
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 
@@ -73,17 +74,15 @@ class CardFacts:
     configuration: Mapping[str, Any] = field(default_factory=dict)
 
 
-def model_card(
-    document: GroupingDocument, layout: Layout, architecture: str, source_dir: Path, facts: CardFacts
-) -> str:
+def model_card(document: GroupingDocument, layout: Layout, config: Config, source_dir: Path, facts: CardFacts) -> str:
     """Markdown with YAML front matter: base model, licence (from the source's card), figures, configuration.
 
-    ``architecture``: of the written ``config.json``.
+    ``config``: the ``config.json`` that was written.
     """
     parent, on_hub = _parent(document.model.id)
     front: dict[str, Any] = {"base_model": parent} if on_hub else {}
     front |= _licence(source_dir)
-    file = MODELING_FILES.get(layout.name)
+    file = modeling_file(config)
     front |= {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -101,7 +100,7 @@ def model_card(
         metrics=_table(facts),
         trust=", trust_remote_code=True" if file else "",
         code=OWN_CODE.format(file=file) if file else STOCK_CODE,
-        architecture=architecture,
+        architecture=config["architectures"][0],
         layout=layout.name,
         reason=layout.reason,
         configuration=_yaml(_configuration(document, facts)),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gqasearch.checkpoints.layout import Layout, lay_out
+from gqasearch.checkpoints.layout import Layout
 from gqasearch.errors import UserError
 from gqasearch.models import CheckpointTensors, Config, Family, HeadGeometry, LayerWeights
 from gqasearch.models.tensors import is_finite
@@ -49,7 +49,7 @@ class Conversion:
         merged, heads = self._merged_layer(layer), self._layout.kv_heads_per_layer[layer]
         if merged.num_kv_heads != heads:
             raise ValueError(f"layer {layer} was merged to {merged.num_kv_heads} heads, not {heads}")
-        written = self._family.write_layer(lay_out(merged, self._layout.slots[layer]), layer)
+        written = self._family.write_layer(self._layout.lay_out(merged, layer), layer)
         return {name: cast(tensor, self._dtypes[name], name) for name, tensor in written.items()}
 
     def _planned_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
@@ -62,7 +62,7 @@ class Conversion:
             k_bias=None if weights.k_bias is None else weights.k_bias[:groups],
             v_bias=None if weights.v_bias is None else weights.v_bias[:groups],
         )
-        written = self._family.write_layer(lay_out(grouped, self._layout.slots[layer]), layer)
+        written = self._family.write_layer(self._layout.lay_out(grouped, layer), layer)
         return {name: tuple(tensor.shape) for name, tensor in written.items()}
 
     def _shapes_of_source(self, layer: int) -> LayerWeights:

@@ -1,4 +1,7 @@
-"""The ragged layout: real heads only, any number of groups of any size in every layer, with code of its own."""
+"""The ragged layout: real heads only, any number of groups of any size in every layer, with code of its own.
+
+Groups of one size stand side by side, the largest first: its code attends all of them in one call.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +13,48 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.models import Config, HeadGeometry
 
-MODULE = "modeling_ragged"
-# Architecture of the source -> what its classes are called in the modelling file, after "Ragged" and before
-# "Config" and "ForCausalLM".
-RAGGED_NAMES = {
-    "LlamaForCausalLM": "Llama",
-    "MistralForCausalLM": "Mistral",
-    "Qwen2ForCausalLM": "Qwen2",
-    "Qwen3ForCausalLM": "Qwen3",
-}
+# Architecture of the source -> the modelling file that has its classes, named as the source's with "Ragged" before.
+RAGGED_MODULES = dict.fromkeys(
+    (
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+        "GemmaForCausalLM",
+        "Gemma2ForCausalLM",
+        "Gemma3ForCausalLM",
+        "Phi3ForCausalLM",
+        "Starcoder2ForCausalLM",
+        "OlmoForCausalLM",
+        "StableLmForCausalLM",
+        "GraniteForCausalLM",
+        "SmolLM3ForCausalLM",
+        "CohereForCausalLM",
+        "PhiForCausalLM",
+    ),
+    "modeling_ragged",
+)
 
 
 def ragged_layout(grouping: Grouping, geometry: HeadGeometry, config: Config | None, why_not: str = "") -> Layout:
-    """Query heads in the order of their groups, none added. ``why_not``: said of the layout that goes before this.
+    """Query heads in the order of their groups, larger groups first; none is added.
 
-    Raises ``UserError`` for an architecture that the modelling file has no class for.
+    ``why_not``: said of the layout that goes before this. Raises
+    ``UserError`` for an architecture that the modelling file has no class for.
     """
     counts = grouping.group_counts
     architecture = None if config is None else config["architectures"][0]
-    if architecture is not None and architecture not in RAGGED_NAMES:
+    if architecture is not None and architecture not in RAGGED_MODULES:
         raise UserError(
             f"{architecture} has no ragged layout, which group counts that differ between layers need "
-            f"(by layer: {', '.join(map(str, counts))}); {', '.join(RAGGED_NAMES)} have one. "
+            f"(by layer: {', '.join(map(str, counts))}); {', '.join(RAGGED_MODULES)} have one. "
             "Search with --kv-ratio or --kv-heads, which give every layer the same number"
         )
-    layout = Layout("ragged", tuple(place(layer, 0, geometry.queries_per_kv) for layer in grouping), counts, "")
+    groups = _by_size(grouping)
+    placed = tuple(
+        place(layer, 0, geometry.queries_per_kv, order) for layer, order in zip(grouping, groups, strict=True)
+    )
+    layout = Layout("ragged", placed, counts, "", groups)
     what = "Every layer has groups of its own sizes"
     if min(counts) < max(counts):
         what = f"Layers have {layout.kv_heads_words} KV heads, which no stock architecture can say{why_not}"
@@ -42,16 +62,25 @@ def ragged_layout(grouping: Grouping, geometry: HeadGeometry, config: Config | N
     return replace(layout, reason=reason)
 
 
-def ragged_config(grouped: Config, grouping: Grouping, geometry: HeadGeometry) -> Config:
+def _by_size(grouping: Grouping) -> tuple[tuple[int, ...], ...]:
+    """Groups of every layer, larger ones first, (L, G)."""
+    return tuple(tuple(sorted(range(layer.num_groups), key=lambda group: -layer.sizes[group])) for layer in grouping)
+
+
+def ragged_config(grouped: Config, layout: Layout, grouping: Grouping, geometry: HeadGeometry) -> Config:
     """``config.json`` of a ragged model, from that of a stock model with as many heads."""
-    name = RAGGED_NAMES[grouped["architectures"][0]]
-    sizes = [[size * geometry.queries_per_kv for size in layer.sizes] for layer in grouping]
+    architecture = grouped["architectures"][0]
+    module, name = RAGGED_MODULES[architecture], architecture.removesuffix("ForCausalLM")
+    sizes = [
+        [layer.sizes[group] * geometry.queries_per_kv for group in order]
+        for layer, order in zip(grouping, layout.groups, strict=True)
+    ]
     own: dict[str, Any] = {
         "architectures": [f"Ragged{name}ForCausalLM"],
         "model_type": f"ragged_{name.lower()}",
         "auto_map": {
-            "AutoConfig": f"{MODULE}.Ragged{name}Config",
-            "AutoModelForCausalLM": f"{MODULE}.Ragged{name}ForCausalLM",
+            "AutoConfig": f"{module}.Ragged{name}Config",
+            "AutoModelForCausalLM": f"{module}.Ragged{name}ForCausalLM",
         },
         "num_key_value_heads_per_layer": list(grouping.group_counts),
         "kv_group_sizes": sizes,

@@ -6,17 +6,22 @@ import shutil
 from pathlib import Path
 
 from gqasearch.errors import UserError
-from gqasearch.models import read_config
-from gqasearch.targets import LayoutName
+from gqasearch.models import Config, read_config
 
 REMOTE = Path(__file__).parent / "remote"
-MODELING_FILES: dict[LayoutName, str] = {"deci": "modeling_deci.py", "ragged": "modeling_ragged.py"}
+MODELING_FILES = sorted(path.name for path in REMOTE.glob("modeling_*.py"))
 
 
-def copy_modeling_file(layout: LayoutName, folder: Path) -> None:
-    """Put the modelling file of this layout into ``folder``; nothing for layouts that need none."""
-    if layout in MODELING_FILES:
-        shutil.copyfile(REMOTE / MODELING_FILES[layout], folder / MODELING_FILES[layout])
+def modeling_file(config: Config) -> str | None:
+    """The file that a ``config.json`` written here names; None for one that needs none."""
+    classes = config.get("auto_map")
+    return None if classes is None else f"{classes['AutoModelForCausalLM'].partition('.')[0]}.py"
+
+
+def copy_modeling_file(config: Config, folder: Path) -> None:
+    """Put the modelling file that this ``config.json`` names into ``folder``; nothing where it names none."""
+    if (name := modeling_file(config)) is not None:
+        shutil.copyfile(REMOTE / name, folder / name)
 
 
 def needs_remote_code(folder: Path) -> bool:
@@ -26,7 +31,7 @@ def needs_remote_code(folder: Path) -> bool:
 
 def code_in(folder: Path) -> dict[str, bool]:
     """Python files of a checkpoint folder, and whether each is the one that this gqasearch writes."""
-    ours = {name: (REMOTE / name).read_bytes() for name in MODELING_FILES.values()}
+    ours = {name: (REMOTE / name).read_bytes() for name in MODELING_FILES}
     return {path.name: ours.get(path.name) == path.read_bytes() for path in sorted(folder.rglob("*.py"))}
 
 
@@ -34,7 +39,7 @@ def require_own_code(folder: Path) -> None:
     """Raise ``UserError`` when the checkpoint would run any code but that of this gqasearch."""
     strange = [name for name, is_ours in code_in(folder).items() if not is_ours]
     maps = (read_config(folder).get("auto_map") or {}).values()
-    strange += [str(name) for name in maps if f"{str(name).partition('.')[0]}.py" not in MODELING_FILES.values()]
+    strange += [str(name) for name in maps if f"{str(name).partition('.')[0]}.py" not in MODELING_FILES]
     if strange:
         raise UserError(
             f"{folder} holds code that this version of gqasearch did not write ({', '.join(strange)}); it is not run. "

@@ -62,10 +62,10 @@ def write_checkpoint(
         shards.write(folder, conversion.convert)
         _write_index(conversion.tensors, shards.total_size, folder)
         (folder / "config.json").write_text(_json_text(grouped), encoding="utf-8")
-        copy_modeling_file(planned.name, folder)
+        copy_modeling_file(grouped, folder)
         copy_companions(source_dir, folder)
         write_grouping(folder / "grouping.json", document)
-        card = model_card(document, planned, grouped["architectures"][0], source_dir, facts)
+        card = model_card(document, planned, grouped, source_dir, facts)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return planned
 
@@ -91,7 +91,7 @@ def _grouped_config(
     if layout.name == "deci":
         return deci_config(grouped, layout)
     if layout.name == "ragged":
-        return ragged_config(grouped, grouping, family.geometry(config))
+        return ragged_config(grouped, layout, grouping, family.geometry(config))
     return grouped
 
 

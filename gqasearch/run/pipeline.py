@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ from gqasearch.files import write_file
 from gqasearch.fitness import to_numpy
 from gqasearch.grouping_document import GroupingDocument, check_fits, read_grouping
 from gqasearch.merging import Merge, make_merge
-from gqasearch.models import LayerWeights
+from gqasearch.models import LayerWeights, read_config
 from gqasearch.refining import NoRefinement, Refinement, make_refinement
 from gqasearch.reporting.html import write_report
 from gqasearch.run.evaluate import (
@@ -210,8 +209,7 @@ def write_card(
     )
     measured = f"{metrics['texts']['reported']['source']}; {metrics['targets']} targets. {metrics['convention']}"
     facts = CardFacts(rows, measured, work.config.model_dump(mode="json"))
-    architecture = json.loads((folder.model / "config.json").read_text(encoding="utf-8"))["architectures"][0]
     if work.parent.directory is None:
         raise UserError(f"model {work.parent.id} is in memory only")
-    card = model_card(document, layout, architecture, work.parent.directory, facts)
+    card = model_card(document, layout, read_config(folder.model), work.parent.directory, facts)
     write_file(folder.model / "README.md", card, overwrite=True)

@@ -45,7 +45,7 @@ def _card(model_id: str, source: Path, facts: CardFacts = FACTS) -> tuple[dict[s
     document = _document()
     document = replace(document, model=replace(document.model, id=model_id))
     layout = plan_layout(document.grouping, tiny_parent("llama").geometry)
-    text = model_card(document, layout, "MistralForCausalLM", source, facts)
+    text = model_card(document, layout, {"architectures": ["MistralForCausalLM"]}, source, facts)
     _, front, body = text.split("---\n", 2)
     return yaml.safe_load(front), body
 
