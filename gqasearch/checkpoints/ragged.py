@@ -39,8 +39,8 @@ RAGGED_MODULES = dict.fromkeys(
 def ragged_layout(grouping: Grouping, geometry: HeadGeometry, config: Config | None, why_not: str = "") -> Layout:
     """Query heads in the order of their groups, larger groups first; none is added.
 
-    ``why_not``: said of the layout that goes before this. Raises
-    ``UserError`` for an architecture that the modelling file has no class for.
+    ``why_not``: said of the layout that goes before this. Raises ``UserError`` for an architecture that no modelling
+    file has a class for.
     """
     counts = grouping.group_counts
     architecture = None if config is None else config["architectures"][0]
@@ -55,7 +55,7 @@ def ragged_layout(grouping: Grouping, geometry: HeadGeometry, config: Config | N
         place(layer, 0, geometry.queries_per_kv, order) for layer, order in zip(grouping, groups, strict=True)
     )
     layout = Layout("ragged", placed, counts, "", groups)
-    what = "Every layer has groups of its own sizes"
+    what = f"Every layer has groups of its own sizes{why_not}"
     if min(counts) < max(counts):
         what = f"Layers have {layout.kv_heads_words} KV heads, which no stock architecture can say{why_not}"
     reason = f"{what}: query heads are reordered, none is added, and the checkpoint brings its own modelling file."

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from gqasearch.checkpoints import plan_checkpoint
 from gqasearch.checkpoints.ragged import RAGGED_MODULES
 from gqasearch.checkpoints.remote import modeling_ragged
 from gqasearch.checkpoints.remote.modeling_ragged import (
@@ -20,8 +21,9 @@ from gqasearch.checkpoints.remote.modeling_ragged import (
     RaggedQwen2Config,
     RaggedQwen2ForCausalLM,
 )
+from gqasearch.errors import UserError
 from gqasearch.models import FAMILIES
-from tests.checkpoints.convert import config_of, some_ids
+from tests.checkpoints.convert import PADDED, config_of, convert, some_ids
 from tests.checkpoints.test_stock_families import LONGROPE
 from tests.checkpoints.uneven import SOURCES, UNEVEN, assert_same, load_trusted, saved, write
 from tests.tiny_models import GROUPED_NAMES, MORE_GROUPED_NAMES, tiny_model
@@ -81,6 +83,24 @@ def test_maps_gradients_and_saving_again(family: str, tmp_path: Path) -> None:
 def test_variants(family: str, options: dict[str, Any], tmp_path: Path) -> None:
     parent, out = converted(tmp_path, family, **options)
     assert_same(parent, load_trusted(out), UNEVEN)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [("stablelm", {}), ("gemma2", {"hidden": 66}), ("phi3", {"rope_parameters": LONGROPE})],
+)
+def test_auto_is_ragged_where_the_architecture_cannot_be_padded(
+    family: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    parent, folder = saved(tmp_path, family, **options)
+    layout = convert(parent, folder, tmp_path / "out", PADDED)
+    assert (layout.name, layout.query_heads, layout.kv_heads_per_layer) == ("ragged", 6, (3, 3))
+    assert "groups of its own sizes, and this architecture cannot be padded for them" in layout.reason
+    assert_same(parent, load_trusted(tmp_path / "out"), PADDED)
+    planned = plan_checkpoint(parent.family, parent.config, PADDED, target="transformers")
+    assert planned.reason == f"{layout.reason} For transformers."
+    with pytest.raises(UserError, match="cannot be query-padded"):
+        plan_checkpoint(parent.family, parent.config, PADDED, target="llama.cpp")
 
 
 # How attention is called
