@@ -49,8 +49,6 @@ from gqasearch.run.folder import environment
 
 RESULTS = Path(__file__).parent / "results" / "decode"
 CLOCKS: dict[str, Callable[[], float]] = {"elapsed": time.perf_counter, "cpu": time.process_time}
-
-
 POINTS = {  # (contexts, batch sizes)
     "tiny": ((32,), (1, 2)),
     "small": ((512, 2048, 8192), (1, 4)),
