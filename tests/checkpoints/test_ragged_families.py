@@ -191,6 +191,12 @@ def test_the_attention_function_can_be_changed_and_the_model_copied() -> None:
         assert copied(ids, output_attentions=True).attentions[0].shape == (2, 6, 6, 6)
 
 
+def test_the_cache_of_continuous_batching_is_refused() -> None:
+    """Its attention functions would write the heads of a run over those of all."""
+    with pytest.raises(ValueError, match=r"paged cache of continuous batching; use generate\(\)"):
+        ragged_model([3, 2, 1])(torch.arange(6).view(1, 6), cache=object())
+
+
 def test_it_compiles_as_one_graph() -> None:
     model = ragged_model([3, 2, 1], attn_implementation="sdpa")
     ids = torch.arange(6).view(1, 6)

@@ -122,8 +122,11 @@ def ragged_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """An attention function around the model's own: query (B, Hq, T, d), key and value (B, G, S, d).
 
-    The output (B, T, Hq, d), and the attention maps (B, Hq, T, S) where there are any.
+    The output (B, T, Hq, d), and the attention maps (B, Hq, T, S) where there are any. Raises ``ValueError`` for the
+    cache of continuous batching.
     """
+    if options.get("cache") is not None:  # which attention functions fill themselves, with all heads at once
+        raise ValueError("ragged groups cannot be decoded with the paged cache of continuous batching; use generate()")
     layer: Any = module.config
     config, groups = layer.of, layer.groups
     kernel = config._attn_implementation  # noqa: SLF001 - as stock attention does
