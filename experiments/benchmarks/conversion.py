@@ -30,7 +30,7 @@ import torch
 from experiments.benchmarks.checkpoints import llama_config, make_checkpoint, random_grouping
 from experiments.benchmarks.memory import measured_apart, workspace
 from experiments.benchmarks.search import show
-from gqasearch.checkpoints import lay_out, plan_checkpoint, write_checkpoint
+from gqasearch.checkpoints import plan_checkpoint, write_checkpoint
 from gqasearch.cli.messages import quiet_libraries
 from gqasearch.files import write_file
 from gqasearch.grouping_document import GroupingDocument, write_grouping
@@ -128,7 +128,7 @@ def compare(source: ModelSource, document: GroupingDocument, out: Path) -> int:
     merge = make_merge("" if document.merge is None else document.merge.name)
     expected: dict[str, torch.Tensor] = {}
     for index, layer in enumerate(document.grouping):
-        merged = lay_out(merge.for_layer(parent.layer(index)).merge(layer), layout.slots[index])
+        merged = layout.lay_out(merge.for_layer(parent.layer(index)).merge(layer), index)
         expected |= source.family.write_layer(merged, index)
     written = ModelSource(out, "").tensors
     if written.shard_of != source.tensors.shard_of:

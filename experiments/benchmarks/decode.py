@@ -2,13 +2,16 @@
 
 python -m experiments.benchmarks.decode                                   # a small model on the CPU (minutes)
 python -m experiments.benchmarks.decode --device cuda --shape llama-2-7b  # random weights at that shape, bfloat16
+python -m experiments.benchmarks.decode --clock cpu                       # the same where others use the machine, too
 python -m experiments.benchmarks.decode --quick                           # tiny, written nowhere
 python -m experiments.benchmarks.decode --show                            # the committed results
 
-All models have random weights and the same number of layers, and all but the first as many KV heads. The cache is
-filled with random keys and values of the context's length; then tokens are decoded one by one with the cache that
-``generate`` uses. Models take turns, round after round; ratios are to the uniform model of the same round. KV memory
-is that of the cache's tensors, counted after the last token. On a GPU also the largest batch that still fits.
+All models have random weights and the same number of layers, and all but the first as many KV heads. They share the
+weights that have one shape: two copies of a model differ in speed by up to a fifth by where they lie in memory. The
+cache is filled with random keys and values of the context's length; then tokens are decoded one by one with the cache
+that ``generate`` uses. Models take turns, round after round; ratios are to the uniform model of the same round. KV
+memory is that of the cache's tensors, counted after the last token. ``--clock cpu`` counts the processor's time of one
+thread, which is the program's own whatever else runs. On a GPU also the largest batch that still fits.
 """
 
 from __future__ import annotations
@@ -17,8 +20,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,46 +29,26 @@ import pandas as pd
 import torch
 import typer
 from torch import Tensor
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
+from experiments.benchmarks.decode_models import (
+    BASELINE,
+    KINDS,
+    SHAPES,
+    Shape,
+    cache_bytes,
+    filled_cache,
+    make_model,
+    share_weights,
+)
 from experiments.benchmarks.search import show
-from gqasearch.checkpoints.remote.modeling_ragged import RaggedLlamaConfig, RaggedLlamaForCausalLM
 from gqasearch.cli.messages import clear_errors, quiet_libraries
 from gqasearch.errors import UserError
 from gqasearch.files import write_file
 from gqasearch.run.folder import environment
 
 RESULTS = Path(__file__).parent / "results" / "decode"
-KINDS = ("mha", "uniform", "padded", "ragged")
-BASELINE = "uniform"
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A Llama's sizes; ``sizes``: heads of every group, which are not equal."""
-
-    layers: int
-    hidden: int
-    heads: int
-    mlp: int
-    vocabulary: int
-    sizes: tuple[int, ...]
-
-    @property
-    def groups(self) -> int:
-        return len(self.sizes)
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden // self.heads
-
-
-# Sizes as searches find them: the largest group has 1.5 times the mean.
-SHAPES = {
-    "tiny": Shape(2, 64, 8, 128, 100, (3, 3, 1, 1)),
-    "small": Shape(8, 1024, 16, 2816, 8000, (6, 4, 3, 3)),
-    "llama-2-7b": Shape(32, 4096, 32, 11008, 32000, (6, 6, 5, 4, 4, 3, 2, 2)),
-}
+CLOCKS: dict[str, Callable[[], float]] = {"elapsed": time.perf_counter, "cpu": time.process_time}
 POINTS = {  # (contexts, batch sizes)
     "tiny": ((32,), (1, 2)),
     "small": ((512, 2048, 8192), (1, 4)),
@@ -74,68 +56,24 @@ POINTS = {  # (contexts, batch sizes)
 }
 
 
-def make_model(kind: str, shape: Shape, device: str, dtype: torch.dtype) -> PreTrainedModel:
-    """Random weights, made on the device."""
-    settings: dict[str, Any] = {
-        "num_hidden_layers": shape.layers,
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.mlp,
-        "vocab_size": shape.vocabulary,
-        "max_position_embeddings": 1 << 17,
-        "attn_implementation": "sdpa",
-        "num_attention_heads": shape.groups * max(shape.sizes) if kind == "padded" else shape.heads,
-        "num_key_value_heads": shape.heads if kind == "mha" else shape.groups,
-        "head_dim": shape.head_dim,
-        "dtype": dtype,
-    }
-    if kind == "ragged":
-        settings["kv_group_sizes"] = [list(shape.sizes)] * shape.layers
-        settings["num_key_value_heads_per_layer"] = [shape.groups] * shape.layers
-    classes: dict[str, tuple[Any, Any]] = {
-        "ragged": (RaggedLlamaConfig, RaggedLlamaForCausalLM),
-        "padded": (MistralConfig, MistralForCausalLM),
-    }
-    config_class, model_class = classes.get(kind, (LlamaConfig, LlamaForCausalLM))
-    if kind == "padded":
-        settings["sliding_window"] = None
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            model: PreTrainedModel = model_class(config_class(**settings)).eval()
-    finally:
-        torch.set_default_dtype(default)
-    return model
-
-
-def filled_cache(model: PreTrainedModel, shape: Shape, kind: str, batch: int, context: int) -> DynamicCache:
-    """Random keys and values of ``context`` tokens."""
-    heads = shape.heads if kind == "mha" else shape.groups
-    cache, parameter = DynamicCache(), next(model.parameters())
-    for layer in range(shape.layers):
-        size = (batch, heads, context, shape.head_dim)
-        keys, values = (torch.randn(size, device=parameter.device, dtype=parameter.dtype) for _ in range(2))
-        cache.update(keys, values, layer)
-    return cache
-
-
-def cache_bytes(cache: DynamicCache) -> int:
-    """Of all keys and values that it holds."""
-    return sum(int(getattr(layer, name).nbytes) for layer in cache.layers for name in ("keys", "values"))
-
-
 @torch.inference_mode()
-def decode(model: PreTrainedModel, cache: DynamicCache, batch: int, steps: int) -> float:
-    """Seconds for so many more tokens of every sequence."""
+def decode(
+    model: PreTrainedModel,
+    cache: DynamicCache,
+    batch: int,
+    steps: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Seconds by ``clock`` for so many more tokens of every sequence."""
     device = next(model.parameters()).device
     ids = torch.zeros((batch, 1), dtype=torch.long, device=device)
     _wait(device)
-    started = time.perf_counter()
+    started = clock()
     for _ in range(steps):
         logits: Tensor = model(input_ids=ids, past_key_values=cache, use_cache=True).logits
         ids = logits[:, -1:].argmax(-1)
     _wait(device)
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def _wait(device: torch.device) -> None:
@@ -143,31 +81,41 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(shape_name: str, device: str, rounds: int, steps: int) -> pd.DataFrame:
+def measure(shape_name: str, device: str, rounds: int, steps: int, clock: str) -> pd.DataFrame:
     """One row per context, batch and kind."""
+    if clock == "cpu":
+        torch.set_num_threads(1)
     shape, dtype = SHAPES[shape_name], torch.bfloat16 if device.startswith("cuda") else torch.float32
     models = {kind: make_model(kind, shape, device, dtype) for kind in KINDS}
+    share_weights(models)
     contexts, batches = POINTS[shape_name]
     rows: list[dict[str, Any]] = []
     for context in contexts:
         for batch in batches:
-            rows += _point(models, shape, context, batch, rounds, steps)
+            rows += _point(models, shape, context, batch, rounds, steps, CLOCKS[clock])
             print(f"context {context}, batch {batch}: measured", flush=True)
     table = pd.DataFrame(rows)
     table.insert(0, "shape", shape_name)
     table.insert(1, "device", torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu")
+    table.insert(2, "clock", clock)
     return table
 
 
 def _point(
-    models: dict[str, PreTrainedModel], shape: Shape, context: int, batch: int, rounds: int, steps: int
+    models: dict[str, PreTrainedModel],
+    shape: Shape,
+    context: int,
+    batch: int,
+    rounds: int,
+    steps: int,
+    clock: Callable[[], float],
 ) -> Iterator[dict[str, Any]]:
     """All kinds in turn; a kind whose cache does not fit has no speed."""
     seconds: dict[str, list[float]] = {kind: [] for kind in models}
     held = dict.fromkeys(models, 0)
     for round_ in range(rounds + 1):
         for kind, model in models.items():
-            taken, held[kind] = _timed(model, shape, kind, batch, context, steps)
+            taken, held[kind] = _timed(model, shape, kind, batch, context, steps, clock)
             if round_:  # the first warms up
                 seconds[kind].append(taken)
     base = np.array(seconds[BASELINE])
@@ -186,11 +134,19 @@ def _point(
         }
 
 
-def _timed(model: PreTrainedModel, shape: Shape, kind: str, batch: int, context: int, steps: int) -> tuple[float, int]:
+def _timed(
+    model: PreTrainedModel,
+    shape: Shape,
+    kind: str,
+    batch: int,
+    context: int,
+    steps: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[float, int]:
     """Seconds, infinite where memory ran out, and the cache's bytes."""
     try:
         cache = filled_cache(model, shape, kind, batch, context)
-        return decode(model, cache, batch, steps), cache_bytes(cache)
+        return decode(model, cache, batch, steps, clock), cache_bytes(cache)
     except torch.OutOfMemoryError:
         return math.inf, 0
     finally:
@@ -222,6 +178,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--shape", choices=list(SHAPES), default="small")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clock", choices=list(CLOCKS), default="elapsed")
     parser.add_argument("--steps", type=int, default=16, help="tokens per round")
     arguments = parser.parse_args()
     quiet_libraries(0)
@@ -244,11 +201,13 @@ def committed() -> dict[str, pd.DataFrame]:
 def measured(arguments: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """File name -> rows, of what the command line asks for."""
     device = arguments.device
+    if device.startswith("cuda") and arguments.clock == "cpu":
+        raise UserError("--clock cpu does not see the work of a GPU; leave it out")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"--device {device} cannot be used here: torch sees no GPU")
     shape = "tiny" if arguments.quick else arguments.shape
     name = "cuda" if device.startswith("cuda") else "cpu"
-    found = {f"{name}.csv": measure(shape, device, arguments.rounds, arguments.steps)}
+    found = {f"{name}.csv": measure(shape, device, arguments.rounds, arguments.steps, arguments.clock)}
     if name == "cuda":
         found[f"{name}-batches.csv"] = largest_batches(shape, device, POINTS[shape][0])
     return found

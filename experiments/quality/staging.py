@@ -20,7 +20,7 @@ from gqasearch.evaluation import ParentLogProbs, model_runner
 from gqasearch.grouping import Grouping
 from gqasearch.refining import Outputs
 from gqasearch.run import Workspace
-from gqasearch.run.problem import build_problem, guide_errors, prepare_fitness
+from gqasearch.run.problem import build_problem, guide_errors
 from gqasearch.search import make_method, run_search
 from gqasearch_fitness.kl import PreparedKL
 
@@ -74,7 +74,9 @@ def climb(
     work: Workspace, held_out: HeldOut, seed: int, most: int, parameters: dict[str, Any], goal: float = -math.inf
 ) -> Iterator[dict[str, Any]]:
     """A search's best groupings, until ``most`` tokens or a held-out KL of ``goal``; and where it then stood."""
-    method, prepared = make_method("staged", parameters), prepare_fitness(work)
+    method = make_method("staged", parameters)
+    # Bound anew, not shared: a search must pay for its own tokens.
+    prepared = {name: fitness.prepare(work.context()) for name, fitness in work.fitnesses.items()}
     fitness = prepared["kl"]
     if not isinstance(fitness, PreparedKL):
         raise TypeError("the fitness kl is not the built-in one")

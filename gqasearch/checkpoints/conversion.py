@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gqasearch.checkpoints.layout import Layout, lay_out
+from gqasearch.checkpoints.layout import Layout
 from gqasearch.errors import UserError
 from gqasearch.models import CheckpointTensors, Config, Family, HeadGeometry, LayerWeights
 from gqasearch.models.tensors import is_finite
@@ -60,7 +60,7 @@ class Conversion:
 
     def _written(self, merged: LayerWeights, layer: int) -> dict[str, Tensor]:
         """A merged layer as it is stored, under the source's names."""
-        written = self._family.write_layer(lay_out(merged, self._layout.slots[layer]), layer)
+        written = self._family.write_layer(self._layout.lay_out(merged, layer), layer)
         return {self._stored(name): tensor for name, tensor in written.items()}
 
     def _planned_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:

@@ -7,11 +7,12 @@ the query heads of a group must stand together, and a group smaller than the lar
     groups {0,2,3} {1}        padded:     q0 q2 q3 | q1 -- --      -- : zero q rows, zero o columns
 
 An empty slot attends evenly and adds nothing to the output: its columns of ``o`` are zero. The ``ragged``
-layout has no empty slots: its own code knows the size of every group.
+layout has no empty slots: its own code knows the size of every group, and has those of one size side by side.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,13 +31,19 @@ class Layout:
 
     ``slots`` (L, query_heads): source query head in every slot, None for an empty one;
     ``kv_heads_per_layer`` (L,): G of every layer, one number in stock layouts; ``reason``: why this layout
-    and what it costs, in one sentence.
+    and what it costs, in one sentence; ``groups`` (L, G): the grouping's group at every KV head, in the grouping's own
+    order where nothing is given.
     """
 
     name: LayoutName
     slots: tuple[Slots, ...]
     kv_heads_per_layer: tuple[int, ...]
     reason: str
+    groups: tuple[tuple[int, ...], ...] = ()
+
+    def lay_out(self, merged: LayerWeights, layer: int) -> LayerWeights:
+        """``merged`` with the query and KV heads of this layer in their places."""
+        return lay_out(merged, self.slots[layer], self.groups[layer] if self.groups else None)
 
     @property
     def query_heads(self) -> int:
@@ -65,11 +72,11 @@ def slots(layer: LayerGrouping, largest: int, queries_per_kv: int) -> Slots:
     return place(layer, largest * queries_per_kv, queries_per_kv)
 
 
-def place(layer: LayerGrouping, room: int, queries_per_kv: int) -> Slots:
-    """Groups in order, each filled up to ``room`` slots; larger groups, and all with room 0, get no empty ones."""
+def place(layer: LayerGrouping, room: int, queries_per_kv: int, order: Sequence[int] | None = None) -> Slots:
+    """Groups in ``order``, each filled up to ``room`` slots; larger groups, and all with room 0, get no empty ones."""
     filled: list[int | None] = []
-    for heads in layer.groups:
-        queries = [head * queries_per_kv + query for head in heads for query in range(queries_per_kv)]
+    for group in range(layer.num_groups) if order is None else order:
+        queries = [head * queries_per_kv + query for head in layer.groups[group] for query in range(queries_per_kv)]
         filled += [*queries, *[None] * (room - len(queries))]
     return tuple(filled)
 
@@ -80,8 +87,11 @@ def added_weights(query_heads: int, geometry: HeadGeometry) -> int:
     return 2 * added * geometry.head_dim * geometry.hidden_size * geometry.num_layers
 
 
-def lay_out(merged: LayerWeights, placed: Slots) -> LayerWeights:
-    """The merged layer with its query heads in their slots: q, o (Hq, ...) -> (slots, ...)."""
+def lay_out(merged: LayerWeights, placed: Slots, groups: Sequence[int] | None = None) -> LayerWeights:
+    """The merged layer with its query heads in their slots: q, o (Hq, ...) -> (slots, ...).
+
+    ``groups``: which KV head goes where, none moves if not given.
+    """
     used = [slot for slot, query in enumerate(placed) if query is not None]
     queries = [query for query in placed if query is not None]
 
@@ -91,4 +101,14 @@ def lay_out(merged: LayerWeights, placed: Slots) -> LayerWeights:
         return out
 
     q_bias = None if merged.q_bias is None else in_slots(merged.q_bias)
-    return replace(merged, q=in_slots(merged.q), o=in_slots(merged.o), q_bias=q_bias)
+    placed_queries = replace(merged, q=in_slots(merged.q), o=in_slots(merged.o), q_bias=q_bias)
+    if groups is None:
+        return placed_queries
+    order = torch.tensor(groups)
+    return replace(
+        placed_queries,
+        k=merged.k[order],
+        v=merged.v[order],
+        k_bias=None if merged.k_bias is None else merged.k_bias[order],
+        v_bias=None if merged.v_bias is None else merged.v_bias[order],
+    )

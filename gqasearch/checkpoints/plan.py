@@ -8,7 +8,7 @@ from functools import partial
 
 from gqasearch.checkpoints.deci import MOST_PADDING, SPARING_PADDING, deci_layout, deci_obstacle, deci_query_heads
 from gqasearch.checkpoints.layout import Layout, added_weights, slots
-from gqasearch.checkpoints.ragged import ragged_layout, stock_obstacle
+from gqasearch.checkpoints.ragged import RAGGED_MODULES, ragged_layout, stock_obstacle
 from gqasearch.config import LayoutChoice
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
@@ -44,6 +44,13 @@ def plan_layout(
     if why is not None:
         instead = "groups of equal size (--equal-sizes)" if planned.name == "stock-padded" else "--layout auto"
         raise UserError(f"layout {planned.name} is not for target {target}: {why}. Use {instead}")
+    return _for_target(planned, target)
+
+
+def _for_target(planned: Layout, target: TargetName | None) -> Layout:
+    """The same, with the engine in its reason."""
+    if target is None:
+        return planned
     return replace(planned, reason=f"{planned.reason} For {'any engine' if target == 'any' else target}.")
 
 
@@ -137,12 +144,22 @@ def plan_checkpoint(
     layout: LayoutChoice = "auto",
     target: TargetName | None = None,
 ) -> Layout:
-    """``plan_layout`` for a source; refuses, too, what the source's architecture has no form for."""
+    """``plan_layout`` for a source; refuses, too, what the source's architecture has no form for.
+
+    ``auto`` is ragged where the architecture cannot be padded.
+    """
     family, config = family.written_as(config)
     geometry = family.geometry(config)
     takes = partial(family.takes_query_heads, config)
     planned = plan_layout(grouping, geometry, layout, config, target, takes)
-    family.grouped_config(config, planned.query_heads, planned.kv_heads, geometry.head_dim)
+    try:
+        family.grouped_config(config, planned.query_heads, planned.kv_heads, geometry.head_dim)
+    except UserError:
+        loads_ragged = target is None or "ragged" not in TARGETS[target].cannot
+        if layout != "auto" or not loads_ragged or config["architectures"][0] not in RAGGED_MODULES:
+            raise
+        ragged = ragged_layout(grouping, geometry, config, ", and this architecture cannot be padded for them")
+        return _for_target(ragged, target)
     return planned
 
 

@@ -1,4 +1,7 @@
-"""The ragged layout: real heads only, any number of groups of any size in every layer, with code of its own."""
+"""The ragged layout: real heads only, any number of groups of any size in every layer, with code of its own.
+
+Groups of one size stand side by side, the largest first: its code attends all of them in one call.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,34 @@ from dataclasses import replace
 from typing import Any
 
 from gqasearch.checkpoints.layout import Layout, place
-from gqasearch.checkpoints.ragged_encoders import ENCODER_NAMES, encoder_classes
+from gqasearch.checkpoints.ragged_encoders import ENCODER_MODULE, ENCODER_NAMES, encoder_classes
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.models import Config, HeadGeometry, supported_architectures
 
-MODULE = "modeling_ragged"
-LEARNED_MODULE = "modeling_ragged_learned"  # of those with learned positions
-# Architecture of the source -> what its classes are called in the modelling file, after "Ragged" and before
-# "Config" and "ForCausalLM".
-RAGGED_NAMES = {
-    "LlamaForCausalLM": "Llama",
-    "MistralForCausalLM": "Mistral",
-    "Qwen2ForCausalLM": "Qwen2",
-    "Qwen3ForCausalLM": "Qwen3",
-    "OPTForCausalLM": "OPT",
-    "GPT2LMHeadModel": "GPT2",
-    **ENCODER_NAMES,
-}
-LEARNED = ("OPT", "GPT2")
+# Architecture of the source -> the modelling file that has its classes, named as the source's with "Ragged" before.
+RAGGED_MODULES = dict.fromkeys(
+    (
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+        "GemmaForCausalLM",
+        "Gemma2ForCausalLM",
+        "Gemma3ForCausalLM",
+        "Phi3ForCausalLM",
+        "Starcoder2ForCausalLM",
+        "OlmoForCausalLM",
+        "StableLmForCausalLM",
+        "GraniteForCausalLM",
+        "SmolLM3ForCausalLM",
+        "CohereForCausalLM",
+        "PhiForCausalLM",
+    ),
+    "modeling_ragged",
+)
+RAGGED_MODULES |= dict.fromkeys(("OPTForCausalLM", "GPT2LMHeadModel"), "modeling_ragged_learned")
+RAGGED_MODULES |= dict.fromkeys(ENCODER_NAMES, ENCODER_MODULE)
 
 
 def stock_obstacle(config: Config | None) -> str | None:
@@ -37,20 +49,25 @@ def stock_obstacle(config: Config | None) -> str | None:
 
 
 def ragged_layout(grouping: Grouping, geometry: HeadGeometry, config: Config | None, why_not: str = "") -> Layout:
-    """Query heads in the order of their groups, none added. ``why_not``: said of the layout that goes before this.
+    """Query heads in the order of their groups, larger groups first; none is added.
 
-    Raises ``UserError`` for an architecture that the modelling file has no class for.
+    ``why_not``: said of the layout that goes before this. Raises ``UserError`` for an architecture that no modelling
+    file has a class for.
     """
     counts = grouping.group_counts
     architecture = None if config is None else config["architectures"][0]
-    if architecture is not None and architecture not in RAGGED_NAMES:
+    if architecture is not None and architecture not in RAGGED_MODULES:
         raise UserError(
             f"{architecture} has no ragged layout, which group counts that differ between layers need "
-            f"(by layer: {', '.join(map(str, counts))}); {', '.join(RAGGED_NAMES)} have one. "
+            f"(by layer: {', '.join(map(str, counts))}); {', '.join(RAGGED_MODULES)} have one. "
             "Search with --kv-ratio or --kv-heads, which give every layer the same number"
         )
-    layout = Layout("ragged", tuple(place(layer, 0, geometry.queries_per_kv) for layer in grouping), counts, "")
-    what = "Every layer has groups of its own sizes"
+    groups = _by_size(grouping)
+    placed = tuple(
+        place(layer, 0, geometry.queries_per_kv, order) for layer, order in zip(grouping, groups, strict=True)
+    )
+    layout = Layout("ragged", placed, counts, "", groups)
+    what = f"Every layer has groups of its own sizes{why_not}"
     if (obstacle := stock_obstacle(config)) is not None:
         what = obstacle
     elif min(counts) < max(counts):
@@ -59,11 +76,20 @@ def ragged_layout(grouping: Grouping, geometry: HeadGeometry, config: Config | N
     return replace(layout, reason=reason)
 
 
-def ragged_config(grouped: Config, grouping: Grouping, geometry: HeadGeometry) -> Config:
+def _by_size(grouping: Grouping) -> tuple[tuple[int, ...], ...]:
+    """Groups of every layer, larger ones first, (L, G)."""
+    return tuple(tuple(sorted(range(layer.num_groups), key=lambda group: -layer.sizes[group])) for layer in grouping)
+
+
+def ragged_config(grouped: Config, layout: Layout, grouping: Grouping, geometry: HeadGeometry) -> Config:
     """``config.json`` of a ragged model, from that of a stock model with as many heads."""
-    name = RAGGED_NAMES[grouped["architectures"][0]]
-    module = LEARNED_MODULE if name in LEARNED else MODULE
-    sizes = [[size * geometry.queries_per_kv for size in layer.sizes] for layer in grouping]
+    architecture = grouped["architectures"][0]
+    module, name = RAGGED_MODULES[architecture], ENCODER_NAMES.get(architecture, architecture)
+    name = name.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
+    sizes = [
+        [layer.sizes[group] * geometry.queries_per_kv for group in order]
+        for layer, order in zip(grouping, layout.groups, strict=True)
+    ]
     own: dict[str, Any] = {
         "architectures": [f"Ragged{name}ForCausalLM"],
         "model_type": f"ragged_{name.lower()}",
@@ -74,7 +100,7 @@ def ragged_config(grouped: Config, grouping: Grouping, geometry: HeadGeometry) -
         "num_key_value_heads_per_layer": list(grouping.group_counts),
         "kv_group_sizes": sizes,
     }
-    if name in ENCODER_NAMES.values():
+    if architecture in ENCODER_NAMES:
         own |= encoder_classes(name)
     # The modelling file needs transformers 5, which warns of RoPE in the words of 4 where it does not know the model.
     kept = {name: value for name, value in grouped.items() if name not in ("rope_scaling", "rope_theta")}

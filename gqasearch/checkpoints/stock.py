@@ -91,7 +91,7 @@ def _grouped_config(
     if layout.name == "deci":
         return deci_config(grouped, layout)
     if layout.name == "ragged":
-        return ragged_config(grouped, grouping, family.geometry(config))
+        return ragged_config(grouped, layout, grouping, family.geometry(config))
     return grouped
 
 

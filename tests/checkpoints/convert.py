@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gqasearch.checkpoints import CardFacts, Layout, write_checkpoint
+from gqasearch.config import LayoutChoice
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord, ModelRecord
 from gqasearch.models import LayerWeights, Parent, layers_replaced, tie_heads
@@ -63,7 +64,14 @@ def document_for(parent: Parent, grouping: Grouping) -> GroupingDocument:
     return GroupingDocument(model, tuple(LayerRecord(layer) for layer in grouping))
 
 
-def convert(parent: Parent, source: Path, target: Path, grouping: Grouping, facts: CardFacts | None = None) -> Layout:
+def convert(
+    parent: Parent,
+    source: Path,
+    target: Path,
+    grouping: Grouping,
+    facts: CardFacts | None = None,
+    layout: LayoutChoice = "auto",
+) -> Layout:
     """Write ``source`` converted; the merge sees the parent's weights in the parent's dtype."""
     return write_checkpoint(
         source,
@@ -71,6 +79,7 @@ def convert(parent: Parent, source: Path, target: Path, grouping: Grouping, fact
         document_for(parent, grouping),
         lambda index: changed_layer(parent.layer(index), grouping, index),
         facts=facts or CardFacts(),
+        layout=layout,
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PhiForCausalLM
 
-from gqasearch.checkpoints import plan_checkpoint, write_checkpoint
+from gqasearch.checkpoints import write_checkpoint
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import load_parent
@@ -26,6 +26,8 @@ from tests.checkpoints.convert import (
     stored_tensors,
 )
 from tests.checkpoints.test_stock import assert_same, saved
+from tests.checkpoints.uneven import UNEVEN, load_trusted
+from tests.checkpoints.uneven import assert_same as assert_same_ragged
 from tests.tiny_models import edit_config
 
 GROUPINGS = {"stock-symmetric": SYMMETRIC, "stock-padded": PADDED}
@@ -132,8 +134,10 @@ def test_what_no_phi_computes_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_layers_that_differ_have_no_layout(tmp_path: Path) -> None:
-    parent, _ = saved(tmp_path, "gpt_neox")
-    uneven = Grouping.from_labels([[0, 1, 2, 1, 2, 0], [0, 0, 1, 0, 0, 1]])
-    with pytest.raises(UserError, match="PhiForCausalLM has no ragged layout"):
-        plan_checkpoint(parent.family, parent.config, uneven)
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_layers_that_differ_make_a_ragged_phi(implementation: str, tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, "gpt_neox")
+    layout = convert(parent, folder, tmp_path / "out", UNEVEN)
+    assert (layout.name, layout.kv_heads_per_layer) == ("ragged", (2, 4))
+    assert config_of(tmp_path / "out")["architectures"] == ["RaggedPhiForCausalLM"]
+    assert_same_ragged(parent, load_trusted(tmp_path / "out", attn_implementation=implementation), UNEVEN)

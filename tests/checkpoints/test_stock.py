@@ -89,7 +89,7 @@ def test_llama_with_biases_symmetric(options: dict[str, Any], tmp_path: Path) ->
 def test_llama_with_biases_padded_is_refused(tmp_path: Path) -> None:
     parent, folder = saved(tmp_path, "llama", attention_bias=True)
     with pytest.raises(UserError, match="biases cannot be query-padded"):
-        convert(parent, folder, tmp_path / "out", PADDED)
+        convert(parent, folder, tmp_path / "out", PADDED, layout="stock")
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 

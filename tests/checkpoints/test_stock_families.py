@@ -67,7 +67,7 @@ def test_padding_that_the_architecture_does_not_take_is_refused(
 ) -> None:
     parent, folder = saved(tmp_path, family, **options)
     with pytest.raises(UserError, match=message):
-        convert(parent, folder, tmp_path / "out", PADDED)
+        convert(parent, folder, tmp_path / "out", PADDED, layout="stock")
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 

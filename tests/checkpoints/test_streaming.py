@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gqasearch.checkpoints import lay_out, merged_by_group, plan_checkpoint, write_checkpoint
+from gqasearch.checkpoints import merged_by_group, plan_checkpoint, write_checkpoint
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.grouping_document import GroupingDocument, MergeRecord
@@ -51,7 +51,7 @@ def in_memory(parent: Parent, source: Path, grouping: Grouping, target: Path) ->
     tensors = stored_tensors(source)
     layout = plan_checkpoint(parent.family, parent.config, grouping)
     for index in range(len(grouping)):
-        merged = lay_out(changed_layer(parent.layer(index), grouping, index), layout.slots[index])
+        merged = layout.lay_out(changed_layer(parent.layer(index), grouping, index), index)
         changed: dict[str, Tensor] = parent.family.write_layer(merged, index)
         tensors |= {name: tensor.to(tensors[name].dtype) for name, tensor in changed.items()}
     target.mkdir()

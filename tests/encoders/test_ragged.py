@@ -98,7 +98,7 @@ def test_real_heads_only_and_what_lies_beside(tmp_path: Path) -> None:
     }
     config = config_of(tmp_path / "out")
     assert config["architectures"] == ["RaggedRobertaForMaskedLM"]
-    assert config["kv_group_sizes"] == [[4, 2], [1, 3, 1, 1]]
+    assert config["kv_group_sizes"] == [[4, 2], [3, 1, 1, 1]]  # larger groups first
     assert not {"head_dim", "num_key_value_heads", "rope_theta", "rope_parameters"} & config.keys()
     assert (tmp_path / "out" / FILE).read_bytes() == Path(modeling_ragged_bert.__file__).read_bytes()
     assert needs_remote_code(tmp_path / "out")
