@@ -97,17 +97,15 @@ def test_a_node_killed_in_mid_generation_changes_nothing(
 ) -> None:
     """Before that: a worker that no node has room for is an error, in time."""
     cluster, second, address = two_nodes
-    monkeypatch.setattr(ray_crew, "PLACEMENT_SECONDS", 1.0)
-    with (
-        pytest.raises(UserError, match=r"of 64 CPU found no place in 1 s: the cluster has 2 nodes \(1 CPU"),
-        start_workers(Workers(address=address), replace(blueprint, threads=64)),
-    ):
-        pass
-    monkeypatch.setattr(ray_crew, "PLACEMENT_SECONDS", 30.0)
     slow = replace(blueprint, fitnesses={"slow": Faulty(mark=str(tmp_path), pause=0.3)})
     with start_workers(Workers(address=address), slow) as workers:
         workers.settle()
         assert workers.workers == 2
+        with monkeypatch.context() as patch:
+            patch.setattr(ray_crew, "PLACEMENT_SECONDS", 1.0)
+            patch.setattr(workers.crew, "bundle", {"CPU": 64.0})
+            with pytest.raises(UserError, match=r"of 64 CPU found no place in 1 s: the cluster has 2 nodes \(1 CPU"):
+                workers.crew.seats()
 
         def kill() -> None:
             while len(list(tmp_path.iterdir())) < 6:
