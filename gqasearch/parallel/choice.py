@@ -12,7 +12,7 @@ CLIENT = "ray://"
 
 @dataclass(frozen=True)
 class Workers:
-    """``count`` plain processes on this machine; or, with ``address``, so many Ray actors at most, None for all that fit.
+    """``count`` plain processes on this machine; with ``address`` so many Ray actors at most, None for all that fit.
 
     ``address``: None for plain processes, "local" for a Ray of this machine alone that ends with the run, or
     ``ray://HOST:PORT``.

@@ -72,7 +72,7 @@ def test_a_local_ray_gives_the_bits_of_one_process(
     }
     with start_workers(Workers(2, "local"), replace(blueprint, fitnesses=blueprint.fitnesses | faulty)) as workers:
         workers.settle()
-        assert workers.workers == 2
+        assert workers.workers == min(2, os.cpu_count() or 1)
         assert {node["NodeManagerAddress"] for node in ray.nodes()} == {"127.0.0.1"}, "not on loopback"
         found = spread_fitness(workers)
         for name in ("kl", "perplexity"):
