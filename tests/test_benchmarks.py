@@ -80,5 +80,5 @@ def test_the_baseline_of_speed_computes_the_same_error() -> None:
 def test_committed_workers_have_the_bits_of_one_process() -> None:
     total = workers.summary(pd.read_csv(workers.RESULTS / "workers.csv")).iloc[0]
     assert total["evaluations"] == 200
-    assert all(total[f"equal, {which}"] == 200 for which in ("processes", "Ray", "Ray with a worker killed"))
-    assert total["Ray / processes"] <= 1.10
+    assert all(total[f"equal, {which}"] == 200 for which in ("plain", "Ray", "killed"))
+    assert total["Ray / plain"] <= 1.10

@@ -40,15 +40,15 @@ from gqasearch_fitness.perplexity import Perplexity
 
 RESULTS = Path(__file__).parent / "results" / "workers"
 EVALUATIONS, ROUNDS, WORKERS = 200, 8, 2
-PLAIN, RAY = Workers(WORKERS), Workers(address="local")
+PLAIN, RAY = Workers(WORKERS), Workers(WORKERS, "local")
 
 
 def measure(quick: bool) -> pd.DataFrame:
-    """One row per round; ``equal``: values with the bits of one process."""
+    """One row per round; ``equal``: values with the bits of one process; ``killed``: of Ray, a worker killed."""
     count, rounds = (8, 1) if quick else (EVALUATIONS, ROUNDS)
     candidates = groupings(count)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        plan = blueprint(256 if quick else 4096, Path(name) / "met", count // 2)
+        plan = blueprint(256 if quick else 2048, Path(name) / "met", count // 2)
         one = plan.prepare()["perplexity"]
         plain, ray = (stack.enter_context(start_workers(kind, plan)) for kind in (PLAIN, RAY))
         plain.settle()
@@ -62,7 +62,7 @@ def measure(quick: bool) -> pd.DataFrame:
         if not (Path(name) / "killed").exists() or ray.failures:
             raise RuntimeError("no worker was killed, or a candidate failed")
         equal = np.array_split(again == one.evaluate(candidates), rounds)
-        return pd.DataFrame(measured).assign(**{"equal, Ray with a worker killed": [int(part.sum()) for part in equal]})
+        return pd.DataFrame(measured).assign(**{"equal, killed": [int(part.sum()) for part in equal]})
 
 
 def blueprint(tokens: int, folder: Path, at: int) -> Blueprint:
@@ -88,17 +88,17 @@ def _round(
     index: int, these: list[Grouping], one: PreparedFitness, plain: PreparedFitness, ray: PreparedFitness
 ) -> dict[str, float]:
     """Who is first alternates."""
-    order = [("processes", plain), ("Ray", ray)][:: 1 if index % 2 == 0 else -1]
+    order = [("plain", plain), ("Ray", ray)][:: 1 if index % 2 == 0 else -1]
     timed = {name: _timed(prepared, these) for name, prepared in order}
     alone, alone_seconds = _timed(one, these)
     return {
         "round": index,
         "evaluations": len(these),
-        "one process, s": alone_seconds,
-        "processes, s": timed["processes"][1],
+        "one, s": alone_seconds,
+        "plain, s": timed["plain"][1],
         "Ray, s": timed["Ray"][1],
-        "Ray / processes": timed["Ray"][1] / timed["processes"][1],
-        "equal, processes": int((timed["processes"][0] == alone).sum()),
+        "Ray / plain": timed["Ray"][1] / timed["plain"][1],
+        "equal, plain": int((timed["plain"][0] == alone).sum()),
         "equal, Ray": int((timed["Ray"][0] == alone).sum()),
     }
 
@@ -110,9 +110,9 @@ def _timed(prepared: PreparedFitness, candidates: list[Grouping]) -> tuple[Float
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """All rounds together; the ratio is the median of the rounds'."""
-    ratios = rows["Ray / processes"]
-    total = rows.drop(columns=["round", "Ray / processes"]).sum().to_frame().T
-    total["Ray / processes"] = ratios.median()
+    ratios = rows["Ray / plain"]
+    total = rows.drop(columns=["round", "Ray / plain"]).sum().to_frame().T
+    total["Ray / plain"] = ratios.median()
     total["lowest"], total["highest"] = ratios.min(), ratios.max()
     return total
 

@@ -12,13 +12,13 @@ CLIENT = "ray://"
 
 @dataclass(frozen=True)
 class Workers:
-    """``count`` plain processes on this machine; or, with ``address``, as many Ray actors as its cluster has room for.
+    """``count`` plain processes on this machine; with ``address`` so many Ray actors at most, None for all that fit.
 
     ``address``: None for plain processes, "local" for a Ray of this machine alone that ends with the run, or
     ``ray://HOST:PORT``.
     """
 
-    count: int = 1
+    count: int | None = 1
     address: str | None = None
 
     @property
@@ -34,9 +34,9 @@ def parse_workers(given: str | int) -> Workers:
     """``N``, ``ray`` or ``ray://HOST:PORT``; raises ``UserError`` for anything else."""
     words = str(given).strip()
     if words == "ray":
-        return Workers(address=LOCAL_RAY)
+        return Workers(None, LOCAL_RAY)
     if words.startswith(CLIENT) and len(words) > len(CLIENT):
-        return Workers(address=words)
+        return Workers(None, words)
     if not words.isdecimal() or int(words) < 1:
         raise UserError(f"--workers {given}: give a number of processes from 1, 'ray', or ray://HOST:PORT")
     return Workers(int(words))

@@ -65,6 +65,8 @@ class RayCluster:
                 logging_level=logging.ERROR,
                 object_store_memory=LOCAL_STORE_BYTES,
                 _temp_dir=self._folder,
+                # Else Ray kills workers where other programs fill the memory, and their candidates would be blamed.
+                _system_config={"memory_monitor_refresh_ms": 0},
             )
         except Exception as error:
             raise UserError(f"--workers ray: Ray did not start here: {_first_line(error)}") from error

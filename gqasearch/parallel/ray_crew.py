@@ -107,13 +107,14 @@ class RaySeat(Seat):
 
 
 class RayCrew(Crew):
-    """Actors of a cluster: as many as its nodes have room for.
+    """Actors of a cluster: as many as its nodes have room for, ``most`` at most.
 
     Where the cluster may have other machines, the model's and the statistics' files go once through Ray's object
     store, and every actor takes them from there.
     """
 
-    def __init__(self, blueprint: Blueprint, address: str) -> None:
+    def __init__(self, blueprint: Blueprint, address: str, most: int | None = None) -> None:
+        self.most = most
         self.cluster = RayCluster(address)
         try:
             from ray import exceptions
@@ -140,7 +141,8 @@ class RayCrew(Crew):
     def seats(self) -> list[Seat]:
         """As many as there is room for, one at least."""
         fit = [min(int(node.get(kind, 0) / wanted) for kind, wanted in self.bundle.items()) for node in self._nodes()]
-        groups = [self._group() for _ in range(max(1, sum(fit)))]
+        count = sum(fit) if self.most is None else min(self.most, sum(fit))
+        groups = [self._group() for _ in range(max(1, count))]
         until = time.monotonic() + PLACEMENT_SECONDS
         placed = [group for group in groups if group.wait(max(0.0, until - time.monotonic()))]
         if not placed:

@@ -20,10 +20,10 @@ def start_workers(workers: Workers, blueprint: Blueprint) -> Iterator[Evaluator]
     """
     crew: Crew
     if workers.address is None:
-        crew = ProcessCrew(blueprint, workers.count)
+        crew = ProcessCrew(blueprint, workers.count or 1)
     else:
         from gqasearch.parallel.ray_crew import RayCrew
 
-        crew = RayCrew(blueprint, workers.address)
+        crew = RayCrew(blueprint, workers.address, workers.count)
     with Evaluator(crew) as evaluator:
         yield evaluator

@@ -34,7 +34,7 @@ def threads_of(workers: Workers, threads: int | None) -> int:
         return threads
     if workers.is_one_process or "OMP_NUM_THREADS" in os.environ:
         return torch.get_num_threads()
-    return max(1, torch.get_num_threads() // workers.count) if workers.address is None else 1
+    return max(1, torch.get_num_threads() // (workers.count or 1)) if workers.address is None else 1
 
 
 @contextmanager

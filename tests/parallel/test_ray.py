@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +62,17 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any, str]]
 
 
 def test_a_local_ray_gives_the_bits_of_one_process(
-    blueprint: Blueprint, alone: Prepared, groupings: list[Grouping], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    blueprint: Blueprint, alone: Prepared, groupings: list[Grouping], tmp_path: Path
 ) -> None:
     """Two actors; one candidate kills the first that has it."""
-    monkeypatch.setattr(ray, "init", partial(ray.init, num_cpus=2))
     codes = [code(grouping) for grouping in groupings]
     faulty = {
         "once": Faulty(deadly=(codes[1],), mark=str(tmp_path)),
         "refusing": Faulty(refused=codes[3]),
     }
-    with start_workers(Workers(address="local"), replace(blueprint, fitnesses=blueprint.fitnesses | faulty)) as workers:
+    with start_workers(Workers(2, "local"), replace(blueprint, fitnesses=blueprint.fitnesses | faulty)) as workers:
         workers.settle()
-        assert workers.workers == 2
+        assert workers.workers == min(2, os.cpu_count() or 1)
         assert {node["NodeManagerAddress"] for node in ray.nodes()} == {"127.0.0.1"}, "not on loopback"
         found = spread_fitness(workers)
         for name in ("kl", "perplexity"):
@@ -97,17 +95,15 @@ def test_a_node_killed_in_mid_generation_changes_nothing(
 ) -> None:
     """Before that: a worker that no node has room for is an error, in time."""
     cluster, second, address = two_nodes
-    monkeypatch.setattr(ray_crew, "PLACEMENT_SECONDS", 1.0)
-    with (
-        pytest.raises(UserError, match=r"of 64 CPU found no place in 1 s: the cluster has 2 nodes \(1 CPU"),
-        start_workers(Workers(address=address), replace(blueprint, threads=64)),
-    ):
-        pass
-    monkeypatch.setattr(ray_crew, "PLACEMENT_SECONDS", 30.0)
     slow = replace(blueprint, fitnesses={"slow": Faulty(mark=str(tmp_path), pause=0.3)})
-    with start_workers(Workers(address=address), slow) as workers:
+    with start_workers(Workers(None, address), slow) as workers:
         workers.settle()
         assert workers.workers == 2
+        with monkeypatch.context() as patch:
+            patch.setattr(ray_crew, "PLACEMENT_SECONDS", 1.0)
+            patch.setattr(workers.crew, "bundle", {"CPU": 64.0})
+            with pytest.raises(UserError, match=r"of 64 CPU found no place in 1 s: the cluster has 2 nodes \(1 CPU"):
+                workers.crew.seats()
 
         def kill() -> None:
             while len(list(tmp_path.iterdir())) < 6:
@@ -138,6 +134,6 @@ def test_an_address_where_nothing_is_names_what_is_needed(
     monkeypatch.setattr(ray, "init", refuse)
     with (
         pytest.raises(UserError, match=r"no connection .*RAY_AUTH_TOKEN"),
-        start_workers(Workers(address="ray://127.0.0.1:9"), blueprint),
+        start_workers(Workers(None, "ray://127.0.0.1:9"), blueprint),
     ):
         pass
