@@ -2,6 +2,7 @@
 
 from gqasearch.evaluation.attention_calls import AttentionCalls
 from gqasearch.evaluation.candidates import Converter
+from gqasearch.evaluation.cost import ForwardCount, counted_forwards
 from gqasearch.evaluation.interval import mean_interval
 from gqasearch.evaluation.memory import cached_kv_heads, count_parameters, kv_bytes_per_token
 from gqasearch.evaluation.prefix import PrefixLosses, SummedLoss, TiedLayer
@@ -13,6 +14,7 @@ __all__ = [
     "CONVENTION",
     "AttentionCalls",
     "Converter",
+    "ForwardCount",
     "ParentLogProbs",
     "PrefixLosses",
     "Quality",
@@ -21,6 +23,7 @@ __all__ = [
     "TiedLayer",
     "cached_kv_heads",
     "count_parameters",
+    "counted_forwards",
     "evaluate_quality",
     "kl_per_token",
     "kv_bytes_per_token",

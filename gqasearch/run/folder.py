@@ -72,14 +72,7 @@ class RunFolder:
 
     def acquire(self) -> FileLock:
         """Take the lock or say who is in the way."""
-        lock = self.lock()
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"another process is running in {self.path}; wait for it or give another --output-dir"
-            ) from None
-        return lock
+        return take_lock(self.lock())
 
     def open(self, config: RunConfig) -> None:
         """Begin or resume: make the folder, or check that its configuration is the same.
@@ -117,6 +110,16 @@ class RunFolder:
 
     def write_state(self, state: dict[str, Any]) -> None:
         write_json(self.state, state, overwrite=True)
+
+
+def take_lock(lock: FileLock) -> FileLock:
+    """Take the lock of a folder at once, or say who is in the way."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        folder = Path(lock.lock_file).parent
+        raise UserError(f"another process is running in {folder}; wait for it or give another --output-dir") from None
+    return lock
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -43,7 +43,7 @@ from gqasearch.run.evaluate import (
 from gqasearch.run.folder import RunFolder, write_json
 from gqasearch.run.kept import Kept
 from gqasearch.run.results import report_data, write_similarity
-from gqasearch.run.search import search_seconds, search_step
+from gqasearch.run.search import search_forward_tokens, search_seconds, search_step
 from gqasearch.run.warnings import warnings_of
 from gqasearch.run.workspace import Progress, Workspace
 
@@ -176,6 +176,7 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
         subjects[BASELINE] = baseline_subject(work)
     metrics = measure(work, subjects)
     metrics["seconds"] = {"search": search_seconds(folder), "load": converted, "all": time.monotonic() - started}
+    metrics["forward_tokens"] = search_forward_tokens(folder)
     metrics["warnings"] = warnings_of(work)
     layout, reason = checkpoint_layout(work, document)
     made = {"layout": layout.name if layout else None, "reason": reason}

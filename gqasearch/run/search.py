@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gqasearch.errors import UserError
+from gqasearch.evaluation import counted_forwards
 from gqasearch.files import write_file
 from gqasearch.fitness import PreparedFitness, PreparedGroupFitness
 from gqasearch.grouping_document import (
@@ -28,7 +29,7 @@ from gqasearch.run.certify import certify, check_certifiable
 from gqasearch.run.folder import RunFolder, write_json
 from gqasearch.run.problem import build_problem, prepare_fitness
 from gqasearch.run.workspace import Workspace
-from gqasearch.search import Candidate, Generation, SearchMethod, check_takes, most_generations, run_search
+from gqasearch.search import Candidate, Generation, Limit, SearchMethod, check_takes, most_generations, run_search
 from gqasearch.search.exact import CLOSED_GAP
 
 STATE_SECONDS = 1.0  # at most this much of a search is lost to a kill
@@ -43,14 +44,15 @@ def search_step(work: Workspace, folder: RunFolder) -> None:
     check_certifiable(work, problem)
     stored = folder.read_state() or {}
     lines: list[str] = list(stored.get("history", []))
-    before = float(stored.get("seconds", 0.0))
+    before, run_before = (float(stored.get(name, 0.0)) for name in ("seconds", "forward_tokens"))
+    limit = _limit(work, before)
     write_file(folder.history, "".join(line + "\n" for line in lines), overwrite=True)
     work.progress.stage("search", total=most_generations(method, problem))
     started, last_write = time.monotonic(), -STATE_SECONDS
     generation: Generation | None = None
-    with folder.history.open("a", encoding="utf-8") as history:
+    with folder.history.open("a", encoding="utf-8") as history, counted_forwards(work.parent) as forwards:
         rng = np.random.default_rng(work.config.seed)
-        for generation in run_search(method, problem, rng, stored.get("search")):
+        for generation in run_search(method, problem, rng, stored.get("search"), limit):
             now = time.monotonic() - started
             lines.append(_history_line(generation, before + now))
             history.write(lines[-1] + "\n")
@@ -58,15 +60,22 @@ def search_step(work: Workspace, folder: RunFolder) -> None:
             point = HistoryPoint(generation.index, generation.evaluations, generation.best.values[0], before + now)
             work.progress.update(generation.index + 1, point)
             if now - last_write >= STATE_SECONDS:
-                folder.write_state({"search": generation.state(), "history": lines, "seconds": before + now})
+                cost = {"seconds": before + now, "forward_tokens": run_before + forwards.tokens}
+                folder.write_state({"search": generation.state(), "history": lines, **cost})
                 last_write = time.monotonic() - started
     if generation is None:
         raise UserError(f"{folder.state} holds no state that a search can go on from; remove it to start over")
-    seconds = before + time.monotonic() - started
-    folder.write_state({"search": generation.state(), "history": lines, "seconds": seconds})
+    cost = {"seconds": before + time.monotonic() - started, "forward_tokens": run_before + forwards.tokens}
+    folder.write_state({"search": generation.state(), "history": lines, **cost})
     if len(problem.objectives) > 1:
         write_json(folder.pareto, _pareto(work, generation), overwrite=True)
     write_grouping(folder.grouping, build_document(work, method, generation, prepared))
+
+
+def _limit(work: Workspace, spent: float) -> Limit:
+    """What this run may still cost; ``spent``: seconds before it was stopped."""
+    seconds = work.config.max_seconds
+    return Limit(work.config.max_evaluations, None if seconds is None else max(0.0, seconds - spent))
 
 
 def _history_line(generation: Generation, seconds: float) -> str:
@@ -165,3 +174,8 @@ def calibration_record(work: Workspace) -> CalibrationRecord:
 def search_seconds(folder: RunFolder) -> float:
     """Seconds that the search took, over all its restarts."""
     return float((folder.read_state() or {}).get("seconds", 0.0))
+
+
+def search_forward_tokens(folder: RunFolder) -> float:
+    """Tokens that the search ran through the model, over all its restarts; see ``ForwardCount``."""
+    return float((folder.read_state() or {}).get("forward_tokens", 0.0))
