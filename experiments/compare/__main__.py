@@ -5,8 +5,8 @@ python -m experiments.compare --only mean      # one of the two comparisons
 python -m experiments.compare --show           # print the committed results
 
 optimal: the default merge with nothing refined after it, ranking and searches. mean: the GQA recipe's merge, ranking of
-random groupings alone. Each is an ordinary ``gqasearch compare``, in a folder below --output-dir that it goes on in where
-it was stopped; tables, figures and versions go to ``experiments/compare/results/NAME/``.
+random groupings alone. Each is an ordinary ``gqasearch compare`` in a folder below --output-dir, where it goes on if it
+was stopped; tables, figures and versions go to ``experiments/compare/results/NAME/``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Fitness functions side by side: does each rank candidates as quality does, and does optimising it give better models?
+"""Fitness functions side by side: does each rank as quality does, and does optimising it give better models?
 
-Two questions that have different answers: a fitness may rank random groupings well and fail among the best ones, or find
-a good model by ranking no more than the few that matter.
+Two questions that have different answers: a fitness may rank random groupings well and fail among the best ones, or
+find a good model by ranking no more than the few that matter.
 """
 
 from gqasearch.comparison.compare import compare

@@ -1,4 +1,4 @@
-"""Whether one number ranks as another does: rank correlations with bootstrap intervals, and the rule that names them."""
+"""Whether one number ranks as another does: correlations with bootstrap intervals, and the rule that names them."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class ComparisonFolder:
         return take_lock(FileLock(self.path / ".lock"))
 
     def open(self, config: ComparisonConfig) -> None:
-        """Begin or resume. Raises ``UserError`` that names every setting that differs, or when other things are here."""
+        """Begin or resume. Raises ``UserError`` that names every setting that differs, or for other things in it."""
         if self.config.is_file():
             self._refuse_other(config)
             return

@@ -17,8 +17,8 @@ from gqasearch.run import Kept, Workspace
 from gqasearch.run.folder import read_json, write_json
 
 WINNER_RULE = (
-    f"better or worse than no search (neighbour grouping, same merge and refinement): Holm's p below {LEVEL}; not told from "
-    f"the best: Holm's p against the winner with the lowest mean KL is {LEVEL} or more."
+    f"better or worse than no search (neighbours, the same merge and refinement): Holm's p below {LEVEL}; not told "
+    f"from the best: Holm's p against the winner with the lowest mean KL is {LEVEL} or more."
 )
 PURPOSES = {
     "calibration": "statistics of every layer; merges and refinements are fitted on it",

@@ -40,7 +40,7 @@ class Plan:
 
     @classmethod
     def of(cls, config: ComparisonConfig, kept: Kept) -> Plan:
-        """Raises ``UserError`` when a fitness is taken by none of the methods, or when settings do not fit the model."""
+        """Raises ``UserError`` when no method takes a fitness, or when settings do not fit the model."""
         setting = next(config.settings())
         for every in config.settings():
             Workspace(config.run_config(every, NO_SEARCH), kept=kept).check()

@@ -28,7 +28,7 @@ LEVEL = 0.05
 Row = dict[str, Any]
 
 
-def _facts(config: ComparisonConfig, setting: Setting, refine: str) -> Row:
+def _facts(setting: Setting, refine: str) -> Row:
     return {"merge": setting.merge, "refine": refine, "kv_ratio": setting.kv_ratio}
 
 
@@ -39,7 +39,7 @@ def ranking_frame(config: ComparisonConfig, folder: ComparisonFolder) -> pd.Data
         values = Values(folder.values(setting))
         for pool in pools(config, folder, setting):
             facts = {
-                **_facts(config, setting, config.ranked_refine(setting)),
+                **_facts(setting, config.ranked_refine(setting)),
                 "pool": pool.name,
                 "groupings": len(pool),
             }
@@ -77,7 +77,7 @@ def sample_frame(config: ComparisonConfig, folder: ComparisonFolder) -> pd.DataF
     rows: list[Row] = []
     for setting in config.settings() if config.sample else ():
         values = Values(folder.values(setting))
-        facts = _facts(config, setting, config.ranked_refine(setting))
+        facts = _facts(setting, config.ranked_refine(setting))
         for pool in pools(config, folder, setting):
             columns = {f"held_out_{name}": (QUALITY, name) for name in (KL, PERPLEXITY)}
             columns |= {name: (FITNESS, name) for name in config.fitness}
@@ -91,12 +91,12 @@ def sample_frame(config: ComparisonConfig, folder: ComparisonFolder) -> pd.DataF
 def winners_frame(config: ComparisonConfig, folder: ComparisonFolder, entries: tuple[Entry, ...]) -> pd.DataFrame:
     """Does optimising it give better models? A row per merge, KV ratio and entry, the best of a setting first.
 
-    Differences are of the KL per block of held-out text, a winner's mean over its seeds, in pairs of the same block; p is
-    Wilcoxon's, adjusted by Holm over the entries of the setting.
+    Differences are of the KL per block of held-out text, mean over seeds, in pairs of the same block; p is Wilcoxon's,
+    adjusted by Holm over the entries of the setting.
     """
     rows: list[Row] = []
     for setting in config.settings() if config.seeds else ():
-        facts = _facts(config, setting, config.refine(setting))
+        facts = _facts(setting, config.refine(setting))
         found = {entry: _Winners(config, folder, setting, entry) for entry in (NO_SEARCH, *entries)}
         ordered = sorted(found, key=lambda entry: found[entry].kl)
         against = {"no_search": found[NO_SEARCH].blocks, "best": found[ordered[0]].blocks}
@@ -148,7 +148,7 @@ class _Winners:
 
 
 def _add_differences(rows: list[Row], name: str, blocks: list[FloatArray], reference: FloatArray, seed: int) -> None:
-    """What each differs from a reference by; the reference itself is no member of the family that p is adjusted over."""
+    """What each differs from a reference by; p is adjusted over all but the reference itself."""
     found = [paired_difference(mine, reference, np.random.default_rng(seed)) for mine in blocks]
     others = [index for index, mine in enumerate(blocks) if mine is not reference]
     adjusted = dict(zip(others, holm([found[index].p for index in others]), strict=True))

@@ -25,7 +25,7 @@ QUALITY_HEADERS = (
     "KL",
     "over seeds",
     "perplexity",
-    "less no search's KL",
+    "against no search",
     "p",
     "p to the best",
     "verdict",
@@ -196,8 +196,8 @@ def _range(row: pd.Series) -> str:
 
 
 def _signed(value: float) -> str:
-    """Two digits, a real minus, no minus before zero."""
+    """Two digits, no minus before zero."""
     if not np.isfinite(value):
         return ""
     text = f"{value:.2f}"
-    return "0.00" if text == "-0.00" else text.replace("-", "−")
+    return "0.00" if text == "-0.00" else text

@@ -47,7 +47,8 @@ def search_step(work: Workspace, folder: RunFolder) -> None:
     before, run_before = (float(stored.get(name, 0.0)) for name in ("seconds", "forward_tokens"))
     limit = _limit(work, before)
     write_file(folder.history, "".join(line + "\n" for line in lines), overwrite=True)
-    work.progress.stage("search", total=most_generations(method, problem))
+    most = most_generations(method, problem) if limit == Limit() else None
+    work.progress.stage("search", total=most)
     started, last_write = time.monotonic(), -STATE_SECONDS
     generation: Generation | None = None
     with folder.history.open("a", encoding="utf-8") as history, counted_forwards(work.parent) as forwards:

@@ -10,6 +10,7 @@ from gqasearch.reporting.comparison import SETTING, setting_words
 from gqasearch.reporting.plots._style import GREY, LINE_COLOURS, styled
 
 ROW = 0.34
+TICKS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
 def correlation_figure(ranking: pd.DataFrame) -> Figure:
@@ -52,7 +53,7 @@ def _draw(axes: Axes, part: pd.DataFrame, names: list[str], pools: list[str], *,
     axes.set_xlim(-1.03, 1.03)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_yticks(range(len(names)), names if named else [""] * len(names))
-    axes.set_xticks([-1, -0.5, 0, 0.5, 1], ["−1", "−0.5", "0", "0.5", "1"])
+    axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
     axes.grid(True, axis="x")
     axes.set_axisbelow(True)
     axes.tick_params(length=0, labelsize=8)

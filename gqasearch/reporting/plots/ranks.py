@@ -17,7 +17,7 @@ PANEL = 2.55
 
 
 def rank_figure(sample: pd.DataFrame, fitness: Sequence[str], title: str) -> Figure:
-    """Rank by held-out KL against rank by fitness, a panel per fitness; random and top groupings have ranks of their own.
+    """Rank by held-out KL against rank by fitness, a panel per fitness; each pool has ranks of its own.
 
     ``sample``: the rows of one setting. A fitness that ranks well lies along the diagonal.
     """
