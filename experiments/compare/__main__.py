@@ -34,8 +34,8 @@ SHARED: dict[str, Any] = {
     "kv_ratios": (0.5, 0.25),
     "sample": 40,
     "sample_tokens": 8192,
-    # Texts of a size that lets a hundred groupings be ranked by everything that runs the model in minutes.
-    "run": {"refine": "none", "search_tokens": 2048, "evaluation_tokens": 16384},
+    # Texts short enough for everything that runs the model to rank a hundred groupings in minutes.
+    "run": {"refine": "none", "search_tokens": 1024, "evaluation_tokens": 8192},
 }
 COMPARISONS: dict[str, dict[str, Any]] = {
     "optimal": {**SHARED, "merges": ("optimal",), "seeds": 3, "evaluations": 90, "top": 3},

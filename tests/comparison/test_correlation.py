@@ -48,17 +48,17 @@ def test_an_interval_is_the_percentiles_of_resampled_groupings() -> None:
     x = rng().normal(size=25)
     y = x + np.random.default_rng(1).normal(size=25)
     found = correlation(spearman, x, y, rng())
-    draws = np.random.default_rng(5).integers(25, size=(4000, 25))
+    draws = np.random.default_rng(5).integers(25, size=(1500, 25))
     brute = [spearmanr(x[draw], y[draw]).statistic for draw in draws]
-    assert (found.low, found.high) == pytest.approx(np.percentile(brute, [2.5, 97.5]), abs=0.03)
+    assert (found.low, found.high) == pytest.approx(np.percentile(brute, [2.5, 97.5]), abs=0.04)
     assert found.low < found.value < found.high
 
 
 def test_intervals_cover_and_noise_is_blind() -> None:
     """Of pairs with no relation about one in twenty is called anything but blind."""
-    draws = np.random.default_rng(2).normal(size=(60, 2, 40))
+    draws = np.random.default_rng(2).normal(size=(40, 2, 40))
     called = [verdict(correlation(spearman, x, y, rng())) for x, y in draws]
-    assert called.count("blind") >= 50
+    assert called.count("blind") >= 34
 
 
 @pytest.mark.parametrize(
