@@ -20,17 +20,16 @@ POOL_WORDS = {
     "top": "the best groupings that the searches met",
 }
 NOTHING = "nothing"  # what the row without a search needs
-QUALITY_HEADERS = (
-    "minimised",
-    "KL",
-    "over seeds",
-    "perplexity",
-    "against no search",
-    "p",
-    "p to the best",
+RANKING_HEADERS = (
+    "fitness",
+    "Spearman\nwith KL",
+    "Kendall\nwith KL",
+    "Spearman with\nperplexity",
+    "spread",
     "verdict",
 )
-COST_HEADERS = ("minimised", "needs", "seconds", "evaluations", "tokens run")
+QUALITY_HEADERS = ("minimised", "KL", "over seeds", "KL against\nno search", "p", "p against\nthe best", "verdict")
+COST_HEADERS = ("minimised", "perplexity", "needs", "seconds", "evaluations", "tokens run")
 NEAR_NOTHING = 0.01  # a spread below which a blind fitness is said to hardly differ
 
 
@@ -75,22 +74,16 @@ def ranking_tables(frame: pd.DataFrame) -> list[TextTable]:
                 (
                     str(row["fitness"]),
                     interval_text(row, "spearman"),
-                    interval_text(row, "kendall"),
+                    _signed(row["kendall"]),
                     _signed(by_perplexity.get(str(row["fitness"]), np.nan)),
                     spread_text(float(row["spread"])) if fits else "",
                     verdict_text(row) if fits else "ceiling",
                 )
                 for fits, (_, row) in zip(is_fitness, by_kl.iterrows(), strict=True)
             ]
-            tables.append(
-                TextTable(
-                    f"{words}: {rows['groupings'].iloc[0]} {POOL_WORDS[str(pool)]}",
-                    ("fitness", "Spearman with KL", "Kendall with KL", "Spearman with perplexity", "spread", "verdict"),
-                    tuple(lines),
-                    left=(0, 5),
-                    dim=tuple(np.flatnonzero(~is_fitness).tolist()),
-                )
-            )
+            title = f"{words}: {rows['groupings'].iloc[0]} {POOL_WORDS[str(pool)]}"
+            dim = tuple(np.flatnonzero(~is_fitness).tolist())
+            tables.append(TextTable(title, RANKING_HEADERS, tuple(lines), left=(0, 5), dim=dim))
     return tables
 
 
@@ -98,25 +91,15 @@ def winner_tables(frame: pd.DataFrame) -> list[TextTable]:
     """Two tables per merge and KV ratio, the lowest mean KL first: what the winners are worth, and what they cost."""
     tables = []
     for words, part in _settings(frame):
-        names = winner_names(part)
+        baseline = float(part.loc[part["needs"] == NOTHING, "kl"].iloc[0])
         quality, cost = [], []
-        for name, (_, row) in zip(names, part.iterrows(), strict=True):
-            quality.append(
-                (
-                    name,
-                    number_text(float(row["kl"])),
-                    _range(row),
-                    number_text(float(row["perplexity"]), 4),
-                    difference_text(row, "vs_no_search"),
-                    p_text(row, "vs_no_search"),
-                    p_text(row, "vs_best"),
-                    str(row["verdict"]),
-                )
-            )
-            counts = (f"{row['evaluations']:,.0f}", f"{row['forward_tokens']:,.0f}")
-            cost.append((name, str(row["needs"]), f"{row['seconds']:,.1f}", *counts))
-        tables.append(TextTable(words, QUALITY_HEADERS, tuple(quality), left=(0, 7)))
-        tables.append(TextTable(f"{words}: what a search costs", COST_HEADERS, tuple(cost), left=(0, 1)))
+        for name, (_, row) in zip(winner_names(part), part.iterrows(), strict=True):
+            tested = (share_change_text(row, baseline), p_text(row, "vs_no_search"), p_text(row, "vs_best"))
+            quality.append((name, number_text(float(row["kl"])), _range(row), *tested, str(row["verdict"])))
+            counts = (f"{row['seconds']:,.1f}", f"{row['evaluations']:,.0f}", f"{row['forward_tokens']:,.0f}")
+            cost.append((name, number_text(float(row["perplexity"]), 4), str(row["needs"]), *counts))
+        tables.append(TextTable(words, QUALITY_HEADERS, tuple(quality), left=(0, 6)))
+        tables.append(TextTable(f"{words}: what a search costs", COST_HEADERS, tuple(cost), left=(0, 2)))
     return tables
 
 
@@ -130,10 +113,12 @@ def winner_names(part: pd.DataFrame) -> list[str]:
 
 
 def rich_table(table: TextTable) -> Table:
-    """For a terminal."""
+    """For a terminal of 100 columns; the last column gives way."""
     made = Table(title=Text(table.title), box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    last = len(table.headers) - 1
     for index, header in enumerate(table.headers):
-        made.add_column(header, justify="left" if index in table.left else "right", overflow="fold", vertical="bottom")
+        left = index in table.left
+        made.add_column(header, justify="left" if left else "right", no_wrap=index < last, vertical="bottom")
     for index, row in enumerate(table.rows):
         made.add_row(*map(Text, row), style="dim" if index in table.dim else None)
     return made
@@ -149,7 +134,7 @@ def verdict_text(row: pd.Series) -> str:
     """The verdict; of a blind fitness whose values hardly differ, by how much they do."""
     verdict = str(row["verdict"])
     if verdict == "blind" and float(row["spread"]) < NEAR_NOTHING:
-        return f"blind: its values differ by {spread_text(float(row['spread']))} in all"
+        return f"blind: values differ by {spread_text(float(row['spread']))}"
     return verdict
 
 
@@ -158,12 +143,10 @@ def interval_text(row: pd.Series, name: str) -> str:
     return f"{_signed(row[name])} [{_signed(row[f'{name}_low'])}, {_signed(row[f'{name}_high'])}]"
 
 
-def difference_text(row: pd.Series, name: str) -> str:
-    """The mean difference and its interval; empty for the reference itself."""
-    low, high = float(row[f"{name}_low"]), float(row[f"{name}_high"])
-    if row[name] == low == high == 0:
-        return "0"
-    return f"{row[name]:+.2g} [{low:+.2g}, {high:+.2g}]"
+def share_change_text(row: pd.Series, baseline: float) -> str:
+    """The difference from no search as a share of its KL, with its interval: -14% [-17, -11]; 0 for itself."""
+    mean, low, high = (100 * float(row[f"vs_no_search{end}"]) / baseline for end in ("", "_low", "_high"))
+    return "0" if mean == low == high == 0 else f"{mean:+.1f}% [{low:+.1f}, {high:+.1f}]"
 
 
 def p_text(row: pd.Series, name: str) -> str:
@@ -192,7 +175,7 @@ def _range(row: pd.Series) -> str:
         return ""
     if row["different_groupings"] == 1:
         return f"{row['seeds']} alike"
-    return f"{number_text(float(row['kl_lowest']))} to {number_text(float(row['kl_highest']))}"
+    return f"{number_text(float(row['kl_lowest']))}-{number_text(float(row['kl_highest']))}"
 
 
 def _signed(value: float) -> str:

@@ -23,12 +23,12 @@ def correlation_figure(ranking: pd.DataFrame) -> Figure:
     down = -(-len(parts) // across)
     labels = 0.3 + 0.068 * max(map(len, names))
     panel, each = 2.75, ROW * len(names) + 0.95
-    width, height = labels + across * (panel + 0.3), down * each + 0.45
+    width, height = labels + across * (panel + 0.3), down * each + 0.2
     with styled():
         figure = Figure(figsize=(width, height))
         for number, (key, part) in enumerate(parts):
             row, column = divmod(number, across)
-            left, bottom = labels + column * (panel + 0.3), height - 0.35 - (row + 1) * each + 0.5
+            left, bottom = labels + column * (panel + 0.3), height - 0.1 - (row + 1) * each + 0.5
             axes = figure.add_axes((left / width, bottom / height, panel / width, ROW * len(names) / height))
             _draw(axes, part, names, pools, named=column == 0)
             axes.set_title(setting_words(*key), size=9)
@@ -40,7 +40,7 @@ def correlation_figure(ranking: pd.DataFrame) -> Figure:
 
 
 def _draw(axes: Axes, part: pd.DataFrame, names: list[str], pools: list[str], *, named: bool) -> None:
-    axes.axvline(0, color="#999999", linewidth=0.9, zorder=0)
+    axes.axvline(0, color="#555555", linewidth=1, zorder=1)
     for offset, pool in enumerate(pools):
         found = part[part["pool"] == pool].set_index("fitness")
         height = [

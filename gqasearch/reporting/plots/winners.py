@@ -44,7 +44,7 @@ def _draw_kl(axes: Axes, part: pd.DataFrame) -> None:
 
 
 def _draw_difference(axes: Axes, part: pd.DataFrame) -> None:
-    axes.axvline(0, color="#999999", linewidth=0.9, zorder=0)
+    axes.axvline(0, color="#555555", linewidth=1, zorder=1)
     rows = part[part["needs"] != NOTHING]
     axes.hlines(rows.index, rows["vs_no_search_low"], rows["vs_no_search_high"], color=LINE_COLOURS[1], linewidth=2)
     axes.plot(rows["vs_no_search"], rows.index, "s", markersize=4.5, color=LINE_COLOURS[1])
