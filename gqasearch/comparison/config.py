@@ -67,6 +67,9 @@ class ComparisonConfig(BaseModel):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
                 raise ValueError(f"{name} must be one or more different values, got {list(values)}")
+        for ratio in self.kv_ratios:
+            if not 0 < ratio < 1:
+                raise ValueError(f"kv_ratios must lie between 0 and 1, got {ratio:g}")
         if self.evaluations is not None and self.seconds is not None:
             raise ValueError("give one budget, evaluations or seconds, not both")
         if self.sample == 0 and self.seeds == 0:

@@ -42,7 +42,7 @@ def test_the_file_of_a_comparison_makes_the_same_one() -> None:
         ({"sample": 0, "seeds": 0}, "nothing to compare"),
         ({"sample": 2}, "at least 3"),
         ({"seed": 3}, "did you mean 'seeds'.*is a setting of runs; put it under run"),
-        ({"kv_ratios": [1.5], "run": {"refine": "none"}}, "kv-ratio must be above 0"),
+        ({"kv_ratios": [0.5, 1.5]}, "kv_ratios must lie between 0 and 1, got 1.5"),
         ({"run": {"kv_heads": 3}}, "run.kv_heads is decided by the comparison: see kv_ratios"),
         ({"run": {"refnie": "none"}}, "did you mean 'refine'"),
         ({"fitness": ["kl"], "fitness_parameters": {"merge-error": {}}}, "'merge-error', which is not compared"),
@@ -92,7 +92,7 @@ def test_pairs_that_cannot_be_searched_are_left_out_and_said(values: dict[str, A
     assert ("kl", "exact") not in taken and ("merge-error", "staged") not in taken
     assert any("staged" in reason for reason in plan.left_out)
     assert any("exact" in reason for reason in plan.left_out)
-    with pytest.raises(UserError, match="no method here searches merge-error"):
+    with pytest.raises(UserError, match="no method here searches weight-sharing-error"):
         Plan.of(build_comparison({**values, "methods": ["staged"]}), Kept())
 
 
