@@ -13,7 +13,7 @@ from gqasearch.config import read_config_file
 from gqasearch.errors import UserError
 from gqasearch.files import write_file
 from gqasearch.run import RunFolder
-from gqasearch.run.folder import environment, take_lock, write_json
+from gqasearch.run.folder import environment, holds_other_things, take_lock, write_json
 
 # Which groupings are ranked.
 RANDOM, TOP = "random", "top"
@@ -70,12 +70,13 @@ class ComparisonFolder:
         """Begin or resume. Raises ``UserError`` that names every setting that differs, or for other things in it."""
         if self.config.is_file():
             self._refuse_other(config)
-            return
-        if self.path.exists() and any(entry.name != ".lock" for entry in self.path.iterdir()):
+        elif holds_other_things(self.path):
             raise UserError(f"{self.path} exists and holds no comparison; give another --output-dir")
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.environment, environment(), overwrite=True)
-        write_file(self.config, config.to_yaml())  # last: its presence makes the folder a comparison
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_file(self.config, config.to_yaml())  # first: its presence makes the folder a comparison
+        if not self.environment.is_file():
+            write_json(self.environment, environment())
 
     def read_config(self) -> ComparisonConfig:
         """The configuration that the comparison was started with."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,7 @@ class _Winners:
     def kl(self) -> float:
         return float(np.mean([result["kl"] for result in self.results]))
 
-    @property
+    @cached_property
     def blocks(self) -> FloatArray:
         """KL per block, mean over seeds, (B,)."""
         return np.mean([result["kl_blocks"] for result in self.results], axis=0)

@@ -81,12 +81,14 @@ class RunFolder:
         """
         if self.config.is_file():
             self._refuse_other(config)
-            return
-        if self.path.exists() and any(entry.name != ".lock" for entry in self.path.iterdir()):
+        elif holds_other_things(self.path):
             raise UserError(f"{self.path} exists and is no run folder; give another --output-dir")
-        (self.path / "state").mkdir(parents=True, exist_ok=True)
-        write_json(self.environment, environment(), overwrite=True)
-        write_file(self.config, config.to_yaml())  # last: its presence makes the folder a run
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_file(self.config, config.to_yaml())  # first: its presence makes the folder a run
+        (self.path / "state").mkdir(exist_ok=True)
+        if not self.environment.is_file():
+            write_json(self.environment, environment())
 
     def read_config(self) -> RunConfig:
         """The configuration that the run was started with."""
@@ -110,6 +112,11 @@ class RunFolder:
 
     def write_state(self, state: dict[str, Any]) -> None:
         write_json(self.state, state, overwrite=True)
+
+
+def holds_other_things(path: Path) -> bool:
+    """Whether there is anything but a lock and what a killed process left aside."""
+    return path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir())
 
 
 def take_lock(lock: FileLock) -> FileLock:
