@@ -50,6 +50,12 @@ class RunConfig(BaseModel):
     refine_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the refinement")
     method: str = Field("evolution", description="how to search")
     method_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the method")
+    max_evaluations: int | None = Field(
+        None, ge=1, description="begin no further generation after so many evaluations; by layer, an equal share each"
+    )
+    max_seconds: float | None = Field(
+        None, gt=0, description="the same after so many seconds of search; the result then depends on the machine"
+    )
     seed: int = Field(0, ge=0, description="seed of the one random generator")
     calibration_text: str = Field(
         "embedded", description="'embedded', FILE.txt, FILE.jsonl or a folder of them; cut into disjoint parts"

@@ -16,6 +16,11 @@ README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encodi
 COMMANDS = [line.split("#")[0] for line in re.findall(r"^\.venv/bin/gqasearch (.+)$", README, flags=re.MULTILINE)]
 PREPARE = "search --method neighbour --merge mean --fitness weight-sharing-error --output-dir runs/NAME -q"
 
+# A comparison of few groupings on little text.
+SMALL = "--seeds 0 --sample 3 --sample-tokens 512 --refine none" + "".join(
+    f" --set {name}_tokens=1024" for name in ("calibration", "search", "evaluation")
+)
+
 
 def call(command: str) -> str:
     result = CliRunner().invoke(app, shlex.split(command))
@@ -31,6 +36,8 @@ def test_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         verb = shlex.split(command)[0]
         if verb == "search":  # whole searches are run by other tests; here every flag must be right
             call(command.replace("path/to/llama", "embedded") + " --dry-run")
+        elif verb == "compare":
+            assert call(f"{command} {SMALL}")
         else:
             assert call(command)
     assert (tmp_path / "converted" / "model.safetensors").is_file()

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gqasearch import __version__
+from gqasearch.cli.compare import compare
 from gqasearch.cli.evaluate import evaluate
 from gqasearch.cli.export import export
 from gqasearch.cli.export_gguf import export_gguf
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (search, materialize, evaluate, export, export_gguf, validate, ls, report):
+for verb in (search, compare, materialize, evaluate, export, export_gguf, validate, ls, report):
     app.command()(verb)
 app.command("import")(import_grouping)  # a word that no function can be named
 

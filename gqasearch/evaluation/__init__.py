@@ -2,6 +2,7 @@
 
 from gqasearch.evaluation.attention_calls import AttentionCalls
 from gqasearch.evaluation.candidates import Converter
+from gqasearch.evaluation.cost import ForwardCount, counted_forwards
 from gqasearch.evaluation.interval import mean_interval
 from gqasearch.evaluation.memory import (
     cached_kv_heads,
@@ -18,6 +19,7 @@ __all__ = [
     "CONVENTION",
     "AttentionCalls",
     "Converter",
+    "ForwardCount",
     "ParentLogProbs",
     "PrefixLosses",
     "Quality",
@@ -28,6 +30,7 @@ __all__ = [
     "computed_kv_bytes_per_token",
     "convention_of",
     "count_parameters",
+    "counted_forwards",
     "evaluate_quality",
     "kl_per_token",
     "kv_bytes_per_token",

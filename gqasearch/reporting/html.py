@@ -26,7 +26,7 @@ from gqasearch.reporting.plots import (
 
 
 @dataclass(frozen=True)
-class _Picture:
+class Picture:
     """A figure as the template needs it: a data URI, and words for who cannot see it."""
 
     uri: str
@@ -44,15 +44,15 @@ def render_report(data: ReportData) -> str:
             text.to_numpy().tolist(), frame["is_best"], tables.starts_budget(frame), strict=True
         )
     ]
-    return _template().render(
+    return load_template("template.html.j2").render(
         data=data,
         headlines=tables.headlines(frame),
         headers=[header.replace("\n", " ") for header in tables.headers(text)],
         left_aligned=[column in tables.LEFT_ALIGNED for column in text.columns],
         rows=rows,
         baseline=tables.BASELINE if "kl_of_baseline" in text.columns else None,
-        csv_uri=_data_uri("text/csv", tables.results_csv(frame).encode()),
-        kl=_vector(kl_figure(frame), "KL to the parent against KV ratio, one line per method"),
+        csv_uri=data_uri("text/csv", tables.results_csv(frame).encode()),
+        kl=vector(kl_figure(frame), "KL to the parent against KV ratio, one line per method"),
         groupings=_grouping_pictures(data),
         proven=any(layer.proven_optimal for result in data.results for layer in result.layers),
         gaps=any(la.gap is not None and not la.proven_optimal for result in data.results for la in result.layers),
@@ -67,7 +67,7 @@ def write_report(path: Path, data: ReportData) -> None:
     write_file(path, render_report(data), overwrite=True)
 
 
-def _grouping_pictures(data: ReportData) -> list[_Picture]:
+def _grouping_pictures(data: ReportData) -> list[Picture]:
     pictures = []
     for result in data.results:
         if result.layers:
@@ -76,48 +76,51 @@ def _grouping_pictures(data: ReportData) -> list[_Picture]:
                 f"layer {index}: {' '.join(str(list(group)) for group in layer.grouping.groups)}"
                 for index, layer in enumerate(result.layers)
             )
-            pictures.append(_raster(grouping_figure(result.layers, title), f"Groups of {title}. {groups}"))
+            pictures.append(raster(grouping_figure(result.layers, title), f"Groups of {title}. {groups}"))
     return pictures
 
 
-def _convergence_picture(data: ReportData) -> _Picture | None:
+def _convergence_picture(data: ReportData) -> Picture | None:
     if not searched(data.results):
         return None
-    return _raster(convergence_figure(data.results), "Best fitness so far against evaluations, one panel per search")
+    return raster(convergence_figure(data.results), "Best fitness so far against evaluations, one panel per search")
 
 
-def _similarity_picture(data: ReportData) -> _Picture | None:
+def _similarity_picture(data: ReportData) -> Picture | None:
     if data.similarity is None:
         return None
-    return _raster(similarity_figure(data.similarity), "Cosine between heads, keys and values, one heat map per layer")
+    return raster(similarity_figure(data.similarity), "Cosine between heads, keys and values, one heat map per layer")
 
 
-def _front_picture(data: ReportData) -> _Picture | None:
+def _front_picture(data: ReportData) -> Picture | None:
     if data.front is None:
         return None
-    return _vector(pareto_figure(data.front), f"Non-dominated candidates in {' and '.join(data.front.objectives)}")
+    return vector(pareto_figure(data.front), f"Non-dominated candidates in {' and '.join(data.front.objectives)}")
 
 
-def _vector(figure: Figure, alt: str) -> _Picture:
+def vector(figure: Figure, alt: str) -> Picture:
+    """A picture of few lines."""
     # As an image, an SVG can neither run script nor clash with another's element ids.
-    return _Picture(_data_uri("image/svg+xml", figure_svg(figure).encode()), alt, _css_width(figure))
+    return Picture(data_uri("image/svg+xml", figure_svg(figure).encode()), alt, _css_width(figure))
 
 
-def _raster(figure: Figure, alt: str) -> _Picture:
+def raster(figure: Figure, alt: str) -> Picture:
     """A picture of very many cells or lines, which would make a large SVG."""
-    return _Picture(_data_uri("image/webp", figure_webp(figure)), alt, _css_width(figure))
+    return Picture(data_uri("image/webp", figure_webp(figure)), alt, _css_width(figure))
 
 
 def _css_width(figure: Figure) -> int:
     return round(96 * figure.get_figwidth())
 
 
-def _data_uri(kind: str, content: bytes) -> str:
+def data_uri(kind: str, content: bytes) -> str:
+    """``content`` as an address that holds it."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 @cache
-def _template() -> Template:
+def load_template(name: str) -> Template:
+    """A page's template; what is put into it is escaped."""
     environment = Environment(
         loader=PackageLoader("gqasearch", "reporting"),
         autoescape=True,
@@ -125,4 +128,4 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("template.html.j2")
+    return environment.get_template(name)

@@ -72,14 +72,7 @@ class RunFolder:
 
     def acquire(self) -> FileLock:
         """Take the lock or say who is in the way."""
-        lock = self.lock()
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"another process is running in {self.path}; wait for it or give another --output-dir"
-            ) from None
-        return lock
+        return take_lock(self.lock())
 
     def open(self, config: RunConfig) -> None:
         """Begin or resume: make the folder, or check that its configuration is the same.
@@ -88,12 +81,14 @@ class RunFolder:
         """
         if self.config.is_file():
             self._refuse_other(config)
-            return
-        if self.path.exists() and any(entry.name != ".lock" for entry in self.path.iterdir()):
+        elif holds_other_things(self.path):
             raise UserError(f"{self.path} exists and is no run folder; give another --output-dir")
-        (self.path / "state").mkdir(parents=True, exist_ok=True)
-        write_json(self.environment, environment(), overwrite=True)
-        write_file(self.config, config.to_yaml())  # last: its presence makes the folder a run
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_file(self.config, config.to_yaml())  # first: its presence makes the folder a run
+        (self.path / "state").mkdir(exist_ok=True)
+        if not self.environment.is_file():
+            write_json(self.environment, environment())
 
     def read_config(self) -> RunConfig:
         """The configuration that the run was started with."""
@@ -121,6 +116,21 @@ class RunFolder:
 
     def write_state(self, state: dict[str, Any]) -> None:
         write_json(self.state, state, overwrite=True)
+
+
+def holds_other_things(path: Path) -> bool:
+    """Whether there is anything but a lock and what a killed process left aside."""
+    return path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir())
+
+
+def take_lock(lock: FileLock) -> FileLock:
+    """Take the lock of a folder at once, or say who is in the way."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        folder = Path(lock.lock_file).parent
+        raise UserError(f"another process is running in {folder}; wait for it or give another --output-dir") from None
+    return lock
 
 
 def read_json(path: Path) -> dict[str, Any]:

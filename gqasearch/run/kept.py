@@ -32,3 +32,7 @@ class Kept:
         known.move_to_end(key)
         found: T = known[key]
         return found
+
+    def forget(self, kind: str) -> None:
+        """Keep nothing of this kind: what is asked for next has its whole price."""
+        self._kinds.pop(kind, None)

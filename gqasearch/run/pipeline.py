@@ -44,7 +44,8 @@ from gqasearch.run.folder import RunFolder, read_json, write_json
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener, RunStart
 from gqasearch.run.results import report_data, write_similarity
-from gqasearch.run.search import failed_candidates, search_seconds, search_step
+from gqasearch.run.search import search_step
+from gqasearch.run.search_log import failed_candidates, search_forward_tokens, search_seconds
 from gqasearch.run.warnings import warnings_of
 from gqasearch.run.workers import check_workers
 from gqasearch.run.workspace import Progress, Workspace
@@ -197,6 +198,7 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
         subjects[BASELINE] = baseline_subject(work)
     metrics = measure(work, subjects)
     metrics["seconds"] = {"search": search_seconds(folder), "load": converted, "all": time.monotonic() - started}
+    metrics["forward_tokens"] = search_forward_tokens(folder)
     metrics["warnings"] = [*warnings_of(work), *failed_candidates(folder)]
     layout, reason = checkpoint_layout(work, document)
     made = {"layout": layout.name if layout else None, "reason": reason}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +9,7 @@ import numpy as np
 
 from gqasearch import models
 from gqasearch.errors import UserError
-from gqasearch.files import write_file
+from gqasearch.evaluation import counted_forwards
 from gqasearch.fitness import PreparedFitness, PreparedGroupFitness
 from gqasearch.grouping_document import (
     CalibrationRecord,
@@ -29,12 +27,20 @@ from gqasearch.reporting import HistoryPoint
 from gqasearch.run.certify import certify, check_certifiable
 from gqasearch.run.folder import RunFolder, write_json
 from gqasearch.run.problem import build_problem, prepare_fitness
+from gqasearch.run.search_log import SearchLog
 from gqasearch.run.workers import evaluator_of, pinned, threads_of
 from gqasearch.run.workspace import Workspace
-from gqasearch.search import FAILED, Candidate, Generation, SearchMethod, check_takes, most_generations, run_search
+from gqasearch.search import (
+    FAILED,
+    Candidate,
+    Generation,
+    Limit,
+    SearchMethod,
+    check_takes,
+    most_generations,
+    run_search,
+)
 from gqasearch.search.exact import CLOSED_GAP
-
-STATE_SECONDS = 1.0  # at most this much of a search is lost to a kill
 
 
 def search_step(work: Workspace, folder: RunFolder, workers: Workers = ONE, threads: int | None = None) -> None:
@@ -62,52 +68,36 @@ def _search(work: Workspace, folder: RunFolder, stored: dict[str, Any], evaluato
     problem = build_problem(work, prepared, method)
     check_takes(method, problem)
     check_certifiable(work, problem)
-    lines: list[str] = list(stored.get("history", []))
-    before = float(stored.get("seconds", 0.0))
-    started, last_write = time.monotonic(), -STATE_SECONDS
-
-    def save(generation: Generation, seconds: float) -> None:
-        failed = [*stored.get("failed", []), *(evaluator.failures if evaluator is not None else ())]
-        state = {"search": generation.state(), "history": lines, "seconds": seconds}
-        folder.write_state(state | {"threads": stored["threads"], "failed": failed})
-
-    write_file(folder.history, "".join(line + "\n" for line in lines), overwrite=True)
-    work.progress.stage("search", total=most_generations(method, problem))
+    limit = _limit(work, float(stored.get("seconds", 0.0)))
     generation: Generation | None = None
-    with folder.history.open("a", encoding="utf-8") as history:
-        rng = np.random.default_rng(work.config.seed)
-        for generation in run_search(method, problem, rng, stored.get("search")):
-            now = time.monotonic() - started
-            record = _history_record(generation, before + now)
-            lines.append(json.dumps(record, allow_nan=False))
-            history.write(lines[-1] + "\n")
-            history.flush()
-            point = HistoryPoint(generation.index, generation.evaluations, generation.best.values[0], before + now)
-            work.progress.update(generation.index + 1, point)
-            if now - last_write >= STATE_SECONDS:
-                save(generation, before + now)
-                last_write = time.monotonic() - started
-            for listener in work.listeners:
-                listener.on_generation(record)
-    if generation is None:
-        raise UserError(f"{folder.state} holds no state that a search can go on from; remove it to start over")
-    save(generation, before + time.monotonic() - started)
+    with counted_forwards(work.parent) as forwards:
+        log = SearchLog(
+            folder,
+            stored,
+            failures=lambda: evaluator.failures if evaluator is not None else (),
+            forward_tokens=lambda: forwards.tokens if evaluator is None else None,
+        )
+        work.progress.stage("search", total=most_generations(method, problem) if limit == Limit() else None)
+        with log:
+            rng = np.random.default_rng(work.config.seed)
+            for generation in run_search(method, problem, rng, stored.get("search"), limit):
+                record = log.add(generation)
+                seen = (generation.index, generation.evaluations, generation.best.values[0], record["seconds"])
+                work.progress.update(generation.index + 1, HistoryPoint(*seen))
+                for listener in work.listeners:
+                    listener.on_generation(record)
+            if generation is None:
+                raise UserError(f"{folder.state} holds no state that a search can go on from; remove it to start over")
+            log.save(generation)
     if len(problem.objectives) > 1:
         write_json(folder.pareto, _pareto(work, generation), overwrite=True)
     write_grouping(folder.grouping, build_document(work, method, generation, prepared))
 
 
-def _history_record(generation: Generation, seconds: float) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "generation": generation.index,
-        "evaluations": generation.evaluations,
-        "best": list(generation.best.values),
-        "kv_heads_total": generation.best.grouping.kv_heads_total,
-        "seconds": round(seconds, 3),
-    }
-    if generation.best.final is not None:
-        record["final"] = generation.best.final
-    return record
+def _limit(work: Workspace, spent: float) -> Limit:
+    """What this run may still cost; ``spent``: seconds before it was stopped."""
+    seconds = work.config.max_seconds
+    return Limit(work.config.max_evaluations, None if seconds is None else max(0.0, seconds - spent))
 
 
 def _pareto(work: Workspace, generation: Generation) -> dict[str, Any]:
@@ -180,13 +170,3 @@ def calibration_record(work: Workspace) -> CalibrationRecord:
     """The text that statistics come from."""
     blocks = work.blocks("calibration")
     return CalibrationRecord(blocks.source, blocks.tokens, blocks.fingerprint)
-
-
-def search_seconds(folder: RunFolder) -> float:
-    """Seconds that the search took, over all its restarts."""
-    return float((folder.read_state() or {}).get("seconds", 0.0))
-
-
-def failed_candidates(folder: RunFolder) -> list[str]:
-    """In words, the candidates that killed their workers."""
-    return list((folder.read_state() or {}).get("failed", []))

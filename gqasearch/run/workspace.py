@@ -52,6 +52,10 @@ STATISTICS_SETTINGS = (*MODEL_SETTINGS, "calibration_text", "calibration_tokens"
 FITNESS_SETTINGS = (*STATISTICS_SETTINGS, "search_tokens", "merge", "merge_parameters", "refine", "refine_parameters")
 
 
+# Kinds of prepared fitness functions in ``Kept``.
+RUNS_MODEL, STATISTICS_ALONE = "runs the model", "statistics alone"
+
+
 class Workspace:
     """Loads what ``config`` names, once. Its own ``config`` names the refinement, also where the merge decides it.
 
@@ -185,7 +189,7 @@ class Workspace:
     def prepared(self, fitness: Fitness) -> PreparedFitness:
         """``fitness`` bound to this model and its texts; one that other workspaces used knows what they measured."""
         return self._kept.get(
-            *(("runs the model", Kept.LARGE) if fitness.needs == "forward" else ("statistics alone", Kept.SMALL)),
+            *((RUNS_MODEL, Kept.LARGE) if fitness.needs == "forward" else (STATISTICS_ALONE, Kept.SMALL)),
             (self._key(FITNESS_SETTINGS), fitness.name, json.dumps(fitness.parameters(), sort_keys=True, default=str)),
             lambda: fitness.prepare(self.context()),
         )

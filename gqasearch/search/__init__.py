@@ -2,6 +2,7 @@
 
 from gqasearch.search._base import SearchMethod
 from gqasearch.search.group_errors import GroupErrors, PairwiseErrors, SetErrors
+from gqasearch.search.limit import Limit
 from gqasearch.search.problem import FAILED, Candidate, Generation, Objective, PartialObjective, Problem
 from gqasearch.search.registry import available_methods, make_method
 from gqasearch.search.runner import (
@@ -17,6 +18,7 @@ __all__ = [
     "Candidate",
     "Generation",
     "GroupErrors",
+    "Limit",
     "Objective",
     "PairwiseErrors",
     "PartialObjective",

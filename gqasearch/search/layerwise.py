@@ -10,13 +10,18 @@ import numpy as np
 
 from gqasearch.grouping import Grouping
 from gqasearch.search._base import SearchMethod
+from gqasearch.search.limit import NO_LIMIT, Limit
 from gqasearch.search.problem import Candidate, Generation, Problem
 from gqasearch.search.starts import neighbour_grouping
 from gqasearch.search.state import load_candidate, require_method, restore_rng, save_candidate, save_rng
 
 
 def search_layers(
-    method: SearchMethod, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
+    method: SearchMethod,
+    problem: Problem,
+    rng: np.random.Generator,
+    state: dict[str, Any] | None = None,
+    limit: Limit = NO_LIMIT,
 ) -> Iterator[Generation]:
     """Run ``method`` on every layer of a separable problem, one after the other.
 
@@ -24,7 +29,7 @@ def search_layers(
     generation 0 has neighbours everywhere. A layer with one group, or one for every head, needs no search.
     Every layer has its own generator, seeded from ``rng``: what one layer draws changes nothing in another.
     """
-    run = _Layers(method, problem, rng)
+    run = _Layers(method, problem, rng, limit)
     if state is None:
         run.start()
         yield run.generation(None)
@@ -44,8 +49,9 @@ def search_layers(
 class _Layers:
     """Results of the layers done, the layer in progress, the neighbours of the rest."""
 
-    def __init__(self, method: SearchMethod, problem: Problem, rng: np.random.Generator) -> None:
+    def __init__(self, method: SearchMethod, problem: Problem, rng: np.random.Generator, limit: Limit) -> None:
         self.method, self.problem, self.rng = method, problem, rng
+        self.limit = limit.share(max(1, sum(map(self._has_choice, range(problem.num_layers)))))
         # Answer of every layer so far, (L,), and its neighbour grouping, (L,).
         self.results: list[Candidate] = []
         self.neighbours: list[Candidate] = []
@@ -71,7 +77,7 @@ class _Layers:
         problem = self.problem.layer_problem(self.layer)
         rng = np.random.default_rng(self.seeds[self.layer])
         state, index = self.inner or (None, None)
-        for inner in self.method.search(problem, rng, state):
+        for inner in self.limit.search(self.method, problem, rng, state):
             # A search that had ended gives its last generation again.
             if inner.index != index:
                 self.results[self.layer] = inner.best

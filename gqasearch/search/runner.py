@@ -10,12 +10,17 @@ import numpy as np
 from gqasearch.errors import UserError
 from gqasearch.search._base import SearchMethod
 from gqasearch.search.layerwise import search_layers
+from gqasearch.search.limit import NO_LIMIT, Limit
 from gqasearch.search.problem import Generation, Problem
 from gqasearch.search.split_search import search_split
 
 
 def run_search(
-    method: SearchMethod, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
+    method: SearchMethod,
+    problem: Problem,
+    rng: np.random.Generator,
+    state: dict[str, Any] | None = None,
+    limit: Limit = NO_LIMIT,
 ) -> Iterator[Generation]:
     """Generations of ``method`` on ``problem``; ``state``: of the last generation of a stopped search.
 
@@ -24,10 +29,10 @@ def run_search(
     """
     check_takes(method, problem)
     if _goes_by_layer(method, problem):
-        return search_layers(method, problem, rng, state)
+        return search_layers(method, problem, rng, state, limit)
     if _splits(method, problem):
-        return search_split(method, problem, rng, state)
-    return method.search(problem, rng, state)
+        return search_split(method, problem, rng, state, limit)
+    return limit.search(method, problem, rng, state)
 
 
 def may_take_several(method: SearchMethod) -> bool:

@@ -11,13 +11,18 @@ import numpy as np
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.search._base import SearchMethod
 from gqasearch.search.allocation import BudgetSplit, split_budget
+from gqasearch.search.limit import NO_LIMIT, Limit
 from gqasearch.search.operators import allowed_counts
 from gqasearch.search.problem import Candidate, FloatArray, Generation, Problem
 from gqasearch.search.state import load_candidate, require_method, restore_rng, save_candidate, save_rng
 
 
 def search_split(
-    method: SearchMethod, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
+    method: SearchMethod,
+    problem: Problem,
+    rng: np.random.Generator,
+    state: dict[str, Any] | None = None,
+    limit: Limit = NO_LIMIT,
 ) -> Iterator[Generation]:
     """Trace every layer's error against its number of groups with ``method``; split the budget by knapsack.
 
@@ -25,7 +30,7 @@ def search_split(
     searched. The last generation of a search with free counts holds the best grouping of every total. A method
     that traces no curve by itself is run for every number of groups.
     """
-    run = _Split(method, problem, rng)
+    run = _Split(method, problem, rng, limit)
     if state is None:
         run.start()
         yield run.generation(None)
@@ -56,11 +61,12 @@ class _Step:
 class _Split:
     """The curves of all layers as far as they are known, and the search in progress."""
 
-    def __init__(self, method: SearchMethod, problem: Problem, rng: np.random.Generator) -> None:
+    def __init__(self, method: SearchMethod, problem: Problem, rng: np.random.Generator, limit: Limit) -> None:
         self.method, self.problem, self.rng = method, problem, rng
         self.counts = allowed_counts(problem.budget)
         each = [None] if method.traces_curve else [g for g in self.counts if 1 < g < problem.num_heads]
         self.plan = [_Step(layer, groups) for layer in range(problem.num_layers) for groups in each]
+        self.limit = limit.share(max(1, len(self.plan)))
         # Best known partition of every layer for every number of groups.
         self.curves: list[dict[int, Candidate]] = []
         self.seeds: list[int] = []
@@ -86,7 +92,8 @@ class _Split:
         if step.groups is not None:
             problem = replace(problem, budget=replace(problem.budget, counts=(step.groups,)))
         state, index = self.inner or (None, None)
-        for inner in self.method.search(problem, np.random.default_rng(self.seeds[self.step]), state):
+        rng = np.random.default_rng(self.seeds[self.step])
+        for inner in self.limit.search(self.method, problem, rng, state):
             # A search that had ended gives its last generation again.
             if inner.index != index:
                 self._keep(step.layer, inner)

@@ -1,6 +1,6 @@
 """Figures of a report, one file each. Every function returns a matplotlib ``Figure``; pyplot is not used."""
 
-from gqasearch.reporting.plots._style import figure_svg, figure_webp
+from gqasearch.reporting.plots._style import figure_png, figure_svg, figure_webp
 from gqasearch.reporting.plots.convergence import convergence_figure, searched
 from gqasearch.reporting.plots.grouping import grouping_figure
 from gqasearch.reporting.plots.kl import kl_figure
@@ -9,6 +9,7 @@ from gqasearch.reporting.plots.similarity import similarity_figure
 
 __all__ = [
     "convergence_figure",
+    "figure_png",
     "figure_svg",
     "figure_webp",
     "grouping_figure",

@@ -62,6 +62,14 @@ def figure_webp(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def figure_png(figure: Figure) -> bytes:
+    """The figure as PNG, for files of its own."""
+    buffer = io.BytesIO()
+    with styled():
+        figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def plain_log_axis(axes: Axes, which: str) -> None:
     """A log scale for axis "x" or "y", labelled 0.2, 0.5, 1 and not with powers."""
     axis = axes.xaxis if which == "x" else axes.yaxis

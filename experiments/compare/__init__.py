@@ -1,0 +1,1 @@
+"""Which fitness predicts quality: the comparison of all built-in ones on the embedded model."""

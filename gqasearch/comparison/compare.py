@@ -1,0 +1,56 @@
+"""The order of a comparison's steps. Each leaves files, and what is in them is not made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from gqasearch.comparison.config import ComparisonConfig
+from gqasearch.comparison.folder import ComparisonFolder
+from gqasearch.comparison.measure import measure_samples
+from gqasearch.comparison.report import comparison_data, write_facts
+from gqasearch.comparison.searches import Plan, search_winners
+from gqasearch.files import write_file
+from gqasearch.reporting.comparison import ComparisonData
+from gqasearch.reporting.comparison_html import comparison_figures, write_comparison
+from gqasearch.reporting.plots import figure_png
+from gqasearch.run import Kept, NoProgress, Progress
+
+
+def compare(config: ComparisonConfig, output_dir: Path, progress: Progress | None = None) -> ComparisonData:
+    """Both questions, into ``output_dir``; goes on where an interrupted comparison of the same settings stopped.
+
+    Raises ``UserError`` before long work for settings that do not fit the model, and for a folder that holds others.
+    """
+    shown: Progress = progress or NoProgress()
+    kept, folder = Kept(), ComparisonFolder(output_dir)
+    plan = Plan.of(config, kept)
+    folder.open(config)
+    lock = folder.acquire()
+    try:
+        write_facts(config, folder, plan, kept)
+        search_winners(config, folder, plan, kept, shown)
+        if config.sample:
+            measure_samples(config, folder, kept, shown)
+        data = comparison_data(folder)
+        write_all(folder, data)
+    finally:
+        lock.release()
+    return data
+
+
+def write_all(folder: ComparisonFolder, data: ComparisonData) -> None:
+    """Tables as CSV, figures as PNG, and the page."""
+    frames = ((folder.ranking, data.ranking), (folder.sample_table, data.sample), (folder.winners, data.winners))
+    for path, frame in frames:
+        if not frame.empty:
+            write_file(path, as_csv(frame), overwrite=True)
+    for name, figure in comparison_figures(data).items():
+        write_file(folder.path / f"{name}.png", figure_png(figure), overwrite=True)
+    write_comparison(folder.report, data)
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """Full precision, a header line."""
+    return frame.to_csv(index=False, lineterminator="\n")

@@ -1,0 +1,93 @@
+"""The comparison folder: what lies where, and that it holds one comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from gqasearch.comparison.config import ComparisonConfig, build_comparison
+from gqasearch.comparison.setting import Entry, Setting
+from gqasearch.config import read_config_file
+from gqasearch.errors import UserError
+from gqasearch.files import write_file
+from gqasearch.run import RunFolder
+from gqasearch.run.folder import environment, holds_other_things, take_lock, write_json
+
+# Which groupings are ranked.
+RANDOM, TOP = "random", "top"
+
+
+@dataclass(frozen=True)
+class ComparisonFolder:
+    """``runs/NAME/``; every file appears whole or not at all."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "comparison.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def ranking(self) -> Path:
+        return self.path / "ranking.csv"
+
+    @property
+    def winners(self) -> Path:
+        return self.path / "winners.csv"
+
+    @property
+    def sample_table(self) -> Path:
+        return self.path / "sample.csv"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def groupings(self, setting: Setting, pool: str) -> Path:
+        """Groupings to rank: the random ones of a KV ratio, or the top ones of a setting."""
+        where = f"ratio-{setting.kv_ratio:g}" if pool == RANDOM else setting.name
+        return self.path / "sample" / where / f"{pool}.json"
+
+    def values(self, setting: Setting) -> Path:
+        """What was measured of them."""
+        return self.path / "sample" / setting.name / "values.csv"
+
+    def run(self, setting: Setting, entry: Entry, seed: int) -> RunFolder:
+        """The run of one winner."""
+        return RunFolder(self.path / "winners" / setting.name / entry.name / f"seed-{seed}")
+
+    def acquire(self) -> FileLock:
+        """Take the lock or say who is in the way."""
+        return take_lock(FileLock(self.path / ".lock"))
+
+    def open(self, config: ComparisonConfig) -> None:
+        """Begin or resume. Raises ``UserError`` that names every setting that differs, or for other things in it."""
+        if self.config.is_file():
+            self._refuse_other(config)
+        elif holds_other_things(self.path):
+            raise UserError(f"{self.path} exists and holds no comparison; give another --output-dir")
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_file(self.config, config.to_yaml())  # first: its presence makes the folder a comparison
+        if not self.environment.is_file():
+            write_json(self.environment, environment())
+
+    def read_config(self) -> ComparisonConfig:
+        """The configuration that the comparison was started with."""
+        if not self.config.is_file():
+            raise UserError(f"{self.path} holds no comparison: it has no {self.config.name}")
+        return build_comparison(read_config_file(self.config))
+
+    def _refuse_other(self, config: ComparisonConfig) -> None:
+        before, now = self.read_config().model_dump(mode="json"), config.model_dump(mode="json")
+        differ = [f"{name} was {before[name]!r}, is {now[name]!r}" for name in now if before[name] != now[name]]
+        if differ:
+            raise UserError(
+                f"{self.path} holds a comparison with other settings: {'; '.join(differ)}. Give another --output-dir"
+            )

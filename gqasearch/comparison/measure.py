@@ -1,0 +1,133 @@
+"""Held-out quality, and every fitness, of the groupings to rank; goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gqasearch.calibration import TokenBlocks
+from gqasearch.comparison.config import ComparisonConfig
+from gqasearch.comparison.folder import RANDOM, TOP, ComparisonFolder
+from gqasearch.comparison.sample import Sampled, random_groupings, read_sample, write_sample
+from gqasearch.comparison.searches import top_sample
+from gqasearch.comparison.setting import Setting
+from gqasearch.comparison.values import FITNESS, QUALITY, Column, Values
+from gqasearch.errors import UserError
+from gqasearch.evaluation import Quality, Runner, evaluate_quality, model_runner
+from gqasearch.grouping import Grouping
+from gqasearch.run import Kept, Progress, Workspace
+
+KL, PERPLEXITY = "kl", "perplexity"
+# The KL on every other block: how well one half of the text ranks as the other does is how well anything could.
+EVEN, ODD = "kl-even-blocks", "kl-odd-blocks"
+QUALITIES = (KL, PERPLEXITY, EVEN, ODD)
+# Groupings between two writes.
+BATCH = 4
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Groupings that are ranked together."""
+
+    name: str
+    sample: tuple[Sampled, ...]
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+
+def pools(config: ComparisonConfig, folder: ComparisonFolder, setting: Setting) -> list[Pool]:
+    """What is ranked in a setting, from the files."""
+    found = [Pool(RANDOM, tuple(read_sample(folder.groupings(setting, RANDOM))))]
+    return [*found, Pool(TOP, tuple(top_sample(config, folder, setting)))] if config.seeds else found
+
+
+def measure_samples(config: ComparisonConfig, folder: ComparisonFolder, kept: Kept, progress: Progress) -> None:
+    """Everything that is not there yet, setting by setting."""
+    for setting in config.settings():
+        draw_random(config, folder, setting, kept)
+        values = Values(folder.values(setting))
+        for pool in pools(config, folder, setting):
+            work = Workspace(config.ranked_config(setting, config.fitness[0]), progress, kept)
+            _measure_qualities(work, config.sample_tokens, pool, values, setting)
+        # Fitness by fitness, as one that runs the model holds much in memory.
+        for name in config.fitness:
+            work = Workspace(config.ranked_config(setting, name), progress, kept)
+            for pool in pools(config, folder, setting):
+                _measure_fitness(work, name, pool, values, setting)
+
+
+def draw_random(config: ComparisonConfig, folder: ComparisonFolder, setting: Setting, kept: Kept) -> None:
+    """Draw the random groupings of a KV ratio, unless they are there; all merges share them."""
+    path = folder.groupings(setting, RANDOM)
+    if not path.is_file():
+        work = Workspace(config.ranked_config(setting, config.fitness[0]), kept=kept)
+        budget = work.config.budget(work.parent.geometry)
+        rng = np.random.default_rng([config.sample_seed, sum(budget.counts)])
+        groupings = random_groupings(budget, config.sample, rng)
+        if len(groupings) < 3:
+            raise UserError(f"there are only {len(groupings)} groupings at KV ratio {setting.kv_ratio:g}: none to rank")
+        write_sample(path, [Sampled(grouping) for grouping in groupings])
+
+
+def _measure_qualities(work: Workspace, tokens: int, pool: Pool, values: Values, setting: Setting) -> None:
+    columns = [Column(pool.name, QUALITY, name) for name in QUALITIES]
+    missing = values.missing(columns[-1], len(pool))
+    if not missing:
+        return
+    blocks = work.blocks("evaluation").first(tokens)
+    if len(blocks.ids) < 2:
+        raise UserError(f"sample_tokens {tokens} is less than two blocks of {work.config.block_length} tokens")
+    work.progress.stage(f"quality {setting}: {pool.name} groupings", total=len(pool))
+    for places in _batches(missing):
+        work.progress.update(places[0])
+        for column, found in zip(
+            columns, _qualities(work, [pool.sample[i].grouping for i in places], blocks), strict=True
+        ):
+            values.add(column, places, found)
+        values.save()
+    work.progress.update(len(pool))
+
+
+def _qualities(work: Workspace, groupings: Sequence[Grouping], blocks: TokenBlocks) -> list[list[float]]:
+    """Of every one of ``QUALITIES``, one number per grouping, as the run of this grouping would be measured."""
+    runners: dict[str, Runner] = {}
+    for index, grouping in enumerate(groupings):
+        refined = {}
+        if work.refinement.reads_text:
+            refined = work.converter.refine(
+                grouping, work.blocks("calibration"), work.refinement, batch_blocks=work.config.batch_blocks
+            )
+        runners[str(index)] = work.converter.runner(grouping, refined)
+    _, found = evaluate_quality(model_runner(work.parent.model), runners, blocks, batch_blocks=work.config.batch_blocks)
+    rows = [_numbers(found[name]) for name in runners]
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _numbers(quality: Quality) -> tuple[float, float, float, float]:
+    per_block = np.array(quality.kl_blocks)
+    return quality.kl, quality.perplexity, float(per_block[::2].mean()), float(per_block[1::2].mean())
+
+
+def _measure_fitness(work: Workspace, name: str, pool: Pool, values: Values, setting: Setting) -> None:
+    column = Column(pool.name, FITNESS, name)
+    missing = values.missing(column, len(pool))
+    if not missing:
+        return
+    work.progress.stage(f"{name} {setting}: {pool.name} groupings", total=len(pool))
+    prepared = work.prepared(work.fitnesses[name])
+    for places in _batches(missing):
+        work.progress.update(places[0])
+        found = prepared.evaluate([pool.sample[index].grouping for index in places])
+        if not np.isfinite(found).all():
+            raise UserError(f"fitness {name} gave {found.tolist()} for groupings {places} of {values.path.parent}")
+        values.add(column, places, found.tolist())
+        values.save()
+    work.progress.update(len(pool))
+
+
+def _batches(places: list[int]) -> Iterator[list[int]]:
+    for start in range(0, len(places), BATCH):
+        yield places[start : start + BATCH]

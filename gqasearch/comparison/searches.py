@@ -1,0 +1,144 @@
+"""The winners of every fitness, as ordinary runs, and the best groupings that their searches met."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gqasearch.comparison.config import NO_SEARCH, ComparisonConfig
+from gqasearch.comparison.folder import TOP, ComparisonFolder
+from gqasearch.comparison.sample import (
+    Met,
+    Sampled,
+    WatchedProblem,
+    read_sample,
+    together,
+    top_of_layers,
+    top_of_record,
+    write_sample,
+)
+from gqasearch.comparison.setting import Entry, Setting
+from gqasearch.errors import UserError
+from gqasearch.grouping import Grouping
+from gqasearch.grouping_document import read_grouping
+from gqasearch.reporting import HistoryPoint
+from gqasearch.run import Kept, NoProgress, Progress, RunFolder, Workspace, run
+from gqasearch.run.problem import build_problem, prepare_fitness
+from gqasearch.run.workspace import RUNS_MODEL, STATISTICS_ALONE
+from gqasearch.search import Limit, check_takes, run_search
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is searched: every fitness under every method that takes it; and why the others are left out."""
+
+    entries: tuple[Entry, ...]
+    left_out: tuple[str, ...]
+
+    @classmethod
+    def of(cls, config: ComparisonConfig, kept: Kept) -> Plan:
+        """Raises ``UserError`` when no method takes a fitness, or when settings do not fit the model."""
+        setting = next(config.settings())
+        for every in config.settings():
+            Workspace(config.run_config(every, NO_SEARCH), kept=kept).check()
+        reasons = {
+            entry: _refusal(Workspace(config.run_config(setting, entry), kept=kept)) for entry in config.entries()
+        }
+        entries = tuple(entry for entry, reason in reasons.items() if reason is None)
+        for fitness in config.fitness:
+            if all(entry.fitness != fitness for entry in entries):
+                words = "; ".join(reason for entry, reason in reasons.items() if entry.fitness == fitness and reason)
+                raise UserError(f"no method here searches {fitness}: {words}")
+        return cls(entries, tuple(dict.fromkeys(reason for reason in reasons.values() if reason)))
+
+    def first_with(self, fitness: str) -> Entry:
+        """The first entry of a fitness."""
+        return next(entry for entry in self.entries if entry.fitness == fitness)
+
+
+def _refusal(work: Workspace) -> str | None:
+    """Why this fitness cannot be searched by this method; None where it can."""
+    try:
+        if not work.method.whole_model:
+            check_takes(work.method, build_problem(work, prepare_fitness(work), work.method))
+    except UserError as error:
+        return str(error)
+    return None
+
+
+class OneBar(NoProgress):
+    """Shows a run inside a longer stage as where its search stands, and no stage of its own."""
+
+    def __init__(self, progress: Progress, done: int) -> None:
+        self.progress, self.done = progress, done
+
+    def update(self, completed: int, point: HistoryPoint | None = None) -> None:
+        if point is not None:
+            self.progress.update(self.done, point)
+
+
+def search_winners(
+    config: ComparisonConfig, folder: ComparisonFolder, plan: Plan, kept: Kept, progress: Progress
+) -> None:
+    """Make every run that is not there yet, and note what the first of every fitness met on its way."""
+    todo = list(_runs(config, plan))
+    for done, (setting, entry, seed) in enumerate(todo):
+        if seed == 0:
+            progress.stage(f"search {setting}: {entry.label}", total=len(todo))
+            # The first seed's seconds are the search's whole price; the others know what it measured.
+            kept.forget(RUNS_MODEL)
+            kept.forget(STATISTICS_ALONE)
+        progress.update(done)
+        made = folder.run(setting, entry, seed)
+        run(config.run_config(setting, entry, seed), made.path, OneBar(progress, done), kept)
+        if config.sample and seed == 0 and entry.fitness and entry == plan.first_with(entry.fitness):
+            _note_met(config, folder, setting, entry, made, kept)
+
+
+def top_sample(config: ComparisonConfig, folder: ComparisonFolder, setting: Setting) -> list[Sampled]:
+    """The pool of what the searches of a setting met; written when first asked for."""
+    path = folder.groupings(setting, TOP)
+    if not path.is_file():
+        met = {name: read_sample(_met_path(folder, setting, name)) for name in config.fitness}
+        write_sample(path, together({name: [one.grouping for one in found] for name, found in met.items()}))
+    return read_sample(path)
+
+
+def _runs(config: ComparisonConfig, plan: Plan) -> Iterator[tuple[Setting, Entry, int]]:
+    if config.seeds:
+        for setting in config.settings():
+            yield setting, NO_SEARCH, 0
+            for entry in plan.entries:
+                yield from ((setting, entry, seed) for seed in range(config.seeds))
+
+
+def _met_path(folder: ComparisonFolder, setting: Setting, fitness: str) -> Path:
+    return folder.groupings(setting, TOP).with_name(f"met-{fitness}.json")
+
+
+def _note_met(
+    config: ComparisonConfig, folder: ComparisonFolder, setting: Setting, entry: Entry, made: RunFolder, kept: Kept
+) -> None:
+    """Write the best groupings that the search of this run met, its winner first."""
+    path = _met_path(folder, setting, str(entry.fitness))
+    if not path.is_file():
+        work = Workspace(config.run_config(setting, entry), kept=kept)
+        write_sample(path, [Sampled(grouping) for grouping in _best_met(work, made, config.top)])
+
+
+def _best_met(work: Workspace, made: RunFolder, count: int) -> list[Grouping]:
+    """From the record of a search of whole models; a search by layer keeps none and is cheap: it is made again."""
+    winner, method = read_grouping(made.grouping).grouping, work.method
+    problem = build_problem(work, prepare_fitness(work), method)
+    if problem.layer_errors is None:
+        saved = (made.read_state() or {}).get("search", {})
+        return top_of_record(winner, problem, saved.get("record"), count)
+    met = Met()
+    limit = Limit(work.config.max_evaluations, work.config.max_seconds)
+    watched = WatchedProblem.of(problem, met)
+    for _ in run_search(method, watched, np.random.default_rng(work.config.seed), limit=limit):
+        pass
+    return top_of_layers(winner, met, count, np.random.default_rng(work.config.seed))
