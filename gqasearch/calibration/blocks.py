@@ -46,6 +46,12 @@ class TokenBlocks:
         count = int((before < max_tokens).sum())
         return replace(self, ids=self.ids[:count], mask=self.mask[:count])
 
+    def last(self, max_tokens: int) -> TokenBlocks:
+        """The final blocks that hold ``max_tokens`` tokens, or all of them."""
+        after = self.mask.sum(1).flip(0).cumsum(0).flip(0) - self.mask.sum(1)
+        count = int((after < max_tokens).sum())
+        return replace(self, ids=self.ids[len(self.ids) - count :], mask=self.mask[len(self.mask) - count :])
+
     def batches(self, blocks: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(ids, mask) of ``blocks`` blocks at a time, in order."""
         yield from zip(self.ids.split(blocks), self.mask.split(blocks), strict=True)

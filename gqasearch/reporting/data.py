@@ -141,7 +141,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class TextUse:
-    """One text and what it was used for; ``role`` is "calibration", "search" or "held-out"."""
+    """One text and what it was used for; ``role`` is "calibration", "search", "held-out" or "validation"."""
 
     role: str
     source: str

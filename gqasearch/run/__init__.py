@@ -1,7 +1,8 @@
 """The pipeline: the one place that knows the order of the steps."""
 
 from gqasearch.config import RunConfig, apply_settings, build_config, read_config_file
-from gqasearch.run.folder import RunFolder
+from gqasearch.run.callbacks import RunCallback
+from gqasearch.run.folder import RunFolder, without_passwords
 from gqasearch.run.kept import Kept
 from gqasearch.run.pipeline import default_output_dir, materialize, run
 from gqasearch.run.results import label_of, report_data
@@ -11,6 +12,7 @@ __all__ = [
     "Kept",
     "NoProgress",
     "Progress",
+    "RunCallback",
     "RunConfig",
     "RunFolder",
     "Workspace",
@@ -22,4 +24,5 @@ __all__ = [
     "read_config_file",
     "report_data",
     "run",
+    "without_passwords",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from gqasearch.merging import Merge, make_merge
 from gqasearch.models import LayerWeights
 from gqasearch.refining import NoRefinement, Refinement, make_refinement
 from gqasearch.reporting.html import write_report
+from gqasearch.run.callbacks import RunCallback
 from gqasearch.run.evaluate import (
     BASELINE,
     CONVERTED,
@@ -62,10 +63,16 @@ def default_output_dir(config: RunConfig) -> Path:
     return Path("runs") / f"{model}-{budget}-{objectives}-{merge}-{config.method}-seed{config.seed}"
 
 
-def run(config: RunConfig, output_dir: Path, progress: Progress | None = None, kept: Kept | None = None) -> RunFolder:
+def run(
+    config: RunConfig,
+    output_dir: Path,
+    progress: Progress | None = None,
+    kept: Kept | None = None,
+    callbacks: Sequence[RunCallback] = (),
+) -> RunFolder:
     """The whole main job, into ``output_dir``; goes on where an interrupted run of the same settings stopped.
 
-    ``kept``: what it shares with other runs of the process.
+    ``kept``: what it shares with other runs of the process. ``callbacks``: told of every generation of the search.
     """
     work = Workspace(config, progress, kept)
     work.check()
@@ -73,16 +80,16 @@ def run(config: RunConfig, output_dir: Path, progress: Progress | None = None, k
     folder.open(work.config)
     lock = folder.acquire()
     try:
-        run_steps(work, folder)
+        run_steps(work, folder, callbacks)
     finally:
         lock.release()
     return folder
 
 
-def run_steps(work: Workspace, folder: RunFolder) -> None:
+def run_steps(work: Workspace, folder: RunFolder, callbacks: Sequence[RunCallback] = ()) -> None:
     """Every step whose result is not there yet."""
     if not folder.grouping.is_file():
-        search_step(work, folder)
+        search_step(work, folder, callbacks)
     document = read_grouping(folder.grouping)
     layout, _ = checkpoint_layout(work, document)
     if work.config.materialize and layout is not None and not folder.model.is_dir():

@@ -24,6 +24,7 @@ from gqasearch.grouping_document import (
     write_grouping,
 )
 from gqasearch.reporting import HistoryPoint
+from gqasearch.run.callbacks import RunCallback
 from gqasearch.run.certify import certify, check_certifiable
 from gqasearch.run.folder import RunFolder, write_json
 from gqasearch.run.problem import build_problem, prepare_fitness
@@ -34,8 +35,11 @@ from gqasearch.search.exact import CLOSED_GAP
 STATE_SECONDS = 1.0  # at most this much of a search is lost to a kill
 
 
-def search_step(work: Workspace, folder: RunFolder) -> None:
-    """Search, or go on searching; writes ``grouping.json`` (and ``pareto.json``) at the end."""
+def search_step(work: Workspace, folder: RunFolder, callbacks: Sequence[RunCallback] = ()) -> None:
+    """Search, or go on searching; writes ``grouping.json`` (and ``pareto.json``) at the end.
+
+    ``callbacks`` are called after every generation. What one raises ends the search, which can go on later.
+    """
     method = work.method
     prepared = prepare_fitness(work)
     problem = build_problem(work, prepared, method)
@@ -60,6 +64,8 @@ def search_step(work: Workspace, folder: RunFolder) -> None:
             if now - last_write >= STATE_SECONDS:
                 folder.write_state({"search": generation.state(), "history": lines, "seconds": before + now})
                 last_write = time.monotonic() - started
+            for callback in callbacks:
+                callback.on_generation(generation, before + now)
     if generation is None:
         raise UserError(f"{folder.state} holds no state that a search can go on from; remove it to start over")
     seconds = before + time.monotonic() - started

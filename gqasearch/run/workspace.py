@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from functools import cached_property
 from typing import Protocol
 
@@ -141,13 +143,29 @@ class Workspace:
                 "search": self.config.search_tokens,
                 "evaluation": self.config.evaluation_tokens,
             }[split]
-            tokenizer = self.parent.tokenizer
-            if tokenizer is None:
-                raise UserError(f"model {self.parent.id} has no tokenizer")
-            documents, words = self._documents(split)
-            source = f"{words}: {', '.join(document.name for document in documents[:20])}"
-            self._blocks[split] = make_blocks(documents, tokenizer, self.config.block_length, tokens, source)
+            validation = split == "evaluation" and self.config.evaluation_part == "validation"
+            self._blocks[split] = self._validation() if validation else self._cut(split, tokens)
         return self._blocks[split]
+
+    def _cut(self, split: Split, tokens: int) -> TokenBlocks:
+        """The first ``tokens`` of one text."""
+        tokenizer = self.parent.tokenizer
+        if tokenizer is None:
+            raise UserError(f"model {self.parent.id} has no tokenizer")
+        documents, words = self._documents(split)
+        source = f"{words}: {', '.join(document.name for document in documents[:20])}"
+        return make_blocks(documents, tokenizer, self.config.block_length, tokens, source)
+
+    def _validation(self) -> TokenBlocks:
+        """The last blocks of the search text, which no search sees: it takes the first ones."""
+        whole = self._cut("search", sys.maxsize)
+        searched, found = whole.first(self.config.search_tokens), whole.last(self.config.evaluation_tokens)
+        if len(searched.ids) + len(found.ids) > len(whole.ids):
+            raise UserError(
+                f"the search part of {self.config.calibration_text} has {whole.tokens} tokens, too few for "
+                f"{self.config.search_tokens} to search on and {self.config.evaluation_tokens} for validation"
+            )
+        return replace(found, source=f"the end, for validation, of {whole.source}")
 
     def _documents(self, split: Split) -> tuple[list[Document], str]:
         """The documents of one purpose, and the text they are of in words."""
@@ -175,7 +193,7 @@ class Workspace:
     def prepared(self, fitness: Fitness) -> PreparedFitness:
         """``fitness`` bound to this model and its texts; one that other workspaces used knows what they measured."""
         return self._kept.get(
-            *(("runs the model", Kept.LARGE) if fitness.needs == "forward" else ("statistics alone", Kept.SMALL)),
+            *((Kept.RUNNING, Kept.LARGE) if fitness.needs == "forward" else (Kept.TABLES, Kept.SMALL)),
             (self._key(FITNESS_SETTINGS), fitness.name, json.dumps(fitness.parameters(), sort_keys=True, default=str)),
             lambda: fitness.prepare(self.context()),
         )
