@@ -14,6 +14,7 @@ from gqasearch.cli.ls import ls
 from gqasearch.cli.materialize import materialize
 from gqasearch.cli.report import report
 from gqasearch.cli.search import search
+from gqasearch.cli.sweep import app as sweep
 from gqasearch.cli.validate import validate
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 for verb in (search, materialize, evaluate, export, export_gguf, validate, ls, report):
     app.command()(verb)
+app.add_typer(sweep, name="sweep")
 
 
 def _show_version(wanted: bool) -> None:

@@ -52,7 +52,7 @@ def render_report(data: ReportData) -> str:
         rows=rows,
         baseline=tables.BASELINE if "kl_of_baseline" in text.columns else None,
         csv_uri=_data_uri("text/csv", tables.results_csv(frame).encode()),
-        kl=_vector(kl_figure(frame), "KL to the parent against KV ratio, one line per method"),
+        kl=vector(kl_figure(frame), "KL to the parent against KV ratio, one line per method"),
         groupings=_grouping_pictures(data),
         proven=any(layer.proven_optimal for result in data.results for layer in result.layers),
         gaps=any(la.gap is not None and not la.proven_optimal for result in data.results for la in result.layers),
@@ -95,10 +95,11 @@ def _similarity_picture(data: ReportData) -> _Picture | None:
 def _front_picture(data: ReportData) -> _Picture | None:
     if data.front is None:
         return None
-    return _vector(pareto_figure(data.front), f"Non-dominated candidates in {' and '.join(data.front.objectives)}")
+    return vector(pareto_figure(data.front), f"Non-dominated candidates in {' and '.join(data.front.objectives)}")
 
 
-def _vector(figure: Figure, alt: str) -> _Picture:
+def vector(figure: Figure, alt: str) -> _Picture:
+    """A figure as a page's template shows it."""
     # As an image, an SVG can neither run script nor clash with another's element ids.
     return _Picture(_data_uri("image/svg+xml", figure_svg(figure).encode()), alt, _css_width(figure))
 

@@ -69,10 +69,13 @@ def run(
     progress: Progress | None = None,
     kept: Kept | None = None,
     callbacks: Sequence[RunCallback] = (),
+    *,
+    report: bool = True,
 ) -> RunFolder:
     """The whole main job, into ``output_dir``; goes on where an interrupted run of the same settings stopped.
 
     ``kept``: what it shares with other runs of the process. ``callbacks``: told of every generation of the search.
+    ``report``: write ``report.html``, which takes longer than a short search; ``gqasearch report`` makes it later.
     """
     work = Workspace(config, progress, kept)
     work.check()
@@ -80,13 +83,15 @@ def run(
     folder.open(work.config)
     lock = folder.acquire()
     try:
-        run_steps(work, folder, callbacks)
+        run_steps(work, folder, callbacks, report=report)
     finally:
         lock.release()
     return folder
 
 
-def run_steps(work: Workspace, folder: RunFolder, callbacks: Sequence[RunCallback] = ()) -> None:
+def run_steps(
+    work: Workspace, folder: RunFolder, callbacks: Sequence[RunCallback] = (), *, report: bool = True
+) -> None:
     """Every step whose result is not there yet."""
     if not folder.grouping.is_file():
         search_step(work, folder, callbacks)
@@ -96,7 +101,7 @@ def run_steps(work: Workspace, folder: RunFolder, callbacks: Sequence[RunCallbac
         materialize(work, document, folder.model)
     if not folder.metrics.is_file():
         evaluate_step(work, folder, document)
-    if not folder.report.is_file():
+    if report and not folder.report.is_file():
         write_report(folder.report, report_data([folder]))
 
 

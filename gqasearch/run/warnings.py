@@ -13,8 +13,8 @@ OVERLAP = (
     "--evaluation-text"
 )
 VALIDATION = (
-    "figures are on the validation part of the text, for comparing settings: settings chosen by them look too good on it. "
-    "Report on the held-out part"
+    "figures are on the validation part of the text, for comparing settings, and settings chosen by them look too good "
+    "on it: report on the held-out part"
 )
 
 # Share of the reported text seen before from which it is worth a word: licences and quotations stay below.

@@ -59,7 +59,7 @@ class Workspace:
     """
 
     def __init__(self, config: RunConfig, progress: Progress | None = None, kept: Kept | None = None) -> None:
-        self.config = _resolved(config)
+        self.config = with_refinement(config)
         self.progress: Progress = progress or NoProgress()
         self._kept = kept or Kept()
 
@@ -225,7 +225,7 @@ class Workspace:
             check_target(config.target, parent.family, parent.config, uneven=uneven, equal_sizes=config.equal_sizes)
 
 
-def _resolved(config: RunConfig) -> RunConfig:
+def with_refinement(config: RunConfig) -> RunConfig:
     """The same settings with the refinement named."""
     if config.refine is not None:
         return config

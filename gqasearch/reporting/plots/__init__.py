@@ -1,6 +1,6 @@
 """Figures of a report, one file each. Every function returns a matplotlib ``Figure``; pyplot is not used."""
 
-from gqasearch.reporting.plots._style import figure_svg, figure_webp
+from gqasearch.reporting.plots._style import GREY, LINE_COLOURS, figure_svg, figure_webp, plain_log_axis, styled
 from gqasearch.reporting.plots.convergence import convergence_figure, searched
 from gqasearch.reporting.plots.grouping import grouping_figure
 from gqasearch.reporting.plots.kl import kl_figure
@@ -8,12 +8,16 @@ from gqasearch.reporting.plots.pareto import pareto_figure
 from gqasearch.reporting.plots.similarity import similarity_figure
 
 __all__ = [
+    "GREY",
+    "LINE_COLOURS",
     "convergence_figure",
     "figure_svg",
     "figure_webp",
     "grouping_figure",
     "kl_figure",
     "pareto_figure",
+    "plain_log_axis",
     "searched",
     "similarity_figure",
+    "styled",
 ]
