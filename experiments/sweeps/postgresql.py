@@ -39,7 +39,7 @@ def server() -> Iterator[str]:
     binaries = programs()
     if binaries is None:
         raise RuntimeError(why_not())
-    folder = Path(tempfile.mkdtemp(prefix="gqasearch-postgresql-", dir="/tmp"))  # noqa: S108 - that user must reach it
+    folder = Path(tempfile.mkdtemp(prefix="gqasearch-postgresql-", dir="/tmp"))
     password = secrets.token_urlsafe(16)
     secret = folder / "password"
     secret.write_text(password, encoding="utf-8")
@@ -67,7 +67,7 @@ def _user() -> pwd.struct_passwd | None:
 
 def _run(*command: str | Path) -> None:
     user = _user()
-    result = subprocess.run(
+    result = subprocess.run(  # noqa: S603 - PostgreSQL's own programs
         [str(word) for word in command],
         user=None if user is None else user.pw_uid,
         group=None if user is None else user.pw_gid,

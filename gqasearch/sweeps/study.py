@@ -22,7 +22,7 @@ from gqasearch.sweeps.parameters import count_draws
 from gqasearch.sweeps.storage import Storage, storage_at, storage_errors
 
 # User attributes of the study, and of its trials.
-DEFINITION, TRIALS, MEASURED_ON = "definition", "trials", "measured_on"
+DEFINITION, TRIALS, MAX_FAILED, MEASURED_ON = "definition", "trials", "max_failed", "measured_on"
 ERROR, MEASURED = "error", "measured"
 STORAGE_VARIABLE = "GQASEARCH_STORAGE"
 DEFAULT_TRIALS = 50
@@ -84,7 +84,9 @@ def begin(sweep: Sweep, place: Place, trials: int | None) -> optuna.Study:
         wanted = trials or sweep.trials or known.get(TRIALS) or DEFAULT_TRIALS
         if sweep.sampler.name == EXHAUSTIVE:
             wanted = min(wanted, count_draws(sweep.parameters))
-        study.set_user_attr(TRIALS, wanted)
+        for name, value in ((TRIALS, wanted), (MAX_FAILED, sweep.max_failed)):
+            if known.get(name) != value:
+                study.set_user_attr(name, value)
     return study
 
 
@@ -166,6 +168,7 @@ class Standing:
     failed: int
     wrong: tuple[FrozenTrial, ...]
     exhaustive: bool
+    max_failed: int
 
     @classmethod
     def of(cls, study: optuna.Study) -> Standing:
@@ -177,6 +180,7 @@ class Standing:
             *(states.count(state) for state in (TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL)),
             tuple(trial for trial in trials if trial.state == TrialState.FAIL and ERROR in trial.user_attrs),
             study.user_attrs.get(DEFINITION, {}).get("sampler", {}).get("name") == EXHAUSTIVE,
+            int(study.user_attrs.get(MAX_FAILED, 0)),
         )
 
     @property

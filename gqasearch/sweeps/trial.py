@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def run_trial(study: optuna.Study, trial: optuna.Trial, sweep: Sweep, place: Pla
         folder = trial_folder(place.output_dir, study.get_trials(deepcopy=False)[trial.number])
         trial.set_user_attr("folder", str(folder.path.absolute()))
         trial.set_user_attr("host", HOST)
+        trial.set_user_attr("pid", os.getpid())
         if "seconds" in sweep.objectives:  # what other trials computed would be free
             kept.forget(Kept.RUNNING, Kept.TABLES)
         callbacks = (Pruning(study, trial),) if sweep.prunes else ()

@@ -85,7 +85,7 @@ class Worker:
             standing = Standing.of(self.study)
             if standing.is_done:
                 return "done"
-            if len(standing.wrong) > self.sweep.max_failed:
+            if len(standing.wrong) > standing.max_failed:
                 raise UserError(_too_many(standing.wrong))
             if standing.decided + standing.running >= standing.wanted:
                 return "wait"
