@@ -68,18 +68,17 @@ class Worker:
 
     def run(self) -> None:
         """Until enough trials are decided. Raises ``UserError`` when too many went wrong."""
-        with quiet_optuna():
-            self._agree()
-            while (step := self.step()) != "done":
-                if step == "wait":
-                    time.sleep(POLL_SECONDS)
+        self._agree()
+        while (step := self.step()) != "done":
+            if step == "wait":
+                time.sleep(POLL_SECONDS)
 
     def step(self) -> Literal["ran", "wait", "done"]:
         """Run a trial, unless there are enough or those under way may be."""
         parent = multiprocessing.parent_process()
         if parent is not None and not parent.is_alive():
             return "done"
-        with ExitStack() as lock:
+        with quiet_optuna(), ExitStack() as lock:
             lock.enter_context(self.place.storage.lock())
             self._recover()
             standing = Standing.of(self.study)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from gqasearch.sweeps.parameters import count_draws, draw, extreme_draws
 from gqasearch.sweeps.storage import storage_at
 from tests.sweeps.helpers import call, write
 
+ROOT = Path(__file__).resolve().parents[2]
 POPULATION = {"type": "int", "low": 4, "high": 8}
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "field": ({"sampeler": "tpe"}, "unknown field in the file: 'sampeler'; did you mean 'sampler'"),
@@ -81,6 +83,19 @@ def test_what_is_wrong_is_named(case: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         read_sweep(write(tmp_path, content))
     assert message in str(caught.value) and "tiny.yaml" in str(caught.value)
+
+
+def test_the_documented_file_and_the_ready_ones_are_right(tmp_path: Path) -> None:
+    (block,) = re.findall(
+        r"^```yaml\n(.*?)^```", (ROOT / "docs" / "sweeps.md").read_text(), flags=re.DOTALL | re.MULTILINE
+    )
+    documented = tmp_path / "choices.yaml"
+    documented.write_text(block, encoding="utf-8")
+    assert read_sweep(documented).objectives == ("kl", "seconds")
+    ready = sorted((ROOT / "experiments" / "sweeps").glob("*.yaml"))
+    assert len(ready) >= 2
+    for file in ready:
+        read_sweep(file)
 
 
 def test_a_condition_holds_through_conditions() -> None:
