@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from typing import Any
 
 import optuna
 import torch
@@ -36,12 +38,13 @@ class _Process:
 def launch(study: optuna.Study, place: Place, workers: int, watch: Callable[[Standing], object] = bool) -> Standing:
     """Run ``workers`` processes until the study has its trials; ``watch`` is told where it stands meanwhile.
 
-    Raises ``UserError`` with what a worker said, or when all ended early. An interrupt stops them: what is written
-    stays, and their trials wait in the queue.
+    Raises ``UserError`` with what a worker said, or when all ended early. An interrupt, SIGTERM included, stops them: what
+    is written stays, and their trials wait in the queue.
     """
     threads = max(1, torch.get_num_threads() // workers) if workers > 1 else None
     running = [_start(place, threads) for _ in range(workers)]
     restarts = 0
+    before = signal.signal(signal.SIGTERM, _interrupt)  # what schedulers send, and scripts to what runs behind them
     try:
         while running:
             time.sleep(POLL_SECONDS)
@@ -54,6 +57,7 @@ def launch(study: optuna.Study, place: Place, workers: int, watch: Callable[[Sta
                     restarts += 1
                     running.append(_start(place, threads))
     finally:
+        signal.signal(signal.SIGTERM, before)
         _stop(running)
     standing = Standing.of(study)
     watch(standing)
@@ -63,6 +67,10 @@ def launch(study: optuna.Study, place: Place, workers: int, watch: Callable[[Sta
             f"{standing.wanted} trials done; the same command goes on"
         )
     return standing
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def _start(place: Place, threads: int | None) -> _Process:
