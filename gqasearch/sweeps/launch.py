@@ -38,7 +38,7 @@ class _Process:
 def launch(study: optuna.Study, place: Place, workers: int, watch: Callable[[Standing], object] = bool) -> Standing:
     """Run ``workers`` processes until the study has its trials; ``watch`` is told where it stands meanwhile.
 
-    Raises ``UserError`` with what a worker said, or when all ended early. An interrupt, SIGTERM included, stops them: what
+    Raises ``UserError`` with what a worker said, or when all ended early. An interrupt, SIGTERM too, stops them: what
     is written stays, and their trials wait in the queue.
     """
     threads = max(1, torch.get_num_threads() // workers) if workers > 1 else None
