@@ -46,7 +46,11 @@ class NoProgress:
         """Nothing."""
 
 
-# Settings that a model, its statistics and a prepared fitness each depend on, those before it included.
+# Settings that texts, a model, its statistics and a prepared fitness each depend on, those before it included.
+TEXT_SETTINGS = (
+    *("model", "revision", "block_length", "calibration_text", "evaluation_text", "evaluation_part"),
+    *("calibration_tokens", "search_tokens", "evaluation_tokens"),
+)
 MODEL_SETTINGS = ("model", "revision", "dtype", "device")
 STATISTICS_SETTINGS = (*MODEL_SETTINGS, "calibration_text", "calibration_tokens", "block_length")
 FITNESS_SETTINGS = (*STATISTICS_SETTINGS, "search_tokens", "merge", "merge_parameters", "refine", "refine_parameters")
@@ -131,21 +135,19 @@ class Workspace:
     def converter(self) -> Converter:
         return Converter(self.parent, self.merge, lambda: self.statistics)
 
-    @cached_property
-    def _blocks(self) -> dict[Split, TokenBlocks]:
-        return {}
-
     def blocks(self, split: Split) -> TokenBlocks:
         """Token blocks of one of the three texts; they never overlap."""
-        if split not in self._blocks:
-            tokens = {
-                "calibration": self.config.calibration_tokens,
-                "search": self.config.search_tokens,
-                "evaluation": self.config.evaluation_tokens,
-            }[split]
-            validation = split == "evaluation" and self.config.evaluation_part == "validation"
-            self._blocks[split] = self._validation() if validation else self._cut(split, tokens)
-        return self._blocks[split]
+        return self._kept.get("text", Kept.SMALL, (self._key(TEXT_SETTINGS), split), lambda: self._make_blocks(split))
+
+    def _make_blocks(self, split: Split) -> TokenBlocks:
+        if split == "evaluation" and self.config.evaluation_part == "validation":
+            return self._validation()
+        tokens = {
+            "calibration": self.config.calibration_tokens,
+            "search": self.config.search_tokens,
+            "evaluation": self.config.evaluation_tokens,
+        }
+        return self._cut(split, tokens[split])
 
     def _cut(self, split: Split, tokens: int) -> TokenBlocks:
         """The first ``tokens`` of one text."""
