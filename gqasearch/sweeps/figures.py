@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -59,22 +60,27 @@ def history_figure(study: optuna.Study, sweep: Sweep) -> Figure:
 def importances(study: optuna.Study, sweep: Sweep) -> list[dict[str, float]]:
     """Objective by objective, parameter -> share; {} where trials are few or all alike. Shares sum to 1.
 
+    Only parameters drawn in every trial: what a conditional one does is mixed with what its condition does.
     PED-ANOVA: how much a parameter's distribution among the best tenth differs from that among all
     (https://arxiv.org/abs/2304.10255).
     """
     trials = complete_trials(study)
     if len(trials) < LEAST_FOR_IMPORTANCE:
         return [{} for _ in sweep.objectives]
-    return [_importance(study, trials, index) for index in range(len(sweep.objectives))]
+    return [_importance(study, sweep, trials, index) for index in range(len(sweep.objectives))]
 
 
-def _importance(study: optuna.Study, trials: Sequence[FrozenTrial], index: int) -> dict[str, float]:
+def _importance(study: optuna.Study, sweep: Sweep, trials: Sequence[FrozenTrial], index: int) -> dict[str, float]:
     values = {trial.values[index] for trial in trials}
     if len(values) < 2:
         return {}
-    with quiet_optuna():
+    always = [name for name in sweep.parameters if all(name in trial.params for trial in trials)]
+    if not always:
+        return {}
+    with quiet_optuna(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="PedAnovaImportanceEvaluator computes the importances of params to")
         found = get_param_importances(
-            study, evaluator=PedAnovaImportanceEvaluator(), target=lambda trial: trial.values[index]
+            study, evaluator=PedAnovaImportanceEvaluator(), params=always, target=lambda trial: trial.values[index]
         )
     return dict(found) if any(found.values()) else {}
 
