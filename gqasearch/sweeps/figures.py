@@ -51,7 +51,7 @@ def history_figure(study: optuna.Study, sweep: Sweep) -> Figure:
             axes.set_ylabel(name)
             axes.grid(True)
             axes.set_axisbelow(True)
-        panels[0].legend(loc="upper right", ncols=3)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
         panels[-1].set_xlabel("trial")
         panels[-1].xaxis.get_major_locator().set_params(integer=True)
     return figure
@@ -128,7 +128,11 @@ def _draw_slice(axes: Axes, sweep: Sweep, name: str, trials: list[FrozenTrial], 
         # Many trials have one choice: spread them, always in the same way.
         shown = places + 0.5 * (np.arange(len(places)) * 0.618 % 1 - 0.5)
         longest = max(len(str(choice)) for choice in choices)
-        axes.set_xticks(range(len(choices)), [str(choice) for choice in choices], rotation=30 if longest > 6 else 0)
+        axes.set_xticks(range(len(choices)), [str(choice) for choice in choices])
+        if longest > 6:
+            axes.tick_params(axis="x", labelrotation=20)
+            for label in axes.get_xticklabels():
+                label.set(ha="right", rotation_mode="anchor")
         axes.set_xlim(-0.5, len(choices) - 0.5)
     else:
         shown = np.array([trial.params[name] for trial in trials], dtype=np.float64)
