@@ -63,6 +63,10 @@ class RunConfig(BaseModel):
     evaluation_text: str | None = Field(
         None, description="other text to report on, whole [default: the held-out part of the calibration text]"
     )
+    evaluation_part: Literal["held-out", "validation"] = Field(
+        "held-out",
+        description="report on the held-out part, or on validation: the end of the search part, to compare settings on",
+    )
     calibration_tokens: int = Field(65536, ge=2, description="tokens the statistics are gathered on")
     search_tokens: int = Field(16384, ge=2, description="tokens that fitness functions may run the model on")
     evaluation_tokens: int = Field(65536, ge=2, description="held-out tokens that results are reported on")
@@ -92,6 +96,8 @@ class RunConfig(BaseModel):
             raise ValueError("equal_sizes needs one number of groups for all layers; leave uneven out")
         if self.equal_sizes and self.max_group_size is not None:
             raise ValueError("max_group_size has no effect with equal_sizes; give one of them")
+        if self.evaluation_part == "validation" and self.evaluation_text is not None:
+            raise ValueError("evaluation_part validation is a part of the calibration text; leave evaluation_text out")
         if not self.objectives or len(set(self.objectives)) != len(self.objectives):
             raise ValueError(f"objectives must be one or more different names, got {list(self.objectives)}")
         if self.objectives[0] == KV_RATIO:

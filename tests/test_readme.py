@@ -14,6 +14,7 @@ from gqasearch.cli.app import app
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line.split("#")[0] for line in re.findall(r"^\.venv/bin/gqasearch (.+)$", README, flags=re.MULTILINE)]
+SWEEP = "objectives: [kl]\nparameters: {merge: [mean, optimal]}\n"
 PREPARE = "search --method neighbour --merge mean --fitness weight-sharing-error --output-dir runs/NAME -q"
 
 # A comparison of few groupings on little text.
@@ -38,6 +39,9 @@ def test_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             call(command.replace("path/to/llama", "embedded") + " --dry-run")
         elif verb == "compare":
             assert call(f"{command} {SMALL}")
+        elif verb == "sweep":
+            (tmp_path / "sweep.yaml").write_text(SWEEP, encoding="utf-8")
+            assert "study sweep in sqlite:" in call(command + " --dry-run")
         else:
             assert call(command)
     assert (tmp_path / "converted" / "model.safetensors").is_file()

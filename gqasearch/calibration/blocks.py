@@ -57,6 +57,14 @@ class TokenBlocks:
         """The tokens with nothing masked, (N, T)."""
         return self.ids if self.labels is None else torch.where(self.labels == NO_TARGET, self.ids, self.labels)
 
+    def last(self, max_tokens: int) -> TokenBlocks:
+        """The final blocks that hold ``max_tokens`` tokens, or all of them."""
+        after = self.mask.sum(1).flip(0).cumsum(0).flip(0) - self.mask.sum(1)
+        count = int((after < max_tokens).sum())
+        start = len(self.ids) - count
+        labels = None if self.labels is None else self.labels[start:]
+        return replace(self, ids=self.ids[start:], mask=self.mask[start:], labels=labels)
+
     def batches(self, blocks: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(ids, mask) of ``blocks`` blocks at a time, in order."""
         yield from zip(self.ids.split(blocks), self.mask.split(blocks), strict=True)

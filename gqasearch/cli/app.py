@@ -16,6 +16,7 @@ from gqasearch.cli.ls import ls
 from gqasearch.cli.materialize import materialize
 from gqasearch.cli.report import report
 from gqasearch.cli.search import search
+from gqasearch.cli.sweep import app as sweep
 from gqasearch.cli.validate import validate
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app = typer.Typer(
 for verb in (search, compare, materialize, evaluate, export, export_gguf, validate, ls, report):
     app.command()(verb)
 app.command("import")(import_grouping)  # a word that no function can be named
+app.add_typer(sweep, name="sweep")
 
 
 def _show_version(wanted: bool) -> None:

@@ -27,7 +27,6 @@ from gqasearch.grouping_document import read_grouping
 from gqasearch.reporting import HistoryPoint
 from gqasearch.run import Kept, NoProgress, Progress, RunFolder, Workspace, run
 from gqasearch.run.problem import build_problem, prepare_fitness
-from gqasearch.run.workspace import RUNS_MODEL, STATISTICS_ALONE
 from gqasearch.search import Limit, check_takes, run_search
 
 
@@ -89,8 +88,7 @@ def search_winners(
         if seed == 0:
             progress.stage(f"search {setting}: {entry.label}", total=len(todo))
             # The first seed's seconds are the search's whole price; the others know what it measured.
-            kept.forget(RUNS_MODEL)
-            kept.forget(STATISTICS_ALONE)
+            kept.forget(Kept.RUNNING, Kept.TABLES)
         progress.update(done)
         made = folder.run(setting, entry, seed)
         run(config.run_config(setting, entry, seed), made.path, OneBar(progress, done), kept)

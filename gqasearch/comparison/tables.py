@@ -126,7 +126,7 @@ class _Winners:
     @cached_property
     def blocks(self) -> FloatArray:
         """KL per block, mean over seeds, (B,)."""
-        return np.mean([result["kl_blocks"] for result in self.results], axis=0)
+        return np.asarray(np.mean([result["kl_blocks"] for result in self.results], axis=0), dtype=np.float64)
 
     def row(self) -> Row:
         kls = [result["kl"] for result in self.results]

@@ -119,15 +119,18 @@ class Similarity:
 class ParetoFront:
     """The non-dominated candidates of a search: names of the M objectives, N points of M values.
 
-    ``chosen``: index of the point that was written to grouping.json.
+    ``chosen``: index of the point that was written to grouping.json. ``dominated``: other points, to show beside them.
     """
 
     objectives: tuple[str, ...]
     points: tuple[tuple[float, ...], ...]
     chosen: int | None = None
+    dominated: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.objectives) < 2 or any(len(point) != len(self.objectives) for point in self.points):
+        if len(self.objectives) < 2 or any(
+            len(point) != len(self.objectives) for point in self.points + self.dominated
+        ):
             raise ValueError(f"a front needs points of {len(self.objectives)} (two or more) values each")
 
 
@@ -142,7 +145,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class TextUse:
-    """One text and what it was used for; ``role`` is "calibration", "search" or "held-out"."""
+    """One text and what it was used for; ``role`` is "calibration", "search", "held-out" or "validation"."""
 
     role: str
     source: str

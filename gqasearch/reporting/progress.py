@@ -64,11 +64,10 @@ class SearchProgress:
         self._finish_stage()
         self._task = self._progress.add_task(name, total=total, detail="")
 
-    def update(self, completed: int, point: HistoryPoint | None = None) -> None:
-        """Steps of the stage done so far, and where its search stands."""
+    def update(self, completed: int, point: HistoryPoint | None = None, detail: str = "") -> None:
+        """Steps of the stage done so far, and where its search stands, or other words on it."""
         if self._progress is None or self._task is None:
             return
-        detail = ""
         if point is not None:
             detail = f"best {point.best:.5g}  generation {point.generation}  {point.evaluations:,} evaluations"
         self._progress.update(self._task, completed=completed, detail=detail)

@@ -1,7 +1,7 @@
 """The pipeline: the one place that knows the order of the steps."""
 
 from gqasearch.config import RunConfig, apply_settings, build_config, read_config_file
-from gqasearch.run.folder import RunFolder
+from gqasearch.run.folder import RunFolder, without_passwords
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener, RunStart
 from gqasearch.run.pipeline import default_output_dir, materialize, run
@@ -25,4 +25,5 @@ __all__ = [
     "read_config_file",
     "report_data",
     "run",
+    "without_passwords",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -158,5 +159,16 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: version(name) for name in REPORTED_PACKAGES},
-        "command": " ".join(Path(word).name if index == 0 else word for index, word in enumerate(sys.argv)),
+        "command": without_passwords(
+            " ".join(Path(word).name if index == 0 else word for index, word in enumerate(sys.argv))
+        ),
     }
+
+
+def without_passwords(text: str) -> str:
+    """``text`` with the passwords of all URLs in it replaced by ``***``.
+
+    >>> without_passwords("--storage postgresql+psycopg://me:secret@host/db?password=secret")
+    '--storage postgresql+psycopg://me:***@host/db?password=***'
+    """
+    return re.sub(r"(\bpassword=)[^&\s]+", r"\1***", re.sub(r"(://[^:/@\s]*:)\S*@", r"\1***@", text))

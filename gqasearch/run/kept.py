@@ -18,6 +18,7 @@ class Kept:
 
     LARGE = 1  # how many of a kind: models and hidden states may be most of the memory
     SMALL = 16  # tables of errors
+    RUNNING, TABLES = "fitness that runs the model", "fitness from statistics alone"  # two kinds
 
     def __init__(self) -> None:
         self._kinds: dict[str, OrderedDict[Hashable, Any]] = {}
@@ -33,6 +34,7 @@ class Kept:
         found: T = known[key]
         return found
 
-    def forget(self, kind: str) -> None:
-        """Keep nothing of this kind: what is asked for next has its whole price."""
-        self._kinds.pop(kind, None)
+    def forget(self, *kinds: str) -> None:
+        """Keep nothing of these kinds: for who measures how long it takes to make them."""
+        for kind in kinds:
+            self._kinds.pop(kind, None)

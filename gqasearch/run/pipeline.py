@@ -74,12 +74,14 @@ def run(
     *,
     workers: int | str = 1,
     threads: int | None = None,
+    report: bool = True,
 ) -> RunFolder:
     """The whole main job, into ``output_dir``; goes on where an interrupted run of the same settings stopped.
 
     ``kept``: what it shares with other runs of the process. ``listeners``: told of it as it goes. ``workers``: who runs
     candidates during the search: a number of processes, "ray" or "ray://HOST:PORT"; no setting, as it changes no
-    result. ``threads``: CPU threads of each [default: what the run began with; see ``threads_of``].
+    result. ``threads``: CPU threads of each [default: what the run began with; see ``threads_of``]. ``report``: write
+    ``report.html``, which takes longer than a short search; ``gqasearch report`` makes it later.
     """
     work = Workspace(config, progress, kept, listeners)
     work.check()
@@ -89,13 +91,15 @@ def run(
     folder.open(work.config)
     lock = folder.acquire()
     try:
-        run_steps(work, folder, crew, threads)
+        run_steps(work, folder, crew, threads, report=report)
     finally:
         lock.release()
     return folder
 
 
-def run_steps(work: Workspace, folder: RunFolder, workers: Workers = ONE, threads: int | None = None) -> None:
+def run_steps(
+    work: Workspace, folder: RunFolder, workers: Workers = ONE, threads: int | None = None, *, report: bool = True
+) -> None:
     """Every step whose result is not there yet."""
     if work.listeners:
         start = RunStart(folder.path, work.config.model_dump(mode="json"), folder.known_history())
@@ -109,7 +113,7 @@ def run_steps(work: Workspace, folder: RunFolder, workers: Workers = ONE, thread
         materialize(work, document, folder.model)
     if not folder.metrics.is_file():
         evaluate_step(work, folder, document)
-    if not folder.report.is_file():
+    if report and not folder.report.is_file():
         write_report(folder.report, report_data([folder]))
     for listener in work.listeners:
         listener.on_metrics(read_json(folder.metrics))

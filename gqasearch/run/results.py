@@ -165,6 +165,8 @@ class _Run:
             "search": ("search", "fitness functions that run the model"),
             "reported": ("held-out", "the figures of this page; nothing was fitted or searched on it"),
         }
+        if self.config.evaluation_part == "validation":
+            uses["reported"] = ("validation", "the figures of this page, to compare settings; none to report")
         found = []
         for key, (role, purpose) in uses.items():
             text = self.metrics["texts"][key]

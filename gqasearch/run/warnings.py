@@ -12,6 +12,10 @@ OVERLAP = (
     "{share:.1%} of the reported text also stands in the {split} text: figures are too good there; give another "
     "--evaluation-text"
 )
+VALIDATION = (
+    "figures are on the validation part of the text, for comparing settings, and settings chosen by them look too good "
+    "on it: report on the held-out part"
+)
 
 # Share of the reported text seen before from which it is worth a word: licences and quotations stay below.
 WORTH_A_WORD = 0.01
@@ -22,7 +26,7 @@ def warnings_of(work: Workspace) -> list[str]:
     text = work.config.calibration_text
     searched = any(fitness.needs == "forward" for fitness in work.fitnesses.values())
     fitted = "statistics" in work.needs() or work.refinement.reads_text
-    found = []
+    found = [VALIDATION] if work.config.evaluation_part == "validation" else []
     if searched and text != "embedded":
         found.append(SEARCHED.format(text=f"the search part of {text}"))
     benchmark = benchmark_named(text)

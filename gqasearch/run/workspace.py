@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Protocol
 
@@ -46,14 +48,14 @@ class NoProgress:
         """Nothing."""
 
 
-# Settings that a model, its statistics and a prepared fitness each depend on, those before it included.
+# Settings that texts, a model, its statistics and a prepared fitness each depend on, those before it included.
+TEXT_SETTINGS = (
+    *("model", "revision", "block_length", "calibration_text", "evaluation_text", "evaluation_part"),
+    *("calibration_tokens", "search_tokens", "evaluation_tokens"),
+)
 MODEL_SETTINGS = ("model", "revision", "dtype", "device")
 STATISTICS_SETTINGS = (*MODEL_SETTINGS, "calibration_text", "calibration_tokens", "block_length")
 FITNESS_SETTINGS = (*STATISTICS_SETTINGS, "search_tokens", "merge", "merge_parameters", "refine", "refine_parameters")
-
-
-# Kinds of prepared fitness functions in ``Kept``.
-RUNS_MODEL, STATISTICS_ALONE = "runs the model", "statistics alone"
 
 
 class Workspace:
@@ -69,7 +71,7 @@ class Workspace:
         kept: Kept | None = None,
         listeners: Sequence[RunListener] = (),
     ) -> None:
-        self.config = _resolved(config)
+        self.config = with_refinement(config)
         self.progress: Progress = progress or NoProgress()
         self.listeners = tuple(listeners)
         self._kept = kept or Kept()
@@ -142,26 +144,40 @@ class Workspace:
     def converter(self) -> Converter:
         return Converter(self.parent, self.merge, lambda: self.statistics)
 
-    @cached_property
-    def _blocks(self) -> dict[Split, TokenBlocks]:
-        return {}
-
     def blocks(self, split: Split) -> TokenBlocks:
         """Token blocks of one of the three texts; they never overlap."""
-        if split not in self._blocks:
-            tokens = {
-                "calibration": self.config.calibration_tokens,
-                "search": self.config.search_tokens,
-                "evaluation": self.config.evaluation_tokens,
-            }[split]
-            tokenizer = self.parent.tokenizer
-            if tokenizer is None:
-                raise UserError(f"model {self.parent.id} has no tokenizer")
-            documents, words = self._documents(split)
-            source = f"{words}: {', '.join(document.name for document in documents[:20])}"
-            objective, length = self.parent.family.objective, self.config.block_length
-            self._blocks[split] = make_blocks(documents, tokenizer, length, tokens, source, objective)
-        return self._blocks[split]
+        return self._kept.get("text", Kept.SMALL, (self._key(TEXT_SETTINGS), split), lambda: self._make_blocks(split))
+
+    def _make_blocks(self, split: Split) -> TokenBlocks:
+        if split == "evaluation" and self.config.evaluation_part == "validation":
+            return self._validation()
+        tokens = {
+            "calibration": self.config.calibration_tokens,
+            "search": self.config.search_tokens,
+            "evaluation": self.config.evaluation_tokens,
+        }
+        return self._cut(split, tokens[split])
+
+    def _cut(self, split: Split, tokens: int) -> TokenBlocks:
+        """The first ``tokens`` of one text."""
+        tokenizer = self.parent.tokenizer
+        if tokenizer is None:
+            raise UserError(f"model {self.parent.id} has no tokenizer")
+        documents, words = self._documents(split)
+        source = f"{words}: {', '.join(document.name for document in documents[:20])}"
+        objective, length = self.parent.family.objective, self.config.block_length
+        return make_blocks(documents, tokenizer, length, tokens, source, objective)
+
+    def _validation(self) -> TokenBlocks:
+        """The last blocks of the search text, which no search sees: it takes the first ones."""
+        whole = self._cut("search", sys.maxsize)
+        searched, found = whole.first(self.config.search_tokens), whole.last(self.config.evaluation_tokens)
+        if len(searched.ids) + len(found.ids) > len(whole.ids):
+            raise UserError(
+                f"the search part of {self.config.calibration_text} has {whole.tokens} tokens, too few for "
+                f"{self.config.search_tokens} to search on and {self.config.evaluation_tokens} for validation"
+            )
+        return replace(found, source=f"the end, for validation, of {whole.source}")
 
     def _documents(self, split: Split) -> tuple[list[Document], str]:
         """The documents of one purpose, and the text they are of in words."""
@@ -189,7 +205,7 @@ class Workspace:
     def prepared(self, fitness: Fitness) -> PreparedFitness:
         """``fitness`` bound to this model and its texts; one that other workspaces used knows what they measured."""
         return self._kept.get(
-            *((RUNS_MODEL, Kept.LARGE) if fitness.needs == "forward" else (STATISTICS_ALONE, Kept.SMALL)),
+            *((Kept.RUNNING, Kept.LARGE) if fitness.needs == "forward" else (Kept.TABLES, Kept.SMALL)),
             (self._key(FITNESS_SETTINGS), fitness.name, json.dumps(fitness.parameters(), sort_keys=True, default=str)),
             lambda: fitness.prepare(self.context()),
         )
@@ -221,7 +237,7 @@ class Workspace:
             check_target(config.target, parent.family, parent.config, uneven=uneven, equal_sizes=config.equal_sizes)
 
 
-def _resolved(config: RunConfig) -> RunConfig:
+def with_refinement(config: RunConfig) -> RunConfig:
     """The same settings with the refinement named."""
     if config.refine is not None:
         return config

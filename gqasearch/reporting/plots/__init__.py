@@ -1,6 +1,14 @@
 """Figures of a report, one file each. Every function returns a matplotlib ``Figure``; pyplot is not used."""
 
-from gqasearch.reporting.plots._style import figure_png, figure_svg, figure_webp
+from gqasearch.reporting.plots._style import (
+    GREY,
+    LINE_COLOURS,
+    figure_png,
+    figure_svg,
+    figure_webp,
+    plain_log_axis,
+    styled,
+)
 from gqasearch.reporting.plots.convergence import convergence_figure, searched
 from gqasearch.reporting.plots.grouping import grouping_figure
 from gqasearch.reporting.plots.kl import kl_figure
@@ -8,6 +16,8 @@ from gqasearch.reporting.plots.pareto import pareto_figure
 from gqasearch.reporting.plots.similarity import similarity_figure
 
 __all__ = [
+    "GREY",
+    "LINE_COLOURS",
     "convergence_figure",
     "figure_png",
     "figure_svg",
@@ -15,6 +25,8 @@ __all__ = [
     "grouping_figure",
     "kl_figure",
     "pareto_figure",
+    "plain_log_axis",
     "searched",
     "similarity_figure",
+    "styled",
 ]

@@ -30,6 +30,8 @@ def pareto_figure(front: ParetoFront) -> Figure:
 
 def _draw_pair(axes: Axes, front: ParetoFront, first: int, second: int) -> None:
     points = np.array(front.points, dtype=np.float64).reshape(-1, len(front.objectives))[:, [first, second]]
+    others = np.array(front.dominated, dtype=np.float64).reshape(-1, len(front.objectives))[:, [first, second]]
+    axes.plot(others[:, 0], others[:, 1], "o", markersize=4, color="#bbbbbb")
     ordered = points[np.lexsort((points[:, 1], points[:, 0]))]
     if len(front.objectives) == 2:
         # Between two points nothing was found that is better than both: the front is a staircase.
@@ -43,7 +45,7 @@ def _draw_pair(axes: Axes, front: ParetoFront, first: int, second: int) -> None:
         axes.annotate(
             "written to grouping.json", chosen, (8, 8), textcoords="offset points", size=8, color=LINE_COLOURS[1]
         )
-    for which, column in (("x", points[:, 0]), ("y", points[:, 1])):
+    for which, column in zip("xy", np.concatenate([points, others]).T, strict=True):
         if column.size and column.min() > 0 and column.max() / column.min() > 10:
             plain_log_axis(axes, which)
     axes.grid(True)
