@@ -35,16 +35,16 @@ class Named(BaseModel):
 class Validation(_Strict):
     """The text that trials are compared on: ``tokens`` of the search part's end, or of another ``text``."""
 
-    tokens: int = Field(16384, ge=2)
+    tokens: int = Field(default=16384, ge=2)
     text: str | None = None
 
 
 class Heartbeat(_Strict):
     """A trial that was silent for ``grace`` seconds is taken for dead and run again, ``retries`` times at most."""
 
-    interval: int = Field(15, ge=1)
-    grace: int = Field(60, ge=1)
-    retries: int = Field(3, ge=0)
+    interval: int = Field(default=15, ge=1)
+    grace: int = Field(default=60, ge=1)
+    retries: int = Field(default=3, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> Heartbeat:
@@ -65,7 +65,7 @@ class Sweep(_Strict):
     pruner: Named = Named(name="none")
     validation: Validation = Validation()
     heartbeat: Heartbeat = Heartbeat()
-    max_failed: int = Field(10, ge=0)
+    max_failed: int = Field(default=10, ge=0)
 
     @field_validator("sampler", "pruner", mode="before")
     @classmethod
@@ -212,5 +212,5 @@ def _fields(where: list[str]) -> list[str]:
     """Names that the mapping at ``where`` may have."""
     if where[:1] == ["parameters"]:
         return list(KINDS[where[2]].model_fields)
-    inner = {"validation": Validation, "heartbeat": Heartbeat}
+    inner: dict[str, type[BaseModel]] = {"validation": Validation, "heartbeat": Heartbeat}
     return list(inner[where[0]].model_fields if where else Sweep.model_fields)
