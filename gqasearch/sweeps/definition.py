@@ -65,7 +65,7 @@ class Sweep(_Strict):
     pruner: Named = Named(name="none")
     validation: Validation = Validation()
     heartbeat: Heartbeat = Heartbeat()
-    max_failed: int = Field(10, ge=0)
+    max_failed: int = Field(default=10, ge=0)
 
     @field_validator("sampler", "pruner", mode="before")
     @classmethod

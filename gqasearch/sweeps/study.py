@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,18 +173,18 @@ class Standing:
 
     @classmethod
     def of(cls, study: optuna.Study) -> Standing:
-        trials = study.get_trials(deepcopy=False)
-        states = [trial.state for trial in trials]
+        trials, known = study.get_trials(deepcopy=False), study.user_attrs
+        states = Counter(trial.state for trial in trials)
         return cls(
-            int(study.user_attrs.get(TRIALS, DEFAULT_TRIALS)),
-            states.count(TrialState.COMPLETE),
-            states.count(TrialState.PRUNED),
-            states.count(TrialState.RUNNING),
-            states.count(TrialState.WAITING),
-            states.count(TrialState.FAIL),
-            tuple(trial for trial in trials if trial.state == TrialState.FAIL and ERROR in trial.user_attrs),
-            study.user_attrs.get(DEFINITION, {}).get("sampler", {}).get("name") == EXHAUSTIVE,
-            int(study.user_attrs.get(MAX_FAILED, 0)),
+            wanted=int(known.get(TRIALS, DEFAULT_TRIALS)),
+            complete=states[TrialState.COMPLETE],
+            pruned=states[TrialState.PRUNED],
+            running=states[TrialState.RUNNING],
+            waiting=states[TrialState.WAITING],
+            failed=states[TrialState.FAIL],
+            wrong=tuple(trial for trial in trials if trial.state == TrialState.FAIL and ERROR in trial.user_attrs),
+            exhaustive=known.get(DEFINITION, {}).get("sampler", {}).get("name") == EXHAUSTIVE,
+            max_failed=int(known.get(MAX_FAILED, 0)),
         )
 
     @property

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import read_grouping
-from gqasearch.run import RunFolder, Workspace, build_config, run
+from gqasearch.run import Kept, RunFolder, Workspace, build_config, run
 from gqasearch.sweeps.study import MEASURED_ON, Standing
 from gqasearch.sweeps.worker import Worker
 from tests.sweeps.helpers import call, finished, started, write
@@ -183,11 +183,13 @@ def test_seconds_are_those_of_a_run_alone(values: dict[str, Any], tmp_path: Path
     """What one trial computed is not given to the next where time is measured."""
     _, place = started(tmp_path, {**values, "objectives": ["seconds"], "trials": 1})
     worker = Worker(place)
-    kinds: list[set[str]] = []
+    kept: list[set[str]] = []
     forget = worker.kept.forget
-    worker.kept.forget = lambda *names: (forget(*names), kinds.append(set(worker.kept._kinds)))[0]  # type: ignore[method-assign]
+    worker.kept.forget = lambda *names: (forget(*names), kept.append(set(worker.kept._kinds)))[0]  # type: ignore[method-assign]
     worker.run()
-    assert kinds == [{"parent"}]
+    (kinds,) = kept
+    assert "parent" in kinds and not kinds & {Kept.RUNNING, Kept.TABLES}
+    assert Kept.TABLES in worker.kept._kinds
 
 
 def test_a_study_that_is_not_there(values: dict[str, Any], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +36,11 @@ def export(
             raise unknown_name("format", format_, ("csv", "json"))
         _, place = locate(file, storage, study_name, output_dir)
         frame = trials_frame(*load(place))
-        text = frame.to_csv(index=False) if format_ == "csv" else frame.to_json(orient="records", indent=1) + "\n"
+        if format_ == "csv":
+            text = frame.to_csv(index=False)
+        else:  # pandas' own writer rounds
+            rows = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
+            text = json.dumps(rows, indent=1) + "\n"
         if output is None:
             typer.echo(text, nl=False)
         else:
