@@ -33,7 +33,7 @@ def write_facts(config: ComparisonConfig, folder: ComparisonFolder, plan: Plan, 
     if path.is_file():
         return
     work = Workspace(config.run_config(next(config.settings()), NO_SEARCH), kept=kept)
-    texts = {split: work.blocks(split) for split in ("calibration", "search", "evaluation")}  # type: ignore[arg-type]
+    texts = {split: work.blocks(split) for split in ("calibration", "search", "evaluation")}
     facts: dict[str, Any] = {
         "model": work.parent.id,
         "fingerprint": work.parent.fingerprint,
