@@ -23,6 +23,8 @@ from rich.console import Console
 from gqasearch.cli.compare import show
 from gqasearch.cli.messages import clear_errors, quiet_libraries
 from gqasearch.comparison import ComparisonFolder, build_comparison, compare
+from gqasearch.comparison.correlation import RULE
+from gqasearch.comparison.report import WINNER_RULE
 from gqasearch.errors import UserError
 from gqasearch.reporting import SearchProgress
 from gqasearch.reporting.comparison import ComparisonData
@@ -41,6 +43,7 @@ COMPARISONS: dict[str, dict[str, Any]] = {
     "optimal": {**SHARED, "merges": ("optimal",), "seeds": 3, "evaluations": 90, "top": 3},
     "mean": {**SHARED, "merges": ("mean",), "seeds": 0},
 }
+RULES = (RULE, WINNER_RULE)
 TABLES = ("ranking.csv", "winners.csv", "sample.csv")
 
 
@@ -83,7 +86,8 @@ def committed(results: Path) -> ComparisonData:
         raise UserError(f"{results} holds no results; measure them first")
     frames = [pd.read_csv(path) if (path := results / table).is_file() else pd.DataFrame() for table in TABLES]
     ranking, winners, sample = frames
-    return ComparisonData(results.name, ranking, sample, winners, (), (), (), "", {})
+    rules = RULES if len(winners) else RULES[:1]
+    return ComparisonData(results.name, ranking, sample, winners, rules, (), (), "", {})
 
 
 if __name__ == "__main__":

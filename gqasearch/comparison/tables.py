@@ -126,7 +126,8 @@ class _Winners:
     @cached_property
     def blocks(self) -> FloatArray:
         """KL per block, mean over seeds, (B,)."""
-        return np.asarray(np.mean([result["kl_blocks"] for result in self.results], axis=0), dtype=np.float64)
+        per_seed: FloatArray = np.array([result["kl_blocks"] for result in self.results], dtype=np.float64)
+        return per_seed.mean(axis=0)
 
     def row(self) -> Row:
         kls = [result["kl"] for result in self.results]
