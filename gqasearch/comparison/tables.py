@@ -127,7 +127,8 @@ class _Winners:
     def blocks(self) -> FloatArray:
         """KL per block, mean over seeds, (B,)."""
         per_seed: FloatArray = np.array([result["kl_blocks"] for result in self.results], dtype=np.float64)
-        return per_seed.mean(axis=0)
+        mean: FloatArray = per_seed.mean(axis=0)
+        return mean
 
     def row(self) -> Row:
         kls = [result["kl"] for result in self.results]
