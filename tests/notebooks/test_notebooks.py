@@ -6,7 +6,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -33,7 +32,7 @@ def test_committed_without_output(notebook: NotebookNode) -> None:
 
 
 def test_runs_from_top_to_bottom(notebook: NotebookNode, tmp_path: Path) -> None:
-    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", connection_file=str(tmp_path / "kernel.json"))
-    NotebookClient(notebook, km=kernel, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    where = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, kernel_name="python3", timeout=900, resources=where).execute()
     shown = [output for cell in code(notebook) for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in shown)
