@@ -7,11 +7,12 @@ python -m experiments.benchmarks.decode --quick                           # tiny
 python -m experiments.benchmarks.decode --show                            # the committed results
 
 All models have random weights and the same number of layers, and all but the first as many KV heads. They share the
-weights that have one shape: two copies of a model differ in speed by up to a fifth by where they lie in memory. The
-cache is filled with random keys and values of the context's length; then tokens are decoded one by one with the cache
-that ``generate`` uses. Models take turns, round after round; ratios are to the uniform model of the same round. KV
-memory is that of the cache's tensors, counted after the last token. ``--clock cpu`` counts the processor's time of one
-thread, which is the program's own whatever else runs. On a GPU also the largest batch that still fits.
+weights that have one shape: with weights of their own, models of the same matrices were seen to differ by a fifth,
+whatever their attention. The cache is filled with random keys and values of the context's length; then tokens are
+decoded one by one with the cache that ``generate`` uses. Models take turns, round after round; ratios are to the
+uniform model of the same round. KV memory is that of the cache's tensors, counted after the last token. ``--clock cpu``
+counts the processor's time of one thread, which is the program's own whatever else runs. On a GPU also the largest
+batch that still fits.
 """
 
 from __future__ import annotations
