@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -49,6 +51,9 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any, str]]
 
     paths = os.pathsep.join([str(ROOT), str(ROOT / "fitness"), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", paths)
+    # Short, for the paths of sockets; what a killed node leaves goes with it.
+    scratch = tempfile.mkdtemp(prefix="gqasearch-", dir="/tmp")
+    monkeypatch.setenv("TMPDIR", scratch)
     port = free_port()
     head = {"num_cpus": 1, "ray_client_server_port": port, "include_dashboard": False, "object_store_memory": 2**27}
     # How soon a node that does not answer counts as lost.
@@ -59,6 +64,7 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any, str]]
         yield cluster, second, f"ray://127.0.0.1:{port}"
     finally:
         cluster.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def test_a_local_ray_gives_the_bits_of_one_process(
