@@ -91,7 +91,7 @@ def survive(url: str | None, folder: Path, trials: int) -> dict[str, Any]:
     standing = launch(study, place, 2, kill)
     (number,) = kill.killed
     (again,) = runs_again(study, number)
-    return {
+    seen = {
         "storage": place.storage.url.partition(":")[0],
         "complete": standing.complete,
         "running": standing.running,
@@ -102,6 +102,8 @@ def survive(url: str | None, folder: Path, trials: int) -> dict[str, Any]:
         "in the same folder": again.user_attrs["folder"] == study.trials[number].user_attrs["folder"],
         "seconds": round(time.monotonic() - started, 1),
     }
+    place.storage.close()
+    return seen
 
 
 def main() -> None:

@@ -92,6 +92,10 @@ class Storage:
         with quiet_optuna():
             return RetryHeartbeatStaleTrialCallback(self.heartbeat.retries, inherit_intermediate_values=True)
 
+    def close(self) -> None:
+        """Close its connections; the next use opens others."""
+        self.rdb.engine.dispose()
+
     def silent_trials(self, study_name: str) -> set[int]:
         """Numbers of running trials without any heartbeat: of the last moment, or killed before their first."""
         mark = "?" if self.file is not None else "%s"

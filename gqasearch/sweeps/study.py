@@ -82,7 +82,8 @@ def begin(sweep: Sweep, place: Place, trials: int | None) -> optuna.Study:
         else:
             study.set_user_attr(DEFINITION, sweep.definition())
             study.set_metric_names(list(sweep.objectives))
-        wanted = trials or sweep.trials or known.get(TRIALS) or DEFAULT_TRIALS
+        # A machine that joins without --trials must not take back those that another asked for.
+        wanted = trials or max(sweep.trials or 0, known.get(TRIALS, 0)) or DEFAULT_TRIALS
         if sweep.sampler.name == EXHAUSTIVE:
             wanted = min(wanted, count_draws(sweep.parameters))
         for name, value in ((TRIALS, wanted), (MAX_FAILED, sweep.max_failed)):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import pytest
 import yaml
@@ -17,7 +19,7 @@ from optuna.trial import TrialState
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import read_grouping
 from gqasearch.run import Kept, RunFolder, Workspace, build_config, run
-from gqasearch.sweeps.study import MEASURED_ON, Standing
+from gqasearch.sweeps.study import MEASURED_ON, Place, Standing
 from gqasearch.sweeps.worker import Worker
 from tests.sweeps.helpers import call, finished, started, write
 
@@ -84,6 +86,31 @@ def test_the_same_file_joins_and_another_is_refused(values: dict[str, Any], tmp_
     assert "settings.kv_ratio was 'absent', is 0.25" in str(caught.value)
     with pytest.raises(UserError, match="holds trials of study tiny"):
         started(tmp_path, values, study_name="other")
+
+
+def test_the_command_runs_a_sweep_and_tells_the_best(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a worker in this process; those of their own are in test_kill."""
+
+    def launch(study: optuna.Study, place: Place, workers: int, watch: Callable[[Standing], object]) -> Standing:
+        assert workers == 3
+        Worker(place).run()
+        watch(Standing.of(study))
+        return Standing.of(study)
+
+    monkeypatch.setattr("gqasearch.sweeps.launch.launch", launch)
+    out, database = tmp_path / "out", f"sqlite:///{tmp_path}/else/where.db"
+    monkeypatch.setenv("GQASEARCH_STORAGE", database)
+    command = (write(tmp_path, values), "--output-dir", out, "--workers", "3", "--trials", "2", "--json")
+    record = json.loads(call(*command).stdout)
+    assert (
+        record["trials"]["complete"] == 2 and record["storage"] == database and (tmp_path / "else/where.db").is_file()
+    )
+    assert (out / "report.html").is_file() and not (out / "study.db").exists()
+    shown = call("--output-dir", out, "--workers", "3", tmp_path / "tiny.yaml")  # the file's 4 are more than 2
+    assert "4 trials wanted: 4 complete" in shown.stdout and "best trial" in shown.stdout
+    assert started(tmp_path, {**values, "trials": 3})[0].user_attrs["trials"] == 4
 
 
 def test_a_seed_draws_the_same_trials_in_one_go_or_in_two(values: dict[str, Any], tmp_path: Path) -> None:
