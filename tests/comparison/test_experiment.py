@@ -13,7 +13,6 @@ from gqasearch.comparison.tables import CEILING
 from gqasearch.config import read_config_file
 from gqasearch.fitness import available_fitness
 
-
 MEASURED = sorted(folder.name for folder in command.RESULTS.iterdir())
 
 
