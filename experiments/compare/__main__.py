@@ -6,7 +6,8 @@ python -m experiments.compare --show           # print the committed results
 
 optimal: the default merge with nothing refined after it, ranking and searches. mean: the GQA recipe's merge, ranking of
 random groupings alone. Each is an ordinary ``gqasearch compare`` in a folder below --output-dir, where it goes on if it
-was stopped; tables, figures and versions go to ``experiments/compare/results/NAME/``.
+was stopped; tables, figures and versions go to ``experiments/compare/results/NAME/``. Seconds in the committed results
+were taken while the machine did other work and paused this: costs are to be read from evaluations and tokens.
 """
 
 from __future__ import annotations
