@@ -63,7 +63,7 @@ def main() -> None:
         if not options.show:
             RESULTS.mkdir(exist_ok=True)
             write_file(path, measure(name, options.workers, options.work).to_csv(index=False), overwrite=True)
-        print(f"{name}\n{summary(pd.read_csv(path)).to_string(index=False, float_format='{:.4g}'.format)}\n")
+        print(f"{name}\n{summary(pd.read_csv(path)).to_string(index=False, float_format='{:.5g}'.format)}\n")
 
 
 if __name__ == "__main__":
