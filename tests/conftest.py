@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import os
+import sys
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +60,31 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "open", opened)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """What a test compared goes into its report, also where it then fails."""
+    try:
+        return (yield)
+    finally:
+        if (equality := sys.modules.get("tests.checkpoints.equality")) is not None:
+            item.user_properties += equality.properties()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Which layout loads where, if this run tried it (tests/clients)."""
-    from tests.clients.summary import table
+    """How exact every layout of every family is, and which layout loads where, if this run tried that."""
+    from tests.checkpoints import equality
+    from tests.clients import summary
 
     reports = [report for reports in terminalreporter.stats.values() for report in reports]
     reports = [report for report in reports if getattr(report, "when", None) == "call"]
-    lines = table([found for report in reports for found in report.user_properties])
-    if lines:
-        terminalreporter.section("checkpoints in other engines: max |difference| of log-probabilities, float32")
-        terminalreporter.write("\n".join(lines) + "\n")
+    properties = [found for report in reports for found in report.user_properties]
+    for title, table in (
+        ("checkpoints in transformers: max |difference| of logits from the parent with tied heads", equality.table),
+        ("checkpoints in other engines: max |difference| of log-probabilities, float32", summary.table),
+    ):
+        if lines := table(properties):
+            terminalreporter.section(title)
+            terminalreporter.write("\n".join(lines) + "\n")
 
 
 def pytest_unconfigure() -> None:

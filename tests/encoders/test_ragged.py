@@ -17,6 +17,7 @@ from gqasearch.evaluation import computed_kv_bytes_per_token
 from gqasearch.grouping import Grouping
 from gqasearch.models import FAMILIES, Parent, load_model, load_parent
 from tests.checkpoints.convert import PADDED, SYMMETRIC, config_of, reference, stored_tensors
+from tests.checkpoints.equality import note
 from tests.checkpoints.uneven import ROUNDING, UNEVEN, write
 from tests.tiny_encoders import ENCODERS, masked_blocks, save_encoder, tiny_encoder
 from tests.tiny_models import edit_config
@@ -45,7 +46,9 @@ def difference(parent: Parent, written: PreTrainedModel, grouping: Grouping, *, 
         expected = tied(input_ids=ids, attention_mask=mask.long()).logits[mask]
         got = written(input_ids=ids, attention_mask=mask.long()).logits[mask]
     assert float(expected.std()) > 0.5
-    return float((got - expected).abs().max())
+    found = float((got - expected).abs().max())
+    note(parent, written, found)
+    return found
 
 
 @pytest.mark.parametrize("family", [*ENCODERS, "xlm-roberta"])

@@ -1,0 +1,61 @@
+"""How far written checkpoints are from their parents with tied heads, by family and layout: a table after the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from gqasearch.models import Parent
+
+PROPERTY = "equality"
+LAYOUTS = ("stock-symmetric", "stock-padded", "deci", "ragged")
+
+
+@dataclass(frozen=True)
+class Record:
+    """Largest |difference| of logits, float32, of one checkpoint; ``family``: the source's architecture."""
+
+    family: str
+    layout: str
+    difference: float
+
+
+FOUND: list[Record] = []  # by the test that runs
+
+
+def note(parent: Parent, written: PreTrainedModel, difference: float) -> None:
+    """Tell of a checkpoint that was compared with its parent."""
+    FOUND.append(Record(parent.config["architectures"][0], _layout(parent, written), difference))
+
+
+def properties() -> list[tuple[str, dict[str, Any]]]:
+    """What the test that ends found, for its report, which reaches the summary from other processes too."""
+    found = [(PROPERTY, asdict(record)) for record in FOUND]
+    FOUND.clear()
+    return found
+
+
+def table(properties: Iterable[tuple[str, Any]]) -> list[str]:
+    """Lines of a Markdown table of families by layouts: the largest difference; empty where no test compared any."""
+    records = [Record(**value) for name, value in properties if name == PROPERTY]
+    if not records:
+        return []
+    lines = [f"| source | {' | '.join(LAYOUTS)} |", "|---" * (len(LAYOUTS) + 1) + "|"]
+    for family in sorted({record.family for record in records}):
+        mine = [record for record in records if record.family == family]
+        cells = [[record.difference for record in mine if record.layout == layout] for layout in LAYOUTS]
+        lines.append(f"| {family} | {' | '.join(f'{max(cell):.1e}' if cell else '' for cell in cells)} |")
+    return lines
+
+
+def _layout(parent: Parent, written: PreTrainedModel) -> str:
+    name = type(written).__name__
+    if name.startswith("Ragged"):
+        return "ragged"
+    if name.startswith("Deci"):
+        return "deci"
+    same = written.config.num_attention_heads == parent.geometry.num_attention_heads
+    return "stock-symmetric" if same else "stock-padded"
