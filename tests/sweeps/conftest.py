@@ -9,18 +9,9 @@ from typing import Any
 import pytest
 
 from experiments.sweeps import postgresql
-from tests.samples import text_file
-from tests.tiny_models import save_checkpoint, tiny_model
+from tests.run.conftest import checkpoint, text
 
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_checkpoint(tiny_model("llama"), tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return text_file(tmp_path_factory.mktemp("text"))
+__all__ = ["checkpoint", "text"]
 
 
 @pytest.fixture
