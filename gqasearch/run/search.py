@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from gqasearch import models
 from gqasearch.errors import UserError
 from gqasearch.evaluation import counted_forwards
 from gqasearch.fitness import PreparedFitness, PreparedGroupFitness
@@ -17,11 +16,11 @@ from gqasearch.grouping_document import (
     GroupingDocument,
     LayerRecord,
     MergeRecord,
-    ModelRecord,
     RefinementRecord,
     SearchRecord,
     write_grouping,
 )
+from gqasearch.models import model_record
 from gqasearch.parallel import ONE, Evaluator, Workers
 from gqasearch.reporting import HistoryPoint
 from gqasearch.run.certify import certify, check_certifiable
@@ -32,6 +31,7 @@ from gqasearch.run.workers import evaluator_of, pinned, threads_of
 from gqasearch.run.workspace import Workspace
 from gqasearch.search import (
     FAILED,
+    NO_LIMIT,
     Candidate,
     Generation,
     Limit,
@@ -77,7 +77,7 @@ def _search(work: Workspace, folder: RunFolder, stored: dict[str, Any], evaluato
             failures=lambda: evaluator.failures if evaluator is not None else (),
             forward_tokens=lambda: forwards.tokens if evaluator is None else None,
         )
-        work.progress.stage("search", total=most_generations(method, problem) if limit == Limit() else None)
+        work.progress.stage("search", total=most_generations(method, problem) if limit == NO_LIMIT else None)
         with log:
             rng = np.random.default_rng(work.config.seed)
             for generation in run_search(method, problem, rng, stored.get("search"), limit):
@@ -121,7 +121,7 @@ def build_document(
         raise UserError(f"every candidate killed its worker: {work.config.fitness} gave no value for any")
     fitness = work.fitnesses[work.config.fitness]
     return GroupingDocument(
-        model=model_record(work),
+        model=model_record(work.parent.id, work.parent),
         layers=tuple(layer_records(work, chosen, prepared[work.config.fitness])),
         merge=MergeRecord(work.merge.name, work.merge.parameters()),
         refinement=refinement_record(work),
@@ -153,11 +153,6 @@ def _chosen(work: Workspace, generation: Generation) -> Candidate:
     if not within:
         raise UserError(f"no candidate of the front has at most {allowed} KV heads; search longer or raise the budget")
     return min(within, key=lambda candidate: candidate.values)
-
-
-def model_record(work: Workspace) -> ModelRecord:
-    """The source model as named in grouping.json."""
-    return models.model_record(work.parent.id, work.parent)
 
 
 def refinement_record(work: Workspace) -> RefinementRecord | None:

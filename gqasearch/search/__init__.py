@@ -2,7 +2,7 @@
 
 from gqasearch.search._base import SearchMethod
 from gqasearch.search.group_errors import GroupErrors, PairwiseErrors, SetErrors
-from gqasearch.search.limit import Limit
+from gqasearch.search.limit import NO_LIMIT, Limit
 from gqasearch.search.problem import FAILED, Candidate, Generation, Objective, PartialObjective, Problem
 from gqasearch.search.registry import available_methods, make_method
 from gqasearch.search.runner import (
@@ -15,6 +15,7 @@ from gqasearch.search.runner import (
 
 __all__ = [
     "FAILED",
+    "NO_LIMIT",
     "Candidate",
     "Generation",
     "GroupErrors",

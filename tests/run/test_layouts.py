@@ -16,10 +16,10 @@ from gqasearch.errors import UserError
 from gqasearch.evaluation import cached_kv_heads
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord, MergeRecord, read_grouping
+from gqasearch.models import model_record
 from gqasearch.run import RunFolder, Workspace, build_config, run
 from gqasearch.run.evaluate import grouping_subject
 from gqasearch.run.pipeline import document_converter, document_refinement, materialize, own_subject
-from gqasearch.run.search import model_record
 from tests.samples import random_blocks
 
 SMALL = {"population": 8, "offspring": 8, "generations": 4}
@@ -115,7 +115,9 @@ def test_auto_is_measured_as_it_is_written(
     config = build_config({**settings, "kv_budget": 7, "baseline": False, "merge": "mean", "objectives": [WSE]})
     grouping = Grouping.from_labels(labels)
     work = Workspace(config)
-    document = GroupingDocument(model_record(work), tuple(map(LayerRecord, grouping)), merge=MergeRecord("mean"))
+    document = GroupingDocument(
+        model_record(work.parent.id, work.parent), tuple(map(LayerRecord, grouping)), merge=MergeRecord("mean")
+    )
     layout = materialize(work, document, tmp_path / "out")
     subject = own_subject(work, tmp_path / "out")
     assert layout.name == chosen

@@ -21,11 +21,10 @@ from gqasearch.errors import UserError
 from gqasearch.evaluation import cached_kv_heads
 from gqasearch.grouping import LayerGrouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord, MergeRecord, RefinementRecord, read_grouping
-from gqasearch.models import layers_replaced, load_parent, tie_heads
+from gqasearch.models import layers_replaced, load_parent, model_record, tie_heads
 from gqasearch.refining import Descent, NoRefinement, Outputs
 from gqasearch.run import RunFolder, Workspace, build_config, report_data, run
 from gqasearch.run.pipeline import document_converter, document_refinement
-from gqasearch.run.search import model_record
 from tests.samples import random_blocks
 
 SMALL = {"population": 8, "offspring": 8, "generations": 6}
@@ -98,7 +97,7 @@ def test_what_a_grouping_says_is_what_is_fitted(settings: dict[str, Any], tmp_pa
     cases = ((mean, descent, Descent(steps=3)), (None, descent, Descent(steps=3)))
     for merge, record, wanted in (*cases, (mean, None, NoRefinement()), (None, None, Outputs())):
         layers = tuple(LayerRecord(LayerGrouping.neighbours(6, 3)) for _ in range(2))
-        document = GroupingDocument(model_record(work), layers, merge=merge, refinement=record)
+        document = GroupingDocument(model_record(work.parent.id, work.parent), layers, merge=merge, refinement=record)
         assert document_refinement(work, document) == wanted
 
 

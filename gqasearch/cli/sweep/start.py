@@ -39,7 +39,7 @@ def start(
         from gqasearch.reporting import SearchProgress
         from gqasearch.sweeps.launch import launch
         from gqasearch.sweeps.report import write_sweep_report
-        from gqasearch.sweeps.study import begin, best_words, locate
+        from gqasearch.sweeps.study import TRIALS, begin, best_words, locate
 
         sweep, place = locate(file, storage, study_name, output_dir)
         if sweep is None:
@@ -49,7 +49,7 @@ def start(
             return
         study = begin(sweep, place, trials)
         with SearchProgress(Console(stderr=True), quiet=quiet or json_) as progress:
-            progress.stage(f"sweep {place.study_name}", total=study.user_attrs["trials"])
+            progress.stage(f"sweep {place.study_name}", total=study.user_attrs[TRIALS])
             standing = launch(
                 study, place, workers, lambda now: progress.update(now.decided, detail=best_words(study, sweep, now))
             )

@@ -59,7 +59,8 @@ class Staged(SearchMethod):
     generation begins more than ``max_seconds`` after the start: then, and only then, a result depends on the machine.
     Where the objective only stands in for what the refined model will lose, the ``finalists`` best survivors and the
     guide's own split are then refined as the result will be, and the best of them is the result (0: the objective
-    decides; so it does where there are several objectives).
+    decides; so it does where there are several objectives). A run's own ``max_evaluations`` and ``max_seconds``, which
+    stop any method, stop this one before that.
     """
 
     name: ClassVar[str] = "staged"
