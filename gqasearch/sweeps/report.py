@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from functools import cache
 from typing import Any
 
 import optuna
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from optuna.trial import TrialState
 
 from gqasearch.errors import UserError
 from gqasearch.files import write_file
 from gqasearch.reporting import ParetoFront
-from gqasearch.reporting.html import vector
+from gqasearch.reporting.html import load_template, vector
 from gqasearch.reporting.plots import pareto_figure
 from gqasearch.sweeps.best import Best, best_trials, known_held_out
 from gqasearch.sweeps.definition import Sweep
@@ -37,7 +35,7 @@ def render_sweep_report(study: optuna.Study, sweep: Sweep, place: Place) -> str:
     best = best_trials(study, sweep)
     shares = importances(study, sweep)
     objectives = ", ".join(sweep.objectives)
-    return _template().render(
+    return load_template("sweep.html.j2").render(
         study=study.study_name,
         sweep=sweep,
         standing=Standing.of(study),
@@ -85,15 +83,3 @@ def _short(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("gqasearch", "sweeps"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2")
