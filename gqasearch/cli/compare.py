@@ -118,7 +118,8 @@ def _records(frame: Any) -> list[dict[str, Any]]:
 
 def show(data: ComparisonData) -> None:
     """Print both answers."""
-    from gqasearch.reporting.comparison import ranking_tables, rich_table, winner_tables
+    from gqasearch.reporting.comparison import ranking_tables, winner_tables
+    from gqasearch.reporting.text_table import rich_table
 
     console = output_console()
     questions = (

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from gqasearch.reporting.data import TextUse
 from gqasearch.reporting.tables import number_text
+from gqasearch.reporting.text_table import TextTable
 
 SETTING = ["merge", "refine", "kv_ratio"]
 POOL_WORDS = {
@@ -49,17 +47,6 @@ class ComparisonData:
     texts: tuple[TextUse, ...]
     configuration: str
     environment: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A table as text; ``left``: columns that are words. ``dim``: rows that are there for orientation."""
-
-    title: str
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    left: tuple[int, ...]
-    dim: tuple[int, ...] = ()
 
 
 def ranking_tables(frame: pd.DataFrame) -> list[TextTable]:
@@ -110,18 +97,6 @@ def winner_names(part: pd.DataFrame) -> list[str]:
     return [
         f"{fitness}, {method}" if several and needs != NOTHING else str(fitness) for fitness, method, needs in pairs
     ]
-
-
-def rich_table(table: TextTable) -> Table:
-    """For a terminal of 100 columns; the last column gives way."""
-    made = Table(title=Text(table.title), box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    last = len(table.headers) - 1
-    for index, header in enumerate(table.headers):
-        left = index in table.left
-        made.add_column(header, justify="left" if left else "right", no_wrap=index < last, vertical="bottom")
-    for index, row in enumerate(table.rows):
-        made.add_row(*map(Text, row), style="dim" if index in table.dim else None)
-    return made
 
 
 def setting_words(merge: object, refine: object, kv_ratio: object) -> str:
