@@ -39,8 +39,9 @@ IMPORT_NAMES = {"pyyaml": "yaml"}
 # Imported by another package on our behalf: optuna's CmaEsSampler; SQLAlchemy's driver, torch's writer.
 INDIRECT = {"cmaes"}
 INDIRECT_EXTRAS = {"psycopg", "tensorboard"}
-# A client of a service that the tests cannot reach, with a daemon of its own; tests/tracking stands in for it.
-NOT_INSTALLED = {"wandb"}
+# A client of a service that the tests cannot reach, with a daemon of its own (tests/tracking stands in for it); and
+# what brings two dozen packages along, installed in an environment of its own for tests/clients.
+NOT_INSTALLED = {"wandb", "lm-eval", "datasets"}
 # What the project was asked to be built on.
 FOUNDATIONS = {"torch", "transformers", "deap", "numpy", "scipy", "optuna", "pandas"}
 CUDA_ONLY = re.compile(r"(nvidia|cuda)-|triton$")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from gqasearch.reporting.healing import HealingData, HealingRun, HeldOut
+from gqasearch.reporting.healing import HealingData, HeldOut
 from gqasearch.reporting.tables import number_text
 from gqasearch.reporting.text_table import TextTable
 
@@ -215,8 +215,8 @@ def headlines(data: HealingData) -> list[str]:
     best = healed.iloc[0]
     start = frame[(frame["state"] == "start") & (frame["start"] == best["start"])].iloc[0]
     found = [
-        f"{best['start']}: healing on {best['tokens']:,} tokens takes the held-out KL from {number_text(start['kl'])} to "
-        f"{number_text(best['kl'])}, perplexity from {number_text(start['perplexity'], 4)} to "
+        f"{best['start']}: healing on {best['tokens']:,} tokens takes the held-out KL from {number_text(start['kl'])} "
+        f"to {number_text(best['kl'])}, perplexity from {number_text(start['perplexity'], 4)} to "
         f"{number_text(best['perplexity'], 4)} (parent: {number_text(data.parent.perplexity, 4)})."
     ]
     if len(data.starts) > 1 and (words := _ahead(data)):

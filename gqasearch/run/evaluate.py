@@ -43,15 +43,20 @@ class Subject:
 
 
 def checkpoint_subject(work: Workspace, directory: Path, *, trust_remote_code: bool = False) -> Subject:
-    """A checkpoint on disk; its cache is measured.
+    """A checkpoint on disk; its cache is measured. Raises as ``checkpoint_model`` does."""
+    model = checkpoint_model(work, directory, trust_remote_code=trust_remote_code)
+    return Subject(model_runner(model), _kv_bytes_per_token(work, model), count_parameters(model))
+
+
+def checkpoint_model(work: Workspace, directory: Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A checkpoint on disk as transformers loads it, in the dtype and on the device of ``work``.
 
     Raises ``UserError`` for one that brings its own modelling code unless ``trust_remote_code``.
     """
     if not trust_remote_code and needs_remote_code(directory):
         require_trust(directory)
     dtype: torch.dtype = getattr(torch, work.config.dtype)
-    model = load_model(directory, dtype, work.config.device, trust_remote_code=trust_remote_code)
-    return Subject(model_runner(model), _kv_bytes_per_token(work, model), count_parameters(model))
+    return load_model(directory, dtype, work.config.device, trust_remote_code=trust_remote_code)
 
 
 def _kv_bytes_per_token(work: Workspace, model: PreTrainedModel) -> int:

@@ -5,9 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from gqasearch.embedded import identifier_items, tasks_directory
+from gqasearch.embedded.identifiers import NAME
+from gqasearch.evaluation import model_runner
+from gqasearch.evaluation.choices import score_choices, share_and_error
+from gqasearch.models.loading import load_model, load_tokenizer
 from tests.checkpoints.convert import reference
 from tests.clients.cases import LAYOUTS, TOLERANCE, Case, Converted, make_case
 from tests.clients.client import Client
@@ -32,6 +38,28 @@ def test_layouts(model: str, tmp_path: Path, record_property: Any) -> None:
         assert largest <= TOLERANCE
         assert greedy == (True, False)
         Record(LM_EVAL.title, result["version"], layout, model, largest).write(record_property)
+
+
+def test_our_task_is_answered_as_by_our_own_scoring(tmp_path: Path) -> None:
+    """By lm-eval itself, item by item, and as ``gqasearch evaluate --tasks`` hands a task over."""
+    LM_EVAL.require()
+    folder, limit = make_case("embedded", ("stock-padded",), tmp_path).converted["stock-padded"].folder, 40
+    mine = score_choices(
+        model_runner(load_model(folder, torch.float32, "cpu")), load_tokenizer(folder), identifier_items()[:limit]
+    )
+    request = {"model": str(folder), "task": NAME, "limit": limit, "include_path": str(tasks_directory())}
+    theirs = LM_EVAL.run("task.py", request, tmp_path).result
+    np.testing.assert_allclose(theirs["values"], mine.log_likelihoods, atol=20 * TOLERANCE)
+    assert theirs["right"] == mine.right.astype(float).tolist()
+    assert 0 < sum(theirs["right"]) < limit
+    shares = {"acc": share_and_error(mine.right), "acc_norm": share_and_error(mine.right_by_length)}
+    scores = {metric: (value, stderr, items) for metric, value, stderr, items in theirs["handed_over"]["scores"]}
+    assert scores.keys() == shares.keys()
+    for metric, (share, error) in shares.items():
+        assert theirs["results"][f"{metric},none"] == pytest.approx(share)
+        assert theirs["results"][f"{metric}_stderr,none"] == pytest.approx(error)
+        assert scores[metric] == (pytest.approx(share), pytest.approx(error), limit)
+    assert "unknown task 'hellaswga'; did you mean 'hellaswag'?" in theirs["handed_over"]["refused"]
 
 
 def continuations(converted: Converted) -> list[list[int]]:
