@@ -1,6 +1,5 @@
-"""Fine-tuning after conversion: what the merge lost is recovered from the parent."""
+"""Fine-tuning after conversion: a grouped model learns from its parent for a while."""
 
-from gqasearch.healing.packing import PackedBlocks, pack, training_order
-from gqasearch.healing.text import HealingTexts, TextPart, healing_texts
+from gqasearch.healing.config import HealConfig, build_heal_config
 
-__all__ = ["HealingTexts", "PackedBlocks", "TextPart", "healing_texts", "pack", "training_order"]
+__all__ = ["HealConfig", "build_heal_config"]
