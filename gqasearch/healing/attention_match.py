@@ -33,7 +33,7 @@ class AttentionMatch:
 
 
 def _note(noted: dict[str, Tensor], path: str) -> Any:
-    def hook(module: nn.Module, args: Any, output: Any) -> None:
+    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
         noted[path] = output[0] if isinstance(output, tuple) else output
 
     return hook

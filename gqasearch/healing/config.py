@@ -31,7 +31,9 @@ class HealConfig(BaseModel):
     attention_weight: float = Field(
         0.0, ge=0, description="weight of the error of every layer's attention output against the parent's"
     )
-    train: TrainedPart = Field("all", description="what is trained: all, attention, or lora on attention, merged at the end")
+    train: TrainedPart = Field(
+        "all", description="what is trained: all, attention, or lora on attention, merged at the end"
+    )
     lora_rank: int | None = Field(None, ge=1, description=f"rank of lora [default: {LORA_RANK}]")
     progressive: float = Field(
         0.0, ge=0, le=1, description="share of the steps in which heads move from their own K and V to the shared one"
@@ -42,10 +44,14 @@ class HealConfig(BaseModel):
     gradient_norm: float = Field(1.0, ge=0, description="longer gradients are scaled down to it; 0: never")
     batch_blocks: int = Field(8, ge=1, description="blocks of one step, over all processes")
     pass_blocks: int | None = Field(
-        None, ge=1, description="blocks per forward pass; a step adds up the gradients of several [default: all at once]"
+        None,
+        ge=1,
+        description="blocks per forward pass; a step adds up the gradients of several [default: all at once]",
     )
     block_length: int = Field(256, ge=4, description="tokens per block")
-    evaluate_every: int = Field(50, ge=1, description="steps between measurements, after each of which a kill loses nothing")
+    evaluate_every: int = Field(
+        50, ge=1, description="steps between measurements, after each of which a kill loses nothing"
+    )
     patience: int | None = Field(
         None, ge=1, description="stop after so many measurements without a better KL, and keep the best weights"
     )

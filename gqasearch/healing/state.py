@@ -27,8 +27,8 @@ MODEL, OPTIMIZER, BEST, RECORD = "model.safetensors", "optimizer.safetensors", "
 class HealState:
     """``trained``: name -> value of every trained parameter; ``optimizer``, ``schedule``: their ``state_dict``.
 
-    ``history``: the lines so far; ``best``: trained parameters at the lowest validation KL, if they are kept; ``random``
-    (bytes,): of torch's generators, by device.
+    ``history``: the lines so far; ``best``: trained parameters at the lowest validation KL, if they are kept;
+    ``random`` (bytes,): of torch's generators, by device.
     """
 
     step: int

@@ -87,7 +87,8 @@ class HealingTrainer(Trainer):
 class Between(TrainerCallback):  # type: ignore[misc]
     """What happens between steps: measure, write down, save, stop.
 
-    ``resumed``: where an earlier process stopped; ``on_step(step, history)``: told of every step; ``before_step(step)``: called first.
+    ``resumed``: where an earlier process stopped; ``on_step(step, history)``: told of every step; ``before_step(step)``:
+    called before each, and before every measurement.
     """
 
     config: HealConfig
@@ -114,7 +115,9 @@ class Between(TrainerCallback):  # type: ignore[misc]
         if not self.history:
             self._measure(args, state, kwargs)
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.before_step(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -189,8 +192,8 @@ def arguments(config: HealConfig, processes: int, folder: Path) -> TrainingArgum
     size = min(size, config.batch_blocks // processes) or 1
     if config.batch_blocks % (size * processes):
         raise UserError(
-            f"batch_blocks {config.batch_blocks} cannot be shared by {processes} processes with {size} blocks per pass; "
-            f"give a multiple of {size * processes}"
+            f"batch_blocks {config.batch_blocks} cannot be shared by {processes} processes with {size} blocks per "
+            f"pass; give a multiple of {size * processes}"
         )
     made = TrainingArguments(
         output_dir=str(folder),
@@ -203,7 +206,6 @@ def arguments(config: HealConfig, processes: int, folder: Path) -> TrainingArgum
         weight_decay=config.weight_decay,
         max_grad_norm=config.gradient_norm,
         bf16=config.precision == "bfloat16",
-        gradient_checkpointing=config.gradient_checkpointing,
         use_cpu=config.device == "cpu",
         seed=config.seed,
         train_sampling_strategy="sequential",  # the order is the data set's own

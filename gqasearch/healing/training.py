@@ -76,7 +76,14 @@ def train(
     objective = Objective(lessons.teacher, match, config.attention_weight)
     done = 0 if resumed is None else resumed.step
     between = Between(
-        config, objective, lessons.validation, state_folder, model, resumed, on_step, lambda step: _move(config, student, step)
+        config,
+        objective,
+        lessons.validation,
+        state_folder,
+        model,
+        resumed,
+        on_step,
+        lambda step: _move(config, student, step),
     )
     if resumed is not None:
         between.history, between.best = list(resumed.history), resumed.best
@@ -95,7 +102,8 @@ def _prepare(config: HealConfig, student: Student, resumed: HealState | None) ->
     model = train_only(student.model, config.train, student.family, student.layers, config.lora_rank, config.seed)
     empty.hold_zero(student.model)
     if config.gradient_checkpointing:
-        student.model.enable_input_require_grads()  # type: ignore[operator]  # frozen embeddings cut the graph otherwise
+        student.model.gradient_checkpointing_enable()  # type: ignore[operator]
+        student.model.enable_input_require_grads()  # type: ignore[operator]  # frozen embeddings would cut the graph
     if resumed is not None:
         _put(model, resumed.trained)
     return model

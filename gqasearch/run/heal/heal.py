@@ -157,7 +157,11 @@ def _text(blocks: TokenBlocks) -> dict[str, Any]:
 def _words(config: HealConfig, steps: int) -> str:
     """What the model card says of the training."""
     target = "its parent's predictions" if config.loss == "kl" else "text"
-    what = {"all": "all parameters", "attention": "the attention weights", "lora": "LoRA on the attention weights, merged"}
+    what = {
+        "all": "all parameters",
+        "attention": "the attention weights",
+        "lora": "LoRA on the attention weights, merged",
+    }
     return (
         f"Then the model was healed: {what[config.train]} trained on {target} for {steps:,} steps of "
         f"{config.tokens_per_step:,} tokens."

@@ -155,7 +155,13 @@ class HealWork:
             self.ranks.wait()
         self.progress.stage("parent", total=len(self.packed.ids))
         stored = store_parent(
-            *(self.run_parent, self.data.in_text_order, len(self.packed.ids), self.config.parent_top_k, self.folder.parent_top),
+            *(
+                self.run_parent,
+                self.data.in_text_order,
+                len(self.packed.ids),
+                self.config.parent_top_k,
+                self.folder.parent_top,
+            ),
             batch_blocks=self.config.batch_blocks,
             progress=lambda done, _: self.progress.update(done),
         )
