@@ -19,8 +19,8 @@ from gqasearch.models import CheckpointTensors
 def write_healed(source_dir: Path, out_dir: Path, model: nn.Module, words: str) -> None:
     """Write ``source_dir`` to ``out_dir`` with the weights of ``model``, which was loaded from it.
 
-    Shards, names and dtypes stay, and so do all other files but for the model card, in which ``words`` take the place of
-    the sentence that nothing was fine-tuned. ``out_dir`` appears only when complete; raises ``UserError`` where it
+    Shards, names and dtypes stay, and so do all other files but for the model card, in which ``words`` take the place
+    of the sentence that nothing was fine-tuned. ``out_dir`` appears only when complete; raises ``UserError`` where it
     exists and is not empty, and where the model has a parameter that is not among the files' tensors.
     """
     source = CheckpointTensors(source_dir)
@@ -43,7 +43,7 @@ def _by_stored_name(source: CheckpointTensors, model: nn.Module) -> dict[str, Te
     state = dict(model.named_parameters(remove_duplicate=False))
     bare = {name.partition(".")[2]: name for name in state}
     names = {name: name if name in state else bare.get(name) for name in source.shard_of}
-    found = {name: state[own] for name, own in names.items() if own is not None}
+    found: dict[str, Tensor] = {name: state[own] for name, own in names.items() if own is not None}
     written = {id(tensor) for tensor in found.values()}
     missing = [name for name, tensor in state.items() if id(tensor) not in written]
     if missing:

@@ -32,7 +32,7 @@ def heal(
 
     Example: gqasearch heal runs/NAME --parent embedded --steps 300 --output-dir runs/healed
 
-    On two GPUs: torchrun --nproc-per-node 2 -m gqasearch heal runs/NAME --parent ORG/NAME --device cuda --output-dir healed
+    On two GPUs: torchrun --nproc-per-node 2 -m gqasearch heal NAME --parent ORG/NAME --device cuda --output-dir healed
     """
     with clear_errors(resumable=True):
         quiet_libraries(verbose)

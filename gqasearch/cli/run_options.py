@@ -1,4 +1,4 @@
-"""The flags of ``search`` and ``heal``: made from the fields of their configurations, so that file and flags cannot differ."""
+"""The flags of ``search`` and ``heal``: made from the fields of their configurations, so that both always agree."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,10 +64,10 @@ def _find(modules: Mapping[str, nn.Module], path: str) -> nn.Module:
     return modules[path] if path in modules else next(m for name, m in modules.items() if name.endswith(f".{path}"))
 
 
-def _reaching(module: nn.Module, axis: int) -> list[tuple[nn.Parameter, int]]:
+def _reaching(module: Any, axis: int) -> list[tuple[nn.Parameter, int]]:
     """Parameters that make up the weight's (and with axis 0 the bias's) entries along ``axis``, with their own axis."""
     base = getattr(module, "base_layer", module)
-    found = [(base.weight, axis)]
+    found: list[tuple[Any, int]] = [(base.weight, axis)]
     if axis == 0 and getattr(base, "bias", None) is not None:
         found.append((base.bias, 0))
     factors = getattr(module, "lora_A" if axis == 1 else "lora_B", None)

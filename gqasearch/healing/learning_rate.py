@@ -66,7 +66,7 @@ def _step(
 ) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     if gradient_norm:
         torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_norm)
     optimizer.step()

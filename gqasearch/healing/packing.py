@@ -199,7 +199,7 @@ def _open(path: Path) -> NDArray[np.int32]:
 def _fingerprint(ids: NDArray[np.int32]) -> str:
     digest = hashlib.sha256(f"{ids.shape}|{ids.dtype.str}|".encode())
     for start in range(0, len(ids), 1024):
-        digest.update(np.ascontiguousarray(ids[start : start + 1024]))
+        digest.update(np.ascontiguousarray(ids[start : start + 1024]).data)
     return f"sha256:{digest.hexdigest()}"
 
 

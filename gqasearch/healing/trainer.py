@@ -68,7 +68,7 @@ class HealingTrainer(Trainer):
 
     def __init__(self, objective: Objective, **options: Any) -> None:
         super().__init__(**options)
-        self.objective = objective
+        self.objective: Objective = objective
         self.loss_is_scaled_for_ga = False  # a mean per pass, to be divided by the passes of a step
         self.remove_callback(PrinterCallback)
 
@@ -84,11 +84,11 @@ class HealingTrainer(Trainer):
 
 
 @dataclass
-class Between(TrainerCallback):  # type: ignore[misc]
+class Between(TrainerCallback):
     """What happens between steps: measure, write down, save, stop.
 
-    ``resumed``: where an earlier process stopped; ``on_step(step, history)``: told of every step; ``before_step(step)``:
-    called before each, and before every measurement.
+    ``resumed``: where an earlier process stopped; ``on_step(step, history)``: told of every step;
+    ``before_step(step)``: called before each, and before every measurement.
     """
 
     config: HealConfig

@@ -98,14 +98,21 @@ def train(
 
 def _prepare(config: HealConfig, student: Student, resumed: HealState | None) -> Any:
     """The model with its trained part, empty slots held, and the weights of an earlier process."""
+    model = student.model if config.progressive else _with_part(config, student)
+    if resumed is not None:
+        _put(model, resumed.trained)
+    return model
+
+
+def _with_part(config: HealConfig, student: Student) -> Any:
+    """The model with what is not trained frozen. On its way to the start, all that it has is trained."""
     empty = find_empty_slots(student.model, student.family, student.layers, student.head_dim)
     model = train_only(student.model, config.train, student.family, student.layers, config.lora_rank, config.seed)
     empty.hold_zero(student.model)
     if config.gradient_checkpointing:
-        student.model.gradient_checkpointing_enable()  # type: ignore[operator]
+        enable: Any = getattr(student.model, "activation_checkpointing_enable", None)  # the newer of two names
+        (enable or student.model.gradient_checkpointing_enable)()
         student.model.enable_input_require_grads()  # type: ignore[operator]  # frozen embeddings would cut the graph
-    if resumed is not None:
-        _put(model, resumed.trained)
     return model
 
 

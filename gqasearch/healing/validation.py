@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
-from torch import nn
 
 from gqasearch.calibration import TokenBlocks
 from gqasearch.evaluation import ParentLogProbs, Runner, model_runner
@@ -34,7 +34,7 @@ class Validation:
         """The parent's distribution; the parent is not run again after."""
         return ParentLogProbs.compute(self.parent, self.blocks, batch_blocks=self.batch_blocks)
 
-    def measure(self, model: nn.Module) -> Measured:
+    def measure(self, model: Any) -> Measured:
         """``model`` in evaluation mode, then in the mode that it was in."""
         training = model.training
         model.eval()

@@ -39,7 +39,7 @@ class HealFolder(RunFolder):
         """The parent's likeliest tokens."""
         return self.path / "state" / "parent"
 
-    def read_config(self) -> HealConfig:  # type: ignore[override]
+    def settings(self) -> HealConfig:
         """The configuration that the run was started with."""
         if not is_heal_folder(self.path):
             raise UserError(f"{self.path} is no folder of a healing run; give another --output-dir")

@@ -32,6 +32,12 @@ from gqasearch.run.heal.work import HealWork
 from gqasearch.run.workspace import NoProgress, Progress
 
 START, HEALED = "start", "healed"
+CARD_ROWS = {
+    "perplexity": "perplexity",
+    "kl": "KL to the parent, nats per token",
+    "kv_bytes_per_token": "KV cache, bytes per token",
+    "parameters": "parameters",
+}
 
 
 def heal(config: HealConfig, output_dir: Path, progress: Progress | None = None) -> HealFolder:
@@ -174,9 +180,7 @@ def _rewrite_card(work: HealWork, metrics: dict[str, Any]) -> None:
     if not path.is_file():
         return
     parent, mine = metrics["parent"], metrics["results"][HEALED]
-    named = (("perplexity", "perplexity"), ("KL to the parent, nats per token", "kl"))
-    named += (("KV cache, bytes per token", "kv_bytes_per_token"), ("parameters", "parameters"))
-    rows = tuple(MetricRow(words, parent[name], mine[name]) for words, name in named)
+    rows = tuple(MetricRow(words, parent[name], mine[name]) for name, words in CARD_ROWS.items())
     measured = f"{metrics['texts']['reported']['source']}; {metrics['targets']} targets. {metrics['convention']}"
     facts = CardFacts(rows, measured, work.config.model_dump(mode="json"))
     write_file(path, healed_card(path.read_text(encoding="utf-8"), facts), overwrite=True)

@@ -16,12 +16,14 @@ from gqasearch.calibration import TokenBlocks, make_blocks
 from gqasearch.checkpoints import needs_remote_code, require_own_code
 from gqasearch.errors import UserError
 from gqasearch.evaluation import model_runner
+from gqasearch.grouping_document import read_grouping
 from gqasearch.healing.blocks import Masks, TrainingBlocks
 from gqasearch.healing.config import HealConfig
 from gqasearch.healing.packing import PackedBlocks, pack, training_order
 from gqasearch.healing.teacher import LiveParent, Teacher, store_parent
 from gqasearch.healing.text import HealingTexts, TextPart, healing_texts
 from gqasearch.healing.training import Student
+from gqasearch.healing.written_layers import ProgressiveStudent, WrittenLayers
 from gqasearch.models import (
     Family,
     ModelSource,
@@ -38,6 +40,9 @@ from gqasearch.run.workspace import Progress
 
 # What the start and its parent have in common, whatever was grouped.
 COMMON = ("vocab_size", "hidden_size", "num_hidden_layers")
+
+# Tokens that are drawn from however few are trained on, so that short runs and long ones see the same kinds of text.
+POOL = 1 << 22
 
 
 @dataclass
@@ -128,8 +133,8 @@ class HealWork:
         self.folder.states.mkdir(parents=True, exist_ok=True)
         self.progress.stage("text")
         packed = pack(
-            *(part, self.tokenizer, config.block_length, config.wanted_blocks, self.folder.tokens, part.source),
-            objective=self.source.family.objective,
+            *(part, self.tokenizer, config.block_length, max(config.wanted_blocks, POOL // config.block_length)),
+            *(self.folder.tokens, part.source, self.source.family.objective),
         )
         if self.ranks.leads:
             self.ranks.wait()
@@ -176,6 +181,16 @@ class HealWork:
             return Student(self.progressive.module, self.source.family, shape.num_layers, shape.head_dim)
         return Student(self.load(self.start), self.family, shape.num_layers, shape.head_dim)
 
+    @cached_property
+    def progressive(self) -> ProgressiveStudent:
+        """The parent on its way to the start."""
+        path = self.start / "grouping.json"
+        if not path.is_file():
+            raise UserError(f"{self.start} has no grouping.json, which progressive needs: it says which heads share")
+        start, config = self.load(self.start), read_config(self.start)
+        layers = WrittenLayers.of(start, config, self.parent, read_grouping(path).grouping)
+        return ProgressiveStudent.of(layers, whole=self.config.train == "all")
+
     def to_write(self, trained: nn.Module) -> nn.Module:
         """What was trained, in the form of the start."""
-        return self.progressive.written() if self.config.progressive else trained
+        return self.progressive.arrived() if self.config.progressive else trained
