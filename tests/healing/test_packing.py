@@ -95,9 +95,11 @@ def test_no_more_is_read_than_is_needed(tmp_path: Path) -> None:
             read.append(index)
             yield Document(str(index), random_text(1000, index))
 
-    found = packed(tmp_path / "a.npy", endless(), length=33, blocks=1000)
+    told: list[tuple[int, int]] = []
+    found = packed(tmp_path / "a.npy", endless(), length=33, blocks=1000, progress=lambda *done: told.append(done))
     assert found.ids.shape == (1000, 33)
     assert len(read) * 1000 <= 32 * 1000 + packing.BATCH + 1000
+    assert told == sorted(told) and told[-1] == (1000, 1000) and len(told) > 10
 
 
 def test_what_is_said_of_the_blocks(tmp_path: Path) -> None:
