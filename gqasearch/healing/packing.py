@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from gqasearch.calibration import no_progress
 from gqasearch.calibration.blocks import block_frame, too_short
 from gqasearch.embedded import Document
 from gqasearch.errors import UserError
@@ -57,12 +58,14 @@ def pack(
     path: Path,
     source: str,
     objective: Objective = "next-token",
+    progress: Callable[[int, int], None] = no_progress,
 ) -> PackedBlocks:
     """Write the first ``max_blocks`` blocks of ``length`` tokens to ``path`` (.npy), or as many as the documents fill.
 
     Documents are joined by the tokenizer's EOS token, if it has one, and run on over the ends of blocks; every block
     begins with BOS, or stands between CLS and SEP for a model that predicts masked tokens. No more documents are
-    read than are needed, and none is kept in memory. Masks are not set here.
+    read than are needed, and none is kept in memory. Masks are not set here. ``progress`` is told the blocks written
+    and ``max_blocks``.
 
     The file appears when it is complete, with a .json beside it that says what was packed. Where both are there and
     fit these arguments, the file is used and no document is read; any other file at ``path`` is replaced. Raises
@@ -84,7 +87,8 @@ def pack(
     remove_abandoned(path)
     stream = _TokenStream(documents, tokenizer)
     with new_file(path, overwrite=True) as file:
-        if not _write(file, _bodies(stream, body), before, after, length, max_blocks):
+        blocks = _framed(_bodies(stream, body), before, after)
+        if not _write(file, blocks, length, max_blocks, progress):
             raise too_short(source, stream.tokens, length)
     ids = _open(path)
     packed = PackedBlocks(ids, source, stream.size / stream.tokens, _fingerprint(ids))
@@ -155,20 +159,23 @@ def _bodies(tokens: Iterable[NDArray[np.int32]], body: int) -> Iterator[NDArray[
             rest = rest[full:]
 
 
+def _framed(bodies: Iterable[NDArray[np.int32]], before: list[int], after: list[int]) -> Iterator[NDArray[np.int32]]:
+    for rows in bodies:
+        first, last = (np.tile(np.array(end, dtype=np.int32), (len(rows), 1)) for end in (before, after))
+        yield np.concatenate([first, rows, last], axis=1)
+
+
 def _write(
-    file: BinaryIO, bodies: Iterable[NDArray[np.int32]], before: list[int], after: list[int], length: int, limit: int
+    file: BinaryIO, blocks: Iterable[NDArray[np.int32]], length: int, limit: int, progress: Callable[[int, int], None]
 ) -> int:
     """Write an .npy of at most ``limit`` blocks as they come; their number."""
     count = 0
     _write_header(file, count, length)
-    for rows in bodies:
+    for rows in blocks:
         rows = rows[: limit - count]
-        framed = np.empty((len(rows), length), dtype="<i4")
-        framed[:, : len(before)] = before
-        framed[:, len(before) : length - len(after)] = rows
-        framed[:, length - len(after) :] = after
-        file.write(framed.tobytes())
+        file.write(rows.astype("<i4").tobytes())
         count += len(rows)
+        progress(count, limit)
         if count >= limit:
             break
     file.seek(0)
@@ -199,7 +206,7 @@ def _open(path: Path) -> NDArray[np.int32]:
 def _fingerprint(ids: NDArray[np.int32]) -> str:
     digest = hashlib.sha256(f"{ids.shape}|{ids.dtype.str}|".encode())
     for start in range(0, len(ids), 1024):
-        digest.update(np.ascontiguousarray(ids[start : start + 1024]).data)
+        digest.update(ids[start : start + 1024].tobytes())
     return f"sha256:{digest.hexdigest()}"
 
 
