@@ -97,12 +97,12 @@ def _find_learning_rate(config: HealConfig, json_: bool, quiet: bool) -> None:
         found = try_learning_rates(config, progress)
     if json_:
         print_json(
-            {"suggested": found.suggested, "tried": [{"learning_rate": r, "loss": loss} for r, loss in found.tried]}
+            {"suggested": found.suggested, "tried": [{"learning_rate": r, "left": left} for r, left in found.tried]}
         )
         return
-    table = Table("learning rate", "loss")
-    for rate, loss in found.tried[:: max(1, len(found.tried) // 20)]:
-        table.add_row(f"{rate:.2g}", f"{loss:.4g}")
+    table = Table("learning rate", "left of the loss")
+    for rate, left in found.tried[:: max(1, len(found.tried) // 20)]:
+        table.add_row(f"{rate:.2g}", f"{left:.4g}")
     console = output_console()
     console.print(table)
     console.print(f"suggested: --learning-rate {found.suggested:.1g}", highlight=False)

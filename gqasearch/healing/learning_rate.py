@@ -9,21 +9,24 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gqasearch.calibration import no_progress
 from gqasearch.healing.blocks import TrainingBlocks
 from gqasearch.healing.trainer import Objective, stack
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1e-1, 100
-SMOOTHING = 0.8  # weight of the past in the loss that is shown
-DIVERGED = 4.0  # times the lowest loss, beyond which nothing more is tried
+SMOOTHING = 0.8  # weight of the past in what is shown
+DIVERGED = 4.0  # times the least that was left, beyond which nothing more is tried
 
 
 @dataclass(frozen=True)
 class TriedRates:
-    """``tried``: learning rate and smoothed loss after a step with it, rising; ``suggested``: where the loss fell
-    fastest before its lowest point.
+    """``tried``: rising learning rates, and what was left of the loss before the step with each; ``suggested``: where
+    most was gained before the least was left.
+
+    What is left is the loss of a batch over that of the untrained model on the same batch, smoothed: batches differ by
+    more than a step gains.
     """
 
     tried: tuple[tuple[float, float], ...]
@@ -42,15 +45,16 @@ def range_test(
 ) -> TriedRates:
     """Train ``model`` (put back afterwards) for up to ``STEPS`` steps, each with a larger learning rate."""
     before = copy.deepcopy(model.state_dict())
+    batches = [_batch(data, step, batch_blocks, next(model.parameters()).device) for step in range(STEPS)]
+    with torch.no_grad():
+        untrained = [float(objective(model, batch)) for batch in batches]
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], weight_decay=weight_decay)
-    device = next(model.parameters()).device
     tried: list[tuple[float, float]] = []
     mean = 0.0
     model.train()
     for step, rate in enumerate(np.geomspace(LOWEST, HIGHEST, STEPS)):
-        rows = [data[(step * batch_blocks + row) % len(data)] for row in range(batch_blocks)]
-        loss = objective(model, {name: tensor.to(device) for name, tensor in stack(rows).items()})
-        mean = SMOOTHING * mean + (1 - SMOOTHING) * float(loss.detach())
+        loss = objective(model, batches[step])
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * float(loss.detach()) / max(untrained[step], 1e-12)
         smooth = mean / (1 - SMOOTHING ** (step + 1))
         if not math.isfinite(smooth) or (tried and smooth > DIVERGED * min(one for _, one in tried)):
             break
@@ -59,6 +63,11 @@ def range_test(
         progress(step + 1, STEPS)
     model.load_state_dict(before)
     return TriedRates(tuple(tried), _suggested(tried))
+
+
+def _batch(data: TrainingBlocks, step: int, size: int, device: torch.device) -> dict[str, Tensor]:
+    rows = [data[(step * size + row) % len(data)] for row in range(size)]
+    return {name: tensor.to(device) for name, tensor in stack(rows).items()}
 
 
 def _step(
@@ -74,10 +83,10 @@ def _step(
 
 
 def _suggested(tried: list[tuple[float, float]]) -> float:
-    """The rate at the steepest fall before the lowest loss; a tenth of the rate at that, where nothing falls."""
-    losses = np.array([loss for _, loss in tried])
-    lowest = int(losses.argmin())
+    """The rate of the steepest fall; a tenth of the lowest point's, where nothing falls before it."""
+    left = np.array([share for _, share in tried])
+    lowest = int(left.argmin())
     if lowest < 2:
         return tried[lowest][0] / 10
-    slopes = np.gradient(losses[: lowest + 1])
+    slopes = np.gradient(left[: lowest + 1])
     return tried[int(slopes.argmin())][0]

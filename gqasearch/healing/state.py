@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -75,7 +76,7 @@ def latest_state(folder: Path) -> HealState | None:
         optimizer = {"state": _nested(stored), "param_groups": record["groups"]}
         trained = load_file(path / MODEL)
         return HealState(record["step"], trained, optimizer, record["schedule"], record["history"], best, random)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise UserError(f"{path} is damaged: {error}; remove it to begin anew") from None
 
 

@@ -178,7 +178,7 @@ class Between(TrainerCallback):
     def is_over(self) -> bool:
         """Whether the best KL is ``patience`` measurements old."""
         patience, values = self.config.patience, [line["kl"] for line in self.history]
-        return patience is not None and len(values) - 1 - values.index(min(values)) >= patience
+        return patience is not None and len(values) > patience and min(values) < min(values[-patience:])
 
 
 def trained_parameters(model: nn.Module) -> dict[str, Tensor]:

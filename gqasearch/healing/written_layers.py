@@ -37,7 +37,9 @@ class WrittenLayers:
                 "parent's own: leave progressive out"
             )
         architecture = str(config["architectures"][0])
-        choice: LayoutChoice = next((layout for name, layout in LAYOUT_OF.items() if architecture.startswith(name)), "stock")
+        choice: LayoutChoice = next(
+            (layout for name, layout in LAYOUT_OF.items() if architecture.startswith(name)), "stock"
+        )
         return cls(model, parent, grouping, plan_checkpoint(parent.family, parent.config, grouping, choice))
 
     def read(self) -> dict[int, LayerWeights]:

@@ -131,10 +131,12 @@ class HealWork:
             self.ranks.wait()
         part, config = self.texts.trained, self.config
         self.folder.states.mkdir(parents=True, exist_ok=True)
-        self.progress.stage("text")
+        wanted = max(config.wanted_blocks, POOL // config.block_length)
+        self.progress.stage("text", total=wanted)
         packed = pack(
-            *(part, self.tokenizer, config.block_length, max(config.wanted_blocks, POOL // config.block_length)),
-            *(self.folder.tokens, part.source, self.source.family.objective),
+            *(part, self.tokenizer, config.block_length, wanted, self.folder.tokens, part.source),
+            objective=self.source.family.objective,
+            progress=lambda done, _: self.progress.update(done),
         )
         if self.ranks.leads:
             self.ranks.wait()
