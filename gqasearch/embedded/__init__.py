@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gqasearch.embedded.identifiers import ChoiceItem, identifier_items
 from gqasearch.embedded.text import SPLITS, Document, Split, held_out_documents
+from gqasearch.embedded.training_text import training_documents
 
 __all__ = [
     "SPLITS",
@@ -16,6 +17,7 @@ __all__ = [
     "identifier_items",
     "model_directory",
     "tasks_directory",
+    "training_documents",
 ]
 
 

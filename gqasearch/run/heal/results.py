@@ -16,9 +16,9 @@ from gqasearch.errors import UserError
 from gqasearch.grouping_document import GroupingDocument, read_grouping
 from gqasearch.reporting import Measurement, TextUse
 from gqasearch.reporting.healing import HealingData, HealingPoint, HealingRun, HeldOut
-from gqasearch.run.folder import RunFolder, read_json
+from gqasearch.run.folder import read_json
+from gqasearch.run.heal.folder import HealFolder, is_heal_folder
 
-MARKS = {"steps", "loss", "parent"}  # settings that a healing run has and a search has not
 TEXTS = {
     "trained": ("training", "the healed weights"),
     "validation": ("validation", "the curves of this page, and when to stop; never trained on"),
@@ -26,15 +26,9 @@ TEXTS = {
 }
 
 
-def is_healing_folder(path: Path) -> bool:
-    """Whether ``gqasearch heal`` made this folder; False for any other run folder, or none."""
-    config = path / "config.yaml"
-    return config.is_file() and read_config_file(config).keys() >= MARKS
-
-
 def all_healing(folders: Sequence[Path]) -> bool:
     """Whether these are folders of healing runs; raises ``UserError`` for some of this and some of that kind."""
-    healed = [path for path in folders if is_healing_folder(path)]
+    healed = [path for path in folders if is_heal_folder(path)]
     others = [path for path in folders if path not in healed]
     if healed and others:
         raise UserError(
@@ -80,10 +74,10 @@ class _Run:
     """One finished healing run, read once."""
 
     def __init__(self, path: Path) -> None:
-        if not is_healing_folder(path):
+        if not is_heal_folder(path):
             raise UserError(f"{path} is no healing run; gqasearch heal makes one")
         self.path = path
-        self.folder = RunFolder(path)
+        self.folder = HealFolder(path)
         self.config = read_config_file(self.folder.config)
         if not self.folder.metrics.is_file():
             raise UserError(f"{path} is unfinished: it has no metrics.json; run its heal command again")

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from gqasearch.cli.app import app
 from gqasearch.errors import UserError
-from gqasearch.run.heal_results import all_healing, healing_data, is_healing_folder, start_label
-from tests.run.healing_folders import document, healing_folder
+from gqasearch.run.heal import is_heal_folder
+from gqasearch.run.heal.results import all_healing, healing_data, start_label
+from tests.healing.folders import document, healing_folder
 
 PLAIN = document("neighbour", "weight-sharing-error", "mean")
 OURS = document("staged", "kl", "optimal", "descent")
@@ -90,7 +91,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     search = tmp_path / "search"
     search.mkdir()
     (search / "config.yaml").write_text(yaml.safe_dump({"model": "embedded", "method": "evolution"}))
-    assert not is_healing_folder(search) and not is_healing_folder(tmp_path / "nothing")
+    assert not is_heal_folder(search) and not is_heal_folder(tmp_path / "nothing")
     assert all_healing([good, other_text]) and not all_healing([search])
     with pytest.raises(UserError, match=r"good is a healing run, .*search is not"):
         all_healing([good, search])

@@ -1,0 +1,7 @@
+"""Fine-tuning after conversion: a grouped model learns from its parent for a while."""
+
+from gqasearch.healing.config import HealConfig, build_heal_config
+from gqasearch.healing.grouped_parent import GroupedParent
+from gqasearch.healing.progressive import ProgressiveParent
+
+__all__ = ["GroupedParent", "HealConfig", "ProgressiveParent", "build_heal_config"]

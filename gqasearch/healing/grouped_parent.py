@@ -1,0 +1,141 @@
+"""The parent with grouped attention weights that gradients flow to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from gqasearch.grouping import Grouping
+from gqasearch.models import LayerWeights, Parent
+from gqasearch.refining.layer_site import compute_dtype
+
+# The tensors of a layer that are trained, by their names in LayerWeights.
+TRAINED = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias")
+
+
+class TrainedLayer(torch.nn.Module):
+    """One layer's attention weights as parameters, named as in ``LayerWeights``: k and v (G, ...).
+
+    ``labels`` (H,): the group of every head.
+    """
+
+    def __init__(self, weights: LayerWeights, labels: Sequence[int], dtype: torch.dtype) -> None:
+        super().__init__()
+        if weights.num_kv_heads != 1 + max(labels):
+            raise ValueError(f"{weights.num_kv_heads} KV heads for {1 + max(labels)} groups")
+        self.labels = tuple(labels)
+        for name in TRAINED:
+            tensor: Tensor | None = getattr(weights, name)
+            copied = None if tensor is None else torch.nn.Parameter(tensor.detach().to(dtype, copy=True))
+            self.register_parameter(name, copied)
+        self._constants = {
+            "rotary_dim": weights.rotary_dim,
+            "q_norm": weights.q_norm,
+            "k_norm": weights.k_norm,
+            "score_scale": weights.score_scale,
+        }
+
+    def weights(self) -> LayerWeights:
+        """k and v (G, ...), the parameters themselves."""
+        return LayerWeights(**{name: getattr(self, name) for name in TRAINED}, **self._constants)
+
+    def tied(self) -> LayerWeights:
+        """As ``tie_heads``, (H, ...): the gradient of a group's K is the sum of its heads'."""
+        grouped = self.weights()
+        shared: dict[str, Any] = {
+            name: None if (tensor := getattr(grouped, name)) is None else self._repeated(tensor)
+            for name in ("k", "v", "k_bias", "v_bias")
+        }
+        return replace(grouped, **shared)
+
+    def _repeated(self, tensor: Tensor) -> Tensor:
+        # Indexing gives the same numbers, but on several threads its gradients are summed in any order.
+        groups = tensor.unbind(0)
+        return torch.stack([groups[label] for label in self.labels])
+
+
+class GroupedParent(torch.nn.Module):
+    """Computes what the parent does with every layer's heads tied, as a function of the grouped weights.
+
+    ``layers``: index -> weights with k and v (G, ...), as merges and refinements give them; a layer that is not
+    there is the parent's own, and nothing may share in it. Attention weights of all layers are parameters, in
+    float32 or the parent's dtype if wider; with ``whole`` all others are too (``rest``). They are cast to the parent's
+    dtype as the model runs.
+
+    The model's code is the parent's own, called with other tensors: neither its weights nor its mode (no dropout)
+    change, and it can be the teacher at the same time. Moving this module moves its parameters alone: the parent
+    must be on the same device. Gradient checkpointing would read the parent's weights as it computes anew, and is
+    off in a parent's mode.
+    """
+
+    def __init__(
+        self, parent: Parent, grouping: Grouping, layers: Mapping[int, LayerWeights], *, whole: bool = False
+    ) -> None:
+        super().__init__()
+        self.parent, self.grouping = parent, grouping
+        dtype = compute_dtype(parent)
+        self.layers = torch.nn.ModuleList(
+            TrainedLayer(layers[i] if i in layers else parent.layer(i), layer.labels, dtype)
+            for i, layer in enumerate(grouping)
+        )
+        others = self._others() if whole else {}
+        # A parameter's name may hold no dot.
+        self.rest = torch.nn.ParameterDict(
+            {name.replace(".", "/"): tensor.to(dtype, copy=True) for name, tensor in others.items()}
+        )
+
+    def _others(self) -> dict[str, Tensor]:
+        """The model's parameters that are no attention weights, by name; tied ones once."""
+        written = {
+            name
+            for index in range(len(self.grouping))
+            for name in self.parent.family.layer_tensors(index, self.parent.config).values()
+        }
+        named = self.parent.model.named_parameters()
+        return {name: tensor.detach() for name, tensor in named if name not in written}
+
+    def source_shaped(self, index: int) -> LayerWeights:
+        """The weights that layer ``index`` is run with, k and v (H, ...), with their graph."""
+        return self._trained(index).tied()
+
+    def layer(self, index: int) -> LayerWeights:
+        """The layer as it is written: k and v (G, ...), detached, not copied."""
+        found = self._trained(index).weights()
+        tensors = {name: tensor for name in TRAINED if (tensor := getattr(found, name)) is not None}
+        return replace(found, **{name: tensor.detach() for name, tensor in tensors.items()})
+
+    def rest_tensors(self) -> dict[str, Tensor]:
+        """Checkpoint name -> tensor of everything else that was trained, detached; empty without ``whole``."""
+        return {name.replace("/", "."): tensor.detach() for name, tensor in self.rest.items()}
+
+    def _trained(self, index: int) -> TrainedLayer:
+        layer = self.layers[index]
+        if not isinstance(layer, TrainedLayer):
+            raise TypeError(f"layer {index} is a {type(layer).__name__}")
+        return layer
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Every parameter of the model: constants, and those that are trained, in the model's own dtypes."""
+        tensors = {name: tensor.detach() for name, tensor in self.parent.model.named_parameters()}
+        trained = {name.replace("/", "."): tensor for name, tensor in self.rest.items()}
+        for index in range(len(self.grouping)):
+            trained |= self.parent.family.write_layer(self.source_shaped(index), index)
+        return tensors | {name: tensor.to(tensors[name].dtype) for name, tensor in trained.items()}
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool = False,
+    ) -> Any:
+        """What the parent's class gives: ``.logits`` (B, T, V), and ``.loss`` where there are ``labels`` (B, T)."""
+        options = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": use_cache}
+        if labels is not None:
+            options["labels"] = labels
+        return functional_call(self.parent.model, self._tensors(), (), options)
