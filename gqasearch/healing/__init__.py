@@ -2,5 +2,6 @@
 
 from gqasearch.healing.grouped_parent import GroupedParent
 from gqasearch.healing.progressive import ProgressiveParent
+from gqasearch.healing.short import ShortHealing, healed_runner
 
-__all__ = ["GroupedParent", "ProgressiveParent"]
+__all__ = ["GroupedParent", "ProgressiveParent", "ShortHealing", "healed_runner"]
