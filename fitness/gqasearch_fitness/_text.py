@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from gqasearch.fitness import FitnessContext, FloatArray
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import LayerWeights, tie_heads
 from gqasearch.refining import Descent, LayersAlone, LayerwiseRefinement, Outputs
+
+# (layer, its grouping) -> the converted layer, k and v (G, ...).
+ConvertedLayer: TypeAlias = Callable[[int, LayerGrouping], LayerWeights]
 
 # Blocks of about so many tokens are run at once: the smallest share of its text that a candidate can be run on.
 BATCH_TOKENS = 1024
@@ -57,24 +60,27 @@ class CandidateLosses:
     """Losses of candidates under the context's merge, their layers quickly refined where the model will be.
 
     On a part of the text: with W_o refitted. On all of it: after a short descent, where a descent will follow.
-    Whatever is kept of one is of no use to the other, whose layers are different.
+    Whatever is kept of one is of no use to the other, whose layers are different. ``converted_layer``: a layer as it
+    is on all of the text, k and v (G, ...); computed anew with every call.
     """
 
     def __init__(
         self, parameters: QuickRefinement, context: FitnessContext, blocks: TokenBlocks, summed_loss: SummedLoss
     ) -> None:
-        def losses(tied_layer: TiedLayer) -> PrefixLosses:
+        def losses(converted: ConvertedLayer) -> PrefixLosses:
+            tied_layer = in_parents_shape(context, converted)
             return PrefixLosses(context.parent, tied_layer, blocks, batch_size(blocks), summed_loss)
 
         self.context, self.blocks, self.summed_loss = context, blocks, summed_loss
         self.converter = converter = Converter(context.parent, context.merge, context.load_statistics)
         outputs = Outputs() if context.refined else None
-        self.on_part = losses(tied_layers(context, converter, outputs, parameters.refit_tokens))
-        self.on_all = self.on_part
+        self.converted_layer = converted_layers(context, converter, outputs, parameters.refit_tokens)
+        self.on_part = self.on_all = losses(self.converted_layer)
         refinement = context.refinement
         if isinstance(refinement, Descent) and parameters.descent_tokens and parameters.descent_steps:
             short = replace(refinement, steps=min(refinement.steps, parameters.descent_steps))
-            self.on_all = losses(tied_layers(context, converter, short, parameters.descent_tokens))
+            self.converted_layer = converted_layers(context, converter, short, parameters.descent_tokens)
+            self.on_all = losses(self.converted_layer)
         self.batch_tokens = self.on_part.batch_tokens
 
     @property
@@ -101,17 +107,29 @@ class CandidateLosses:
         return total / sum(targets.count for targets in self.blocks.targets(size))
 
 
-def tied_layers(
+def converted_layers(
     context: FitnessContext, converter: Converter, refinement: LayerwiseRefinement | None, tokens: int
-) -> TiedLayer:
+) -> ConvertedLayer:
     """Layers after the merge, each then refined by itself on so many tokens of the calibration text; 0 for not."""
     alone: LayersAlone | None = None
     if refinement is not None and tokens:
         alone = LayersAlone(context.parent, context.load_calibration_blocks().first(tokens), refinement)
 
-    def tied_layer(index: int, layer: LayerGrouping) -> LayerWeights:
+    def converted_layer(index: int, layer: LayerGrouping) -> LayerWeights:
         merged = converter.layer_merge(index).merge(layer)
-        found = merged if alone is None else alone.refine(index, layer, merged)
-        return tie_heads(found, layer.labels, context.parent.geometry.queries_per_kv)
+        return merged if alone is None else alone.refine(index, layer, merged)
 
-    return tied_layer
+    return converted_layer
+
+
+def tied_layers(
+    context: FitnessContext, converter: Converter, refinement: LayerwiseRefinement | None, tokens: int
+) -> TiedLayer:
+    """``converted_layers`` in the parent's shape."""
+    return in_parents_shape(context, converted_layers(context, converter, refinement, tokens))
+
+
+def in_parents_shape(context: FitnessContext, converted: ConvertedLayer) -> TiedLayer:
+    """These layers with K and V of a group repeated for its heads."""
+    m = context.parent.geometry.queries_per_kv
+    return lambda index, layer: tie_heads(converted(index, layer), layer.labels, m)

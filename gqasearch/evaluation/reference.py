@@ -60,6 +60,10 @@ class ParentLogProbs:
 
     def summed_kl(self, batch: int, logits: Tensor) -> float:
         """KL of the distributions that ``logits`` (B, T, V) of one batch stand for, summed over targets, nats."""
+        return float(self.kl(batch, logits).double().sum())
+
+    def kl(self, batch: int, logits: Tensor) -> Tensor:
+        """KL of every prediction (B, P), nats; 0 where nothing is to be predicted. Gradients flow to ``logits``."""
         kept = self.kept[batch]
         scores = kept.targets.of(logits)
         total = scores.logsumexp(-1)
@@ -69,7 +73,7 @@ class ParentLogProbs:
             found = scores.gather(-1, kept.index.long()) - total[..., None]
             rest = (1 - found.double().exp().sum(-1)).clamp_min(NOTHING).log().to(found)
             cross = torch.einsum("btk,btk->bt", kept.probability, found) + kept.rest * rest
-        return float(((kept.negentropy - cross).clamp_min(0) * kept.wanted).double().sum())
+        return (kept.negentropy - cross).clamp_min(0) * kept.wanted
 
     def mean_kl(self, candidate: Runner) -> float:
         """Mean KL over targets, nats per token."""

@@ -3,5 +3,13 @@
 from gqasearch.healing.config import HealConfig, build_heal_config
 from gqasearch.healing.grouped_parent import GroupedParent
 from gqasearch.healing.progressive import ProgressiveParent
+from gqasearch.healing.short import ShortHealing, healed_runner
 
-__all__ = ["GroupedParent", "HealConfig", "ProgressiveParent", "build_heal_config"]
+__all__ = [
+    "GroupedParent",
+    "HealConfig",
+    "ProgressiveParent",
+    "ShortHealing",
+    "build_heal_config",
+    "healed_runner",
+]

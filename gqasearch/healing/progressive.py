@@ -19,9 +19,9 @@ class ProgressiveParent(GroupedParent):
     """Runs (1 - share) own + share * grouped, for q, k, v, o and biases of every layer in ``layers``.
 
     ``own`` starts as the parent's weights, each head turned towards the shared one (``frames``), and is trained
-    too: at ``share`` 0 the model is the parent, at 1 the grouped model and nothing else. As with the masks of
-    arXiv 2412.20677 (section 3.3) heads leave their own weights little by little, but on a fixed path:
-    ``set_share`` sets how far. ``layer`` gives the grouped weights, wherever the share is.
+    too: at ``share`` 0 the model is the parent, at 1 the grouped model and nothing else. With the L0 masks of
+    arXiv 2412.20677 it is learnt when a head leaves its own weights; here ``set_share`` says how far all of them are.
+    ``layer`` gives the grouped weights, wherever the share is.
     """
 
     def __init__(
