@@ -6,9 +6,9 @@ python -m experiments.healing --kv-ratio 0.5 --steps 300 --loss language-model -
 python -m experiments.healing --show                          # print the committed results
 
 Starts are ordinary runs of ``gqasearch search`` with seed 0, healed folders those of ``gqasearch heal``, both below
---work-dir: what is there is not made again, and what was stopped goes on. ``--seeds`` are healing's: another order of the
-text. ``parent`` is the unconverted model under the same training. A command that finds all runs of its table done, its
-own and those of commands beside it, writes them to ``experiments/healing/results/SETTING/``.
+--work-dir: what is there is not made again, and what was stopped goes on. ``--seeds`` are of healing: other orders of
+the text. ``parent`` is the unconverted model under the same training. A command that finds all runs of its table done,
+its own and those of commands beside it, writes them to ``experiments/healing/results/SETTING/``.
 """
 
 from __future__ import annotations
