@@ -67,7 +67,7 @@ LABELS = {
     "ours": "ours",
     PARENT: "the parent, trained too",
 }
-# Steps that the table at equal steps shows, as far as they were measured.
+# Steps that the table at equal steps shows, as far as they were measured, beside the last.
 STEPS = (0, 50, 100, 200, 300, 500, 1000, 1500, 2000)
 
 
@@ -147,7 +147,7 @@ def write_results(data: HealingData, folder: Path) -> None:
 
 def at_equal_steps(history: pd.DataFrame) -> pd.DataFrame:
     """Validation KL by start and step, medians over seeds, of runs that are as long."""
-    table = history[history["step"].isin(STEPS)].pivot_table(
+    table = history[history["step"].isin((*STEPS, history["step"].max()))].pivot_table(
         index="start", columns="step", values="kl", aggfunc="median", sort=False
     )
     return table.rename_axis(columns=None).reset_index()

@@ -85,14 +85,14 @@ def _halvings(data: HealingData) -> list[Level]:
 def tokens_frame(data: HealingData) -> pd.DataFrame:
     """One row per level and start: kl, level, start, tokens, reached, ratio.
 
-    ``tokens``: to the first evaluation at or below the level, median over seeds; where that is not reached, all that
-    the run was trained on, and ``reached`` is False. ``ratio``: of the tokens of the slowest start at this level,
-    which is an upper bound where the slowest did not reach it.
+    ``tokens``: to the first evaluation at or below the level, median over seeds (of two, the later); where that is not
+    reached, all that the run was trained on, and ``reached`` is False. ``ratio``: of the tokens of the slowest start
+    at this level, which is an upper bound where the slowest did not reach it.
     """
     rows = []
     for level in levels(data):
         needed = {
-            label: float(np.median([run.tokens_to(level.kl) for run in runs])) for label, runs in data.starts.items()
+            label: _upper_median([run.tokens_to(level.kl) for run in runs]) for label, runs in data.starts.items()
         }
         trained = {label: float(max(run.history[-1].tokens for run in runs)) for label, runs in data.starts.items()}
         spent = {label: tokens if np.isfinite(tokens) else trained[label] for label, tokens in needed.items()}
@@ -102,6 +102,11 @@ def tokens_frame(data: HealingData) -> pd.DataFrame:
             row = {"kl": level.kl, "level": level.name, "start": label, "tokens": tokens, "reached": reached}
             rows.append({**row, "ratio": tokens / slowest if reached and slowest > 0 else np.nan})
     return pd.DataFrame(rows, columns=["kl", "level", "start", "tokens", "reached", "ratio"])
+
+
+def _upper_median(values: list[float]) -> float:
+    """Always one of the values: a number of tokens at which something was measured."""
+    return sorted(values)[len(values) // 2]
 
 
 def tokens_table(data: HealingData) -> TextTable:

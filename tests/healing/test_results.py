@@ -14,6 +14,7 @@ from gqasearch.errors import UserError
 from gqasearch.run.heal import is_heal_folder
 from gqasearch.run.heal.results import all_healing, healing_data, start_label
 from tests.healing.folders import document, healing_folder
+from tests.healing.healed import converted, healed
 
 PLAIN = document("neighbour", "weight-sharing-error", "mean")
 OURS = document("staged", "kl", "optimal", "descent")
@@ -95,6 +96,19 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     assert all_healing([good, other_text]) and not all_healing([search])
     with pytest.raises(UserError, match=r"good is a healing run, .*search is not"):
         all_healing([good, search])
+
+
+def test_a_run_writes_its_own_page_and_is_shown_with_others(tmp_path: Path) -> None:
+    converted(tmp_path, "stock-symmetric")
+    first, second = (healed(tmp_path, f"seed-{seed}", seed=seed, steps=4) for seed in (0, 1))
+    assert "What every token of training brings" in first.report.read_text()
+    data = healing_data([first.path, second.path])
+    ((_, runs),) = data.starts.items()
+    assert [run.seed for run in runs] == [0, 1]
+    metrics = json.loads(first.metrics.read_text())
+    assert data.validation_perplexity == metrics["texts"]["validation"]["parent_perplexity"]
+    assert runs[0].healed.kl == metrics["results"]["healed"]["kl"]
+    assert [point.tokens for point in runs[0].history] == [0, 128, 256]
 
 
 def test_report_from_the_command_line(tmp_path: Path) -> None:
