@@ -8,7 +8,6 @@ converter, which knows its tokenizer, and llama.cpp needs no converter that know
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,8 @@ from gqasearch.checkpoints.gguf_file import (
     uint32,
     write_gguf,
 )
-from gqasearch.checkpoints.gguf_names import GgufHeads, heads_of, source_name
+from gqasearch.checkpoints.gguf_names import GgufHeads, heads_of, source_name, trained_names
+from gqasearch.checkpoints.healed import is_healed
 from gqasearch.errors import UserError
 from gqasearch.models import CheckpointTensors, read_config
 
@@ -56,7 +56,8 @@ class GgufExport:
 def export_gguf(parent: Path, checkpoint: Path, out: Path, *, overwrite: bool = False) -> GgufExport:
     """Write to ``out`` the GGUF file ``parent`` with the attention of ``checkpoint``, converted from the same model.
 
-    Attention tensors keep the parent's type where the package gguf can write it, and become F16 where not.
+    Of a checkpoint that was healed, all tensors are the checkpoint's. Those that are replaced keep the parent's type
+    where the package gguf can write it, and become F16 where not.
     One tensor is in memory at a time; ``out`` appears only when complete.
 
     Raises ``UserError`` for a parent that is no little-endian GGUF file of one part, for architectures and layouts
@@ -66,12 +67,18 @@ def export_gguf(parent: Path, checkpoint: Path, out: Path, *, overwrite: bool = 
     file = GgufFile(parent)
     heads = heads_of(file, read_config(checkpoint), checkpoint)
     source = CheckpointTensors(checkpoint)
-    _require_same_model(file, source, heads)
+    healed = is_healed(checkpoint)
+    if not healed:
+        _require_same_model(file, source, heads)
     if out.exists() and out.samefile(parent):
         raise UserError(f"{out} is the parent itself; give --output another name")
-    tensors = [_new_tensor(file, source, heads, name) for name in file.tensors]
+    named = _attention_names(heads) | (
+        trained_names(source, heads.parent_architecture, heads.num_layers) if healed else {}
+    )
+    replaced = {name: stored for name, stored in named.items() if name in file.tensors}
+    tensors = [_new_tensor(file, source, heads, name, replaced.get(name)) for name in file.tensors]
     write_gguf(out, _metadata(file, heads), tensors, int(file.reader.alignment), overwrite=overwrite)
-    types = {name: file.tensors[name].tensor_type.name for name in _replaced_names(heads)}
+    types = {name: file.tensors[name].tensor_type.name for name in replaced}
     new = {tensor.name: tensor.type.name for tensor in tensors}
     return GgufExport(
         architecture=heads.architecture,
@@ -99,29 +106,31 @@ def _metadata(file: GgufFile, heads: GgufHeads) -> dict[str, bytes]:
     return kept | own | {key: head_dim for key in derived if key not in kept}
 
 
-def _replaced_names(heads: GgufHeads) -> Iterator[str]:
-    for layer in range(heads.num_layers):
-        yield from (f"blk.{layer}.{name}" for name in heads.tensors)
+def _attention_names(heads: GgufHeads) -> dict[str, str]:
+    """Tensors that a conversion changes: the file's name -> the checkpoint's."""
+    layers = range(heads.num_layers)
+    return {f"blk.{layer}.{name}": source_name(name, layer) for layer in layers for name in heads.tensors}
 
 
-def _new_tensor(file: GgufFile, source: CheckpointTensors, heads: GgufHeads, name: str) -> NewTensor:
-    """As in the parent, or from the checkpoint where a conversion changes it."""
+def _new_tensor(
+    file: GgufFile, source: CheckpointTensors, heads: GgufHeads, name: str, stored_name: str | None
+) -> NewTensor:
+    """As in the parent, or from the checkpoint, which calls it ``stored_name``."""
     tensor = file.tensors[name]
-    block, _, rest = name.removeprefix("blk.").partition(".")
-    if rest not in heads.tensors:
+    if stored_name is None:
         return NewTensor(name, shape_of(tensor), tensor.tensor_type, lambda: tensor.data)
-    layer = int(block)
-    shape = heads.shape(rest, layer)
+    block, _, rest = name.removeprefix("blk.").partition(".")
+    shape = heads.shape(rest, int(block)) if rest in heads.tensors else shape_of(tensor)
     kind = _writable(tensor.tensor_type, shape[-1])
 
     def data() -> NDArray[Any]:
-        stored = source.read(source_name(rest, layer))
+        stored = source.read(stored_name)
         if tuple(stored.shape) != shape:
             raise UserError(
-                f"{source.directory}: {source_name(rest, layer)} has shape {tuple(stored.shape)}, but config.json "
-                f"says {shape}"
+                f"{source.directory}: {stored_name} has shape {tuple(stored.shape)}, but config.json or the parent's "
+                f"file says {shape}"
             )
-        return _encode(heads.permute(stored.float(), rest, layer).numpy(), kind, name)
+        return _encode(heads.permute(stored.float(), rest).numpy(), kind, name)
 
     return NewTensor(name, shape, kind, data)
 

@@ -13,9 +13,9 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from gqasearch.checkpoints.gguf_file import GgufFile, shape_of
+from gqasearch.checkpoints.gguf_file import GgufFile, import_gguf, shape_of
 from gqasearch.errors import UserError
-from gqasearch.models import Config
+from gqasearch.models import CheckpointTensors, Config
 
 # llama.cpp's architecture of the parent -> architectures in config.json of the converted checkpoint, and llama.cpp's
 # name for that.
@@ -36,6 +36,15 @@ def source_name(tensor: str, layer: int) -> str:
     """The checkpoint's name of ``attn_q.weight`` and the like; one for all architectures above."""
     projection, kind = tensor.split(".")
     return f"model.layers.{layer}.self_attn.{PROJECTIONS[projection]}.{kind}"
+
+
+def trained_names(source: CheckpointTensors, architecture: str, layers: int) -> dict[str, str]:
+    """llama.cpp's name -> the checkpoint's, of all tensors that it names in ``architecture``, its own word."""
+    gguf = import_gguf()
+    known = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(known, layers)
+    found = {names.get_name(stored, try_suffixes=(".weight", ".bias")): stored for stored in source.shard_of}
+    return {name: stored for name, stored in found.items() if name is not None}
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class GgufHeads:
             return (width,)
         return (self.hidden_size, width) if projection == "attn_output" else (width, self.hidden_size)
 
-    def permute(self, values: Tensor, tensor: str, layer: int) -> Tensor:
+    def permute(self, values: Tensor, tensor: str) -> Tensor:
         """Rows of q and k, (heads * d, ...), in llama.cpp's order; other tensors as they are."""
         if self.architecture not in PAIRS_SIDE_BY_SIDE or not tensor.startswith(("attn_q.", "attn_k.")):
             return values

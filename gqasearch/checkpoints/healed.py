@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,12 +17,22 @@ from gqasearch.checkpoints.shards import Shards
 from gqasearch.errors import UserError
 from gqasearch.models import CheckpointTensors
 
+HEALING = "healing.json"
 
-def write_healed(source_dir: Path, out_dir: Path, model: nn.Module, words: str) -> None:
+
+def is_healed(folder: Path) -> bool:
+    """Whether this checkpoint was trained after its conversion."""
+    return (folder / HEALING).is_file()
+
+
+def write_healed(
+    source_dir: Path, out_dir: Path, model: nn.Module, words: str, record: Mapping[str, Any] | None = None
+) -> None:
     """Write ``source_dir`` to ``out_dir`` with the weights of ``model``, which was loaded from it.
 
     Shards, names and dtypes stay, and so do all other files but for the model card, in which ``words`` take the place
-    of the sentence that nothing was fine-tuned. ``out_dir`` appears only when complete; raises ``UserError`` where it
+    of the sentence that nothing was fine-tuned. ``record``: how it was trained, written as ``healing.json``, which says
+    that no tensor need be the parent's. ``out_dir`` appears only when complete; raises ``UserError`` where it
     exists and is not empty, and where the model has a parameter that is not among the files' tensors.
     """
     source = CheckpointTensors(source_dir)
@@ -35,6 +47,7 @@ def write_healed(source_dir: Path, out_dir: Path, model: nn.Module, words: str) 
             if file.is_file() and file.name not in source.shards:
                 shutil.copyfile(file, folder / file.name)
         shards.write(folder, convert)
+        (folder / HEALING).write_text(json.dumps(record or {}, indent=1) + "\n", encoding="utf-8")
         _note_on_card(folder / "README.md", words)
 
 

@@ -13,14 +13,17 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gqasearch.config import LayoutChoice
 from gqasearch.embedded import model_directory
 from gqasearch.grouping import Grouping
+from gqasearch.healing import HealConfig
 from gqasearch.models import Parent, load_parent
+from gqasearch.run.heal import heal
 from tests.checkpoints.convert import reference
 from tests.checkpoints.uneven import write
+from tests.samples import text_file
 from tests.tiny_models import save_checkpoint, tiny_model
 
 # Of log-probabilities, float32 weights and caches: sums of some hundred products in another order.
@@ -97,6 +100,25 @@ def make_case(model: str, layouts: tuple[str, ...], folder: Path) -> Case:
         assert write(parent, source, folder / layout, grouping, LAYOUTS[layout]).name == layout
         converted[layout] = _expected(parent, grouping, layout, folder / layout)
     return Case(model, source, parent, converted)
+
+
+def heal_case(case: Case, layout: str) -> Converted:
+    """A conversion of ``case`` after a few steps of training, and what transformers' own code says of it."""
+    text = text_file(case.source.parent)
+    small: dict[str, Any] = {"steps": 4, "batch_blocks": 2, "block_length": 32, "learning_rate": 3e-3}
+    few: dict[str, Any] = {"validation_tokens": 100, "evaluation_tokens": 100}
+    start = case.converted[layout]
+    config = HealConfig(model=str(start.folder), parent=str(case.source), text=str(text), **small, **few)
+    folder = heal(config, case.source.parent / f"{layout}-healed").model
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        log_probs = _log_probs(model.eval(), start.prompts)
+        longest = torch.tensor([start.prompts[-1]])
+        options: dict[str, Any] = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
+        tokens = model.generate(longest, attention_mask=torch.ones_like(longest), **options)
+    assert float(np.abs(log_probs.numpy() - start.log_probs).max()) > 400 * TOLERANCE  # training did something
+    greedy = tokens[0, longest.shape[1] :].tolist()
+    return Converted(layout, folder, start.grouping, start.prompts, log_probs.numpy(), greedy)
 
 
 def save_source(model: str, folder: Path) -> Path:

@@ -13,7 +13,7 @@ import pytest
 from gqasearch.checkpoints import export_gguf
 from gqasearch.checkpoints.gguf_file import GgufFile
 from tests.checkpoints.gguf_parent import write_parent
-from tests.clients.cases import STOCK, difference, make_case
+from tests.clients.cases import STOCK, difference, heal_case, make_case
 from tests.clients.client import Client
 from tests.clients.summary import Record
 
@@ -58,6 +58,18 @@ def test_layouts(model: str, tmp_path: Path, record_property: Any) -> None:
         assert caches.pop(0) == (4 * head * sum(counts), 4 * head * len(counts) * max(counts))
         assert caches.pop(0) == (2 * head * sum(counts), 2 * head * sum(counts))
         Record(LLAMACPP.title, result["version"], layout, model, largest, kv_bytes=True).write(record_property)
+
+
+@pytest.mark.parametrize("layout", STOCK)
+def test_healed(layout: str, tmp_path: Path) -> None:
+    """What was trained is computed as transformers computes it; padded slots are still none of llama.cpp's business."""
+    LLAMACPP.require()
+    case = make_case("mistral", (layout,), tmp_path)
+    healed = heal_case(case, layout)
+    LLAMACPP.run("convert.py", [[str(case.source), str(tmp_path / "parent.gguf")]], tmp_path)
+    export_gguf(tmp_path / "parent.gguf", healed.folder, tmp_path / "healed.gguf")
+    answer = LLAMACPP.run("run.py", [healed.request(tmp_path / "healed.gguf", context=CONTEXT)], tmp_path)
+    difference(answer.result[0], healed)
 
 
 def assert_same_file(ours: Path, converters: Path, but: str = "$") -> None:

@@ -75,7 +75,9 @@ def _steps(work: HealWork) -> None:
         trained = _train(work)
         _write_history(folder, trained.history)
         write_json(folder.trained, _trained_record(work, trained), overwrite=True)
-        write_healed(work.start, folder.model, work.to_write(trained.model), _words(work.config, trained.steps))
+        record = {"steps": trained.steps, "config": work.config.model_dump(mode="json")}
+        words = _words(work.config, trained.steps)
+        write_healed(work.start, folder.model, work.to_write(trained.model), words, record)
     if not folder.metrics.is_file():
         metrics = _measure(work)
         _rewrite_card(work, metrics)
