@@ -93,17 +93,11 @@ def make_blocks(
     is padded; a rest of under half a block is dropped unless the document has no other. Raises
     ``UserError`` when the whole text is shorter than one block, or the tokenizer has no mask token that is needed.
     """
-    before, after = _around(tokenizer, objective)
-    body = length - len(before) - len(after)
-    if body < 2:
-        raise UserError(f"--block-length must be at least {length - body + 2}, got {length}")
+    before, after, body = block_frame(tokenizer, objective, length)
     encoded = [_encode(tokenizer, document.text) for document in documents]
     count, size = sum(map(len, encoded)), sum(len(document.text.encode()) for document in documents)
     if count < body:
-        raise UserError(
-            f"the text ({source}) has {count} tokens, fewer than one block of {length}; give more text or a "
-            "smaller --block-length"
-        )
+        raise too_short(source, count, length)
     rows = [before + row + after for row in _in_turn([_cut(tokens, body) for tokens in encoded])]
     taken = list(_until(rows, max_tokens))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
@@ -116,11 +110,28 @@ def make_blocks(
     return blocks if objective == "next-token" else _masked(blocks, tokenizer)
 
 
-def _around(tokenizer: PreTrainedTokenizerBase, objective: Objective) -> tuple[list[int], list[int]]:
-    """What every block begins and ends with."""
-    if objective == "next-token":
-        return _token(tokenizer.bos_token_id), []
-    return _token(tokenizer.cls_token_id), _token(tokenizer.sep_token_id)
+def block_frame(
+    tokenizer: PreTrainedTokenizerBase, objective: Objective, length: int
+) -> tuple[list[int], list[int], int]:
+    """What every block begins and ends with, and the number of tokens between, of a block of ``length``.
+
+    Raises ``UserError`` when there is no room for two.
+    """
+    before, after = _token(tokenizer.bos_token_id), list[int]()
+    if objective != "next-token":
+        before, after = _token(tokenizer.cls_token_id), _token(tokenizer.sep_token_id)
+    body = length - len(before) - len(after)
+    if body < 2:
+        raise UserError(f"--block-length must be at least {length - body + 2}, got {length}")
+    return before, after, body
+
+
+def too_short(source: str, tokens: int, length: int) -> UserError:
+    """The error for a text that does not fill one block."""
+    return UserError(
+        f"the text ({source}) has {tokens} tokens, fewer than one block of {length}; give more text or a "
+        "smaller --block-length"
+    )
 
 
 def _token(given: int | None) -> list[int]:

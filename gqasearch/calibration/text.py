@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from gqasearch.embedded import SPLITS, Document, Split, held_out_documents
 from gqasearch.errors import UserError
@@ -35,7 +38,7 @@ def load_whole(text: str) -> list[Document]:
     """All documents of a .txt or .jsonl file, or of a folder of them; errors as in ``load_documents``."""
     path = Path(text).expanduser()
     if path.is_dir():
-        files = _text_files(path)
+        files = text_files(path)
     elif path.is_file():
         files = [path]
     else:
@@ -43,23 +46,46 @@ def load_whole(text: str) -> list[Document]:
     return _refuse_empty([Document(file.name, piece) for file in files for piece in _read(file)], path)
 
 
-def _text_files(folder: Path) -> list[Path]:
+def text_files(folder: Path) -> list[Path]:
+    """The .txt and .jsonl files of a folder and those below it, in name order."""
     return sorted(path for path in folder.rglob("*") if path.suffix in (".txt", ".jsonl") and path.is_file())
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """A .txt or .jsonl to read; raises ``UserError`` for any other, and when what is read turns out not to be UTF-8."""
+    if path.suffix not in (".txt", ".jsonl"):
+        raise UserError(f"text {path}: expected a .txt or .jsonl file, got {path.suffix or 'no suffix'!r}")
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise UserError(f"text {path} is not UTF-8: {error}") from None
+    except OSError as error:
+        raise UserError(f"cannot read text {path}: {error.strerror or error}") from None
+
+
+def records(path: Path) -> Iterator[str]:
+    """The text of every line of a .jsonl that is not blank, one line at a time.
+
+    Raises ``UserError`` at the first line without ``text``.
+    """
+    with open_text(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _text_field(path, number, line)
 
 
 def _read(path: Path) -> list[str]:
     """One string of a .txt, one per line of a .jsonl."""
-    if path.suffix not in (".txt", ".jsonl"):
-        raise UserError(f"text {path}: expected a .txt or .jsonl file, got {path.suffix or 'no suffix'!r}")
-    try:
-        content = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"text {path} is not UTF-8: {error}") from None
-    if not content.strip():
+    if path.suffix == ".jsonl":
+        pieces = list(records(path))
+    else:
+        with open_text(path) as file:
+            pieces = [file.read()]
+    if not pieces or (path.suffix == ".txt" and not pieces[0].strip()):
         raise UserError(f"text {path} is empty")
-    if path.suffix == ".txt":
-        return [content]
-    return [_text_field(path, number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
+    return pieces
 
 
 def _text_field(path: Path, number: int, line: str) -> str:
@@ -83,17 +109,17 @@ def _cut(piece: str, split: Split) -> list[str]:
 
 
 def _share_of_folder(folder: Path, split: Split) -> list[Document]:
-    files = _text_files(folder)
+    files = text_files(folder)
     if len(files) < len(SPLITS):
         raise UserError(f"text {folder}: needs at least {len(SPLITS)} .txt or .jsonl files, has {len(files)}")
     order = SPLITS.index(split)
-    mine = [file for index, file in enumerate(files) if _owner(index, len(files)) == order]
+    mine = [file for index, file in enumerate(files) if owner(index, len(files)) == order]
     pieces = [Document(file.relative_to(folder).as_posix(), piece) for file in mine for piece in _read(file)]
     return _refuse_empty(pieces, folder)
 
 
-def _owner(index: int, count: int) -> int:
-    """Which purpose file ``index`` of ``count`` serves; each purpose gets at least one."""
+def owner(index: int, count: int) -> int:
+    """Which of ``SPLITS`` file ``index`` of ``count`` serves; of three files or more, each gets at least one."""
     return min(index * len(SPLITS) // count, len(SPLITS) - 1)
 
 

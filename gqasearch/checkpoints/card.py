@@ -16,6 +16,8 @@ from gqasearch.models import Config
 
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 
+NOT_HEALED = "**The model was not fine-tuned after the conversion.**"
+
 CARD = """\
 ---
 {front}---
@@ -26,7 +28,7 @@ CARD = """\
 {ratio:.1%} of the parent's. Which heads share was searched for by
 gqasearch {version}; `grouping.json` has the groups of every layer.
 
-The weights were computed from the parent's. **The model was not fine-tuned after the conversion.**
+The weights were computed from the parent's. {training}
 
 ## Before and after
 
@@ -101,6 +103,7 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
         ratio=document.grouping.kv_ratio,
         version=document.created_by.get("gqasearch", ""),
         metrics=_table(facts),
+        training=NOT_HEALED,
         trust=", trust_remote_code=True" if file else "",
         code=OWN_CODE.format(file=file) if file else STOCK_CODE,
         architecture=config["architectures"][0],
@@ -108,6 +111,16 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
         reason=layout.reason,
         configuration=_yaml(_configuration(document, facts)),
     )
+
+
+def healed_card(card: str, facts: CardFacts) -> str:
+    """The card of a checkpoint that was trained further, with new figures and the settings of the training."""
+    head, _, rest = card.partition("## Before and after\n")
+    _, found, tail = rest.partition("## How to load\n")
+    if not found:
+        return card
+    settings = f"\n## Healing\n\n```yaml\n{_yaml(facts.configuration)}```\n"
+    return f"{head}## Before and after\n\n{_table(facts)}\n\n## How to load\n{tail}{settings}"
 
 
 def _parent(model_id: str) -> tuple[str, bool]:

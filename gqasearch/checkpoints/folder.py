@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from gqasearch.errors import UserError
+from gqasearch.files import remove_abandoned
 
 # What a user of the checkpoint needs beside weights and config.json, copied byte for byte: tokenizers
 # that are loaded and saved again do not always come out the same.
@@ -44,7 +45,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
+        remove_abandoned(path)
         aside.mkdir()
         yield aside
         for file in aside.iterdir():
@@ -62,25 +63,3 @@ def copy_companions(source: Path, target: Path) -> None:
         for file in sorted(source.glob(pattern)):
             if file.is_file():
                 shutil.copyfile(file, target / file.name)
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove what processes that were killed while writing ``path`` left behind."""
-    prefix = f".{path.name}.partial-"
-    for left in path.parent.iterdir():
-        process = left.name.removeprefix(prefix)
-        if left.name.startswith(prefix) and process.isdecimal() and not _is_running(int(process)):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    """Whether another process has this id; our own id on a folder found here is a dead namesake's."""
-    if process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

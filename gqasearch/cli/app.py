@@ -11,6 +11,7 @@ from gqasearch.cli.compare import compare
 from gqasearch.cli.evaluate import evaluate
 from gqasearch.cli.export import export
 from gqasearch.cli.export_gguf import export_gguf
+from gqasearch.cli.heal import heal
 from gqasearch.cli.import_grouping import import_grouping
 from gqasearch.cli.ls import ls
 from gqasearch.cli.materialize import materialize
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (search, compare, materialize, evaluate, export, export_gguf, validate, ls, report):
+for verb in (search, compare, materialize, heal, evaluate, export, export_gguf, validate, ls, report):
     app.command()(verb)
 app.command("import")(import_grouping)  # a word that no function can be named
 app.add_typer(sweep, name="sweep")

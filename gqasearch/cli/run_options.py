@@ -1,4 +1,4 @@
-"""The flags of ``search``: made from the fields of ``RunConfig``, so that file and flags cannot differ."""
+"""The flags of ``search`` and ``heal``: made from the fields of their configurations, so that both always agree."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
+from pydantic import BaseModel
+from typer.models import ArgumentInfo
 
 from gqasearch.config import RunConfig, apply_settings, build_config, read_config_file
 
@@ -15,32 +17,40 @@ from gqasearch.config import RunConfig, apply_settings, build_config, read_confi
 NO_FLAG = {"objectives", "fitness_parameters", "merge_parameters", "refine_parameters", "method_parameters"}
 
 
-def config_parameters() -> list[inspect.Parameter]:
-    """One optional keyword parameter per field of ``RunConfig`` that is a flag."""
+def config_parameters(settings: type[BaseModel] = RunConfig) -> list[inspect.Parameter]:
+    """One optional keyword parameter per field of a configuration that is a flag."""
     return [
         _parameter(name, field.annotation, field.description or "", field.get_default(call_default_factory=True))
-        for name, field in RunConfig.model_fields.items()
-        if name not in NO_FLAG
+        for name, field in settings.model_fields.items()
+        if name not in NO_FLAG and not field.is_required()
     ]
 
 
 def _parameter(name: str, annotation: Any, description: str, default: Any) -> inspect.Parameter:
     kinds = [kind for kind in (get_args(annotation) or (annotation,)) if kind is not type(None)]
     kind = kinds[0] if kinds[0] in (int, float, bool, str) else str
-    shown = {None: "", True: " [default: yes]", False: ""}.get(default, f" [default: {default}]")
+    words = {None: "", True: " [default: yes]", False: ""}
+    shown = words[default] if default is None or isinstance(default, bool) else f" [default: {default}]"
     option = typer.Option(help=f"{description}{shown}", show_default=False)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
 
 
-def with_config_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give ``command(**flags)`` the flags of every ``RunConfig`` field, after its own parameters."""
+def with_config_flags(command: Callable[..., None], settings: type[BaseModel] = RunConfig) -> Callable[..., None]:
+    """Give ``command(**flags)`` the flags of every field of ``settings``, after its own parameters."""
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    signature = inspect.Signature([*(p.replace(kind=p.KEYWORD_ONLY) for p in own), *config_parameters()])
+    signature = inspect.Signature(
+        [*(p if _is_argument(p) else p.replace(kind=p.KEYWORD_ONLY) for p in own), *config_parameters(settings)]
+    )
     command.__signature__ = signature  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     return command
+
+
+def _is_argument(parameter: inspect.Parameter) -> bool:
+    """Whether it is given by its place, without a flag."""
+    return any(isinstance(part, ArgumentInfo) for part in get_args(parameter.annotation)[1:])
 
 
 def resolve_config(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from gqasearch.embedded.text import SPLITS, Document, Split, held_out_documents
+from gqasearch.embedded.training_text import training_documents
 
-__all__ = ["SPLITS", "Document", "Split", "held_out_documents", "model_directory"]
+__all__ = ["SPLITS", "Document", "Split", "held_out_documents", "model_directory", "training_documents"]
 
 
 def model_directory() -> Path:

@@ -1,8 +1,8 @@
 """The embedded text: the Python standard library's own source, split by module into disjoint sets.
 
 Every machine with Python has this text, so calibration, search and evaluation need no download. The
-three sets below name whole modules; whatever is in none of them may be trained on by
-``experiments/embedded_model/train.py``. The embedded model never saw a line of the three sets.
+three sets below name whole modules; whatever is in none of them may be trained on (``training_text``). The
+embedded model never saw a line of the three sets.
 
 A module that moved between Python versions is listed under each of its names; names that a given
 Python does not have are skipped.
@@ -76,15 +76,24 @@ FALLBACK_ROOMS: dict[Split, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Document:
-    """One piece of text and the name it is reported under."""
+    """One piece of text and the name it is reported under.
+
+    ``continues``: the text goes on from where the document before it ends; large files are read in such pieces.
+    """
 
     name: str
     text: str
+    continues: bool = False
 
 
 def standard_library_root() -> Path:
     """Folder that holds the standard library's ``.py`` files."""
     return Path(sysconfig.get_path("stdlib"))
+
+
+def package_root() -> Path:
+    """Folder of this package."""
+    return Path(__file__).resolve().parent.parent
 
 
 def held_out_documents(split: Split, root: Path | None = None) -> list[Document]:
@@ -104,7 +113,7 @@ def held_out_documents(split: Split, root: Path | None = None) -> list[Document]
 
 def fallback_documents(split: Split) -> list[Document]:
     """This package's own source, by room: the text of last resort."""
-    package = Path(__file__).resolve().parent.parent
+    package = package_root()
     files = [path for room in FALLBACK_ROOMS[split] for path in sorted((package / room).rglob("*.py"))]
     documents = [
         Document(f"gqasearch:{path.relative_to(package).as_posix()}", path.read_text(encoding="utf-8"))

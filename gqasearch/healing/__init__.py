@@ -1,7 +1,15 @@
-"""Fine-tuning after conversion, distilled from the parent."""
+"""Fine-tuning after conversion: a grouped model learns from its parent for a while."""
 
+from gqasearch.healing.config import HealConfig, build_heal_config
 from gqasearch.healing.grouped_parent import GroupedParent
 from gqasearch.healing.progressive import ProgressiveParent
 from gqasearch.healing.short import ShortHealing, healed_runner
 
-__all__ = ["GroupedParent", "ProgressiveParent", "ShortHealing", "healed_runner"]
+__all__ = [
+    "GroupedParent",
+    "HealConfig",
+    "ProgressiveParent",
+    "ShortHealing",
+    "build_heal_config",
+    "healed_runner",
+]

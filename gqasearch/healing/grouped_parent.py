@@ -127,9 +127,15 @@ class GroupedParent(torch.nn.Module):
             trained |= self.parent.family.write_layer(self.source_shaped(index), index)
         return tensors | {name: tensor.to(tensors[name].dtype) for name, tensor in trained.items()}
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None) -> Any:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool = False,
+    ) -> Any:
         """What the parent's class gives: ``.logits`` (B, T, V), and ``.loss`` where there are ``labels`` (B, T)."""
-        options = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+        options = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": use_cache}
         if labels is not None:
             options["labels"] = labels
         return functional_call(self.parent.model, self._tensors(), (), options)

@@ -24,6 +24,7 @@ class GPT2(Family):
     name: ClassVar[str] = "gpt2"
     architectures: ClassVar[tuple[str, ...]] = ("GPT2LMHeadModel",)
     has_grouped_form: ClassVar[bool] = False
+    stores_transposed: ClassVar[bool] = True
     projections: ClassVar[Mapping[str, str]] = {"qkv": "c_attn", "o": "c_proj"}
 
     def attention_path(self, layer: int) -> str:

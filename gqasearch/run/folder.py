@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -19,6 +19,14 @@ from gqasearch.errors import UserError
 from gqasearch.files import write_file
 
 REPORTED_PACKAGES = ("torch", "transformers", "deap", "numpy", "scipy", "pandas", "safetensors")
+
+
+class Settings(Protocol):
+    """The configuration of whatever fills a folder: every setting as plain values, and as ``config.yaml`` has them."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
+
+    def to_yaml(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class RunFolder:
         """Take the lock or say who is in the way."""
         return take_lock(self.lock())
 
-    def open(self, config: RunConfig) -> None:
+    def open(self, config: Settings) -> None:
         """Begin or resume: make the folder, or check that its configuration is the same.
 
         Raises ``UserError`` that names every setting that differs, or when the folder holds other things.
@@ -91,14 +99,18 @@ class RunFolder:
         if not self.environment.is_file():
             write_json(self.environment, environment())
 
+    def settings(self) -> Settings:
+        """The configuration that the folder was made with."""
+        return self.read_config()
+
     def read_config(self) -> RunConfig:
         """The configuration that the run was started with."""
         if not self.config.is_file():
             raise UserError(f"{self.path} is no run folder: it has no config.yaml")
         return build_config(read_config_file(self.config))
 
-    def _refuse_other(self, config: RunConfig) -> None:
-        before, now = self.read_config().model_dump(mode="json"), config.model_dump(mode="json")
+    def _refuse_other(self, config: Settings) -> None:
+        before, now = self.settings().model_dump(mode="json"), config.model_dump(mode="json")
         differ = [f"{name} was {before[name]!r}, is {now[name]!r}" for name in now if before[name] != now[name]]
         if differ:
             raise UserError(

@@ -34,8 +34,8 @@ class Progress(Protocol):
     def stage(self, name: str, total: int | None = None) -> None:
         """Begin a stage of ``total`` steps."""
 
-    def update(self, completed: int, point: HistoryPoint | None = None) -> None:
-        """Steps done so far, and where a search stands."""
+    def update(self, completed: int, point: HistoryPoint | None = None, detail: str = "") -> None:
+        """Steps done so far, and where a search stands, or other words on it."""
 
 
 class NoProgress:
@@ -44,7 +44,7 @@ class NoProgress:
     def stage(self, name: str, total: int | None = None) -> None:
         """Nothing."""
 
-    def update(self, completed: int, point: HistoryPoint | None = None) -> None:
+    def update(self, completed: int, point: HistoryPoint | None = None, detail: str = "") -> None:
         """Nothing."""
 
 

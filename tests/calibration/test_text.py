@@ -99,3 +99,11 @@ def test_first_blocks_are_the_same_text() -> None:
     few = blocks.first(100)
     assert few.tokens >= 100 > few.tokens - 32
     assert (blocks.ids[: len(few.ids)] == few.ids).all()
+
+
+def test_a_record_may_hold_any_line_separator(tmp_path: Path) -> None:
+    """JSON allows U+2028, U+2029 and U+0085 inside strings: they end no line of a .jsonl."""
+    texts = [f"{index} one\u2028two\u2029three\u0085" for index in range(10)]
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert [d.text for split in SPLITS for d in load_documents(str(tmp_path / "a.jsonl"), split)] == texts

@@ -1,0 +1,134 @@
+"""Train a student: put together the trainer, go on where an earlier process stopped, hold empty slots at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gqasearch.healing.attention_match import AttentionMatch
+from gqasearch.healing.blocks import TrainingBlocks
+from gqasearch.healing.config import HealConfig
+from gqasearch.healing.empty_slots import find_empty_slots
+from gqasearch.healing.state import HealState, latest_state
+from gqasearch.healing.teacher import Teacher
+from gqasearch.healing.trained_part import merged, train_only
+from gqasearch.healing.trainer import Between, Objective, arguments, make_trainer, trained_parameters
+from gqasearch.healing.validation import Validation
+from gqasearch.models import Family
+
+
+@dataclass(frozen=True)
+class Student:
+    """A model to train. ``family``: whose module paths it has; ``head_dim``: of every query slot."""
+
+    model: nn.Module
+    family: Family
+    layers: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a student learns from. ``teacher``: None for the language-model loss; ``parent``: the parent itself, where
+    its attention is matched too.
+    """
+
+    data: TrainingBlocks
+    teacher: Teacher | None
+    validation: Validation
+    parent: nn.Module | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model in its original form. ``history``: one line per measurement; ``steps``: how many were made."""
+
+    model: nn.Module
+    history: list[dict[str, Any]]
+    steps: int
+    stopped_early: bool
+
+
+def train(
+    config: HealConfig,
+    student: Student,
+    lessons: Lessons,
+    state_folder: Path,
+    processes: int = 1,
+    on_step: Callable[[int, list[dict[str, Any]]], None] = lambda _step, _history: None,
+) -> Trained:
+    """Train ``student`` as ``config`` says; what ``state_folder`` holds of an earlier process is gone on with.
+
+    On one device the result has the same bits however often it was stopped. Raises ``UserError`` where the
+    loss is not finite any more.
+    """
+    resumed = latest_state(state_folder)
+    model = _prepare(config, student, resumed)
+    match = None
+    if lessons.parent is not None and config.attention_weight:
+        paths = [student.family.attention_path(layer) for layer in range(student.layers)]
+        match = AttentionMatch(student.model, lessons.parent, paths)
+    objective = Objective(lessons.teacher, match, config.attention_weight)
+    done = 0 if resumed is None else resumed.step
+    between = Between(
+        config,
+        objective,
+        lessons.validation,
+        state_folder,
+        model,
+        resumed,
+        on_step,
+        lambda step: _move(config, student, step),
+    )
+    if resumed is not None:
+        between.history, between.best = list(resumed.history), resumed.best
+    if done < config.steps and not between.is_over():
+        data = replace(lessons.data, first=done * config.batch_blocks)
+        make_trainer(model, objective, data, between, arguments(config, processes, state_folder)).train()
+    if config.patience is not None and between.best is not None:
+        _put(model, between.best)
+    last = between.history[-1]["step"]
+    return Trained(merged(model), between.history, last, last < config.steps)
+
+
+def _prepare(config: HealConfig, student: Student, resumed: HealState | None) -> Any:
+    """The model with its trained part, empty slots held, and the weights of an earlier process."""
+    model = student.model if config.progressive else _with_part(config, student)
+    if resumed is not None:
+        _put(model, resumed.trained)
+    return model
+
+
+def _with_part(config: HealConfig, student: Student) -> Any:
+    """The model with what is not trained frozen. On its way to the start, all that it has is trained."""
+    empty = find_empty_slots(student.model, student.family, student.layers, student.head_dim)
+    model = train_only(student.model, config.train, student.family, student.layers, config.lora_rank, config.seed)
+    empty.hold_zero(student.model)
+    if config.gradient_checkpointing:
+        enable: Any = getattr(student.model, "activation_checkpointing_enable", None)  # the newer of two names
+        (enable or student.model.gradient_checkpointing_enable)()
+        student.model.enable_input_require_grads()  # type: ignore[operator]  # frozen embeddings would cut the graph
+    return model
+
+
+def _put(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Set the trained parameters."""
+    with torch.no_grad():
+        for name, parameter in trained_parameters(model).items():
+            parameter.copy_(values[name])
+
+
+def progress_of_merge(config: HealConfig, step: int) -> float:
+    """How far heads are on their way to the shared one before ``step``, 0 to 1."""
+    moving = config.progressive * config.steps
+    return 1.0 if step >= moving else step / moving
+
+
+def _move(config: HealConfig, student: Student, step: int) -> None:
+    if config.progressive:
+        student.model.set_share(progress_of_merge(config, step))  # type: ignore[operator]

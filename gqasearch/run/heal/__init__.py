@@ -1,0 +1,6 @@
+"""Healing: a converted checkpoint is trained further, measured, and told of."""
+
+from gqasearch.run.heal.folder import HealFolder, is_heal_folder
+from gqasearch.run.heal.heal import HEALED, START, heal
+
+__all__ = ["HEALED", "START", "HealFolder", "heal", "is_heal_folder"]

@@ -1,0 +1,186 @@
+"""The order of the steps of healing: training, checkpoint, measurement."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from gqasearch.calibration import TokenBlocks
+from gqasearch.checkpoints import CardFacts, MetricRow, healed_card, write_healed
+from gqasearch.evaluation import (
+    computed_kv_bytes_per_token,
+    convention_of,
+    count_parameters,
+    evaluate_quality,
+    kv_bytes_per_token,
+    model_runner,
+)
+from gqasearch.files import write_file
+from gqasearch.healing.config import HealConfig
+from gqasearch.healing.training import Lessons, Trained, train
+from gqasearch.healing.validation import Validation
+from gqasearch.run.evaluate import quality_record
+from gqasearch.run.folder import read_json, write_json
+from gqasearch.run.heal.folder import HealFolder
+from gqasearch.run.heal.ranks import Ranks
+from gqasearch.run.heal.work import HealWork
+from gqasearch.run.workspace import NoProgress, Progress
+
+START, HEALED = "start", "healed"
+CARD_ROWS = {
+    "perplexity": "perplexity",
+    "kl": "KL to the parent, nats per token",
+    "kv_bytes_per_token": "KV cache, bytes per token",
+    "parameters": "parameters",
+}
+
+
+def heal(config: HealConfig, output_dir: Path, progress: Progress | None = None) -> HealFolder:
+    """Train a converted checkpoint further, into ``output_dir``; goes on where an earlier process stopped.
+
+    Under torchrun or accelerate every process calls this; the first one writes. Raises ``UserError`` for settings that
+    do not fit the models or the texts, another run in the folder, and training that diverges.
+    """
+    ranks, folder = Ranks.of_environment(), HealFolder(output_dir)
+    work = HealWork(config, folder, ranks, progress or NoProgress())
+    work.check()
+    ranks.join(config.device)
+    if not ranks.leads:
+        ranks.wait()  # until the first process has made the folder
+        if not folder.model.is_dir():
+            _train(work)
+    else:
+        folder.open(config)
+        lock = folder.acquire()
+        try:
+            ranks.wait()
+            _steps(work)
+        finally:
+            lock.release()
+    ranks.leave()
+    return folder
+
+
+def _steps(work: HealWork) -> None:
+    """Every step whose result is not there yet."""
+    folder = work.folder
+    if not folder.model.is_dir():
+        trained = _train(work)
+        _write_history(folder, trained.history)
+        write_json(folder.trained, _trained_record(work, trained), overwrite=True)
+        write_healed(work.start, folder.model, work.to_write(trained.model), _words(work.config, trained.steps))
+    if not folder.metrics.is_file():
+        metrics = _measure(work)
+        _rewrite_card(work, metrics)
+        write_json(folder.metrics, metrics)
+    shutil.rmtree(folder.states, ignore_errors=True)  # several times as large as the model, of no use any more
+
+
+def _train(work: HealWork) -> Trained:
+    config, folder = work.config, work.folder
+    blocks = work.measured_blocks(work.texts.validation, config.validation_tokens)
+    validation = Validation(work.run_parent, blocks)
+    if work.ranks.leads:
+        validation.reference  # noqa: B018 - before the parent is forgotten
+    data, teacher = work.data, work.teacher()
+    if config.parent_top_k is not None:
+        work.forget_parent()
+    parent = work.parent.model if config.attention_weight else None
+    work.progress.stage("heal", total=config.steps)
+
+    def on_step(step: int, history: list[dict[str, Any]]) -> None:
+        last = history[-1]
+        if work.ranks.leads and last["step"] == step:
+            _write_history(folder, history)
+        work.progress.update(step, detail=f"KL {last['kl']:.4g}, perplexity {last['perplexity']:.4g}")
+
+    lessons = Lessons(data, teacher, validation, parent)
+    return train(config, work.student(), lessons, folder.states, work.ranks.world, on_step)
+
+
+def _write_history(folder: HealFolder, history: list[dict[str, Any]]) -> None:
+    write_file(folder.history, "".join(json.dumps(line) + "\n" for line in history), overwrite=True)
+
+
+def _trained_record(work: HealWork, trained: Trained) -> dict[str, Any]:
+    packed = work.packed
+    return {
+        "steps": trained.steps,
+        "tokens": trained.steps * work.config.tokens_per_step,
+        "stopped_early": trained.stopped_early,
+        "seconds": trained.history[-1]["seconds"],
+        "text": {"source": packed.source, "tokens": packed.tokens, "fingerprint": packed.fingerprint},
+    }
+
+
+def _measure(work: HealWork) -> dict[str, Any]:
+    """The start and the healed checkpoint, as they lie on disk, beside the parent on held-out text."""
+    started, config = time.monotonic(), work.config
+    trained = read_json(work.folder.trained)
+    validation = work.measured_blocks(work.texts.validation, config.validation_tokens)
+    blocks = work.measured_blocks(work.texts.reported, config.evaluation_tokens)
+    models = {START: work.load(work.start), HEALED: work.load(work.folder.model)}
+    work.progress.stage("evaluation", total=len(blocks.ids))
+    own, found = evaluate_quality(
+        work.run_parent,
+        {name: model_runner(model) for name, model in models.items()},
+        blocks,
+        progress=lambda done, _: work.progress.update(done),
+    )
+    return {
+        "convention": convention_of(blocks),
+        "block_length": config.block_length,
+        "targets": own.targets,
+        "texts": {"trained": trained["text"], "validation": _text(validation), "reported": _text(blocks)},
+        "parent": quality_record(own, *_sizes(work, work.parent.model), config.seed),
+        "results": {
+            name: quality_record(found[name], *_sizes(work, model), config.seed) for name, model in models.items()
+        },
+        "steps": trained["steps"],
+        "tokens": trained["tokens"],
+        "stopped_early": trained["stopped_early"],
+        "seconds": {"train": trained["seconds"], "evaluation": time.monotonic() - started},
+    }
+
+
+def _sizes(work: HealWork, model: PreTrainedModel) -> tuple[int, int]:
+    """KV bytes per token, and parameters."""
+    source = work.source
+    if source.family.objective == "next-token":
+        return kv_bytes_per_token(model), count_parameters(model)
+    return computed_kv_bytes_per_token(model, source.family, source.geometry.num_layers), count_parameters(model)
+
+
+def _text(blocks: TokenBlocks) -> dict[str, Any]:
+    return {"source": blocks.source, "tokens": blocks.tokens, "fingerprint": blocks.fingerprint}
+
+
+def _words(config: HealConfig, steps: int) -> str:
+    """What the model card says of the training."""
+    target = "its parent's predictions" if config.loss == "kl" else "text"
+    what = {
+        "all": "all parameters",
+        "attention": "the attention weights",
+        "lora": "LoRA on the attention weights, merged",
+    }
+    return (
+        f"Then the model was healed: {what[config.train]} trained on {target} for {steps:,} steps of "
+        f"{config.tokens_per_step:,} tokens."
+    )
+
+
+def _rewrite_card(work: HealWork, metrics: dict[str, Any]) -> None:
+    """The card's table gets the healed model's figures."""
+    path = work.folder.model / "README.md"
+    if not path.is_file():
+        return
+    parent, mine = metrics["parent"], metrics["results"][HEALED]
+    rows = tuple(MetricRow(words, parent[name], mine[name]) for name, words in CARD_ROWS.items())
+    measured = f"{metrics['texts']['reported']['source']}; {metrics['targets']} targets. {metrics['convention']}"
+    facts = CardFacts(rows, measured, work.config.model_dump(mode="json"))
+    write_file(path, healed_card(path.read_text(encoding="utf-8"), facts), overwrite=True)

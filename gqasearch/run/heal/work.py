@@ -1,0 +1,198 @@
+"""What the steps of a healing run share; each thing is loaded when it is needed first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gqasearch.calibration import TokenBlocks, make_blocks
+from gqasearch.checkpoints import needs_remote_code, require_own_code
+from gqasearch.errors import UserError
+from gqasearch.evaluation import model_runner
+from gqasearch.grouping_document import read_grouping
+from gqasearch.healing.blocks import Masks, TrainingBlocks
+from gqasearch.healing.config import HealConfig
+from gqasearch.healing.packing import PackedBlocks, pack, training_order
+from gqasearch.healing.teacher import LiveParent, Teacher, store_parent
+from gqasearch.healing.text import HealingTexts, TextPart, healing_texts
+from gqasearch.healing.training import Student
+from gqasearch.healing.written_layers import ProgressiveStudent, WrittenLayers
+from gqasearch.models import (
+    Family,
+    ModelSource,
+    Parent,
+    load_parent,
+    read_config,
+    resolve_model,
+    supported_architectures,
+)
+from gqasearch.models.loading import load_model, load_tokenizer
+from gqasearch.run.heal.folder import HealFolder
+from gqasearch.run.heal.ranks import Ranks
+from gqasearch.run.workspace import Progress
+
+# What the start and its parent have in common, whatever was grouped.
+COMMON = ("vocab_size", "hidden_size", "num_hidden_layers")
+
+# Tokens that are drawn from however few are trained on, so that short runs and long ones see the same kinds of text.
+POOL = 1 << 22
+
+
+@dataclass
+class HealWork:
+    """``config`` in ``folder``, by one of the processes ``ranks``."""
+
+    config: HealConfig
+    folder: HealFolder
+    ranks: Ranks
+    progress: Progress
+
+    @property
+    def device(self) -> str:
+        return self.ranks.device(self.config.device)
+
+    @cached_property
+    def source(self) -> ModelSource:
+        """The parent's files."""
+        return resolve_model(self.config.parent, self.config.revision)
+
+    @cached_property
+    def parent(self) -> Parent:
+        return load_parent(self.config.parent, revision=self.config.revision, device=self.device)
+
+    def run_parent(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Logits of the parent, (B, T, V)."""
+        return model_runner(self.parent.model)(ids, mask)
+
+    def forget_parent(self) -> None:
+        """Let it leave the memory; it is loaded again where it is needed again."""
+        self.__dict__.pop("parent", None)
+
+    @cached_property
+    def start(self) -> Path:
+        """The folder of the checkpoint that is healed: a run's, or the one that is named."""
+        path = Path(self.config.model).expanduser()
+        return path / "model" if (path / "model").is_dir() else resolve_model(self.config.model).directory
+
+    @cached_property
+    def texts(self) -> HealingTexts:
+        return healing_texts(self.config.text, self.config.evaluation_text)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.source.directory)
+
+    @cached_property
+    def family(self) -> Family:
+        """The family whose names the start's tensors have."""
+        architecture = (read_config(self.start).get("architectures") or [""])[0]
+        known = supported_architectures().get(architecture)
+        return known if known is not None else self.source.family.written_as(self.source.config)[0]
+
+    def check(self) -> None:
+        """Fail early on what can be checked without long work."""
+        own, theirs = read_config(self.start), self.source.config
+        for name in COMMON:
+            if own.get(name) != theirs.get(name):
+                raise UserError(
+                    f"--model {self.config.model} has {name} {own.get(name)}, its --parent {self.config.parent} has "
+                    f"{theirs.get(name)}: it was not made from this parent"
+                )
+        limit = self.source.family.context_length(theirs)
+        if limit is not None and self.config.block_length > limit:
+            raise UserError(f"--block-length {self.config.block_length} is beyond this model's context of {limit}")
+        if self.config.parent_top_k is not None and self.source.family.objective == "masked":
+            raise UserError("parent_top_k is for models that predict the next token; this one predicts masked ones")
+        self.texts  # noqa: B018 - for its errors
+
+    def load(self, folder: Path) -> PreTrainedModel:
+        """A checkpoint in float32; code that it needs is run if it is what this program writes."""
+        trusted = needs_remote_code(folder)
+        if trusted:
+            require_own_code(folder)
+        return load_model(folder, torch.float32, self.device, trust_remote_code=trusted)
+
+    def measured_blocks(self, part: TextPart, tokens: int) -> TokenBlocks:
+        """The first blocks of a text that is measured on."""
+        objective = self.source.family.objective
+        return make_blocks(list(part), self.tokenizer, self.config.block_length, tokens, part.source, objective)
+
+    @cached_property
+    def packed(self) -> PackedBlocks:
+        """The text that is trained on: packed by the first process, used by all."""
+        if not self.ranks.leads:
+            self.ranks.wait()
+        part, config = self.texts.trained, self.config
+        self.folder.states.mkdir(parents=True, exist_ok=True)
+        wanted = max(config.wanted_blocks, POOL // config.block_length)
+        self.progress.stage("text", total=wanted)
+        packed = pack(
+            *(part, self.tokenizer, config.block_length, wanted, self.folder.tokens, part.source),
+            objective=self.source.family.objective,
+            progress=lambda done, _: self.progress.update(done),
+        )
+        if self.ranks.leads:
+            self.ranks.wait()
+        return packed
+
+    @cached_property
+    def data(self) -> TrainingBlocks:
+        """The blocks in the order they are trained on."""
+        order = training_order(len(self.packed.ids), self.config.wanted_blocks, np.random.default_rng(self.config.seed))
+        masks = None
+        if self.source.family.objective == "masked":
+            token: Any = self.tokenizer.mask_token_id
+            masks = Masks(int(token), tuple(self.tokenizer.all_special_ids))
+        return TrainingBlocks(self.packed, order, masks)
+
+    def teacher(self) -> Teacher | None:
+        """What the loss is taken from; None for the text itself."""
+        if self.config.loss == "language-model":
+            return None
+        if self.config.parent_top_k is None:
+            return LiveParent(self.run_parent)
+        if not self.ranks.leads:
+            self.ranks.wait()
+        self.progress.stage("parent", total=len(self.packed.ids))
+        stored = store_parent(
+            *(
+                self.run_parent,
+                self.data.in_text_order,
+                len(self.packed.ids),
+                self.config.parent_top_k,
+                self.folder.parent_top,
+            ),
+            batch_blocks=self.config.batch_blocks,
+            progress=lambda done, _: self.progress.update(done),
+        )
+        if self.ranks.leads:
+            self.ranks.wait()
+        return stored
+
+    def student(self) -> Student:
+        """The start, as it is trained."""
+        shape = self.source.geometry
+        if self.config.progressive:
+            return Student(self.progressive.module, self.source.family, shape.num_layers, shape.head_dim)
+        return Student(self.load(self.start), self.family, shape.num_layers, shape.head_dim)
+
+    @cached_property
+    def progressive(self) -> ProgressiveStudent:
+        """The parent on its way to the start."""
+        path = self.start / "grouping.json"
+        if not path.is_file():
+            raise UserError(f"{self.start} has no grouping.json, which progressive needs: it says which heads share")
+        start, config = self.load(self.start), read_config(self.start)
+        layers = WrittenLayers.of(start, config, self.parent, read_grouping(path).grouping)
+        return ProgressiveStudent.of(layers, whole=self.config.train == "all")
+
+    def to_write(self, trained: nn.Module) -> nn.Module:
+        """What was trained, in the form of the start."""
+        return self.progressive.arrived() if self.config.progressive else trained

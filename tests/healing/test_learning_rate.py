@@ -1,0 +1,61 @@
+"""The range test of learning rates, and settings that make no sense."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from gqasearch.cli.app import app
+from gqasearch.errors import UserError
+from gqasearch.healing import build_heal_config
+from gqasearch.healing.learning_rate import HIGHEST, LOWEST
+from gqasearch.run.heal.learning_rate import try_learning_rates
+from tests.healing.healed import converted, settings
+
+
+def test_the_suggested_rate_lies_where_the_loss_falls(tmp_path: Path) -> None:
+    converted(tmp_path, "stock-padded")
+    found = try_learning_rates(settings(tmp_path))
+    rates, losses = zip(*found.tried, strict=True)
+    assert rates[0] == LOWEST and list(rates) == sorted(set(rates)) and rates[-1] <= HIGHEST
+    assert LOWEST < found.suggested < rates[losses.index(min(losses))]
+    assert min(losses) < losses[0]
+
+
+def test_nothing_is_written(tmp_path: Path) -> None:
+    converted(tmp_path, "stock-symmetric")
+    before = sorted(tmp_path.rglob("*"))
+    flags = ["--parent", str(tmp_path / "source"), "--text", str(tmp_path / "text.txt"), "--block-length", "32"]
+    start, out = str(tmp_path / "start"), str(tmp_path / "out")
+    result = CliRunner().invoke(app, ["heal", start, *flags, "--output-dir", out, "--find-learning-rate", "--json"])
+    assert result.exit_code == 0, result.output
+    assert LOWEST < json.loads(result.stdout)["suggested"] < HIGHEST
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_settings_that_it_ignores_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no use for patience"):
+        try_learning_rates(settings(tmp_path, patience=2))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"lora_rank": 4}, "lora_rank has no effect with train all"),
+        ({"attention_weight": 1, "loss": "language-model"}, "attention_weight needs the parent"),
+        ({"parent_top_k": 4, "loss": "language-model"}, "parent_top_k has no effect"),
+        ({"progressive": 0.5, "train": "lora"}, "progressive trains the weights of attention themselves"),
+        ({"progressive": 0.5, "gradient_checkpointing": True}, "leave gradient_checkpointing out"),
+        ({"text": "a.txt", "evaluation_text": "a.txt"}, "text and evaluation_text are both a.txt"),
+        ({"batch_blocks": 6, "pass_blocks": 4}, "pass_blocks 4 does not divide batch_blocks 6"),
+        ({"steps": 0}, "steps: .*greater than or equal to 1"),
+        ({"stepps": 3}, "unknown setting 'stepps'; did you mean 'steps'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build_heal_config({"model": "m", **values})

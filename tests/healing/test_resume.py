@@ -1,0 +1,117 @@
+"""A healing run that is killed goes on to the same bits; several processes train one model."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gqasearch.errors import UserError
+from gqasearch.healing.state import HealState, latest_state, save_state
+from gqasearch.run.heal import HealFolder
+from tests.checkpoints.convert import stored_tensors
+from tests.healing.healed import converted, healed, history_of, settings
+
+
+def command(tmp_path: Path, name: str, *launcher: str, **changes: Any) -> list[str]:
+    given = settings(tmp_path, **changes).model_dump(exclude={"model"}, exclude_defaults=True)
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
+    start = [*(launcher or (sys.executable, "-m")), "gqasearch", "heal", str(tmp_path / "start")]
+    return [*start, f"--output-dir={tmp_path / name}", "--quiet", *flags]
+
+
+def kill_after(process: subprocess.Popen[bytes], folder: HealFolder, lines: int) -> None:
+    """SIGKILL once the history has so many lines more than at the first look."""
+    deadline = time.monotonic() + 120
+    before = count(folder)
+    while process.poll() is None and time.monotonic() < deadline and count(folder) < before + lines:
+        time.sleep(0.002)
+    assert process.poll() is None, "it ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def count(folder: HealFolder) -> int:
+    return folder.history.read_bytes().count(b"\n") if folder.history.is_file() else 0
+
+
+LONG: dict[str, Any] = {"steps": 150, "evaluate_every": 5, "validation_tokens": 100}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"patience": 30}, {"train": "lora"}, {"progressive": 0.5, "pass_blocks": 1}],
+    ids=["all", "lora", "progressive"],
+)
+def test_killed_and_resumed_gives_the_same_bits(changes: dict[str, Any], tmp_path: Path) -> None:
+    converted(tmp_path, "stock-padded")
+    subprocess.run(command(tmp_path, "whole", **LONG, **changes), check=True)
+    whole, killed, rng = HealFolder(tmp_path / "whole"), HealFolder(tmp_path / "killed"), random.Random(0)
+    for _ in range(2):
+        process = subprocess.Popen(command(tmp_path, "killed", **LONG, **changes))
+        kill_after(process, killed, rng.randint(2, 6))
+        assert not killed.model.exists()
+    subprocess.run(command(tmp_path, "killed", **LONG, **changes), check=True)
+    assert history_of(killed) == history_of(whole)
+    weights = [(folder.model / "model.safetensors").read_bytes() for folder in (whole, killed)]
+    assert weights[0] == weights[1]
+    assert not list(killed.path.rglob("*.pt")) and not list(killed.path.rglob("*.bin"))
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    """Each takes half of every step's blocks."""
+    converted(tmp_path, "stock-symmetric")
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    subprocess.run(command(tmp_path, "two", *run, batch_blocks=4), check=True, timeout=240)
+    one, two = healed(tmp_path, "one", batch_blocks=4), HealFolder(tmp_path / "two")
+    for mine, theirs in zip(history_of(one), history_of(two), strict=True):
+        assert theirs["kl"] == pytest.approx(mine["kl"], rel=1e-3)
+    for name, tensor in stored_tensors(one.model).items():
+        torch.testing.assert_close(stored_tensors(two.model)[name], tensor, atol=2e-4, rtol=0)
+    assert two.metrics.is_file()
+
+
+def test_blocks_that_cannot_be_shared_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gqasearch.healing.trainer import arguments
+
+    with pytest.raises(UserError, match="batch_blocks 3 cannot be shared by 2 processes"):
+        arguments(settings(tmp_path, batch_blocks=3), 2, tmp_path)
+
+
+def some_state(step: int) -> HealState:
+    weight = torch.nn.Parameter(torch.arange(6.0).view(2, 3) + step)
+    optimizer = torch.optim.AdamW([weight], lr=0.1)
+    weight.square().sum().backward()
+    optimizer.step()
+    schedule = {"last_epoch": step, "_last_lr": [0.1]}
+    return HealState(step, {"w": weight}, optimizer.state_dict(), schedule, [{"step": step}], {"w": weight.detach()})
+
+
+def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    save_state(tmp_path, some_state(2))
+    wanted = some_state(4)
+    save_state(tmp_path, wanted)
+    found = latest_state(tmp_path)
+    assert found is not None and [path.name for path in tmp_path.iterdir()] == ["step-4"]
+    assert (found.step, found.schedule, found.history) == (4, wanted.schedule, wanted.history)
+    assert found.best is not None
+    assert torch.equal(found.trained["w"], wanted.trained["w"]) and torch.equal(found.best["w"], wanted.trained["w"])
+    other = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2, 3))], lr=0.5)
+    other.load_state_dict(found.optimizer)
+    assert other.param_groups[0]["lr"] == 0.1
+    moments, expected = other.state_dict()["state"][0], wanted.optimizer["state"][0]
+    assert all(torch.equal(moments[name], expected[name]) for name in expected)
+
+
+def test_a_damaged_state_is_told(tmp_path: Path) -> None:
+    save_state(tmp_path, some_state(2))
+    (tmp_path / "step-2" / "optimizer.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"step-2 is damaged.*remove it"):
+        latest_state(tmp_path)
