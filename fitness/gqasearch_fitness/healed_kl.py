@@ -81,7 +81,7 @@ class HealedKL(Fitness):
     """
 
     name: ClassVar[str] = "healed-kl"
-    reference: ClassVar[str] = "https://arxiv.org/abs/2412.20677"
+    reference: ClassVar[str] = "https://arxiv.org/abs/2305.13245"
     needs: ClassVar[Need] = "forward"
     summary: ClassVar[str] = "kl after a few steps of healing on the calibration text"
 

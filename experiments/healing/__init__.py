@@ -1,0 +1,1 @@
+"""Healing measured: what a short fine-tune recovers, and from which start."""
