@@ -1,4 +1,4 @@
-"""Which fitness predicts quality: all built-in ones on the embedded model, at half and at a quarter of the KV heads.
+"""Which fitness predicts quality: the built-in ones on the embedded model, at half and at a quarter of the KV heads.
 
 python -m experiments.compare                  # measure (15 CPU minutes or so), print, write the results
 python -m experiments.compare --only mean      # one of the two comparisons
@@ -34,6 +34,11 @@ from gqasearch.run.folder import read_json, write_json
 RESULTS = Path(__file__).parent / "results"
 
 SHARED: dict[str, Any] = {
+    # Not healed-kl, which ranks models that will be trained: experiments.healing.ranking.
+    "fitness": (
+        *("activation-cosine", "attention-output-error", "kl"),
+        *("merge-error", "perplexity", "weight-sharing-error"),
+    ),
     "kv_ratios": (0.5, 0.25),
     "sample": 40,
     "sample_tokens": 8192,

@@ -81,7 +81,7 @@ class HealedKL(Fitness):
     """
 
     name: ClassVar[str] = "healed-kl"
-    reference: ClassVar[str] = "https://arxiv.org/abs/2412.20677"
+    reference: ClassVar[str] = "https://arxiv.org/abs/2305.13245"
     needs: ClassVar[Need] = "forward"
     summary: ClassVar[str] = "kl after a few steps of healing on the calibration text"
 
@@ -91,7 +91,7 @@ class HealedKL(Fitness):
     descent_steps: int = 40
     steps: int = 10
     step_tokens: int = 1024
-    learning_rate: float = 0.02
+    learning_rate: float = 0.004
 
     def __post_init__(self) -> None:
         check_quick_refinement(self)

@@ -20,8 +20,8 @@ def check_workers(work: Workspace, workers: Workers, threads: int | None) -> Non
         raise UserError(f"--threads must be at least 1, got {threads}")
     if not workers.is_one_process and not _spread(work):
         raise UserError(
-            f"--workers spreads fitness functions that run the model (kl, perplexity); {', '.join(work.fitnesses)} "
-            "is computed from weights or statistics, in this process: leave --workers out"
+            "--workers spreads fitness functions that run the model (kl, healed-kl, perplexity); "
+            f"{', '.join(work.fitnesses)} is computed from weights or statistics, in this process: leave --workers out"
         )
 
 

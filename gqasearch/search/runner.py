@@ -59,7 +59,7 @@ def check_first_objective(method: SearchMethod, name: str, *, runs_model: bool) 
     """Refuse a first objective that does not run the model where the method wants one that does."""
     if method.on_parts and not runs_model:
         raise UserError(
-            f"method {method.name} needs a first objective that runs the model (kl, perplexity), got {name}"
+            f"method {method.name} needs a first objective that runs the model (kl, healed-kl, perplexity), got {name}"
         )
 
 

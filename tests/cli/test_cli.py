@@ -178,7 +178,7 @@ def test_ls(what: str) -> None:
         (["--uneven", "--kv-heads", "3"], "uneven has no effect with kv_heads or kv_budget; give kv_ratio with it"),
         (
             ["--method", "staged", "--fitness", "merge-error"],
-            "staged needs a first objective that runs the model (kl, perplexity), got merge-error",
+            "staged needs a first objective that runs the model (kl, healed-kl, perplexity), got merge-error",
         ),
         (["--max-group-size", "1"], "cannot be split into 3 groups of 1 to 1 heads"),
         (["--set", "method.popluation=3"], "did you mean 'population'?"),

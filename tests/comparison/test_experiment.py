@@ -13,13 +13,16 @@ from gqasearch.comparison.tables import CEILING
 from gqasearch.config import read_config_file
 from gqasearch.fitness import available_fitness
 
+# All but one that ranks models that will be trained, as these are not.
+COMPARED = set(available_fitness()) - {"healed-kl"}
+
 
 @pytest.mark.parametrize("name", command.COMPARISONS)
 def test_results_are_those_of_the_committed_settings(name: str) -> None:
     folder = command.RESULTS / name
     config = build_comparison(command.COMPARISONS[name])
     assert build_comparison(read_config_file(folder / "comparison.yaml")) == config
-    assert set(config.fitness) == set(available_fitness())
+    assert set(config.fitness) == COMPARED
     ranking, sample = pd.read_csv(folder / "ranking.csv"), pd.read_csv(folder / "sample.csv")
     pools = 2 if config.seeds else 1
     settings = len(list(config.settings()))
@@ -36,5 +39,5 @@ def test_results_are_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.setattr(sys, "argv", ["compare", "--show"])
     command.main()
     shown = capsys.readouterr().out
-    for words in (*available_fitness(), "KV ratio 0.5, mean", "KV ratio 0.25, optimal", "blind", "Does optimising"):
+    for words in (*COMPARED, "KV ratio 0.5, mean", "KV ratio 0.25, optimal", "blind", "Does optimising"):
         assert words in shown

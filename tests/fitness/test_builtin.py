@@ -322,6 +322,7 @@ def test_all_are_found_by_entry_point() -> None:
     expected = {
         "activation-cosine",
         "attention-output-error",
+        "healed-kl",
         "kl",
         "merge-error",
         "perplexity",

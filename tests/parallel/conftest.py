@@ -24,7 +24,7 @@ __all__ = ["checkpoint", "settings", "text"]
 @pytest.fixture(scope="session")
 def blueprint(checkpoint: Path, text: Path) -> Blueprint:
     """All built-in fitness functions that run the model; layers are refined after the merge."""
-    names = ["kl", "perplexity", "attention-output-error"]
+    names = ["kl", "perplexity", "healed-kl", "attention-output-error"]
     values = {"model": str(checkpoint), "calibration_text": str(text), "objectives": names, "refine": "outputs"}
     work = Workspace(build_config({**values, "block_length": 32, "calibration_tokens": 1000, "search_tokens": 3000}))
     plan = blueprint_of(work, 1)

@@ -40,7 +40,7 @@ def text_fitness(prepared: Prepared, name: str) -> PreparedTextFitness:
     return found
 
 
-@pytest.mark.parametrize("name", ["kl", "perplexity"])
+@pytest.mark.parametrize("name", ["kl", "perplexity", "healed-kl"])
 def test_values_have_the_bits_of_one_process(
     name: str, evaluator: Evaluator, alone: Prepared, groupings: Sequence[Grouping]
 ) -> None:

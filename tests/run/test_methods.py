@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from gqasearch.fitness import make_fitness
 from gqasearch.grouping_document import LayerRecord, read_grouping
 from gqasearch.run import RunFolder, Workspace, build_config, report_data, run
 from gqasearch.run.certify import certificate_words
+from gqasearch.run.listener import RunListener
 from gqasearch.search import available_methods
+from tests.run.test_run import history_of
 
 STAGED: dict[str, Any] = {"method": "staged", "baseline": False, "materialize": False}
 BRIEF = {"population": 2, "offspring": 4, "generations": 2, "first_tokens": 32, "sensitivity_levels": 2}
@@ -112,6 +115,36 @@ def test_the_last_line_of_the_history_is_what_the_refined_model_loses(settings: 
     assert not any("final" in line for line in lines[:-1])
 
 
+class Stop(RunListener):
+    """Ends a run after its second generation."""
+
+    def on_generation(self, record: Mapping[str, Any]) -> None:
+        if record["generation"] == 1:
+            raise KeyboardInterrupt
+
+
+def test_staged_evolution_by_healed_kl_goes_on_to_the_same_bits(settings: dict[str, Any], tmp_path: Path) -> None:
+    """By objective or as the fitness of another method; what was remembered of candidates is computed anew."""
+    few = {"steps": 2, "step_tokens": 64}
+    staged = {**STAGED, "uneven": True, "refine": "outputs", "method_parameters": {**BRIEF, "generations": 3}}
+    evolution = {"method": "evolution", "method_parameters": {"population": 4, "generations": 3}, "refine": "none"}
+    for name, changes in {"staged": staged, "evolution": evolution}.items():
+        own = {**STAGED, **changes, "objectives": ["healed-kl"], "fitness_parameters": few, "merge": "mean"}
+        whole = finished(settings, tmp_path / name / "whole", **own)
+        with pytest.raises(KeyboardInterrupt):
+            run(build_config({**settings, **own}), tmp_path / name / "stopped", listeners=[Stop()])
+        resumed = finished(settings, tmp_path / name / "stopped", **own)
+        assert resumed.grouping.read_bytes() == whole.grouping.read_bytes()
+        assert history_of(resumed) == history_of(whole)
+    document = read_grouping(whole.grouping)
+    value = (
+        make_fitness("healed-kl", few)
+        .prepare(Workspace(whole.read_config()).context())
+        .evaluate([document.grouping])[0]
+    )
+    assert document.fitness is not None and document.fitness.value == value > 0
+
+
 def test_staged_evolution_finds_a_front_by_perplexity(settings: dict[str, Any], tmp_path: Path) -> None:
     changes = {**STAGED, "objectives": ["perplexity", "kv-ratio"], "merge": "mean", "refine": "outputs"}
     folder = finished(settings, tmp_path / "run", **changes, method_parameters={**BRIEF, "population": 4})
@@ -131,7 +164,7 @@ def test_staged_evolution_finds_a_front_by_perplexity(settings: dict[str, Any], 
         ({"method": "hill-climb", "method_parameters": {"swap": 3}}, "did you mean 'swaps'"),
         (
             {**STAGED, "objectives": ["merge-error"]},
-            r"staged needs a first objective that runs the model \(kl, perplexity\), got merge-error",
+            r"staged needs a first objective that runs the model \(kl, healed-kl, perplexity\), got merge-error",
         ),
     ],
 )
@@ -144,7 +177,7 @@ def test_what_a_method_cannot_take_is_refused(
 
 def test_an_objective_that_does_not_run_the_model_is_refused_before_any_work(settings: dict[str, Any]) -> None:
     work = Workspace(build_config({**settings, **STAGED, "objectives": ["weight-sharing-error", "kv-ratio"]}))
-    with pytest.raises(UserError, match=r"runs the model \(kl, perplexity\), got weight-sharing-error"):
+    with pytest.raises(UserError, match=r"runs the model \(kl, healed-kl, perplexity\), got weight-sharing-error"):
         work.check()
     assert "statistics" not in vars(work)
 
