@@ -38,7 +38,7 @@ class HealConfig(BaseModel):
     progressive: float = Field(
         0.0, ge=0, le=1, description="share of the steps in which heads move from their own K and V to the shared one"
     )
-    learning_rate: float = Field(1e-3, gt=0, description="AdamW's largest; cosine to zero after a warm-up")
+    learning_rate: float = Field(1e-4, gt=0, description="AdamW's largest; cosine to zero after a warm-up")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's")
     gradient_norm: float = Field(1.0, ge=0, description="longer gradients are scaled down to it; 0: never")
