@@ -105,7 +105,7 @@ def _scores(task: str, figures: dict[str, Any], found: dict[str, Any]) -> list[T
         if not filtered or name.endswith("_stderr") or not isinstance(value, int | float):
             continue
         error = figures.get(f"{name}_stderr,{filtered}")
-        known = isinstance(error, int | float) and math.isfinite(error)
+        known = float(error) if isinstance(error, int | float) and math.isfinite(error) else None
         metric = name if filtered == "none" else f"{name}, {filtered}"
-        scores.append(TaskScore(task, metric, float(value), float(error) if known else None, items))
+        scores.append(TaskScore(task, metric, float(value), known, items))
     return scores

@@ -120,9 +120,9 @@ def tokens_table(data: HealingData) -> TextTable:
         return TextTable(title, ("KL", "", "tokens"), tuple(lines), left=(1,))
     rows: list[tuple[str, ...]] = []
     sections = []
-    for (kl, name), part in tokens_frame(data).groupby(["kl", "level"], sort=False):
+    for _, part in tokens_frame(data).groupby("kl", sort=False):
         sections.append(len(rows))
-        rows.append((f"KL {number_text(float(kl))}: {name}", "", ""))
+        rows.append((f"KL {number_text(float(part['kl'].iloc[0]))}: {part['level'].iloc[0]}", "", ""))
         all_reach = bool(part["reached"].all())
         rows += [(str(row["start"]), *_tokens_cells(row, all_reach)) for _, row in part.iterrows()]
     headers = ("start", "tokens", "of the\nslowest's")

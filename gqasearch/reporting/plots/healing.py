@@ -54,8 +54,10 @@ def _draw(axes: Axes, table: pd.DataFrame, labels: list[str]) -> None:
         axes.plot(line["tokens"], line["median"], dashes, marker=marker, markersize=4, color=colour, label=label)
     _tokens_axis(axes, sorted(shown["tokens"].unique()))
     low, high = float(shown["lowest"].min()), float(shown["highest"].max())
-    axes.set_ylim(low / 1.15, high * 1.15)
+    margin = max((high / low) ** 0.06, 1.01)
+    axes.set_ylim(low / margin, high * margin)
     axes.grid(True)
+    axes.set_axisbelow(True)
 
 
 def _tokens_axis(axes: Axes, measured: list[int]) -> None:
@@ -87,8 +89,8 @@ def short_count(tokens: float) -> str:
 
 def _parent_line(axes: Axes, perplexity: float) -> None:
     low, high = axes.get_ylim()
-    axes.set_ylim(min(low, perplexity / 1.05), max(high, perplexity * 1.05))
+    axes.set_ylim(min(low, perplexity * (low / high) ** 0.1), max(high, perplexity))
     axes.axhline(perplexity, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     # Below the line, at the left: what is healed comes down to it at the right.
-    place = {"xycoords": ("axes fraction", "data"), "xytext": (3, -3), "textcoords": "offset points", "va": "top"}
-    axes.annotate("parent", (0, perplexity), size=8, color=GREY, **place)
+    text = axes.annotate("parent", (0, perplexity), xycoords=("axes fraction", "data"), size=8, color=GREY)
+    text.set(position=(3, -3), anncoords="offset points", verticalalignment="top")
