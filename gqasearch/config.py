@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gqasearch.budget import Budget, counts_from_heads, counts_from_model_ratio, counts_from_ratio, counts_from_total
+from gqasearch.budget import (
+    Budget,
+    Geometry,
+    counts_from_heads,
+    counts_from_model_ratio,
+    counts_from_ratio,
+    counts_from_total,
+)
 from gqasearch.errors import UserError, unknown_name
 from gqasearch.targets import TargetName
-
-if TYPE_CHECKING:
-    from gqasearch.grouping_document import Geometry
 
 LayoutChoice = Literal["auto", "stock", "deci", "ragged"]  # see gqasearch.checkpoints.plan_layout
 KV_RATIO = "kv-ratio"  # the one objective that is no fitness function

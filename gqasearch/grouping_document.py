@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from jsonschema import Draft202012Validator, ValidationError
 
 from gqasearch import __version__
+from gqasearch.budget import Geometry
 from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_file
 from gqasearch.grouping import Grouping, GroupingError, LayerGrouping
@@ -155,19 +156,6 @@ class GroupingDocument:
         }
         lines = [f" {json.dumps(key)}: {_value_text(key, value)}" for key, value in known.items() if value is not None]
         return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-class Geometry(Protocol):
-    """The head counts of a model; ``gqasearch.models.HeadGeometry`` is one."""
-
-    @property
-    def num_layers(self) -> int: ...
-    @property
-    def num_attention_heads(self) -> int: ...
-    @property
-    def num_kv_heads(self) -> int: ...
-    @property
-    def head_dim(self) -> int: ...
 
 
 @cache

@@ -75,6 +75,8 @@ class HealConfig(BaseModel):
             raise ValueError(f"parent_top_k has no effect with loss {self.loss}")
         if self.progressive and self.train == "lora":
             raise ValueError("progressive trains the weights of attention themselves; use train all or attention")
+        if self.progressive and (self.attention_weight or self.parent_top_k is not None):
+            raise ValueError("progressive runs the parent's own code; leave attention_weight and parent_top_k out")
         if self.progressive and self.gradient_checkpointing:
             raise ValueError("progressive makes its weights anew in every pass; leave gradient_checkpointing out")
         if self.evaluation_text is not None and self.evaluation_text == self.text:

@@ -49,6 +49,8 @@ def test_settings_that_it_ignores_are_refused(tmp_path: Path) -> None:
         ({"attention_weight": 1, "loss": "language-model"}, "attention_weight needs the parent"),
         ({"parent_top_k": 4, "loss": "language-model"}, "parent_top_k has no effect"),
         ({"progressive": 0.5, "train": "lora"}, "progressive trains the weights of attention themselves"),
+        ({"progressive": 0.5, "attention_weight": 1}, "leave attention_weight and parent_top_k out"),
+        ({"progressive": 0.5, "parent_top_k": 5}, "leave attention_weight and parent_top_k out"),
         ({"progressive": 0.5, "gradient_checkpointing": True}, "leave gradient_checkpointing out"),
         ({"text": "a.txt", "evaluation_text": "a.txt"}, "text and evaluation_text are both a.txt"),
         ({"batch_blocks": 6, "pass_blocks": 4}, "pass_blocks 4 does not divide batch_blocks 6"),
