@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from gqasearch.checkpoints import needs_remote_code, require_trust
+from gqasearch.checkpoints import MetricRow, needs_remote_code, require_trust
 from gqasearch.evaluation import (
     Converter,
     Quality,
@@ -26,7 +26,7 @@ from gqasearch.evaluation import (
 )
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import make_merge
-from gqasearch.models import LayerWeights, load_model
+from gqasearch.models import LayerWeights, Objective, load_model
 from gqasearch.run.workspace import Workspace
 
 BASELINE = "neighbour"
@@ -140,6 +140,23 @@ def quality_record(quality: Quality, kv_bytes: int, parameters: int, seed: int) 
         "parameters": parameters,
         "kl_blocks": list(quality.kl_blocks),
     }
+
+
+def card_rows(parent: Mapping[str, Any], mine: Mapping[str, Any], objective: Objective) -> tuple[MetricRow, ...]:
+    """What a model card tells of two records of ``quality_record``."""
+    masked = objective == "masked"
+    words = {
+        "perplexity": "pseudo-perplexity" if masked else "perplexity",
+        "kl": f"KL to the parent, nats per {'masked ' if masked else ''}token",
+        "kv_bytes_per_token": f"{'keys and values computed' if masked else 'KV cache'}, bytes per token",
+        "parameters": "parameters",
+    }
+    return tuple(MetricRow(words[name], parent[name], mine[name]) for name in words)
+
+
+def measured_words(metrics: Mapping[str, Any]) -> str:
+    """On what the figures of ``metrics.json`` were measured."""
+    return f"{metrics['texts']['reported']['source']}; {metrics['targets']} targets. {metrics['convention']}"
 
 
 def _text(work: Workspace, split: Any) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import numpy as np
 from gqasearch.checkpoints import (
     CardFacts,
     Layout,
-    MetricRow,
     merged_by_group,
     model_card,
     needs_remote_code,
@@ -36,9 +35,11 @@ from gqasearch.run.evaluate import (
     CONVERTED,
     Subject,
     baseline_subject,
+    card_rows,
     checkpoint_subject,
     grouping_subject,
     measure,
+    measured_words,
 )
 from gqasearch.run.folder import RunFolder, read_json, write_json
 from gqasearch.run.kept import Kept
@@ -233,19 +234,8 @@ def write_card(
 ) -> None:
     """The model card, with the figures that were measured."""
     parent, mine = metrics["parent"], metrics["results"][CONVERTED]
-    masked = work.parent.family.objective == "masked"
-    rows = (
-        MetricRow("pseudo-perplexity" if masked else "perplexity", parent["perplexity"], mine["perplexity"]),
-        MetricRow(f"KL to the parent, nats per {'masked ' if masked else ''}token", 0.0, mine["kl"]),
-        MetricRow(
-            f"{'keys and values computed' if masked else 'KV cache'}, bytes per token",
-            parent["kv_bytes_per_token"],
-            mine["kv_bytes_per_token"],
-        ),
-        MetricRow("parameters", parent["parameters"], mine["parameters"]),
-    )
-    measured = f"{metrics['texts']['reported']['source']}; {metrics['targets']} targets. {metrics['convention']}"
-    facts = CardFacts(rows, measured, work.config.model_dump(mode="json"))
+    rows = card_rows(parent, mine, work.parent.family.objective)
+    facts = CardFacts(rows, measured_words(metrics), work.config.model_dump(mode="json"))
     if work.parent.directory is None:
         raise UserError(f"model {work.parent.id} is in memory only")
     card = model_card(document, layout, read_config(folder.model), work.parent.directory, facts)

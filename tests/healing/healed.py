@@ -12,11 +12,12 @@ from torch import Tensor
 from gqasearch.config import LayoutChoice
 from gqasearch.grouping import Grouping
 from gqasearch.healing import HealConfig
-from gqasearch.models import Parent
+from gqasearch.models import Parent, load_parent
 from gqasearch.run.heal import HealFolder, heal
 from tests.checkpoints.convert import PADDED, SYMMETRIC, convert, stored_tensors
 from tests.checkpoints.uneven import UNEVEN, saved
 from tests.samples import text_file
+from tests.tiny_encoders import ENCODERS, save_encoder, tiny_encoder
 
 LAYOUTS: dict[str, tuple[Grouping, LayoutChoice]] = {
     "stock-symmetric": (SYMMETRIC, "stock"),
@@ -37,7 +38,11 @@ SMALL: dict[str, Any] = {
 
 def converted(tmp_path: Path, layout: str, family: str = "llama") -> tuple[Parent, Path]:
     """A parent, and its folder ``start`` converted."""
-    parent, source = saved(tmp_path, family)
+    if family in ENCODERS:
+        source = save_encoder(tiny_encoder(family), tmp_path / "source")
+        parent = load_parent(str(source))
+    else:
+        parent, source = saved(tmp_path, family)
     grouping, choice = LAYOUTS[layout]
     convert(parent, source, tmp_path / "start", grouping, layout=choice)
     text_file(tmp_path)

@@ -18,6 +18,7 @@ from gqasearch.models.loading import load_model
 from gqasearch.run.heal import heal
 from tests.checkpoints.convert import some_ids, stored_tensors
 from tests.healing.healed import LAYOUTS, changed, converted, healed, history_of, settings, slots_of
+from tests.tiny_encoders import ENCODERS
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -74,9 +75,9 @@ def test_lora_changes_by_matrices_of_its_rank(tmp_path: Path) -> None:
         assert int(torch.linalg.matrix_rank((after[name] - before[name]).double(), rtol=1e-4)) == 2
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt", "phi3", "qwen2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["gpt2", "opt", "phi3", "qwen2", "gpt_neox", *ENCODERS])
 def test_families(family: str, tmp_path: Path) -> None:
-    layout = "ragged" if family in ("gpt2", "opt") else "stock-symmetric"
+    layout = "ragged" if family in ("gpt2", "opt", *ENCODERS) else "stock-symmetric"
     converted(tmp_path, layout, family)
     kl = [line["kl"] for line in history_of(healed(tmp_path))]
     assert kl[-1] < kl[0]

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.checkpoints import CardFacts, MetricRow, healed_card, write_healed
+from gqasearch.checkpoints import CardFacts, healed_card, write_healed
 from gqasearch.evaluation import (
     computed_kv_bytes_per_token,
     convention_of,
@@ -25,7 +25,7 @@ from gqasearch.healing.config import HealConfig
 from gqasearch.healing.training import Lessons, Trained, train
 from gqasearch.healing.validation import Validation
 from gqasearch.reporting.healing_html import write_healing
-from gqasearch.run.evaluate import quality_record
+from gqasearch.run.evaluate import card_rows, measured_words, quality_record
 from gqasearch.run.folder import read_json, write_json
 from gqasearch.run.heal.folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
@@ -34,12 +34,6 @@ from gqasearch.run.heal.work import HealWork
 from gqasearch.run.workspace import NoProgress, Progress
 
 START, HEALED = "start", "healed"
-CARD_ROWS = {
-    "perplexity": "perplexity",
-    "kl": "KL to the parent, nats per token",
-    "kv_bytes_per_token": "KV cache, bytes per token",
-    "parameters": "parameters",
-}
 
 
 def heal(config: HealConfig, output_dir: Path, progress: Progress | None = None) -> HealFolder:
@@ -192,7 +186,6 @@ def _rewrite_card(work: HealWork, metrics: dict[str, Any]) -> None:
     if not path.is_file():
         return
     parent, mine = metrics["parent"], metrics["results"][HEALED]
-    rows = tuple(MetricRow(words, parent[name], mine[name]) for name, words in CARD_ROWS.items())
-    measured = f"{metrics['texts']['reported']['source']}; {metrics['targets']} targets. {metrics['convention']}"
-    facts = CardFacts(rows, measured, work.config.model_dump(mode="json"))
+    rows = card_rows(parent, mine, work.source.family.objective)
+    facts = CardFacts(rows, measured_words(metrics), work.config.model_dump(mode="json"))
     write_file(path, healed_card(path.read_text(encoding="utf-8"), facts), overwrite=True)
