@@ -187,9 +187,9 @@ def _measure(options: Options, results: Path) -> None:
     for line in headlines(data):
         console.print(line, markup=False, highlight=False)
     _show_history(history_frame(data))
-    wanted = {(LABELS[name], seed) for name in options.starts for seed in options.seeds}
-    there = {(run.label, run.seed) for run in data.runs}
-    if {label for label, _ in there} >= {LABELS[name] for name in _expected(options)} and wanted <= there:
+    names = {*options.starts, *_expected(options)}
+    wanted = {(LABELS[name], seed) for name in names for seed in options.seeds}
+    if wanted <= {(run.label, run.seed) for run in data.runs}:
         write_results(data, results / options.setting)
         print(f"results  {results / options.setting}")
     else:

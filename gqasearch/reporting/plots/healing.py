@@ -25,9 +25,9 @@ def healing_figure(data: HealingData) -> Figure:
         # Names of starts are long: they stand below both panels, one above the other.
         legend = 0.1 + 0.19 * len(labels)
         height = 3.75 + legend
-        figure = Figure(figsize=(9.2, height))
+        figure = Figure(figsize=(9.4, height))
         for column, (name, words) in enumerate(PANELS.items()):
-            box = ((0.75 + 4.65 * column) / 9.2, (legend + 0.55) / height, 3.7 / 9.2, 3.0 / height)
+            box = ((0.75 + 4.65 * column) / 9.4, (legend + 0.55) / height, 3.7 / 9.4, 3.0 / height)
             axes = figure.add_axes(box)
             _draw(axes, curves(data, name), labels)
             axes.set_ylabel(words)
@@ -35,7 +35,7 @@ def healing_figure(data: HealingData) -> Figure:
             if name == "perplexity" and data.validation_perplexity is not None:
                 _parent_line(axes, data.validation_perplexity)
         handles, names = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="lower left", bbox_to_anchor=(0.7 / 9.2, 0.05 / height), borderaxespad=0)
+        figure.legend(handles, names, loc="lower left", bbox_to_anchor=(0.7 / 9.4, 0.05 / height), borderaxespad=0)
     return figure
 
 
