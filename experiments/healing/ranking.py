@@ -1,6 +1,6 @@
 """Whether ranking candidates after a few steps of healing finds what is best after many.
 
-python -m experiments.healing.ranking            # about ten minutes on one core
+python -m experiments.healing.ranking            # about ten minutes on one core; goes on where it was stopped
 python -m experiments.healing.ranking --quick    # a size too small to mean anything, written nowhere
 python -m experiments.healing.ranking --show     # print the committed results
 
@@ -74,16 +74,25 @@ def candidates(work: Workspace, count: int, rng: np.random.Generator) -> dict[st
     return {"spread": spread, "near": near}
 
 
-def measure(sizes: Sizes) -> pd.DataFrame:
-    """One line per candidate: ``kl`` and ``healed-kl`` on the search text, ``after`` healing on validation text."""
-    rows: list[dict[str, object]] = []
+def measure(sizes: Sizes, results: Path | None) -> pd.DataFrame:
+    """One line per candidate: ``kl`` and ``healed-kl`` on the search text, ``after`` healing on validation text.
+
+    Written to ``results`` line by line; what is there is not measured again.
+    """
+    rows = pd.read_csv(results).to_dict("records") if results is not None and results.is_file() else []
+    known = {(row["kv_ratio"], row["set"], row["candidate"]) for row in rows}
     for ratio in RATIOS:
         settings = {"kv_ratio": ratio, "refine": "outputs", "evaluation_part": "validation"}
         texts = {"search_tokens": sizes.tokens, "evaluation_tokens": sizes.tokens}
         work = Workspace(build_config({**settings, **texts}))
         rater = Rater(work, sizes)
         for name, groupings in candidates(work, sizes.candidates, np.random.default_rng(0)).items():
-            rows += [{"kv_ratio": ratio, "set": name, "candidate": i, **rater(g)} for i, g in enumerate(groupings)]
+            for index, grouping in enumerate(groupings):
+                if (ratio, name, index) in known:
+                    continue
+                rows.append({"kv_ratio": ratio, "set": name, "candidate": index, **rater(grouping)})
+                if results is not None:
+                    write_file(results, pd.DataFrame(rows).to_csv(index=False, float_format="%.6f"), overwrite=True)
     return pd.DataFrame(rows)
 
 
@@ -135,9 +144,7 @@ def main() -> None:
     if arguments.show:
         rows = pd.read_csv(RESULTS)
     else:
-        rows = measure(QUICK if arguments.quick else Sizes())
-        if not arguments.quick:
-            write_file(RESULTS, rows.round(6).to_csv(index=False), overwrite=True)
+        rows = measure(QUICK, None) if arguments.quick else measure(Sizes(), RESULTS)
     show("Spearman with the KL after healing", summary(rows))
 
 
