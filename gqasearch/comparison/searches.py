@@ -74,9 +74,9 @@ class OneBar(NoProgress):
     def __init__(self, progress: Progress, done: int) -> None:
         self.progress, self.done = progress, done
 
-    def update(self, completed: int, point: HistoryPoint | None = None) -> None:
+    def update(self, completed: int, point: HistoryPoint | None = None, detail: str = "") -> None:
         if point is not None:
-            self.progress.update(self.done, point)
+            self.progress.update(self.done, point, detail)
 
 
 def search_winners(

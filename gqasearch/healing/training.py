@@ -110,9 +110,10 @@ def _with_part(config: HealConfig, student: Student) -> Any:
     model = train_only(student.model, config.train, student.family, student.layers, config.lora_rank, config.seed)
     empty.hold_zero(student.model)
     if config.gradient_checkpointing:
-        enable: Any = getattr(student.model, "activation_checkpointing_enable", None)  # the newer of two names
-        (enable or student.model.gradient_checkpointing_enable)()
-        student.model.enable_input_require_grads()  # type: ignore[operator]  # frozen embeddings would cut the graph
+        inner: Any = student.model
+        newer = getattr(inner, "activation_checkpointing_enable", None)  # transformers' later name
+        (newer or inner.gradient_checkpointing_enable)()
+        inner.enable_input_require_grads()  # frozen embeddings would cut the graph
     return model
 
 
