@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from gqasearch.calibration import no_progress
 from gqasearch.healing.blocks import TrainingBlocks
-from gqasearch.healing.trainer import Objective, stack
+from gqasearch.healing.objective import Objective
+from gqasearch.healing.trainer import stack
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1e-1, 100
 SMOOTHING = 0.8  # weight of the past in what is shown

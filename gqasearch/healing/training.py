@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from gqasearch.healing.attention_match import AttentionMatch
+from gqasearch.healing.between import Between, trained_parameters
 from gqasearch.healing.blocks import TrainingBlocks
 from gqasearch.healing.config import HealConfig
 from gqasearch.healing.empty_slots import find_empty_slots
+from gqasearch.healing.objective import Objective
 from gqasearch.healing.state import HealState, latest_state
 from gqasearch.healing.teacher import Teacher
 from gqasearch.healing.trained_part import merged, train_only
-from gqasearch.healing.trainer import Between, Objective, arguments, make_trainer, trained_parameters
+from gqasearch.healing.trainer import arguments, make_trainer
 from gqasearch.healing.validation import Validation
 from gqasearch.models import Family
 

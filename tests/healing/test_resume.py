@@ -15,6 +15,7 @@ import torch
 
 from gqasearch.errors import UserError
 from gqasearch.healing.state import HealState, latest_state, save_state
+from gqasearch.healing.trainer import arguments
 from gqasearch.run.heal import HealFolder
 from tests.checkpoints.convert import stored_tensors
 from tests.healing.healed import converted, healed, history_of, settings
@@ -78,9 +79,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     assert two.metrics.is_file()
 
 
-def test_blocks_that_cannot_be_shared_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gqasearch.healing.trainer import arguments
-
+def test_blocks_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="batch_blocks 3 cannot be shared by 2 processes"):
         arguments(settings(tmp_path, batch_blocks=3), 2, tmp_path)
 

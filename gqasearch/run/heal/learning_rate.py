@@ -9,8 +9,8 @@ from gqasearch.errors import UserError
 from gqasearch.healing.config import HealConfig
 from gqasearch.healing.empty_slots import find_empty_slots
 from gqasearch.healing.learning_rate import STEPS, TriedRates, range_test
+from gqasearch.healing.objective import Objective
 from gqasearch.healing.trained_part import train_only
-from gqasearch.healing.trainer import Objective
 from gqasearch.run.heal.folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
 from gqasearch.run.heal.work import HealWork

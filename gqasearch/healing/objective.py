@@ -1,0 +1,53 @@
+"""What training minimises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gqasearch.calibration import Targets
+from gqasearch.healing.attention_match import AttentionMatch
+from gqasearch.healing.teacher import Teacher, masked_mean
+
+
+@dataclass
+class Objective:
+    """What is minimised. ``teacher``: None for the language-model loss; ``match``: with ``weight`` on top of it."""
+
+    teacher: Teacher | None
+    match: AttentionMatch | None = None
+    weight: float = 0.0
+    summed: float = 0.0
+    passes: int = 0
+
+    def __call__(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Mean loss over the targets of a batch."""
+        ids = inputs["input_ids"]
+        targets = targets_of(ids, inputs.get("labels"))
+        scores = targets.of(model(input_ids=ids, use_cache=False).logits).float()
+        if self.teacher is None:
+            lost = nn.functional.cross_entropy(scores.flatten(0, 1), targets.tokens.flatten(), reduction="none")
+            loss = masked_mean(lost.view_as(targets.wanted), targets.wanted)
+        else:
+            loss = self.teacher.kl(inputs["index"], ids, targets, scores)
+        if self.match is not None:
+            loss = loss + self.weight * self.match.error()
+        self.summed += float(loss.detach())
+        self.passes += 1
+        return loss
+
+    def mean_since(self) -> float | None:
+        """Mean loss since this was asked last; None where nothing was run."""
+        mean = self.summed / self.passes if self.passes else None
+        self.summed, self.passes = 0.0, 0
+        return mean
+
+
+def targets_of(ids: Tensor, labels: Tensor | None) -> Targets:
+    """What a batch of whole blocks (B, T) asks for."""
+    if labels is not None:
+        return Targets.labelled(labels)
+    return Targets.following(ids, torch.ones_like(ids, dtype=torch.bool))
