@@ -14,8 +14,10 @@ candidates: ``spread``, which differ much (neighbours, a split budget, random on
 from __future__ import annotations
 
 import argparse
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -79,7 +81,9 @@ def measure(sizes: Sizes, results: Path | None) -> pd.DataFrame:
 
     Written to ``results`` line by line; what is there is not measured again.
     """
-    rows = pd.read_csv(results).to_dict("records") if results is not None and results.is_file() else []
+    rows: list[dict[Hashable, Any]] = (
+        pd.read_csv(results).to_dict("records") if results is not None and results.is_file() else []
+    )
     known = {(row["kv_ratio"], row["set"], row["candidate"]) for row in rows}
     for ratio in RATIOS:
         settings = {"kv_ratio": ratio, "refine": "outputs", "evaluation_part": "validation"}
@@ -127,7 +131,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     for (ratio, name), found in rows.groupby(["kv_ratio", "set"], sort=False):
         after = found["after"]
         ranks = {fitness: float(spearmanr(found[fitness], after).statistic) for fitness in ("kl", "healed-kl")}
-        lost = {f"{fitness} picks": float(after[found[fitness].idxmin()]) for fitness in ranks}
+        lost = {f"{fitness} picks": float(after.to_numpy()[found[fitness].to_numpy().argmin()]) for fitness in ranks}
         lines.append(
             {"kv_ratio": ratio, "set": name, "best after": after.min(), "worst after": after.max(), **ranks, **lost}
         )

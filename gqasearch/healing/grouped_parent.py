@@ -33,7 +33,7 @@ class TrainedLayer(torch.nn.Module):
             tensor: Tensor | None = getattr(weights, name)
             copied = None if tensor is None else torch.nn.Parameter(tensor.detach().to(dtype, copy=True))
             self.register_parameter(name, copied)
-        self._constants = {
+        self._constants: dict[str, Any] = {
             "rotary_dim": weights.rotary_dim,
             "q_norm": weights.q_norm,
             "k_norm": weights.k_norm,
