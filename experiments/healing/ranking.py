@@ -114,7 +114,7 @@ class Rater:
             work.parent, text, steps=sizes.steps, learning_rate=HealedKL.learning_rate, batch_blocks=1
         )
 
-    def __call__(self, grouping: Grouping) -> dict[str, float]:
+    def __call__(self, grouping: Grouping) -> dict[Hashable, float]:
         """Column -> KL."""
         converted = self.healed_kl.losses.converted_layer
         model = self.longer.heal(grouping, {i: converted(i, layer) for i, layer in enumerate(grouping)})
