@@ -40,7 +40,7 @@ from gqasearch_fitness.kl import KLToParent
 RESULTS = Path(__file__).parent / "results" / "ranking.csv"
 RATIOS = (0.25, 0.5)
 SWAPS = 6  # between the best by merge-error and a candidate near it
-STEP_TOKENS = 512  # of healed-kl
+LEARNING_RATE = 0.004  # of the longer healing
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,11 @@ class Rater:
     def __init__(self, work: Workspace, sizes: Sizes) -> None:
         context = work.context()
         self.kl = KLToParent(tokens=sizes.tokens).prepare(context)
-        self.healed_kl = HealedKL(tokens=sizes.tokens, step_tokens=STEP_TOKENS).prepare(context)
+        self.healed_kl = HealedKL(tokens=sizes.tokens).prepare(context)
         validation: TokenBlocks = work.blocks("evaluation")
         self.reference = ParentLogProbs.compute(model_runner(work.parent.model), validation)
         text = work.blocks("calibration")
-        self.longer = ShortHealing.on(
-            work.parent, text, steps=sizes.steps, learning_rate=HealedKL.learning_rate, batch_blocks=1
-        )
+        self.longer = ShortHealing.on(work.parent, text, steps=sizes.steps, learning_rate=LEARNING_RATE, batch_blocks=1)
 
     def __call__(self, grouping: Grouping) -> dict[Hashable, float]:
         """Column -> KL."""
