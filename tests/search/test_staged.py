@@ -291,9 +291,7 @@ def test_bad_parameters_are_named(parameters: dict[str, float], message: str) ->
 
 def test_an_objective_that_does_not_run_the_model_is_refused() -> None:
     problem, _ = three_layers()
-    with pytest.raises(
-        UserError, match=r"objective that runs the model \(kl, healed-kl, perplexity\), got loss"
-    ):
+    with pytest.raises(UserError, match=r"objective that runs the model \(kl, healed-kl, perplexity\), got loss"):
         run(replace(problem, partial=None))
     with pytest.raises(UserError, match="method staged needs the guide"):
         run(replace(problem, guide=None))
