@@ -91,7 +91,7 @@ class HealedKL(Fitness):
     descent_steps: int = 40
     steps: int = 10
     step_tokens: int = 1024
-    learning_rate: float = 0.004
+    learning_rate: float = 0.002
 
     def __post_init__(self) -> None:
         check_quick_refinement(self)
