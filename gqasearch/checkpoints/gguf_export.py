@@ -127,8 +127,8 @@ def _new_tensor(
         stored = source.read(stored_name)
         if tuple(stored.shape) != shape:
             raise UserError(
-                f"{source.directory}: {stored_name} has shape {tuple(stored.shape)}, but config.json or the parent's "
-                f"file says {shape}"
+                f"{source.directory}: {stored_name} has shape {tuple(stored.shape)}, but "
+                f"{'config.json' if rest in heads.tensors else file.path} says {shape}"
             )
         return _encode(heads.permute(stored.float(), rest).numpy(), kind, name)
 

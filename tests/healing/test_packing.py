@@ -20,7 +20,8 @@ from tokenizers import AddedToken
 
 from gqasearch.embedded import Document
 from gqasearch.errors import UserError
-from gqasearch.healing import PackedBlocks, pack, packing, training_order
+from gqasearch.healing import packing
+from gqasearch.healing.packing import PackedBlocks, pack, training_order
 from tests.samples import random_text
 from tests.tiny_encoders import encoder_tokenizer
 from tests.tiny_models import tiny_tokenizer
