@@ -21,6 +21,8 @@ PREPARE = "search --method neighbour --merge mean --fitness weight-sharing-error
 SMALL = "--seeds 0 --sample 3 --sample-tokens 512 --refine none" + "".join(
     f" --set {name}_tokens=1024" for name in ("calibration", "search", "evaluation")
 )
+# The last of two values counts.
+FEW_STEPS = " --steps 2 --batch-blocks 1 --validation-tokens 1024 --evaluation-tokens 1024"
 
 
 def call(command: str) -> str:
@@ -42,6 +44,8 @@ def test_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         elif verb == "sweep":
             (tmp_path / "sweep.yaml").write_text(SWEEP, encoding="utf-8")
             assert "study sweep in sqlite:" in call(command + " --dry-run")
+        elif verb == "heal":
+            assert "trained on 512 tokens in 2 steps" in call(command + FEW_STEPS)
         else:
             assert call(command)
     assert (tmp_path / "converted" / "model.safetensors").is_file()
