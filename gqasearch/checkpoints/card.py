@@ -113,8 +113,17 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
     )
 
 
-def healed_card(card: str, facts: CardFacts) -> str:
-    """The card of a checkpoint that was trained further, with new figures and the settings of the training."""
+def healed_card(card: str, words: str, facts: CardFacts | None = None) -> str:
+    """``card``, the start's, for the checkpoint that it was trained to: ``words`` say how.
+
+    ``facts``: new figures and the settings of the training; the start's figures stay where there are none.
+    """
+    front, found, rest = card.partition("## Before and after\n")
+    told = NOT_HEALED in front
+    front = front.replace(NOT_HEALED, words) if told else f"{front.rstrip()} {words}\n\n"
+    card = front + found + rest
+    if facts is None:
+        return card
     head, _, rest = card.partition("## Before and after\n")
     _, found, tail = rest.partition("## How to load\n")
     if not found:

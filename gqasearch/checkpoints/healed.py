@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gqasearch.checkpoints.card import NOT_HEALED
+from gqasearch.checkpoints.card import healed_card
 from gqasearch.checkpoints.conversion import cast, convertible
 from gqasearch.checkpoints.folder import new_folder
 from gqasearch.checkpoints.shards import Shards
 from gqasearch.errors import UserError
+from gqasearch.files import read_json
 from gqasearch.models import CheckpointTensors
 
 HEALING = "healing.json"
@@ -30,10 +31,12 @@ def write_healed(
 ) -> None:
     """Write ``source_dir`` to ``out_dir`` with the weights of ``model``, which was loaded from it.
 
-    Shards, names and dtypes stay, and so do all other files but for the model card, in which ``words`` take the place
-    of the sentence that nothing was fine-tuned. ``record``: how it was trained, written as ``healing.json``, which says
-    that no tensor need be the parent's. ``out_dir`` appears only when complete; raises ``UserError`` where it
-    exists and is not empty, and where the model has a parameter that is not among the files' tensors.
+    Shards, names and dtypes stay, and so do all other files but for the model card, to which ``words`` are added
+    (``healed_card``). ``record``: how it was trained, written as ``healing.json`` with that of the training
+    ``before``, if there was one; its presence says that no tensor need be the parent's.
+
+    ``out_dir`` appears only when complete; raises ``UserError`` where it exists and is not empty, and where the model
+    has a parameter that is not among the files' tensors.
     """
     source = CheckpointTensors(source_dir)
     found = _by_stored_name(source, model)
@@ -47,8 +50,12 @@ def write_healed(
             if file.is_file() and file.name not in source.shards:
                 shutil.copyfile(file, folder / file.name)
         shards.write(folder, convert)
-        (folder / HEALING).write_text(json.dumps(record or {}, indent=1) + "\n", encoding="utf-8")
-        _note_on_card(folder / "README.md", words)
+        before = read_json(source_dir / HEALING) if is_healed(source_dir) else None
+        told = {**(record or {}), **({"before": before} if before is not None else {})}
+        (folder / HEALING).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        if (folder / "README.md").is_file():
+            card = (folder / "README.md").read_text(encoding="utf-8")
+            (folder / "README.md").write_text(healed_card(card, words), encoding="utf-8")
 
 
 def _by_stored_name(source: CheckpointTensors, model: nn.Module) -> dict[str, Tensor]:
@@ -62,9 +69,3 @@ def _by_stored_name(source: CheckpointTensors, model: nn.Module) -> dict[str, Te
     if missing:
         raise UserError(f"{source.directory} has no tensor {missing[0]}, which was trained")
     return found
-
-
-def _note_on_card(card: Path, words: str) -> None:
-    if card.is_file():
-        text = card.read_text(encoding="utf-8")
-        card.write_text(text.replace(NOT_HEALED, words), encoding="utf-8")

@@ -26,9 +26,6 @@ class EmptySlots:
     columns: Mapping[str, Tensor]
     rows: Mapping[str, Tensor]
 
-    def __len__(self) -> int:
-        return len(self.columns)
-
     def hold_zero(self, model: nn.Module) -> None:
         """From now on gradients of the zeros are zero. LoRA's factors are zeroed and held where they reach them."""
         modules = dict(model.named_modules())

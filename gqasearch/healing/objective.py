@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,7 @@ class Objective:
     teacher: Teacher | None
     match: AttentionMatch | None = None
     weight: float = 0.0
-    summed: float = 0.0
-    passes: int = 0
+    losses: list[Tensor] = field(default_factory=list)
 
     def __call__(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """Mean loss over the targets of a batch."""
@@ -35,14 +34,13 @@ class Objective:
             loss = self.teacher.kl(inputs["index"], ids, targets, scores)
         if self.match is not None:
             loss = loss + self.weight * self.match.error()
-        self.summed += float(loss.detach())
-        self.passes += 1
+        self.losses.append(loss.detach())  # no number yet: a GPU would have to be waited for
         return loss
 
     def mean_since(self) -> float | None:
-        """Mean loss since this was asked last; None where nothing was run."""
-        mean = self.summed / self.passes if self.passes else None
-        self.summed, self.passes = 0.0, 0
+        """Mean loss of this process since this was asked last; None where nothing was run."""
+        mean = float(torch.stack(self.losses).mean()) if self.losses else None
+        self.losses.clear()
         return mean
 
 

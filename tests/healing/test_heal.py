@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gqasearch.healing.grouped_parent import GroupedParent
 from gqasearch.healing.written_layers import WrittenLayers
 from gqasearch.models import read_config
 from gqasearch.models.loading import load_model
+from gqasearch.run.folder import write_json
 from gqasearch.run.heal import heal
 from tests.checkpoints.convert import some_ids, stored_tensors
 from tests.healing.healed import LAYOUTS, changed, converted, healed, history_of, settings, slots_of
@@ -90,20 +92,31 @@ def test_gradients_added_up_over_passes_are_those_of_one_pass(tmp_path: Path) ->
         torch.testing.assert_close(stored_tensors(twice.model)[name], tensor, atol=2e-4, rtol=0)
 
 
-def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     converted(tmp_path, "ragged")
     plain = healed(tmp_path, "plain", train="attention")
+    calls: list[object] = []
+    run_again = torch.utils.checkpoint.checkpoint
+
+    def counted(function: Any, *given: Any, **options: Any) -> Any:
+        calls.append(function)
+        return run_again(function, *given, **options)
+
+    monkeypatch.setattr("transformers.modeling_utils.checkpoint", counted)
     spared = healed(tmp_path, "spared", train="attention", gradient_checkpointing=True)
+    assert len(calls) == 6 * 2  # every step, every layer
     for name, tensor in stored_tensors(plain.model).items():
         torch.testing.assert_close(stored_tensors(spared.model)[name], tensor, atol=1e-6, rtol=0)
 
 
 def test_bfloat16_trains_float32_weights(tmp_path: Path) -> None:
     _, start = converted(tmp_path, "stock-symmetric")
-    folder = healed(tmp_path, precision="bfloat16")
+    folder, exact = healed(tmp_path, precision="bfloat16"), healed(tmp_path, "exact")
     kl = [line["kl"] for line in history_of(folder)]
     assert kl[-1] < kl[0]
     assert changed(start, folder.model)
+    losses = [[line["loss"] for line in history_of(one)[1:]] for one in (folder, exact)]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
 def test_the_parent_on_disk_teaches_what_the_parent_teaches(tmp_path: Path) -> None:
@@ -144,12 +157,36 @@ def test_the_language_model_loss_fits_the_text(tmp_path: Path) -> None:
     assert lines[-1]["perplexity"] < lines[0]["perplexity"]
 
 
-def test_the_card_tells_of_the_training(tmp_path: Path) -> None:
+def test_the_card_tells_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, also where the run was stopped after the card and before the figures that it tells of were written."""
+
+    def stop(path: Path, *given: Any, **options: Any) -> None:
+        if path.name == "metrics.json":
+            raise KeyboardInterrupt
+        write_json(path, *given, **options)
+
     converted(tmp_path, "stock-symmetric")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            sys.modules["gqasearch.run.heal.heal"], "write_json", stop
+        )  # the package's name for it is heal()'s
+        with pytest.raises(KeyboardInterrupt):
+            healed(tmp_path)
     card = (healed(tmp_path).model / "README.md").read_text()
+    assert card.count("## Healing") == 1
     assert "not fine-tuned" not in card
     assert "healed: all parameters trained on its parent's predictions for 6 steps of 64 tokens" in card
     assert "learning_rate: 0.003" in card and "Not measured" not in card
+
+
+def test_a_checkpoint_healed_twice_tells_of_both(tmp_path: Path) -> None:
+    converted(tmp_path, "stock-symmetric")
+    once = healed(tmp_path, "once")
+    twice = healed(tmp_path, "twice", model=str(once.model), steps=4)
+    card = (twice.model / "README.md").read_text()
+    assert all(f"predictions for {steps} steps of 64 tokens" in card for steps in (6, 4))
+    record = json.loads((twice.model / "healing.json").read_text())
+    assert (record["steps"], record["before"]["steps"]) == (4, 6)
 
 
 @pytest.mark.parametrize(

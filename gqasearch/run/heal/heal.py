@@ -66,12 +66,7 @@ def _steps(work: HealWork) -> None:
     """Every step whose result is not there yet."""
     folder = work.folder
     if not folder.model.is_dir():
-        trained = _train(work)
-        _write_history(folder, trained.history)
-        write_json(folder.trained, _trained_record(work, trained), overwrite=True)
-        record = {"steps": trained.steps, "config": work.config.model_dump(mode="json")}
-        words = _words(work.config, trained.steps)
-        write_healed(work.start, folder.model, work.to_write(trained.model), words, record)
+        _write_trained(work)
     if not folder.metrics.is_file():
         metrics = _measure(work)
         _rewrite_card(work, metrics)
@@ -79,6 +74,16 @@ def _steps(work: HealWork) -> None:
     if not folder.report.is_file():
         write_healing(folder.report, healing_data([folder.path]))
     shutil.rmtree(folder.states, ignore_errors=True)  # several times as large as the model, of no use any more
+
+
+def _write_trained(work: HealWork) -> None:
+    """Train and write the checkpoint; what training kept in memory is then free for what measures."""
+    trained, folder = _train(work), work.folder
+    _write_history(folder, trained.history)
+    write_json(folder.trained, _trained_record(work, trained), overwrite=True)
+    record = {"steps": trained.steps, "config": work.config.model_dump(mode="json")}
+    words = _words(work.config, trained.steps)
+    write_healed(work.start, folder.model, work.to_write(trained.model), words, record)
 
 
 def _train(work: HealWork) -> Trained:
@@ -124,14 +129,15 @@ def _measure(work: HealWork) -> dict[str, Any]:
     trained = read_json(work.folder.trained)
     validation = work.measured_blocks(work.texts.validation, config.validation_tokens)
     blocks = work.measured_blocks(work.texts.reported, config.evaluation_tokens)
-    models = {START: work.load(work.start), HEALED: work.load(work.folder.model)}
-    work.progress.stage("evaluation", total=len(blocks.ids))
-    own, found = evaluate_quality(
-        work.run_parent,
-        {name: model_runner(model) for name, model in models.items()},
-        blocks,
-        progress=lambda done, _: work.progress.update(done),
-    )
+    results: dict[str, dict[str, Any]] = {}
+    for name, path in ((START, work.start), (HEALED, work.folder.model)):  # one at a time beside the parent
+        model = work.load(path)
+        work.progress.stage(f"evaluation: {name}", total=len(blocks.ids))
+        own, found = evaluate_quality(
+            *(work.run_parent, {name: model_runner(model)}, blocks), progress=lambda done, _: work.progress.update(done)
+        )
+        results[name] = quality_record(found[name], *_sizes(work, model), config.seed)
+        del model
     # What the histories end at best.
     taught, _ = evaluate_quality(work.run_parent, {}, validation)
     return {
@@ -144,9 +150,7 @@ def _measure(work: HealWork) -> dict[str, Any]:
             "reported": _text(blocks),
         },
         "parent": quality_record(own, *_sizes(work, work.parent.model), config.seed),
-        "results": {
-            name: quality_record(found[name], *_sizes(work, model), config.seed) for name, model in models.items()
-        },
+        "results": results,
         "steps": trained["steps"],
         "tokens": trained["tokens"],
         "stopped_early": trained["stopped_early"],
@@ -181,11 +185,12 @@ def _words(config: HealConfig, steps: int) -> str:
 
 
 def _rewrite_card(work: HealWork, metrics: dict[str, Any]) -> None:
-    """The card's table gets the healed model's figures."""
-    path = work.folder.model / "README.md"
+    """The start's card with the healed model's figures; the same however often it is written."""
+    path = work.start / "README.md"
     if not path.is_file():
         return
     parent, mine = metrics["parent"], metrics["results"][HEALED]
     rows = card_rows(parent, mine, work.source.family.objective)
     facts = CardFacts(rows, measured_words(metrics), work.config.model_dump(mode="json"))
-    write_file(path, healed_card(path.read_text(encoding="utf-8"), facts), overwrite=True)
+    card = healed_card(path.read_text(encoding="utf-8"), _words(work.config, metrics["steps"]), facts)
+    write_file(work.folder.model / "README.md", card, overwrite=True)
