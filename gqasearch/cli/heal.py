@@ -16,7 +16,9 @@ from gqasearch.healing.config import HealConfig
 @partial(with_config_flags, settings=HealConfig)
 def heal(
     model: Annotated[str, typer.Argument(help="A converted checkpoint, or the run folder that has one.")],
-    output_dir: Annotated[Path, typer.Option(help="Folder for the healed checkpoint and what is told of it.")],
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Folder for the healed checkpoint and what is told of it. Needed to train.")
+    ] = None,
     find_learning_rate: Annotated[
         bool, typer.Option(help="Try rising learning rates for a hundred steps, show what they do, train nothing.")
     ] = False,
@@ -36,11 +38,14 @@ def heal(
     """
     with clear_errors(resumable=True):
         quiet_libraries(verbose)
+        from gqasearch.errors import UserError
         from gqasearch.healing.config import build_heal_config
 
         given = {name: value for name, value in flags.items() if value is not None}
         config = build_heal_config({"model": model, **given})
-        if find_learning_rate:
+        if find_learning_rate == (output_dir is not None):
+            raise UserError("give one of --output-dir, to train, and --find-learning-rate, which writes nothing")
+        if output_dir is None:
             _find_learning_rate(config, json_, quiet)
             return
         _heal(config, output_dir, json_, quiet)

@@ -11,15 +11,21 @@ from typer.testing import CliRunner
 
 from gqasearch.cli.app import app
 from gqasearch.errors import UserError
-from gqasearch.healing import build_heal_config
+from gqasearch.healing import HealConfig, build_heal_config
 from gqasearch.healing.learning_rate import HIGHEST, LOWEST
 from gqasearch.run.heal.learning_rate import try_learning_rates
 from tests.healing.healed import converted, settings
 
 
+def rate_settings(tmp_path: Path, **changes: Any) -> HealConfig:
+    """Settings that the range test goes by."""
+    given = settings(tmp_path).model_dump(include={"model", "parent", "text", "block_length", "batch_blocks"})
+    return HealConfig(**{**given, **changes})
+
+
 def test_the_suggested_rate_lies_where_the_loss_falls(tmp_path: Path) -> None:
     converted(tmp_path, "stock-padded")
-    found = try_learning_rates(settings(tmp_path))
+    found = try_learning_rates(rate_settings(tmp_path))
     rates, losses = zip(*found.tried, strict=True)
     assert rates[0] == LOWEST and list(rates) == sorted(set(rates)) and rates[-1] <= HIGHEST
     assert LOWEST < found.suggested < rates[losses.index(min(losses))]
@@ -30,8 +36,8 @@ def test_nothing_is_written(tmp_path: Path) -> None:
     converted(tmp_path, "stock-symmetric")
     before = sorted(tmp_path.rglob("*"))
     flags = ["--parent", str(tmp_path / "source"), "--text", str(tmp_path / "text.txt"), "--block-length", "32"]
-    start, out = str(tmp_path / "start"), str(tmp_path / "out")
-    result = CliRunner().invoke(app, ["heal", start, *flags, "--output-dir", out, "--find-learning-rate", "--json"])
+    start = str(tmp_path / "start")
+    result = CliRunner().invoke(app, ["heal", start, *flags, "--find-learning-rate", "--json"])
     assert result.exit_code == 0, result.output
     assert LOWEST < json.loads(result.stdout)["suggested"] < HIGHEST
     assert sorted(tmp_path.rglob("*")) == before
@@ -39,7 +45,13 @@ def test_nothing_is_written(tmp_path: Path) -> None:
 
 def test_settings_that_it_ignores_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no use for patience"):
-        try_learning_rates(settings(tmp_path, patience=2))
+        try_learning_rates(rate_settings(tmp_path, patience=2))
+
+
+@pytest.mark.parametrize("more", [[], ["--find-learning-rate", "--output-dir", "out"]])
+def test_a_folder_is_named_to_train_and_only_then(more: list[str], tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["heal", str(tmp_path), *more])
+    assert result.exit_code == 2 and "give one of --output-dir" in result.output
 
 
 @pytest.mark.parametrize(

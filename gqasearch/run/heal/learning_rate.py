@@ -16,16 +16,22 @@ from gqasearch.run.heal.ranks import Ranks
 from gqasearch.run.heal.work import HealWork
 from gqasearch.run.workspace import NoProgress, Progress
 
+# Settings that the test goes by; any other would be ignored.
+USED = {
+    *("model", "parent", "revision", "text", "evaluation_text", "loss", "train", "lora_rank", "weight_decay"),
+    *("gradient_norm", "batch_blocks", "block_length", "device", "seed"),
+}
+
 
 def try_learning_rates(config: HealConfig, progress: Progress | None = None) -> TriedRates:
     """Learning rates from the smallest up, on the start; nothing is kept. Raises ``UserError`` for what it ignores."""
-    for name in ("progressive", "attention_weight", "parent_top_k", "patience"):
-        if getattr(config, name):
+    for name, field in HealConfig.model_fields.items():
+        if name not in USED and getattr(config, name) != field.get_default():
             raise UserError(f"--find-learning-rate has no use for {name}; leave it out")
     ranks = Ranks.of_environment()
     if ranks.world > 1:
         raise UserError("--find-learning-rate runs in one process; start it without torchrun")
-    steps = config.model_copy(update={"steps": min(config.steps, STEPS)})
+    steps = config.model_copy(update={"steps": STEPS})
     with tempfile.TemporaryDirectory() as scratch:
         work = HealWork(steps, HealFolder(Path(scratch)), ranks, progress or NoProgress())
         work.check()
