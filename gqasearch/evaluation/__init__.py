@@ -12,7 +12,7 @@ from gqasearch.evaluation.memory import (
 )
 from gqasearch.evaluation.prefix import PrefixLosses, SummedLoss, TiedLayer
 from gqasearch.evaluation.quality import CONVENTION, Quality, convention_of, evaluate_quality, kl_per_token
-from gqasearch.evaluation.reference import ParentLogProbs
+from gqasearch.evaluation.reference import KeptPredictions, ParentLogProbs
 from gqasearch.evaluation.runners import Runner, model_runner, tied_runner
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "AttentionCalls",
     "Converter",
     "ForwardCount",
+    "KeptPredictions",
     "ParentLogProbs",
     "PrefixLosses",
     "Quality",

@@ -15,17 +15,44 @@ NOTHING = 1e-9
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """What is kept of the P predictions of every block of a batch. ``index`` (B, P, K) int32, or None when all tokens
-    are kept in order; ``probability`` (B, P, K) of these tokens, ``rest`` (B, P) of all others together; ``negentropy``
-    (B, P): sum of p log p over the tokens kept and the rest; ``wanted`` (B, P): which are targets; ``targets``: where
-    they stand in the logits.
+class KeptPredictions:
+    """What is kept of the parent's P predictions of every block of a batch. ``index`` (B, P, K) int, or None when all
+    tokens are kept in order; ``probability`` (B, P, K) of these tokens, ``rest`` (B, P) of all others together;
+    ``negentropy`` (B, P): sum of p log p over the tokens kept and the rest.
     """
 
     index: Tensor | None
     probability: Tensor
     rest: Tensor
     negentropy: Tensor
+
+    @classmethod
+    def of(cls, logp: Tensor, index: Tensor | None = None) -> KeptPredictions:
+        """From log-probabilities (B, P, K) of the tokens ``index``, of all tokens where it is None."""
+        probability = logp.exp()
+        rest = torch.zeros_like(probability[..., 0])
+        if index is not None:
+            rest = (1 - probability.double().sum(-1)).clamp_min(NOTHING).to(logp)
+        negentropy = torch.einsum("btk,btk->bt", probability, logp) + torch.xlogy(rest, rest)
+        return cls(index, probability, rest, negentropy)
+
+    def kl(self, scores: Tensor) -> Tensor:
+        """KL to the distributions of logits (B, P, V), nats, (B, P). Gradients flow to ``scores``."""
+        total = scores.logsumexp(-1)
+        if self.index is None:
+            cross = torch.einsum("btv,btv->bt", self.probability, scores) - total
+        else:
+            found = scores.gather(-1, self.index.long()) - total[..., None]
+            rest = (1 - found.double().exp().sum(-1)).clamp_min(NOTHING).log().to(found)
+            cross = torch.einsum("btk,btk->bt", self.probability, found) + self.rest * rest
+        return (self.negentropy - cross).clamp_min(0)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """``kept``: of one batch; ``wanted`` (B, P): which are targets; ``targets``: where they stand in the logits."""
+
+    kept: KeptPredictions
     wanted: Tensor
     targets: Targets
 
@@ -40,7 +67,7 @@ class ParentLogProbs:
 
     blocks: TokenBlocks
     batch_blocks: int
-    kept: tuple[_Batch, ...]
+    batches: tuple[_Batch, ...]
 
     @classmethod
     def compute(
@@ -56,7 +83,7 @@ class ParentLogProbs:
 
     def targets(self, batch: int) -> int:
         """Tokens of one batch that are predicted."""
-        return int(self.kept[batch].wanted.sum())
+        return int(self.batches[batch].wanted.sum())
 
     def summed_kl(self, batch: int, logits: Tensor) -> float:
         """KL of the distributions that ``logits`` (B, T, V) of one batch stand for, summed over targets, nats."""
@@ -64,22 +91,14 @@ class ParentLogProbs:
 
     def kl(self, batch: int, logits: Tensor) -> Tensor:
         """KL of every prediction (B, P), nats; 0 where nothing is to be predicted. Gradients flow to ``logits``."""
-        kept = self.kept[batch]
-        scores = kept.targets.of(logits)
-        total = scores.logsumexp(-1)
-        if kept.index is None:
-            cross = torch.einsum("btv,btv->bt", kept.probability, scores) - total
-        else:
-            found = scores.gather(-1, kept.index.long()) - total[..., None]
-            rest = (1 - found.double().exp().sum(-1)).clamp_min(NOTHING).log().to(found)
-            cross = torch.einsum("btk,btk->bt", kept.probability, found) + kept.rest * rest
-        return (kept.negentropy - cross).clamp_min(0) * kept.wanted
+        known = self.batches[batch]
+        return known.kept.kl(known.targets.of(logits)) * known.wanted
 
     def mean_kl(self, candidate: Runner) -> float:
         """Mean KL over targets, nats per token."""
         batches = enumerate(self.blocks.batches(self.batch_blocks))
         total = sum(self.summed_kl(batch, candidate(ids, mask)) for batch, (ids, mask) in batches)
-        return total / sum(map(self.targets, range(len(self.kept))))
+        return total / sum(map(self.targets, range(len(self.batches))))
 
 
 def _keep(logp: Tensor, top: int | None, targets: Targets) -> _Batch:
@@ -88,10 +107,4 @@ def _keep(logp: Tensor, top: int | None, targets: Targets) -> _Batch:
     if top is not None:
         logp, places = logp.topk(top, dim=-1)
         index = places.to(torch.int32)
-    probability = logp.exp()
-    rest = torch.zeros_like(probability[..., 0])
-    if top is not None:
-        rest = (1 - probability.double().sum(-1)).clamp_min(NOTHING).to(logp)
-    negentropy = torch.einsum("btk,btk->bt", probability, logp)
-    negentropy = negentropy + torch.xlogy(rest, rest)
-    return _Batch(index, probability, rest, negentropy, targets.wanted.to(logp.device), targets)
+    return _Batch(KeptPredictions.of(logp, index), targets.wanted.to(logp.device), targets)

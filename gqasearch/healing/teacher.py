@@ -14,10 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gqasearch.calibration import Targets, no_progress
-from gqasearch.evaluation import Runner, kl_per_token
-
-# Probability that counts as nothing, in float32.
-NOTHING = 1e-9
+from gqasearch.evaluation import KeptPredictions, Runner, kl_per_token
 
 
 class Teacher(Protocol):
@@ -56,10 +53,7 @@ class StoredParent:
         rows = index.cpu().numpy()
         tokens = torch.from_numpy(self.tokens[rows].astype(np.int64)).to(scores.device)
         known = torch.from_numpy(self.logp[rows]).to(scores.device)
-        own = scores.gather(-1, tokens) - scores.logsumexp(-1, keepdim=True)
-        rest, own_rest = _rest(known), _rest(own)
-        divergence = (known.exp() * (known - own)).sum(-1) + rest * (rest.log() - own_rest.log())
-        return masked_mean(divergence.clamp_min(0), targets.wanted)
+        return masked_mean(KeptPredictions.of(known, tokens).kl(scores), targets.wanted)
 
 
 def masked_mean(values: Tensor, wanted: Tensor) -> Tensor:
@@ -117,8 +111,3 @@ def _write(
     arrays.clear()  # writes what is still in memory
     for name, path in aside.items():
         path.replace(folder / f"{name}.npy")
-
-
-def _rest(logp: Tensor) -> Tensor:
-    """Probability of all tokens that are not among these, (..., K) -> (...)."""
-    return (1 - logp.double().exp().sum(-1)).clamp_min(NOTHING).to(logp)

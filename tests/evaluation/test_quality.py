@@ -54,7 +54,7 @@ def test_stored_parent_gives_the_same_kl_and_a_lower_bound_from_few_tokens() -> 
     kls = []
     for top in (5, 40, 200):
         few = ParentLogProbs.compute(run, blocks, top=top, exact_bytes=0)
-        assert few.kept[0].probability.shape[-1] == top
+        assert few.batches[0].kept.probability.shape[-1] == top
         assert few.mean_kl(run) == pytest.approx(0.0, abs=1e-6)
         kls.append(few.mean_kl(candidate))
     assert 0 < kls[0] < kls[1] < kls[2] < exact
