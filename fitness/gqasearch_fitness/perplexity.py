@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from gqasearch.fitness import Fitness, FitnessContext, FloatArray, PreparedTextFitness
@@ -24,11 +23,7 @@ class PreparedPerplexity(PreparedTextFitness):
         batches = list(blocks.targets(batch_size(blocks)))
 
         def summed_nll(batch: int, logits: Tensor) -> float:
-            targets, device = batches[batch], logits.device
-            found = torch.nn.functional.cross_entropy(
-                targets.of(logits).flatten(0, 1), targets.tokens.flatten().to(device), reduction="none"
-            )
-            return float(found[targets.wanted.flatten().to(device)].double().sum())
+            return batches[batch].summed_nll(logits)
 
         self.losses = CandidateLosses(parameters, context, blocks, summed_nll)
         self.batch_tokens = self.losses.batch_tokens

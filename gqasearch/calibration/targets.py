@@ -46,3 +46,14 @@ class Targets:
             return logits[:, :-1]
         places = self.places.to(logits.device)[..., None]
         return torch.take_along_dim(logits, places, dim=1)
+
+    def nll(self, scores: Tensor) -> Tensor:
+        """Negative log-likelihood of what stands there under logits (B, P, V), (B, P), nats, also where not wanted."""
+        tokens = self.tokens.to(scores.device)
+        lost = torch.nn.functional.cross_entropy(scores.flatten(0, 1), tokens.flatten(), reduction="none")
+        return lost.view_as(tokens)
+
+    def summed_nll(self, logits: Tensor) -> float:
+        """The same of the logits of a batch (B, T, V), summed over what is wanted."""
+        found = self.nll(self.of(logits))
+        return float(found[self.wanted.to(found.device)].double().sum())

@@ -28,8 +28,7 @@ class Objective:
         targets = targets_of(ids, inputs.get("labels"))
         scores = targets.of(model(input_ids=ids, use_cache=False).logits).float()
         if self.teacher is None:
-            lost = nn.functional.cross_entropy(scores.flatten(0, 1), targets.tokens.flatten(), reduction="none")
-            loss = masked_mean(lost.view_as(targets.wanted), targets.wanted)
+            loss = masked_mean(targets.nll(scores), targets.wanted)
         else:
             loss = self.teacher.kl(inputs["index"], ids, targets, scores)
         if self.match is not None:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
-
 from gqasearch.calibration import TokenBlocks
 from gqasearch.evaluation import ParentLogProbs, Runner, model_runner
 
@@ -50,10 +48,7 @@ class Validation:
         for index, ((ids, mask), wanted) in enumerate(zip(batches, targets, strict=True)):
             logits = run(ids, mask)
             kl += self.reference.summed_kl(index, logits)
-            scores = wanted.of(logits)
-            tokens = wanted.tokens.to(scores.device)
-            lost = torch.nn.functional.cross_entropy(scores.flatten(0, 1), tokens.flatten(), reduction="none")
-            nll += float((lost.cpu() * wanted.wanted.flatten()).double().sum())
+            nll += wanted.summed_nll(logits)
             count += wanted.count
         mean = nll / count
         return Measured(kl / count, math.exp(mean) if mean < 700 else math.inf)
