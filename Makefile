@@ -34,6 +34,10 @@ demo: $(INSTALLED) ## the main job on the embedded model: half, then three quart
 test: $(INSTALLED) $(call client_stamps,$(SUITE_CLIENTS)) ## the whole suite
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(PYTEST_ARGS)
 
+.PHONY: explore
+explore: $(INSTALLED) ## property tests on examples that nobody has tried: ten times as many as in `make test`, new ones each time
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m hypothesis --hypothesis-profile=explore $(PYTEST_ARGS)
+
 .PHONY: test-clients
 test-clients: $(INSTALLED) $(call client_stamps,$(CLIENTS)) ## checkpoints in every engine, some of them large
 	GQASEARCH_ALL_CLIENTS=1 $(BIN)/python -m pytest -n0 tests/clients $(PYTEST_ARGS)
