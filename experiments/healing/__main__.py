@@ -4,6 +4,7 @@ python -m experiments.healing                                 # hours on 2 cores
 python -m experiments.healing --starts ours --seeds 0         # a part of it; parts may run side by side
 python -m experiments.healing --starts ours --learning-rate 3e-4
 python -m experiments.healing --kv-ratio 0.5 --steps 300 --learning-rate 3e-4 --loss language-model --starts ours parent
+python -m experiments.healing --steps 500 --starts neighbour ours --progressive 0.5   # and without, to compare
 python -m experiments.healing --show                          # print the committed results
 
 Starts are ordinary runs of ``gqasearch search`` with seed 0, healed folders those of ``gqasearch heal``, both below
@@ -101,7 +102,8 @@ class Options:
         """Name of the folder of the results."""
         loss = "" if self.healing["loss"] == "kl" else f"-{self.healing['loss']}"
         rate = f"lr-{self.healing['learning_rate']:g}"
-        return f"kv-{self.search['kv_ratio']:g}-steps-{self.healing['steps']}-{rate}{loss}"
+        share = f"-progressive-{self.healing['progressive']:g}" if self.healing["progressive"] else ""
+        return f"kv-{self.search['kv_ratio']:g}-steps-{self.healing['steps']}-{rate}{loss}{share}"
 
 
 def make_start(name: str, options: Options) -> str:
@@ -225,6 +227,7 @@ def _options(arguments: argparse.Namespace) -> Options:
     healing = {
         "steps": arguments.steps,
         "loss": arguments.loss,
+        "progressive": arguments.progressive,
         "evaluate_every": arguments.evaluate_every,
         "learning_rate": arguments.learning_rate,
         "batch_blocks": arguments.batch_blocks,
@@ -247,6 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--kv-ratio", type=float, default=0.25)
     parser.add_argument("--loss", choices=["kl", "language-model"], default="kl")
+    parser.add_argument("--progressive", type=float, default=0.0, help="share of the steps in which heads move")
     parser.add_argument("--model", default="embedded")
     for name, default in SIZES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
