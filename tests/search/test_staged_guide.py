@@ -69,8 +69,9 @@ def test_sensitivity_finds_the_weights_of_a_sum(levels: int) -> None:
         asked.extend(groupings)
         return true(groupings) + 7.0  # what the parent itself has
 
-    found = measure_sensitivity(table, measure, levels)
+    found, of_layers = measure_sensitivity(table, measure, levels)
     np.testing.assert_allclose(found, np.repeat(np.array(weights)[:, None], 5, axis=1), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(of_layers, found, rtol=1e-9, atol=1e-12)
     assert len(asked) == 1 + 3 * min(levels, 3)  # 2, 3 and 4 groups are possible
     assert all(sum(layer.num_groups < 5 for layer in grouping) == (i > 0) for i, grouping in enumerate(asked))
     split = table.split(8, found)
@@ -87,5 +88,7 @@ def test_sensitivity_is_interpolated_between_what_was_measured() -> None:
         """Per unit of error, as many as there are groups."""
         return np.array([functions[0].of(g.layers[0]) * g.layers[0].num_groups for g in groupings])
 
-    np.testing.assert_allclose(measure_sensitivity(table, measure, 2)[0], [1, 2, 3, 4, 4], rtol=1e-9)
+    by_level, by_layer = measure_sensitivity(table, measure, 2)
+    np.testing.assert_allclose(by_level[0], [1, 2, 3, 4, 4], rtol=1e-9)
+    np.testing.assert_allclose(by_layer[0], [2.5] * 5, rtol=1e-9)  # measured at one and at four groups
     np.testing.assert_allclose(measure_sensitivity(table, lambda g: -measure(g), 2), 0.0)

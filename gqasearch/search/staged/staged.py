@@ -50,7 +50,8 @@ class Staged(SearchMethod):
 
     Starts: partitions that a cheap error of the merge (``guide``) finds best for every number of groups; the budget
     split evenly, exactly by that error, and exactly by the error times what one layer alone was measured to do to
-    the model, at ``sensitivity_levels`` numbers of groups a layer (0: not measured).
+    the model on ``first_tokens``, at ``sensitivity_levels`` numbers of groups a layer (0: not measured): level by
+    level, and the mean of a layer.
 
     A child comes from an exchange of layers with chance ``crossover_rate``, else from mutation: weights ``switch``
     (one layer gets a group, another gives one), ``swap``, ``move``, ``merge_split``. Where layers keep their counts
@@ -82,7 +83,7 @@ class Staged(SearchMethod):
     swap: float = 1.0
     move: float = 1.0
     merge_split: float = 0.5
-    sensitivity_levels: int = 4
+    sensitivity_levels: int = 6
     finalists: int = 2
     max_seconds: float | None = None
 

@@ -75,20 +75,23 @@ class StagedRun:
         self.table, self.moves = table, Moves(self.problem, table, weights, self.rng)
 
     def _proposals(self) -> list[Grouping]:
-        """The best partitions for even, exact and sensitivity-weighted splits; of every level where counts are free."""
+        """The best partitions for even, exact and sensitivity-weighted splits; of many levels where counts are free."""
         problem, table = self.problem, self.table
-        totals = [problem.budget.total]
-        splits: list[FloatArray | None] = [None]
-        if problem.free_counts:
-            allowed, step = allowed_counts(problem.budget), problem.budget.count_step
-            units = np.linspace(allowed[0] // step, allowed[-1] // step, max(2, self.survivors)) * problem.num_layers
-            totals = (np.unique(np.rint(units)).astype(int) * step).tolist()
+        even = table.grouping(problem.budget.counts)
         if not (problem.budget.movable or problem.free_counts):
-            return [table.grouping(problem.budget.counts)]
+            return [even]
+        splits: list[FloatArray | None] = [None]
         if self.method.sensitivity_levels:
-            splits.append(measure_sensitivity(table, self._measure_on_part(), self.method.sensitivity_levels))
-        proposals = [table.split(total, weights) for total in totals for weights in splits]
-        return list(dict.fromkeys([table.grouping(problem.budget.counts), *proposals]))
+            splits += measure_sensitivity(table, self._measure_on_part(), self.method.sensitivity_levels)
+        totals = self._totals(2 * self.survivors // len(splits)) if problem.free_counts else [problem.budget.total]
+        return list(dict.fromkeys([even, *(table.split(total, weights) for total in totals for weights in splits)]))
+
+    def _totals(self, number: int) -> list[int]:
+        """Numbers of groups of the model, from the fewest to the most; all splits of all make two for a survivor."""
+        allowed, step = allowed_counts(self.problem.budget), self.problem.budget.count_step
+        units = np.linspace(allowed[0] // step, allowed[-1] // step, max(2, number)) * self.problem.num_layers
+        totals: list[int] = (np.unique(np.rint(units)).astype(int) * step).tolist()
+        return totals
 
     def _guides_own(self) -> Grouping:
         """What the guide alone would choose."""
@@ -96,8 +99,8 @@ class StagedRun:
         return self.table.split(budget.total) if budget.movable else self.table.grouping(budget.counts)
 
     def _measure_on_part(self) -> Measure:
-        """The objective on as much text as the second stage has."""
-        batches = self._batches_of(self.method.first_tokens * self.method.reduction, self._any_order())
+        """The objective on as much text as the first stage has."""
+        batches = self._batches_of(self.method.first_tokens, self._any_order())
 
         def measure(groupings: list[Grouping]) -> FloatArray:
             self.record.charge(len(groupings))
