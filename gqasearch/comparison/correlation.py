@@ -20,7 +20,8 @@ BATCH = 100  # resamples at once: Kendall's needs (BATCH, n, n)
 FAIR, STRONG = 0.5, 0.8
 RULE = (
     "blind: the 95% interval of Spearman's correlation holds 0, or all values are equal; misleading: it lies below 0; "
-    f"otherwise weak below {FAIR}, fair below {STRONG}, strong from there."
+    f"otherwise weak below {FAIR}, fair below {STRONG}, strong from there. Each interval is of one fitness alone, not "
+    "adjusted for how many there are: about one in 20 that are blind is called otherwise."
 )
 
 

@@ -183,4 +183,4 @@ def without_passwords(text: str) -> str:
     >>> without_passwords("--storage postgresql+psycopg://me:secret@host/db?password=secret")
     '--storage postgresql+psycopg://me:***@host/db?password=***'
     """
-    return re.sub(r"(\bpassword=)[^&\s]+", r"\1***", re.sub(r"(://[^:/@\s]*:)\S*@", r"\1***@", text))
+    return re.sub(r"(\b\w*password=)[^&\s]+", r"\1***", re.sub(r"(://[^:/@\s]*:)\S*@", r"\1***@", text))

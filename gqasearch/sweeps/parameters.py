@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import optuna
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gqasearch.errors import UserError
 
@@ -109,6 +109,19 @@ class Categorical(_Parameter):
 
     type: Literal["categorical"]
     choices: tuple[Choice, ...] = Field(min_length=1)
+
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _check_choices(cls, given: Any) -> Any:
+        """Optuna keeps the place of a choice, so that equal ones would be one; NaN is not even equal to itself."""
+        if not isinstance(given, list | tuple):
+            return given
+        for choice in given:
+            if not isinstance(choice, Choice) or (isinstance(choice, float) and not math.isfinite(choice)):
+                raise ValueError(f"choices must be finite numbers, words, true, false or null, got {choice!r}")
+        if len(set(given)) < len(given):
+            raise ValueError(f"choices must differ, got {list(given)}")
+        return given
 
     def suggest(self, trial: optuna.Trial, name: str) -> Choice:
         return trial.suggest_categorical(name, self.choices)

@@ -124,6 +124,9 @@ def storage_at(url: str, heartbeat: Heartbeat | None = None) -> Storage:
     """The storage of a URL; refuses, with the reason, those that lose the trials of killed workers."""
     scheme, separator, rest = url.partition("://")
     reason, names = _REFUSED
+    if separator and scheme != "sqlite" and any(letter.isspace() for letter in url):
+        # Not shown: where its password ends cannot be told, here as little as in what else repeats it.
+        raise UserError("storage: the URL has a space in it; write %20 for one in a password")
     if scheme.startswith(names) or (not separator and url.endswith((".log", ".journal"))):
         raise UserError(
             f"storage {without_passwords(url)}: {reason}. Use sqlite:///FILE or {POSTGRESQL}://HOST/DATABASE"
@@ -137,9 +140,23 @@ def storage_at(url: str, heartbeat: Heartbeat | None = None) -> Storage:
     elif scheme != POSTGRESQL:
         known = f"sqlite:///FILE or {POSTGRESQL}://USER@HOST/DATABASE"
         raise UserError(f"storage {without_passwords(url)}: unknown kind {scheme!r}; expected {known}")
-    if scheme != "sqlite" and not urlsplit(url).path.strip("/"):
+    if scheme != "sqlite" and not _database(url):
         raise UserError(f"storage {without_passwords(url)} names no database: {POSTGRESQL}://USER@HOST/DATABASE")
     return Storage(url, heartbeat or Heartbeat())
+
+
+def _database(url: str) -> str:
+    """The database's name in a URL, empty if there is none; refuses what the driver would not read."""
+    shown = without_passwords(url)  # in which no letter of the password ends another part
+    try:
+        parts = urlsplit(shown)
+        _ = parts.port  # raises
+        return parts.path.strip("/")
+    except ValueError:
+        raise UserError(
+            f"storage {shown}: no URL of the form {POSTGRESQL}://USER@HOST:PORT/DATABASE; "
+            "in a user's name or password, letters other than a-z, A-Z and 0-9 are written %XX"
+        ) from None
 
 
 @contextmanager

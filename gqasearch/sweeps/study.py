@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 import yaml
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from gqasearch.config import read_config_file
@@ -60,6 +61,8 @@ def locate(
     name = study_name or (sweep.name if sweep else None) or (file.stem if file else None)
     if name is None:
         raise UserError("give the sweep's FILE.yaml, or --study-name")
+    if output_dir is None and (Path(name).name != name or name == ".."):
+        raise UserError(f"study name {name!r} is no name of a folder in sweeps/; give --output-dir too")
     folder = output_dir or Path("sweeps") / name
     url = storage or os.environ.get(STORAGE_VARIABLE) or f"sqlite:///{(folder / 'study.db').absolute()}"
     return sweep, Place(name, storage_at(url, sweep.heartbeat if sweep else None), folder)
@@ -68,17 +71,23 @@ def locate(
 def begin(sweep: Sweep, place: Place, trials: int | None) -> optuna.Study:
     """Make the study, or join it; refuses another definition or another study's folder, naming what differs."""
     _mark(place)
+    directions = [StudyDirection.MINIMIZE] * len(sweep.objectives)
     with storage_errors(place.storage.url), place.storage.lock(), quiet_optuna():
         study = optuna.create_study(
             storage=place.storage.rdb,
             study_name=place.study_name,
-            directions=["minimize"] * len(sweep.objectives),
+            directions=directions,
             load_if_exists=True,
             pruner=make_pruner(sweep.pruner.name, sweep.pruner.parameters),
         )
         known = study.user_attrs
         if DEFINITION in known:
             _refuse_other(place, known[DEFINITION], sweep.definition())
+        elif study.get_trials(deepcopy=False) or study.directions != directions:  # else: killed when it had begun
+            raise UserError(
+                f"study {place.study_name} in {place.storage.shown} was not made by gqasearch sweep; "
+                "give another --study-name"
+            )
         else:
             study.set_user_attr(DEFINITION, sweep.definition())
             study.set_metric_names(list(sweep.objectives))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from gqasearch.errors import UserError
 from gqasearch.sweeps.definition import parse_sweep, read_sweep
 from gqasearch.sweeps.parameters import count_draws, draw, extreme_draws
 from gqasearch.sweeps.storage import storage_at
+from gqasearch.sweeps.study import locate
 from tests.sweeps.helpers import call, write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +74,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"sampler": "brute-force", "parameters": {"kv_ratio": {"type": "float", "low": 0.2, "high": 1}}},
         "give it a step",
     ),
+    "list in a list": (
+        {"parameters": {"seed": [[1, 2]]}},
+        "choices must be finite numbers, words, true, false or null",
+    ),
+    "no number": ({"parameters": {"kv_ratio": [0.5, math.nan]}}, "true, false or null, got nan"),
+    "the same twice": ({"parameters": {"seed": [1, 2, 1]}}, "parameters.seed.choices: choices must differ"),
     "heartbeat": ({"heartbeat": {"interval": 10, "grace": 5}}, "grace must be above interval"),
 }
 
@@ -133,6 +141,9 @@ def _fixed() -> list[dict[str, Any]]:
         ("mysql://me:secret@host/db", "unknown kind 'mysql'"),
         ("sqlite:///:memory:", "expected sqlite:///FILE"),
         ("postgresql+psycopg://me:secret@host", "names no database"),
+        ("postgresql+psycopg://me:secret@host:port/db", "no URL of the form"),
+        ("postgresql+psycopg://me:secret@[::1/db", "no URL of the form"),
+        ("postgresql+psycopg://me:pass secret@host/db", "write %20"),
     ],
 )
 def test_storages_that_lose_trials_are_refused(url: str, message: str) -> None:
@@ -142,9 +153,21 @@ def test_storages_that_lose_trials_are_refused(url: str, message: str) -> None:
 
 
 def test_passwords_are_not_shown() -> None:
-    storage = storage_at("postgres://me:s:e%40c@host:5432/db?sslmode=require&password=other")
-    assert storage.shown == "postgresql+psycopg://me:***@host:5432/db?sslmode=require&password=***"
+    storage = storage_at("postgres://me:s:e%40c@host:5432/db?sslpassword=another&password=other")
+    assert storage.shown == "postgresql+psycopg://me:***@host:5432/db?sslpassword=***&password=***"
     assert "other" not in repr(storage) and "e%40c" not in repr(storage)
+
+
+def test_a_password_may_hold_what_ends_other_parts_of_a_url() -> None:
+    storage = storage_at("postgresql://me:a/b#c@host/db")
+    assert storage.shown == "postgresql+psycopg://me:***@host/db"
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/tmp/elsewhere", "..", "a/b"])
+def test_a_study_name_is_no_path(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no name of a folder in sweeps/"):
+        locate(None, None, name, None)
+    assert locate(None, None, name, tmp_path)[1].output_dir == tmp_path
 
 
 def test_verbs_explain_themselves_and_files_are_told_from_verbs(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import read_grouping
 from gqasearch.run import Kept, RunFolder, Workspace, build_config, run
+from gqasearch.sweeps.optimisers import quiet_optuna
 from gqasearch.sweeps.study import MEASURED_ON, Place, Standing
 from gqasearch.sweeps.worker import Worker
 from tests.sweeps.helpers import call, finished, started, write
@@ -217,6 +218,19 @@ def test_seconds_are_those_of_a_run_alone(values: dict[str, Any], tmp_path: Path
     (kinds,) = kept
     assert "parent" in kinds and not kinds & {Kept.RUNNING, Kept.TABLES}
     assert Kept.TABLES in worker.kept._kinds
+
+
+@pytest.mark.parametrize(("directions", "trials"), [(["maximize"], 0), (["minimize"] * 2, 0), (["minimize"], 1)])
+def test_another_programs_study_is_left_alone(
+    values: dict[str, Any], tmp_path: Path, directions: list[str], trials: int
+) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    with quiet_optuna():
+        theirs = optuna.create_study(storage=url, study_name="tiny", directions=directions)
+        theirs.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=trials)
+    with pytest.raises(UserError, match="was not made by gqasearch sweep; give another --study-name"):
+        started(tmp_path, values, storage=url)
+    assert theirs.user_attrs == {}
 
 
 def test_a_study_that_is_not_there(values: dict[str, Any], tmp_path: Path) -> None:
