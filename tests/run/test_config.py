@@ -88,6 +88,11 @@ def test_bad_files(tmp_path: Path) -> None:
     path.write_text("a: !!python/object/apply:os.system ['true']")
     with pytest.raises(UserError, match="not valid YAML"):
         read_config_file(path)
+    path.write_text("seed: 1\nmethod_parameters:\n  offspring: 2\n  population: 3\n  offspring: 4\n")
+    with pytest.raises(UserError, match=r"(?s)offspring is given twice.*line 5"):
+        read_config_file(path)
+    path.write_text("a: &base {x: 1}\nb: {<<: *base, x: 2}\n")
+    assert read_config_file(path) == {"a": {"x": 1}, "b": {"x": 2}}
 
 
 def test_budgets() -> None:
