@@ -244,9 +244,12 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 def test_the_parent_runs_over_no_more_than_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     converted(tmp_path, "stock-symmetric")
     kept: list[StoredParent] = []
-    monkeypatch.setattr(
-        "gqasearch.run.heal.work.store_parent", lambda *given, **o: kept.append(store_parent(*given, **o)) or kept[0]
-    )
+
+    def keep(*given: Any, **options: Any) -> StoredParent:
+        kept.append(store_parent(*given, **options))
+        return kept[-1]
+
+    monkeypatch.setattr("gqasearch.run.heal.work.store_parent", keep)
     healed(tmp_path, parent_top_k=3, steps=3)
     assert len(kept[0].blocks) == len(kept[0].logp) == len(kept[0].tokens) == 3 * 2
 
