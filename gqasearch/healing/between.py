@@ -24,7 +24,7 @@ class Between(TrainerCallback):
     """What happens between steps: measure, write down, save, stop.
 
     ``resumed``: where an earlier process stopped; ``on_step(step, history)``: told of every step;
-    ``before_step(step)``: called before each, and before every measurement.
+    ``before_step(step)``: called before each; ``as_written()``: before every measurement.
     """
 
     config: HealConfig
@@ -35,6 +35,7 @@ class Between(TrainerCallback):
     resumed: HealState | None
     on_step: Callable[[int, list[dict[str, Any]]], None]
     before_step: Callable[[int], None]
+    as_written: Callable[[], None]
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
     started: float = 0.0
@@ -46,7 +47,6 @@ class Between(TrainerCallback):
             kwargs["optimizer"].load_state_dict(self.resumed.optimizer)
             kwargs["lr_scheduler"].load_state_dict(self.resumed.schedule)
             state.global_step = self.resumed.step
-            set_random_state(self.resumed.random, args.device)
         self.started = time.monotonic() - (self.history[-1]["seconds"] if self.history else 0.0)
         if not self.history:
             self._measure(args, state, kwargs)
@@ -54,6 +54,9 @@ class Between(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if self.resumed is not None and state.global_step == self.resumed.step:
+            # Not before: the data loader, made anew, has drawn a number that the first process did not.
+            set_random_state(self.resumed.random, args.device)
         self.before_step(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -66,7 +69,7 @@ class Between(TrainerCallback):
     def _measure(self, args: TrainingArguments, state: TrainerState, kwargs: Mapping[str, Any]) -> None:
         """One process measures, all go by what it found."""
         step = state.global_step
-        self.before_step(step)
+        self.as_written()
         line: list[Any] = [None]
         if args.process_index == 0:
             found = self.validation.measure(self.model)
@@ -112,8 +115,9 @@ class Between(TrainerCallback):
         )
 
     def is_over(self) -> bool:
-        """Whether the best KL is ``patience`` measurements old."""
-        patience, values = self.config.patience, [line["kl"] for line in self.history]
+        """Whether the best KL is ``patience`` measurements old. While heads still move, no end is in sight."""
+        patience, arrival = self.config.patience, self.config.moving_steps
+        values = [line["kl"] for line in self.history if line["step"] >= arrival]
         return patience is not None and len(values) > patience and min(values) < min(values[-patience:])
 
 

@@ -52,7 +52,7 @@ class TrainingBlocks(Dataset[dict[str, Tensor]]):
         hidden, labels = masked(ids, torch.ones_like(ids, dtype=torch.bool), self.masks.token, self.masks.special)
         return {"input_ids": hidden[0], "labels": labels[0]}
 
-    def in_text_order(self, start: int, stop: int) -> tuple[Tensor, Targets]:
-        """Blocks of next-token text, (B, T), and their targets."""
-        ids = self.packed.blocks(range(start, stop))
+    def with_targets(self, numbers: NDArray[np.int64]) -> tuple[Tensor, Targets]:
+        """These blocks of next-token text, (B, T), and their targets."""
+        ids = self.packed.blocks(numbers)
         return ids, Targets.following(ids, torch.ones_like(ids, dtype=torch.bool))

@@ -17,7 +17,7 @@ LORA_RANK = 16
 class HealConfig(BaseModel):
     """Everything that decides a healed model. Unknown fields are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str = Field(description="the converted checkpoint's folder, or its run folder")
     parent: str = Field("embedded", description="the unconverted model that it is taught by and compared with")
@@ -62,11 +62,17 @@ class HealConfig(BaseModel):
     )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of forward passes; weights are float32")
     gradient_checkpointing: bool = Field(False, description="less memory, a third slower")
-    device: str = Field("cpu", description="cpu, cuda, cuda:1, mps; under torchrun, cpu or cuda")
+    device: str = Field("cpu", description="cpu, cuda, mps; another GPU by CUDA_VISIBLE_DEVICES")
     seed: int = Field(0, ge=0, description="decides the order of the text")
 
     @model_validator(mode="after")
     def _check(self) -> HealConfig:
+        if self.device.startswith("cuda:") and self.device != "cuda:0":
+            number = self.device.removeprefix("cuda:")
+            raise ValueError(
+                f"device {self.device}: training takes the first GPU that it sees; set CUDA_VISIBLE_DEVICES={number} "
+                "and give device cuda"
+            )
         if self.lora_rank is not None and self.train != "lora":
             raise ValueError(f"lora_rank has no effect with train {self.train}")
         if self.attention_weight and (self.loss != "kl" or self.parent_top_k is not None):
@@ -89,6 +95,11 @@ class HealConfig(BaseModel):
     def wanted_blocks(self) -> int:
         """Blocks that all steps train on, repeats counted."""
         return self.steps * self.batch_blocks
+
+    @property
+    def moving_steps(self) -> float:
+        """Steps in which heads move; 0 where they do not."""
+        return self.progressive * self.steps
 
     @property
     def tokens_per_step(self) -> int:

@@ -49,7 +49,12 @@ def range_test(
     batches = [_batch(data, step, batch_blocks, next(model.parameters()).device) for step in range(STEPS)]
     with torch.no_grad():
         untrained = [float(objective(model, batch)) for batch in batches]
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], weight_decay=weight_decay)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [  # as the trainer: norms and biases do not decay
+        {"params": [one for one in trained if one.ndim > 1], "weight_decay": weight_decay},
+        {"params": [one for one in trained if one.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups)
     tried: list[tuple[float, float]] = []
     mean = 0.0
     model.train()

@@ -6,6 +6,7 @@ on. Files are read a piece at a time; only the text that is reported on is held 
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -51,7 +52,8 @@ def healing_texts(text: str, evaluation_text: str | None = None) -> HealingTexts
     files. Of ``embedded``, the search set validates.
 
     Reads a file once, to count. Raises ``UserError`` for a text that is missing, empty, not UTF-8 or too short for its
-    parts, a .jsonl line without ``text``, and texts that share files; for files of a folder, when they are reached.
+    parts, a .jsonl line without ``text``, and texts that share files or copies of one; for files of a folder, when
+    they are reached.
     """
     if evaluation_text is None:
         reported = TextPart(f"{text}, evaluation part", partial(load_documents, text, "evaluation"))
@@ -75,6 +77,21 @@ def _refuse_shared(text: str, evaluation_text: str) -> None:
             f"text {text} and evaluation text {evaluation_text} share files: results must be reported on text that "
             "was not trained on. Leave the evaluation text out to hold a part of the text back"
         )
+    sizes: dict[int, list[Path]] = {}
+    for file in _files(ours):
+        sizes.setdefault(file.stat().st_size, []).append(file)
+    for theirs in _files(other):
+        size = theirs.stat().st_size
+        same = next((own for own in sizes.get(size, []) if size and filecmp.cmp(own, theirs, shallow=False)), None)
+        if same is not None:
+            raise UserError(
+                f"{theirs}, to report on, is a copy of {same}, to train on: results must be reported on text that was "
+                "not trained on"
+            )
+
+
+def _files(path: Path) -> list[Path]:
+    return text_files(path) if path.is_dir() else [path] if path.is_file() else []
 
 
 def _cut(text: str, keep_back: bool) -> tuple[Reader, Reader]:

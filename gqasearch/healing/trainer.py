@@ -25,6 +25,10 @@ class HealingTrainer(Trainer):
         self.loss_is_scaled_for_ga = False  # a mean per pass, to be divided by the passes of a step
         self.remove_callback(PrinterCallback)
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Matrices alone. transformers knows norms by their modules, which a ``ProgressiveParent`` does not show."""
+        return [name for name in super().get_decay_parameter_names(model) if model.get_parameter(name).ndim > 1]
+
     def compute_loss(
         self,
         model: nn.Module,

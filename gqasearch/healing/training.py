@@ -85,7 +85,8 @@ def train(
         model,
         resumed,
         on_step,
-        lambda step: _move(config, student, step),
+        lambda step: _move(config, student, progress_of_merge(config, step)),
+        lambda: _move(config, student, 1.0),  # on the way, heads have what no checkpoint has
     )
     if resumed is not None:
         between.history, between.best = list(resumed.history), resumed.best
@@ -128,10 +129,9 @@ def _put(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 def progress_of_merge(config: HealConfig, step: int) -> float:
     """How far heads are on their way to the shared one before ``step``, 0 to 1."""
-    moving = config.progressive * config.steps
-    return 1.0 if step >= moving else step / moving
+    return 1.0 if step >= config.moving_steps else step / config.moving_steps
 
 
-def _move(config: HealConfig, student: Student, step: int) -> None:
+def _move(config: HealConfig, student: Student, share: float) -> None:
     if config.progressive:
-        student.model.set_share(progress_of_merge(config, step))  # type: ignore[operator]
+        student.model.set_share(share)  # type: ignore[operator]

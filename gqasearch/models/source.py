@@ -78,10 +78,15 @@ class ModelSource:
 
 
 def resolve_model(model: str, revision: str | None = None) -> ModelSource:
-    """Find ``embedded``, a folder, or download a hub id; raises ``UserError`` when nothing is there."""
+    """Find ``embedded``, a folder, or download a hub id.
+
+    Raises ``UserError`` when nothing is there, and for a ``revision`` of what is no hub id.
+    """
+    path = Path(model).expanduser()
+    if revision is not None and (model == "embedded" or path.is_dir()):
+        raise UserError(f"--revision {revision} is of models on the hub; {model} has none here: leave it out")
     if model == "embedded":
         return ModelSource(model_directory(), "")
-    path = Path(model).expanduser()
     if path.is_dir():
         return ModelSource(path.resolve(), "")
     if path.exists():

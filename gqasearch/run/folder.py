@@ -88,6 +88,8 @@ class RunFolder:
 
         Raises ``UserError`` that names every setting that differs, or when the folder holds other things.
         """
+        if self.path.is_file():
+            raise UserError(f"{self.path} is a file; give another --output-dir")
         if self.config.is_file():
             self._refuse_other(config)
         elif holds_other_things(self.path):

@@ -87,7 +87,7 @@ class Workspace:
 
     def _load_parent(self) -> Parent:
         config = self.config
-        _check_device(config.device)
+        check_device(config.device)
         return load_parent(
             config.model, revision=config.revision, dtype=getattr(torch, config.dtype), device=config.device
         )
@@ -245,7 +245,8 @@ def with_refinement(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"refine": merge.default_refinement})
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Raises ``UserError`` for a device that torch does not know or that is not here."""
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:

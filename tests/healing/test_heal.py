@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from gqasearch.checkpoints import needs_remote_code
 from gqasearch.errors import UserError
 from gqasearch.healing.grouped_parent import GroupedParent
+from gqasearch.healing.teacher import StoredParent, store_parent
 from gqasearch.healing.written_layers import WrittenLayers
 from gqasearch.models import read_config
 from gqasearch.models.loading import load_model
@@ -195,6 +198,9 @@ def test_a_checkpoint_healed_twice_tells_of_both(tmp_path: Path) -> None:
         ({"block_length": 4096}, "beyond this model's context"),
         ({"parent": "embedded"}, "was not made from this parent"),
         ({"text": "missing.txt"}, "no such file"),
+        ({"evaluation_text": "missing.txt"}, "no such file"),
+        ({"device": "cudaa"}, "--device cudaa cannot be used here"),
+        ({"revision": "main"}, "--revision main is of models on the hub"),
         ({"learning_rate": 1e30, "gradient_norm": 0}, "diverged before step 2"),
         ({"progressive": 0.5}, "has no grouping.json"),
     ],
@@ -205,6 +211,58 @@ def test_mistakes_are_told(change: dict[str, Any], words: str, tmp_path: Path) -
         (start / "grouping.json").unlink()
     with pytest.raises(UserError, match=words):
         healed(tmp_path, **change)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("short.txt", b"few"), ("other.txt", b"\xff\xfe\xfa"), ("none.txt", b"")]
+)
+def test_text_that_cannot_be_reported_on_is_told_before_anything_is_made(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
+    converted(tmp_path, "stock-symmetric")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=name):
+        healed(tmp_path, evaluation_text=str(tmp_path / name))
+    assert not (tmp_path / "healed").exists()
+
+
+def test_another_parent_of_the_same_shape_is_refused(tmp_path: Path) -> None:
+    converted(tmp_path, "stock-symmetric")
+    weights = tmp_path / "source" / "model.safetensors"
+    save_file({name: tensor + 1e-3 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    with pytest.raises(UserError, match=r"belongs to another model .* the weights differ"):
+        healed(tmp_path)
+    assert not (tmp_path / "healed").exists()
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    converted(tmp_path, "stock-symmetric")
+    with pytest.raises(UserError, match=r"text.txt is a file; give another --output-dir"):
+        healed(tmp_path, "text.txt")
+
+
+def test_the_parent_runs_over_no_more_than_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    converted(tmp_path, "stock-symmetric")
+    kept: list[StoredParent] = []
+
+    def keep(*given: Any, **options: Any) -> StoredParent:
+        kept.append(store_parent(*given, **options))
+        return kept[-1]
+
+    monkeypatch.setattr("gqasearch.run.heal.work.store_parent", keep)
+    healed(tmp_path, parent_top_k=3, steps=3)
+    assert len(kept[0].blocks) == len(kept[0].logp) == len(kept[0].tokens) == 3 * 2
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_given: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    converted(tmp_path, "stock-symmetric")
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(UserError, match=r"cannot write .*No space left"):
+        healed(tmp_path, parent_top_k=3)
+    assert not list(tmp_path.rglob("*logp*"))
 
 
 def test_another_runs_folder_is_not_touched(tmp_path: Path) -> None:

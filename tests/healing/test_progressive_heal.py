@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 
 from gqasearch.checkpoints import needs_remote_code
 from gqasearch.errors import UserError
+from gqasearch.healing.objective import Objective
+from gqasearch.healing.trainer import HealingTrainer, arguments
 from gqasearch.healing.training import progress_of_merge
 from gqasearch.healing.written_layers import ProgressiveStudent, WrittenLayers
 from gqasearch.models import read_config
@@ -20,9 +23,12 @@ from tests.healing.healed import LAYOUTS, changed, converted, healed, history_of
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_begins_at_the_parent_and_ends_at_the_checkpoint(layout: str, tmp_path: Path) -> None:
     _, start = converted(tmp_path, layout)
-    folder = healed(tmp_path, progressive=0.5)
+    folder = healed(tmp_path, progressive=0.5, evaluate_every=1)
     history = history_of(folder)
-    assert history[0]["kl"] < 1e-6  # nothing is merged yet
+    assert history[1]["loss"] < 1e-6  # nothing is merged yet
+    # What is measured is what would be written, on the way as well.
+    metrics = json.loads(folder.metrics.read_text())
+    assert history[0]["kl"] > 0.5 * metrics["results"]["start"]["kl"]
     assert changed(start, folder.model) == stored_tensors(start).keys()
     # What was trained last is what was written: the first line of another run measures it.
     again = healed(tmp_path, "again", model=str(folder.model), steps=1, learning_rate=1e-9)
@@ -44,6 +50,32 @@ def test_both_ends_are_models_that_exist(family: str, share: float, tmp_path: Pa
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
     student.arrived()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_parameters())
+
+
+def test_patience_begins_when_the_heads_have_arrived(tmp_path: Path) -> None:
+    converted(tmp_path, "stock-padded")
+    folder = healed(tmp_path, steps=12, evaluate_every=1, progressive=0.5, patience=1, learning_rate=1e-2)
+    metrics = json.loads(folder.metrics.read_text())
+    assert metrics["steps"] > 6
+    assert metrics["results"]["healed"]["kl"] < metrics["results"]["start"]["kl"]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+def test_norms_and_biases_do_not_decay(family: str, tmp_path: Path) -> None:
+    parent, start = converted(tmp_path, "ragged" if family == "gpt2" else "stock-padded", family)
+    model = load_model(start, torch.float32, "cpu", trust_remote_code=needs_remote_code(start))
+    written = WrittenLayers.of(
+        model, read_config(start), parent, LAYOUTS["ragged" if family == "gpt2" else "stock-padded"][0]
+    )
+    config = settings(tmp_path, progressive=0.5, weight_decay=0.1)
+    trainer = HealingTrainer(
+        Objective(None), model=ProgressiveStudent.of(written, whole=True).module, args=arguments(config, 1, tmp_path)
+    )
+    decayed = set(trainer.get_decay_parameter_names(trainer.model))
+    rest = {name for name, _ in trainer.model.named_parameters()} - decayed
+    assert decayed and rest
+    assert not any("norm" in name or "ln_" in name or "bias" in name for name in decayed)
+    assert all("norm" in name or "ln_" in name or "bias" in name for name in rest)
 
 
 def test_empty_slots_stay_exactly_zero(tmp_path: Path) -> None:

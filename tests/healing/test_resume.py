@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from gqasearch.errors import UserError
 from gqasearch.healing.state import HealState, latest_state, save_state
 from gqasearch.healing.trainer import arguments
 from gqasearch.run.heal import HealFolder
+from gqasearch.run.heal.ranks import Ranks
 from tests.checkpoints.convert import stored_tensors
 from tests.healing.healed import converted, healed, history_of, settings
 
@@ -66,6 +69,30 @@ def test_killed_and_resumed_gives_the_same_bits(changes: dict[str, Any], kills: 
     assert not list(killed.path.rglob("*.pt")) and not list(killed.path.rglob("*.bin"))
 
 
+def test_a_model_with_dropout_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    converted(tmp_path, "ragged", "gpt2")
+    path = tmp_path / "start" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"resid_pdrop": 0.2}))
+    whole = healed(tmp_path, "whole")
+
+    module = sys.modules["gqasearch.run.heal.heal"]  # the package's name for it is heal()'s
+    write_history = module._write_history
+
+    def write_and_stop(folder: HealFolder, history: list[dict[str, Any]]) -> None:
+        write_history(folder, history)
+        if history[-1]["step"] == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_write_history", write_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            healed(tmp_path, "stopped")
+    stopped = healed(tmp_path, "stopped")
+    assert history_of(stopped) == history_of(whole)
+    weights = [(folder.model / "model.safetensors").read_bytes() for folder in (whole, stopped)]
+    assert weights[0] == weights[1]
+
+
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     """Each takes half of every step's blocks."""
     converted(tmp_path, "stock-symmetric")
@@ -82,6 +109,20 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
 def test_blocks_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="batch_blocks 3 cannot be shared by 2 processes"):
         arguments(settings(tmp_path, batch_blocks=3), 2, tmp_path)
+
+
+def test_one_gpu_is_not_shared_by_processes() -> None:
+    Ranks(0, 0, 2).check("cuda")
+    Ranks().check("cuda:0")
+    with pytest.raises(UserError, match="--device cuda:0 is one device; 2 processes take --device cuda"):
+        Ranks(0, 0, 2).check("cuda:0")
+
+
+def test_processes_wait_for_hours_while_the_first_runs_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[timedelta] = []
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda _backend, timeout: limits.append(timeout))
+    Ranks(1, 1, 2).join("cpu")
+    assert limits[0] > timedelta(hours=12)
 
 
 def some_state(step: int) -> HealState:

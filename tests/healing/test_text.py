@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
@@ -214,3 +215,15 @@ def test_texts_that_share_files_are_refused(tmp_path: Path) -> None:
     for text, other in ((path, tmp_path / "below" / ".." / path.name), (tmp_path, path), (path, tmp_path)):
         with pytest.raises(UserError, match="share files"):
             healing_texts(str(text), str(other))
+
+
+def test_a_copy_of_the_text_is_refused(tmp_path: Path) -> None:
+    path = text_file(tmp_path)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    shutil.copyfile(path, folder / "b.txt")
+    (folder / "a.txt").write_text("another", encoding="utf-8")
+    for text, other in ((path, folder / "b.txt"), (path, folder), (folder, path)):
+        with pytest.raises(UserError, match="is a copy of"):
+            healing_texts(str(text), str(other))
+    healing_texts(str(path), str(folder / "a.txt"))

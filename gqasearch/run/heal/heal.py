@@ -88,8 +88,7 @@ def _write_trained(work: HealWork) -> None:
 
 def _train(work: HealWork) -> Trained:
     config, folder = work.config, work.folder
-    blocks = work.measured_blocks(work.texts.validation, config.validation_tokens)
-    validation = Validation(work.run_parent, blocks)
+    validation = Validation(work.run_parent, work.validation_blocks)
     if work.ranks.leads:
         validation.reference  # noqa: B018 - before the parent is forgotten
     data, teacher = work.data, work.teacher()
@@ -127,8 +126,7 @@ def _measure(work: HealWork) -> dict[str, Any]:
     """The start and the healed checkpoint, as they lie on disk, beside the parent on held-out text."""
     started, config = time.monotonic(), work.config
     trained = read_json(work.folder.trained)
-    validation = work.measured_blocks(work.texts.validation, config.validation_tokens)
-    blocks = work.measured_blocks(work.texts.reported, config.evaluation_tokens)
+    validation, blocks = work.validation_blocks, work.reported_blocks
     results: dict[str, dict[str, Any]] = {}
     for name, path in ((START, work.start), (HEALED, work.folder.model)):  # one at a time beside the parent
         model = work.load(path)

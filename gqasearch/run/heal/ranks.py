@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
+
+from gqasearch.errors import UserError
+
+# The first process packs the text and runs the parent over it while the others wait: hours, where torch's own limit is
+# ten minutes. The launcher ends them all when one fails.
+PATIENCE = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -29,12 +36,17 @@ class Ranks:
         """This process's own: of several, each takes the GPU of its number."""
         return f"cuda:{self.local}" if device == "cuda" and self.world > 1 else device
 
+    def check(self, device: str) -> None:
+        """Raises ``UserError`` for a device that several processes cannot share out."""
+        if self.world > 1 and device not in ("cpu", "cuda"):
+            raise UserError(f"--device {device} is one device; {self.world} processes take --device cuda, or cpu")
+
     def join(self, device: str) -> None:
         """Begin to talk with the others."""
         if self.world > 1 and not torch.distributed.is_initialized():
             if device == "cuda":
                 torch.cuda.set_device(self.local)
-            torch.distributed.init_process_group("gloo" if device == "cpu" else "nccl")
+            torch.distributed.init_process_group("gloo" if device == "cpu" else "nccl", timeout=PATIENCE)
 
     def wait(self) -> None:
         """Until all processes are here."""

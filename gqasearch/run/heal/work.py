@@ -16,7 +16,7 @@ from gqasearch.calibration import TokenBlocks, make_blocks
 from gqasearch.checkpoints import needs_remote_code, require_own_code
 from gqasearch.errors import UserError
 from gqasearch.evaluation import model_runner
-from gqasearch.grouping_document import read_grouping
+from gqasearch.grouping_document import check_fits, read_grouping
 from gqasearch.healing.blocks import Masks, TrainingBlocks
 from gqasearch.healing.config import HealConfig
 from gqasearch.healing.packing import PackedBlocks, pack, training_order
@@ -36,7 +36,7 @@ from gqasearch.models import (
 from gqasearch.models.loading import load_model, load_tokenizer
 from gqasearch.run.heal.folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
-from gqasearch.run.workspace import Progress
+from gqasearch.run.workspace import Progress, check_device
 
 # What the start and its parent have in common, whatever was grouped.
 COMMON = ("vocab_size", "hidden_size", "num_hidden_layers")
@@ -98,6 +98,8 @@ class HealWork:
 
     def check(self) -> None:
         """Fail early on what can be checked without long work."""
+        self.ranks.check(self.config.device)
+        check_device(self.device)
         own, theirs = read_config(self.start), self.source.config
         for name in COMMON:
             if own.get(name) != theirs.get(name):
@@ -105,12 +107,21 @@ class HealWork:
                     f"--model {self.config.model} has {name} {own.get(name)}, its --parent {self.config.parent} has "
                     f"{theirs.get(name)}: it was not made from this parent"
                 )
+        self._check_grouping()
         limit = self.source.family.context_length(theirs)
         if limit is not None and self.config.block_length > limit:
             raise UserError(f"--block-length {self.config.block_length} is beyond this model's context of {limit}")
         if self.config.parent_top_k is not None and self.source.family.objective == "masked":
             raise UserError("parent_top_k is for models that predict the next token; this one predicts masked ones")
-        self.texts  # noqa: B018 - for its errors
+        if self.ranks.leads:
+            # For their errors, which are not to come after the training.
+            self.validation_blocks, self.reported_blocks  # noqa: B018
+
+    def _check_grouping(self) -> None:
+        path = self.start / "grouping.json"
+        if path.is_file():
+            document = read_grouping(path)
+            check_fits(document, self.source.geometry, self.source.fingerprint if document.model.fingerprint else None)
 
     def load(self, folder: Path) -> PreTrainedModel:
         """A checkpoint in float32; code that it needs is run if it is what this program writes."""
@@ -119,8 +130,17 @@ class HealWork:
             require_own_code(folder)
         return load_model(folder, torch.float32, self.device, trust_remote_code=trusted)
 
-    def measured_blocks(self, part: TextPart, tokens: int) -> TokenBlocks:
-        """The first blocks of a text that is measured on."""
+    @cached_property
+    def validation_blocks(self) -> TokenBlocks:
+        """What is measured on between steps."""
+        return self._measured_blocks(self.texts.validation, self.config.validation_tokens)
+
+    @cached_property
+    def reported_blocks(self) -> TokenBlocks:
+        """What results are reported on."""
+        return self._measured_blocks(self.texts.reported, self.config.evaluation_tokens)
+
+    def _measured_blocks(self, part: TextPart, tokens: int) -> TokenBlocks:
         objective = self.source.family.objective
         return make_blocks(list(part), self.tokenizer, self.config.block_length, tokens, part.source, objective)
 
@@ -160,15 +180,10 @@ class HealWork:
             return LiveParent(self.run_parent)
         if not self.ranks.leads:
             self.ranks.wait()
-        self.progress.stage("parent", total=len(self.packed.ids))
+        blocks = np.unique(self.data.order)  # more are packed than short runs read
+        self.progress.stage("parent", total=len(blocks))
         stored = store_parent(
-            *(
-                self.run_parent,
-                self.data.in_text_order,
-                len(self.packed.ids),
-                self.config.parent_top_k,
-                self.folder.parent_top,
-            ),
+            *(self.run_parent, self.data.with_targets, blocks, self.config.parent_top_k, self.folder.parent_top),
             batch_blocks=self.config.batch_blocks,
             progress=lambda done, _: self.progress.update(done),
         )
