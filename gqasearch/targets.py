@@ -87,8 +87,8 @@ _ENGINES = (
         {
             **dict.fromkeys(_UNKNOWN_TO_CTRANSLATE2, "its converter knows no such model"),
             **dict.fromkeys(("Phi3ForCausalLM", "PhiForCausalLM"), "its converter cannot read its config.json"),
-            "Gemma2ForCausalLM": "it loads a Gemma 2 and computes something else",
-            "Gemma3ForCausalLM": "its converter cannot read its tensors",
+            "Gemma2ForCausalLM": "the log-probabilities it gave of a small Gemma 2 were not the model's",
+            "Gemma3ForCausalLM": "it failed on a small Gemma 3 with a text longer than its sliding window",
         },
         (*_LLAMA_LIKE, "GemmaForCausalLM"),
     ),

@@ -49,12 +49,12 @@ def plan_layout(
 
 
 def _for_target(planned: Layout, target: TargetName | None, architecture: str) -> Layout:
-    """The same, with the engine in its reason, and whether its kind of model was tried there."""
+    """The same, with the engine in its reason, and whether its kind of model was found to load there."""
     if target is None:
         return planned
     known = not architecture or TARGETS[target].is_tested(architecture)
     name = "any engine" if target == "any" else target
-    untried = "" if known else f" ({architecture} is not among the architectures that were tried in it)"
+    untried = "" if known else f" ({architecture} is not among the architectures that were found to load in it)"
     return replace(planned, reason=f"{planned.reason} For {name}{untried}.")
 
 

@@ -22,6 +22,8 @@ def test_an_architecture_that_is_misspelt_is_answered_with_the_nearest() -> None
         UserError, match=r"LlamaForCausalLm is not supported; did you mean LlamaForCausalLM\? Supported"
     ):
         family_of({"architectures": ["LlamaForCausalLm"]})
+    with pytest.raises(UserError, match=r"Qwen3MoeForCausalLM is not supported\. Supported"):
+        family_of({"architectures": ["Qwen3MoeForCausalLM"]})
 
 
 @pytest.mark.parametrize(
