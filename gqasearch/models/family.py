@@ -77,7 +77,7 @@ class Family(ABC):
             return default
         if field not in config:
             raise UserError(f"config.json of this {self.name} model has no field {field!r}")
-        value = config[field]
+        value: object = config[field]
         if type(value) is not int or value < 1:
             raise UserError(f"config.json of this {self.name} model: {field} must be a number from 1 on, got {value!r}")
         return value
