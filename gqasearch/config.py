@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -183,7 +185,16 @@ def build_config(values: dict[str, Any]) -> RunConfig:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "configuration"
         reason = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: {reason}" + (f", got {first['input']!r}" if first["loc"] else "")) from None
+        got = f", got {first['input']!r}" if first["loc"] else ""
+        hint = _nearest_choice(first["ctx"]["expected"], first["input"]) if first["type"] == "literal_error" else ""
+        raise UserError(f"{where}: {reason}{got}{hint}") from None
+
+
+def _nearest_choice(expected: str, given: object) -> str:
+    """The one of ``'this', 'that' or 'these'`` that a misspelt choice was meant to be, as a question."""
+    choices = {choice.lower(): choice for choice in re.findall(r"'([^']*)'", expected)}
+    near = difflib.get_close_matches(str(given).lower(), choices, n=1)
+    return f"; did you mean {choices[near[0]]!r}?" if near else ""
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,12 +13,16 @@ TargetName = Literal["transformers", "vllm", "llama.cpp", "ctranslate2", "any"]
 @dataclass(frozen=True)
 class Target:
     """An engine, as ``make test-clients`` found it. ``cannot``: layout that it does not load -> why; ``cannot_pad``:
-    architecture whose query-padded form it does not load -> why.
+    architecture whose query-padded form it does not load -> why; ``cannot_load``: architecture of which it loads no
+    converted checkpoint -> why; ``tested``: architectures whose stock checkpoints it computes as it should, None for
+    all.
     """
 
     name: TargetName
     cannot: Mapping[LayoutName, str] = field(default_factory=dict)
     cannot_pad: Mapping[str, str] = field(default_factory=dict)
+    cannot_load: Mapping[str, str] = field(default_factory=dict)
+    tested: tuple[str, ...] | None = None
 
     @property
     def takes_uneven(self) -> bool:
@@ -26,25 +30,67 @@ class Target:
         return not {"deci", "ragged"} <= self.cannot.keys()
 
     def objection(self, layout: LayoutName, architecture: str) -> str | None:
-        """Why it does not load this layout of this architecture; None where it does."""
+        """Why it does not load this layout of this architecture; None where it is not known to fail."""
+        if architecture in self.cannot_load:
+            return self.cannot_load[architecture]
         if layout == "stock-padded" and architecture in self.cannot_pad:
             return self.cannot_pad[architecture]
         return self.cannot.get(layout)
 
+    def is_tested(self, architecture: str) -> bool:
+        """Whether it was found to compute stock checkpoints of this architecture as the parent does."""
+        return self.tested is None or architecture in self.tested
+
+
+def _any(engines: Sequence[Target]) -> Target:
+    """What all of ``engines`` load."""
+
+    def named(objections: Mapping[TargetName, Mapping[str, str]]) -> dict[str, str]:
+        found = {what for its in objections.values() for what in its}
+        return {
+            what: "; ".join(f"{engine}: {its[what]}" for engine, its in objections.items() if what in its)
+            for what in sorted(found)
+        }
+
+    limited = [set(engine.tested) for engine in engines if engine.tested is not None]
+    return Target(
+        "any",
+        {"deci": "CTranslate2 knows no DeciLM", "ragged": "it needs its own modelling file"},
+        named({engine.name: engine.cannot_pad for engine in engines}),
+        named({engine.name: engine.cannot_load for engine in engines}),
+        tuple(sorted(set.intersection(*limited))),
+    )
+
 
 _NO_REMOTE_CODE = "it runs no modelling file that comes with a checkpoint"
-_HEAD_SIZE = {"Qwen2ForCausalLM": "it takes hidden size / heads for the size of a Qwen2's head"}
-TARGETS: dict[TargetName, Target] = {
-    target.name: target
-    for target in (
-        Target("transformers"),
-        Target("vllm", {"ragged": "it knows no such model"}, _HEAD_SIZE),
-        Target("llama.cpp", {"ragged": _NO_REMOTE_CODE}),
-        Target("ctranslate2", {"deci": "its converter knows no DeciLM", "ragged": _NO_REMOTE_CODE}, _HEAD_SIZE),
-        Target(
-            "any",
-            {"deci": "CTranslate2 knows no DeciLM", "ragged": "it needs its own modelling file"},
-            {"Qwen2ForCausalLM": "vLLM and CTranslate2 take hidden size / heads for the size of a Qwen2's head"},
-        ),
-    )
-}
+_SIZE = "it takes hidden size / heads for the size of a head"
+_QWEN2 = {"Qwen2ForCausalLM": "it takes hidden size / heads for the size of a Qwen2's head"}
+_LLAMA_LIKE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+_UNKNOWN_TO_CTRANSLATE2 = (
+    *("CohereForCausalLM", "GraniteForCausalLM", "OlmoForCausalLM"),
+    *("SmolLM3ForCausalLM", "StableLmForCausalLM", "Starcoder2ForCausalLM"),
+)
+_ENGINES = (
+    Target("transformers"),
+    Target("vllm", {"ragged": "it knows no such model"}, _QWEN2, tested=(*_LLAMA_LIKE, "PhiForCausalLM")),
+    Target(
+        "llama.cpp",
+        {"ragged": _NO_REMOTE_CODE},
+        dict.fromkeys(("GraniteForCausalLM", "OlmoForCausalLM", "Starcoder2ForCausalLM"), _SIZE),
+        {"PhiForCausalLM": "it expects a Phi to have as many key heads as query heads"},
+        (*_LLAMA_LIKE, "GraniteForCausalLM", "OlmoForCausalLM", "StableLmForCausalLM"),
+    ),
+    Target(
+        "ctranslate2",
+        {"deci": "its converter knows no DeciLM", "ragged": _NO_REMOTE_CODE},
+        _QWEN2,
+        {
+            **dict.fromkeys(_UNKNOWN_TO_CTRANSLATE2, "its converter knows no such model"),
+            **dict.fromkeys(("Phi3ForCausalLM", "PhiForCausalLM"), "its converter cannot read its config.json"),
+            "Gemma2ForCausalLM": "the log-probabilities it gave of a small Gemma 2 were not the model's",
+            "Gemma3ForCausalLM": "it failed on a small Gemma 3 with a text longer than its sliding window",
+        },
+        (*_LLAMA_LIKE, "GemmaForCausalLM"),
+    ),
+)
+TARGETS: dict[TargetName, Target] = {target.name: target for target in (*_ENGINES, _any(_ENGINES))}

@@ -7,6 +7,7 @@ which takes ``num_key_value_heads_per_layer`` and ``head_dim`` from config.json)
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from gqasearch.checkpoints.layout import Layout, added_weights, place
@@ -56,10 +57,11 @@ def deci_layout(grouping: Grouping, geometry: HeadGeometry) -> Layout:
         )
     placed = tuple(place(layer, heads // layer.num_groups, geometry.queries_per_kv) for layer in grouping)
     layout = Layout("deci", placed, counts, "")
-    reason = f"Layers have {layout.kv_heads_words} KV heads, which no stock architecture can say; DeciLM can, with " + (
-        f"{heads} query heads in place of {own}, the added ones zero ({added})." if heads > own else "none added."
+    alone = ", which no stock architecture can say; DeciLM can" if len(set(counts)) > 1 else ", here as a DeciLM"
+    added_heads = (
+        f"{heads} query heads in place of {own}, the added ones zero ({added})" if heads > own else "none added"
     )
-    return Layout("deci", placed, counts, reason)
+    return replace(layout, reason=f"Layers have {layout.kv_heads_words} KV heads{alone}, with {added_heads}.")
 
 
 def deci_config(grouped: Config, layout: Layout) -> Config:

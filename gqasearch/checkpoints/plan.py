@@ -40,27 +40,42 @@ def plan_layout(
     if layout == "auto" and len(set(grouping.group_counts)) > 1:
         layout = _uneven_layout(engine, grouping, config)
     planned = _plan(grouping, geometry, layout, config, takes)
-    why = engine.objection(planned.name, "" if config is None else config["architectures"][0])
+    architecture = "" if config is None else config["architectures"][0]
+    why = engine.objection(planned.name, architecture)
     if why is not None:
         instead = "groups of equal size (--equal-sizes)" if planned.name == "stock-padded" else "--layout auto"
         raise UserError(f"layout {planned.name} is not for target {target}: {why}. Use {instead}")
-    return _for_target(planned, target)
+    return _for_target(planned, target, architecture)
 
 
-def _for_target(planned: Layout, target: TargetName | None) -> Layout:
-    """The same, with the engine in its reason."""
+def _for_target(planned: Layout, target: TargetName | None, architecture: str) -> Layout:
+    """The same, with the engine in its reason, and whether its kind of model was found to load there."""
     if target is None:
         return planned
-    return replace(planned, reason=f"{planned.reason} For {'any engine' if target == 'any' else target}.")
+    known = not architecture or TARGETS[target].is_tested(architecture)
+    name = "any engine" if target == "any" else target
+    untried = "" if known else f" ({architecture} is not among the architectures that were found to load in it)"
+    return replace(planned, reason=f"{planned.reason} For {name}{untried}.")
 
 
 def _require_form(engine: Target, config: Config | None) -> None:
     """Raise ``UserError`` for a source that can be ragged alone where the engine loads nothing ragged."""
+    _require_known(engine, config)
     obstacle, why = stock_obstacle(config), engine.cannot.get("ragged")
     if obstacle is not None and why is not None:
         raise UserError(
             f"target {engine.name} loads no converted checkpoint of this model: {obstacle}, so its layout is ragged, "
             f"and {why}. Use --target transformers"
+        )
+
+
+def _require_known(engine: Target, config: Config | None) -> None:
+    """Raise ``UserError`` for an architecture of which the engine loads nothing, whatever the layout."""
+    architecture = "" if config is None else config["architectures"][0]
+    if architecture in engine.cannot_load:
+        raise UserError(
+            f"target {engine.name} loads no converted {architecture}: {engine.cannot_load[architecture]}. "
+            "Use --target transformers, or name another"
         )
 
 
@@ -159,7 +174,7 @@ def plan_checkpoint(
         if layout != "auto" or not loads_ragged or config["architectures"][0] not in RAGGED_MODULES:
             raise
         ragged = ragged_layout(grouping, geometry, config, ", and this architecture cannot be padded for them")
-        return _for_target(ragged, target)
+        return _for_target(ragged, target, config["architectures"][0])
     return planned
 
 

@@ -62,16 +62,25 @@ class Family(ABC):
 
     def geometry(self, config: Config) -> HeadGeometry:
         """Head counts and sizes from ``config.json``; raises ``UserError`` for what cannot be grouped."""
-        try:
-            heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-            layers = int(config["num_hidden_layers"])
-        except KeyError as missing:
-            raise UserError(f"config.json of this {self.name} model has no field {missing}") from None
-        kv_heads = int(config.get("num_key_value_heads") or heads)
+        heads, hidden, layers = (
+            self._count(config, field) for field in ("num_attention_heads", "hidden_size", "num_hidden_layers")
+        )
+        kv_heads = self._count(config, "num_key_value_heads", default=heads)
         if heads % kv_heads:
             raise UserError(f"num_key_value_heads={kv_heads} does not divide num_attention_heads={heads}")
-        head_dim = int(config.get("head_dim") or hidden // heads)
+        head_dim = self._count(config, "head_dim", default=hidden // heads)
         return HeadGeometry(layers, heads, kv_heads, head_dim, hidden, rotary_dim=head_dim)
+
+    def _count(self, config: Config, field: str, default: int | None = None) -> int:
+        """A number of ``config.json``, at least 1; ``default`` where it names none."""
+        if config.get(field) is None and default is not None:
+            return default
+        if field not in config:
+            raise UserError(f"config.json of this {self.name} model has no field {field!r}")
+        value: object = config[field]
+        if type(value) is not int or value < 1:
+            raise UserError(f"config.json of this {self.name} model: {field} must be a number from 1 on, got {value!r}")
+        return value
 
     def layer_rotary_dim(self, layer: int, config: Config) -> int:
         """How many dimensions of a key this layer rotates: the model's, or 0 where the layer uses no RoPE."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -92,10 +93,15 @@ def supported_architectures() -> dict[str, Family]:
 def family_of(config: dict[str, Any]) -> Family:
     """The family of a ``config.json``; raises ``UserError`` that lists what is supported."""
     known = supported_architectures()
-    given = (config.get("architectures") or ["(none named)"])[0]
+    listed = config.get("architectures") or ["(none named)"]
+    if not isinstance(listed, list) or not isinstance(listed[0], str):
+        raise UserError(f"config.json: architectures must be a list of names, got {listed!r}")
+    given = listed[0]
     if given not in known:
-        reason = f": {REFUSED[given]}" if given in REFUSED else ""
-        raise UserError(f"architecture {given} is not supported{reason}. Supported: {', '.join(sorted(known))}")
+        near = difflib.get_close_matches(given, known, n=1, cutoff=0.93)  # Qwen3MoeForCausalLM is no slip
+        reason = f": {REFUSED[given]}" if given in REFUSED else f"; did you mean {near[0]}?" if near else ""
+        stop = "" if reason.endswith("?") else "."
+        raise UserError(f"architecture {given} is not supported{reason}{stop} Supported: {', '.join(sorted(known))}")
     return known[given]
 
 
@@ -117,4 +123,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path} must hold a JSON object")
+    for field in ("rope_parameters", "rope_scaling"):
+        if not isinstance(config.get(field), dict | None):
+            raise UserError(f"{path}: {field} must be an object or null, got {config[field]!r}")
     return config

@@ -15,15 +15,19 @@ from gqasearch.models.layer import HeadGeometry, LayerWeights
 from gqasearch.models.registry import family_of, read_config
 from gqasearch.models.tensors import CheckpointTensors, fingerprint, require_finite
 
-# What a checkpoint needs: weights as safetensors, configuration, tokenizer. Never pickles.
+# What a checkpoint needs, and what is copied from it into a converted one: weights as safetensors, configuration,
+# tokenizer, chat template, licence. Never pickles.
 WANTED_FILES = [
     "*.safetensors",
     "*.safetensors.index.json",
     "*.json",
     "tokenizer*",
     "vocab.txt",
+    "merges.txt",
     "*.model",
+    "chat_template*",
     "LICENSE*",
+    "NOTICE*",
     "README.md",
 ]
 

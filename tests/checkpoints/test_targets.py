@@ -11,7 +11,7 @@ from gqasearch.checkpoints import plan_layout
 from gqasearch.config import LayoutChoice, build_config
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
-from gqasearch.models import HeadGeometry
+from gqasearch.models import HeadGeometry, supported_architectures
 from gqasearch.run import Workspace
 from gqasearch.targets import TARGETS, TargetName
 from tests.tiny_models import save_checkpoint, tiny_model
@@ -93,6 +93,50 @@ def test_a_padded_qwen2_is_for_engines_that_read_head_dim(target: TargetName) ->
             plan_layout(PADDED, SHAPE, "auto", qwen2, target)
 
 
+def config_of(architecture: str) -> dict[str, Any]:
+    return {"architectures": [architecture]}
+
+
+@pytest.mark.parametrize(
+    ("target", "architecture", "why"),
+    [
+        ("ctranslate2", "CohereForCausalLM", "its converter knows no such model"),
+        ("ctranslate2", "Gemma2ForCausalLM", "were not the model's"),
+        ("llama.cpp", "PhiForCausalLM", "as many key heads as query heads"),
+        ("any", "GraniteForCausalLM", "ctranslate2: its converter knows no such model"),
+        ("any", "PhiForCausalLM", "llama.cpp: .*; ctranslate2: "),
+    ],
+)
+def test_a_model_that_an_engine_does_not_know_is_not_for_it(target: TargetName, architecture: str, why: str) -> None:
+    """As tests/clients found. A symmetric checkpoint is refused, too."""
+    for made in (SYMMETRIC, PADDED):
+        message = f"target {target} loads no converted {architecture}: .*{why}"
+        with pytest.raises(UserError, match=message):
+            plan_layout(made, SHAPE, "auto", config_of(architecture), target)
+
+
+def test_an_engine_that_takes_a_model_may_not_take_it_padded() -> None:
+    granite = config_of("GraniteForCausalLM")
+    assert plan_layout(SYMMETRIC, SHAPE, "auto", granite, "llama.cpp").reason.endswith(" For llama.cpp.")
+    with pytest.raises(UserError, match=r"stock-padded is not for target llama.cpp: .* Use groups of equal size"):
+        plan_layout(PADDED, SHAPE, "auto", granite, "llama.cpp")
+
+
+@pytest.mark.parametrize(("target", "architecture"), [("llama.cpp", "GemmaForCausalLM"), ("any", "GemmaForCausalLM")])
+def test_what_was_never_tried_is_not_promised(target: TargetName, architecture: str) -> None:
+    reason = plan_layout(SYMMETRIC, SHAPE, "auto", config_of(architecture), target).reason
+    assert reason.endswith(f"({architecture} is not among the architectures that were found to load in it).")
+    assert "found to load" not in plan_layout(SYMMETRIC, SHAPE, "auto", config_of(architecture), "transformers").reason
+
+
+def test_every_architecture_that_a_target_names_is_one_that_is_written() -> None:
+    known = supported_architectures()
+    for target in TARGETS.values():
+        named = [*target.cannot_pad, *target.cannot_load, *(target.tested or ())]
+        assert set(named) <= known.keys()
+        assert not set(target.tested or ()) & target.cannot_load.keys()
+
+
 QCQA = {"method": "qcqa-ac"}  # splits the budget itself
 
 
@@ -113,6 +157,7 @@ def test_a_search_that_the_target_cannot_load_does_not_begin(differ: dict[str, A
         ("qwen2", "any", {}, "loads no query-padded Qwen2ForCausalLM"),
         ("qwen3", "llama.cpp", {"uneven": True}, "layers that differ as a DeciLM alone .Qwen3ForCausalLM is no Llama"),
         ("gpt_neox", "vllm", {"uneven": True}, "layers that differ as a DeciLM alone .PhiForCausalLM is no Llama"),
+        ("granite", "llama.cpp", {}, "loads no query-padded GraniteForCausalLM"),
     ],
 )
 def test_what_the_model_adds_to_that(
@@ -124,6 +169,30 @@ def test_what_the_model_adds_to_that(
     Workspace(build_config({"model": model, "target": target, "block_length": 32, "equal_sizes": True})).check()
 
 
+@pytest.mark.parametrize(("family", "target"), [("gpt_neox", "llama.cpp"), ("cohere", "ctranslate2"), ("phi", "any")])
+def test_a_search_for_an_engine_that_knows_no_such_model_does_not_begin(
+    family: str, target: str, tmp_path: Path
+) -> None:
+    model = str(save_checkpoint(tiny_model(family), tmp_path / "model"))
+    settings = {"model": model, "target": target, "block_length": 32, "equal_sizes": True}
+    with pytest.raises(UserError, match=f"target {target} loads no converted .*Use --target transformers"):
+        Workspace(build_config(settings)).check()
+
+
 def test_an_unknown_target_is_named() -> None:
     with pytest.raises(UserError, match=r"target: .*'transformers', 'vllm'.*got 'tgi'"):
         build_config({"target": "tgi"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "given", "meant"),
+    [("target", "vlm", "vllm"), ("target", "Transformers", "transformers"), ("layout", "stok", "stock")],
+)
+def test_a_choice_that_is_misspelt_is_answered_with_the_nearest(setting: str, given: str, meant: str) -> None:
+    with pytest.raises(UserError, match=rf"{setting}: .*got '{given}'; did you mean '{meant}'\?"):
+        build_config({setting: given})
+
+
+def test_deci_where_it_was_asked_for_does_not_say_that_stock_is_impossible() -> None:
+    assert "Layers have 3 KV heads, here as a DeciLM, with none added." in plan_layout(SYMMETRIC, SHAPE, "deci").reason
+    assert "which no stock architecture can say" in plan_layout(SPARING, SHAPE, "deci").reason

@@ -13,7 +13,7 @@ from tests.clients.client import Client, ClientError
 from tests.clients.summary import Record
 
 VLLM = Client("vllm", "vLLM")
-MODELS = {"llama": (*STOCK, "deci", "ragged"), "qwen2": STOCK, "qwen3": STOCK}
+MODELS = {"llama": (*STOCK, "deci", "ragged"), "qwen2": STOCK, "qwen3": STOCK, "phi": STOCK}
 CASES = [(model, layout) for model, layouts in MODELS.items() for layout in layouts]
 REFUSED = {
     # Its Qwen2 takes hidden size / heads for the size of a head, where config.json says head_dim.

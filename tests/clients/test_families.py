@@ -1,0 +1,64 @@
+"""What ``--target`` says of every family, held against the engines: converted checkpoints that each converter takes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gqasearch.models import read_config
+from gqasearch.targets import TARGETS, TargetName
+from tests.clients.cases import STOCK, Converted, difference, make_case
+from tests.clients.client import ALL_CLIENTS, Client, ClientError
+from tests.tiny_models import GROUPED_NAMES
+
+CLIENTS: dict[TargetName, Client] = {
+    "ctranslate2": Client("ctranslate2", "CTranslate2", in_suite=True),
+    "llama.cpp": Client("llamacpp", "llama.cpp", in_suite=True),
+}
+UNPADDED = ("stablelm",)
+CASES = [
+    (target, family, layout)
+    for target in CLIENTS
+    for family in GROUPED_NAMES
+    for layout in STOCK
+    if not (layout == "stock-padded" and family in UNPADDED)
+]
+
+
+@pytest.mark.parametrize(("target", "family", "layout"), CASES)
+def test_targets_say_what_engines_do(target: TargetName, family: str, layout: Any, tmp_path: Path) -> None:
+    if not os.environ.get(ALL_CLIENTS):
+        pytest.skip("all families run in make test-clients")
+    CLIENTS[target].require()
+    case = make_case(family, (layout,), tmp_path)
+    engine, architecture = TARGETS[target], read_config(case.source)["architectures"][0]
+    why = engine.objection(layout, architecture)
+    if why is None and not engine.is_tested(architecture):
+        pytest.skip(f"{target} is not said to load {architecture}")
+    if (target, family, layout) == ("llama.cpp", "qwen2", "stock-padded"):
+        pytest.skip("gqasearch export-gguf writes what llama.cpp's converter does not: test_llamacpp")
+    if why is None:
+        difference(_answer(target, case.converted[layout], tmp_path), case.converted[layout])
+        return
+    try:
+        said = _answer(target, case.converted[layout], tmp_path)
+    except ClientError:
+        return
+    if "refused" not in said:
+        with pytest.raises(AssertionError):
+            difference(said, case.converted[layout])
+
+
+def _answer(target: TargetName, converted: Converted, folder: Path) -> dict[str, Any]:
+    client = CLIENTS[target]
+    if target == "llama.cpp":
+        path = folder / "model.gguf"
+        client.run("convert.py", [[str(converted.folder), str(path)]], folder)
+        request = converted.request(path, context=1024)
+    else:
+        request = converted.request(target=str(folder / "converted"), trust=False)
+    answer: dict[str, Any] = client.run("run.py", [request], folder).result[0]
+    return answer

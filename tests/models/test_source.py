@@ -1,0 +1,57 @@
+"""A checkpoint's folder: fields of config.json that are checked, and files that are asked of the hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub.utils import filter_repo_objects
+
+from gqasearch.checkpoints.folder import COMPANIONS
+from gqasearch.errors import UserError
+from gqasearch.models import family_of
+from gqasearch.models.source import WANTED_FILES, ModelSource
+
+
+def test_an_architecture_that_is_misspelt_is_answered_with_the_nearest() -> None:
+    with pytest.raises(
+        UserError, match=r"LlamaForCausalLm is not supported; did you mean LlamaForCausalLM\? Supported"
+    ):
+        family_of({"architectures": ["LlamaForCausalLm"]})
+    with pytest.raises(UserError, match=r"Qwen3MoeForCausalLM is not supported\. Supported"):
+        family_of({"architectures": ["Qwen3MoeForCausalLM"]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_attention_heads": "six"}, "num_attention_heads must be a number from 1 on, got 'six'"),
+        ({"hidden_size": None}, "hidden_size must be a number from 1 on, got None"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads must be a number from 1 on, got 0"),
+        ({"head_dim": 8.5}, "head_dim must be a number from 1 on, got 8.5"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures must be a list of names, got 'LlamaForCausalLM'"),
+        ({"rope_parameters": "linear"}, "rope_parameters must be an object or null, got 'linear'"),
+        ({"rope_scaling": 2}, "rope_scaling must be an object or null, got 2"),
+    ],
+)
+def test_fields_of_another_kind_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    config = {"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_attention_heads": 4}
+    config |= {"num_hidden_layers": 1, **change}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError, match=re.escape(message)):
+        _ = ModelSource(tmp_path, "").geometry
+
+
+@pytest.mark.parametrize("name", ["merges.txt", "chat_template.jinja", "NOTICE", "tokenizer.model", "vocab.txt"])
+def test_what_a_checkpoint_takes_along_is_asked_of_the_hub(name: str) -> None:
+    assert any(fnmatch(name, pattern) for pattern in COMPANIONS)
+    assert list(filter_repo_objects([name, "pytorch_model.bin"], allow_patterns=WANTED_FILES)) == [name]
+
+
+def test_every_companion_is_asked_of_the_hub() -> None:
+    names = [pattern.replace("*.*", ".jinja").replace("*", "") for pattern in COMPANIONS]
+    assert list(filter_repo_objects(names, allow_patterns=WANTED_FILES)) == names
