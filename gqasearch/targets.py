@@ -86,9 +86,7 @@ _ENGINES = (
         _QWEN2,
         {
             **dict.fromkeys(_UNKNOWN_TO_CTRANSLATE2, "its converter knows no such model"),
-            **dict.fromkeys(("Phi3ForCausalLM", "PhiForCausalLM"), "its converter cannot read its config.json"),
-            "Gemma2ForCausalLM": "the log-probabilities it gave of a small Gemma 2 were not the model's",
-            "Gemma3ForCausalLM": "it failed on a small Gemma 3 with a text longer than its sliding window",
+            "PhiForCausalLM": "its converter cannot read its config.json",
         },
         (*_LLAMA_LIKE, "GemmaForCausalLM"),
     ),
