@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.quality import refinements, reuse, staging
+from experiments.quality import refinements, reuse, staging, starts
 from experiments.quality.__main__ import RESULTS, SECTIONS
 from experiments.quality.bench import Options
 from experiments.quality.variants import (
@@ -89,6 +89,30 @@ def test_staging_is_measured(options: Options) -> None:
     goal = whole["held_out_kl"].iloc[-1]
     assert (staged["held_out_kl"].iloc[:-1] > goal).all(), "staged search went on where it was as good"
     assert whole["tokens"].iloc[0] > staged["tokens"].iloc[0] > 0
+
+
+def test_starts_are_measured(options: Options) -> None:
+    rows = starts.measure(options)
+    assert rows["split"].value_counts()[[starts.EVEN, starts.ERRORS]].tolist() == [1, 1] and (rows["kl"] > 0).all()
+    measured = rows[rows["split"].isin(starts.READINGS)]
+    whole = measured["tokens"].max()
+    assert measured.groupby("tokens")["draw"].nunique().to_dict() == {1024: 2, 4096: 2, whole: 1}
+    table = starts.summary(pd.concat([rows, rows.assign(ratio=0.25)]))
+    assert list(table.columns) == ["split", "levels", "tokens", "0.5", "0.25"]
+    assert (table["0.5"] == table["0.25"]).all() and len(table) == 2 + 2 * 3 * len(starts.LEVELS)
+
+
+def test_a_start_is_measured_as_the_search_measures_it(options: Options) -> None:
+    work = starts.workspace(options, kv_ratio=0.5, **starts.SEARCH)
+    problem = starts.build_problem(work, starts.prepare_fitness(work), work.method)
+    assert problem.guide is not None and problem.partial is not None
+    table = starts.trace_guide(problem.guide, problem.budget, np.random.default_rng(0))
+    found = starts.Starts(problem, table)
+    grouping = table.grouping(problem.budget.counts)
+    (wanted,) = problem.evaluate([grouping])
+    assert found._kl(grouping) == pytest.approx(wanted.values[0], rel=1e-6)
+    (part,) = problem.evaluate_on([grouping], [1, 3])
+    assert found._on([grouping], [1, 3])[0] == pytest.approx(part.values[0], rel=1e-6)
 
 
 def test_tokens_to_the_same_held_out_kl() -> None:

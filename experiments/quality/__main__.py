@@ -9,8 +9,8 @@ python -m experiments.quality --show                   # print the committed res
 ``table``: merges, splits and searches at three KV ratios, on held-out text. Every run is an ordinary run folder under
 --output-dir and a row of table.csv, which is written whenever a run ends; what is in either is not run again, so the
 command goes on where it was stopped, on another machine too. ``refinements``: what each refinement gives, on the search
-text. ``staging``: tokens that staged and unstaged search need. ``reuse``: seconds that kept hidden states save. Rows go
-to ``experiments/quality/results/SECTION.csv``.
+text. ``staging``: tokens that staged and unstaged search need. ``starts``: the splits of the budget that staged search
+begins with. ``reuse``: seconds that kept hidden states save. Rows go to ``experiments/quality/results/SECTION.csv``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pandas as pd
 import typer
 
 from experiments.benchmarks.search import show
-from experiments.quality import refinements, reuse, runs, staging
+from experiments.quality import refinements, reuse, runs, staging, starts
 from experiments.quality.bench import Options
 from experiments.quality.summary import summarise
 from gqasearch.cli.messages import clear_errors, quiet_libraries
@@ -48,6 +48,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Options], pd.DataFrame], Callable[[pd.D
     "table": ("KL to the parent on held-out text", measure_table, summarise),
     "refinements": ("KL to the parent on the search text", refinements.measure, refinements.summary),
     "staging": ("tokens to the same KL on held-out text", staging.measure, staging.summary),
+    "starts": ("KL to the parent on the search text, of splits of the budget", starts.measure, starts.summary),
     "reuse": ("seconds of a candidate that differs in one layer", reuse.measure, reuse.summary),
 }
 
@@ -97,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="which (default: all)")
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--ratios", type=float, nargs="+", default=list(runs.RATIOS), help="of table, refinements")
+    parser.add_argument(
+        "--ratios", type=float, nargs="+", default=list(runs.RATIOS), help="of table, refinements, starts"
+    )
     parser.add_argument("--rows", nargs="+", choices=list(runs.ROWS), default=list(runs.ROWS), help="of table")
     parser.add_argument("--seeds", type=int, default=5, help="of table, staging")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, of table, staging")
