@@ -1,4 +1,4 @@
-"""A GPT-NeoX or Falcon written as a Phi: seen as if it were stored under Phi's names, and then converted and written like any.
+"""GPT-NeoX and Falcon written as a Phi: seen as if stored under Phi's names, then converted and written like any.
 
 Tensors that only change their name keep their bytes, the others are computed a layer at a time.
 """

@@ -32,13 +32,14 @@ from tests.tiny_models import edit_config
 GROUPINGS = {"stock-symmetric": SYMMETRIC, "stock-padded": PADDED}
 GQA: dict[str, Any] = {"heads": 12, "kv_heads": 6}
 HEAD_BY_HEAD: dict[str, Any] = {"new_decoder_architecture": False, "multi_query": False}
+ONE_NORM: dict[str, Any] = {"num_ln_in_parallel_attn": 1}
 # Two LayerNorms and grouped heads as Falcon-40B and -180B, one as Falcon-11B, the older layers with all their heads.
 BUILDS: dict[str, dict[str, Any]] = {
     "180b": GQA,
-    "11b": {**GQA, "num_ln_in_parallel_attn": 1, "tied": True},
+    "11b": {**GQA, **ONE_NORM, "tied": True},
     "mha": {"tied": True},
     "biased": {**GQA, "bias": True},
-    "biased, one norm": {"bias": True, "num_ln_in_parallel_attn": 1},
+    "biased, one norm": {**ONE_NORM, "bias": True},
     "older": HEAD_BY_HEAD,
     "older, biased": {**HEAD_BY_HEAD, "bias": True},
 }
@@ -136,15 +137,9 @@ def test_what_config_json_leaves_out_is_what_transformers_takes(tmp_path: Path) 
         ({"parallel_attn": False}, r"its MLP reads what attention wrote .parallel_attn false."),
         ({"num_ln_in_parallel_attn": 3}, "num_ln_in_parallel_attn is 1, or 2 with .*got 3"),
         ({**HEAD_BY_HEAD, "num_ln_in_parallel_attn": 2}, "num_ln_in_parallel_attn is 1, or 2 with .*got 2"),
-        (
-            {"new_decoder_architecture": False, "num_ln_in_parallel_attn": 1},
-            "all query heads of this Falcon share one KV head already",
-        ),
-        ({"num_kv_heads": 1}, "all query heads of this Falcon share one KV head already"),
-        (
-            {**HEAD_BY_HEAD, "num_ln_in_parallel_attn": 1, "num_kv_heads": 3},
-            "num_kv_heads must be num_attention_heads=6, got 3",
-        ),
+        ({**ONE_NORM, "new_decoder_architecture": False}, "all query heads of this Falcon share one KV head"),
+        ({"num_kv_heads": 1}, "all query heads of this Falcon share one KV head"),
+        ({**HEAD_BY_HEAD, **ONE_NORM, "num_kv_heads": 3}, "num_kv_heads must be num_attention_heads=6, got 3"),
     ],
 )
 def test_what_no_phi_computes_is_refused_before_anything_is_written(
