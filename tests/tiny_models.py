@@ -15,6 +15,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -56,7 +58,7 @@ from transformers import (
 from gqasearch.models import Parent
 
 FAMILY_NAMES = ("llama", "mistral", "qwen2", "qwen3")  # those with a stock GQA form
-ALL_FAMILY_NAMES = (*FAMILY_NAMES, "gpt_neox", "opt")
+ALL_FAMILY_NAMES = (*FAMILY_NAMES, "gpt_neox", "falcon", "opt")
 # Families whose code differs from one of the above in few places: tests of what is the same in all leave them out.
 MORE_GROUPED_NAMES = (
     "gemma",
@@ -84,6 +86,7 @@ _CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "gpt_neox": (GPTNeoXConfig, GPTNeoXForCausalLM),
+    "falcon": (FalconConfig, FalconForCausalLM),
     "opt": (OPTConfig, OPTForCausalLM),
     "gemma": (GemmaConfig, GemmaForCausalLM),
     "gemma2": (Gemma2Config, Gemma2ForCausalLM),
@@ -102,7 +105,7 @@ _CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
 
 def kv_head_choices(family: str, heads: int = 6) -> list[int]:
     """KV head counts that a source of this family may have: MHA, and GQA where there is one."""
-    return [heads, heads // 2] if family in GROUPED_NAMES else [heads]
+    return [heads, heads // 2] if family in (*GROUPED_NAMES, "falcon") else [heads]
 
 
 def tiny_model(
@@ -141,6 +144,9 @@ def tiny_model(
         fields |= {"intermediate_size": 2 * width, "num_key_value_heads": heads if kv_heads is None else kv_heads}
         if family in RMS_NORMED:
             fields["rms_norm_eps"] = 1e-6
+    elif family == "falcon":
+        fields |= {"ffn_hidden_size": 2 * width, "num_kv_heads": heads if kv_heads is None else kv_heads}
+        fields["new_decoder_architecture"] = True
     elif kv_heads not in (None, heads):
         raise ValueError(f"{family} has no grouped form")
     fields |= _family_fields(family, width, heads, head_dim)

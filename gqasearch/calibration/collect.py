@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from gqasearch.calibration.accumulator import LayerAccumulator
 from gqasearch.calibration.blocks import TokenBlocks
@@ -30,11 +31,18 @@ def no_progress(done: int, total: int) -> None:
 def eager_attention(parent: Parent) -> Iterator[None]:
     """Attention that returns its maps; the parent's own implementation is put back on leaving."""
     before = parent.model.config._attn_implementation  # noqa: SLF001 - transformers has no public getter
-    parent.model.set_attn_implementation("eager")
+    _use_attention(parent.model, "eager")
     try:
         yield
     finally:
-        parent.model.set_attn_implementation(before)
+        _use_attention(parent.model, before)
+
+
+def _use_attention(model: PreTrainedModel, implementation: str) -> None:
+    if model._can_set_attn_implementation():  # noqa: SLF001 - else the setter warns and sets nothing
+        model.set_attn_implementation(implementation)
+    else:  # Falcon, whose attention reads the configuration at every call, as the masks do
+        model.config._attn_implementation = implementation  # noqa: SLF001
 
 
 def collect(

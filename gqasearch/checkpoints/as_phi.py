@@ -1,4 +1,4 @@
-"""A GPT-NeoX written as a Phi: seen as if it were stored under Phi's names, and then converted and written like any.
+"""GPT-NeoX and Falcon written as a Phi: seen as if stored under Phi's names, then converted and written like any.
 
 Tensors that only change their name keep their bytes, the others are computed a layer at a time.
 """
@@ -15,27 +15,28 @@ from torch import Tensor
 from gqasearch.checkpoints.conversion import Conversion, cast, convertible
 from gqasearch.checkpoints.layout import Layout
 from gqasearch.errors import UserError
-from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights
-from gqasearch.models.neox_as_phi import LAYER_OF_PHI, fold_norm, phi_names, rest_of_layer
+from gqasearch.models import CheckpointTensors, Config, LayerWeights
 from gqasearch.models.shard_header import ShardHeader, StoredTensor
+from gqasearch.models.written_as_phi import LAYER_OF_PHI, PhiOrigins, WrittenAsPhi, is_zero
 
 OUTPUT_BIAS = "lm_head.bias"
 
 
 @dataclass(frozen=True)
 class PhiTensors(CheckpointTensors):
-    """The tensors of a GPT-NeoX, ``own``, under Phi's names; those that are computed have the place of their origin.
+    """The tensors of a source, ``own``, under Phi's names; those that are computed have the place of their origin.
 
     ``tied``: the output's weight is that of the embeddings.
     """
 
     own: CheckpointTensors
+    origins: PhiOrigins
     tied: bool
 
     @cached_property
     def origin(self) -> dict[str, str]:
-        """Phi's name -> GPT-NeoX's; raises ``UserError`` where one is missing."""
-        names = phi_names(self.own.shard_of, tied=self.tied)
+        """Phi's name -> the source's; raises ``UserError`` where one is missing."""
+        names = self.origins.names(self.own.shard_of, tied=self.tied)
         missing = [name for name in names.values() if name not in self.own.shard_of]
         if missing:
             raise UserError(f"{self.directory} has no tensor {missing[0]}; gqasearch converts unquantised models")
@@ -51,21 +52,18 @@ class PhiTensors(CheckpointTensors):
 
     def stored(self, name: str) -> StoredTensor:
         """Dtype and place of the origin, the tensor's own shape."""
-        place = self.own.stored(self.origin[name])
-        if name == OUTPUT_BIAS:
-            return replace(place, shape=place.shape[:1])
-        if self.origin[name].rpartition(".")[0].endswith("query_key_value"):
-            return replace(place, shape=(place.shape[0] // 3, *place.shape[1:]))
-        return place
+        origin = self.origin[name]
+        place = self.own.stored(origin)
+        return replace(place, shape=self.origins.own_shape(name, origin, place.shape))
 
 
 class AsPhi:
-    """As ``Conversion``, of a GPT-NeoX; ``family``, ``config``: of the Phi. ``tensors``: what the shards are of."""
+    """As ``Conversion``, of a source that becomes a Phi. ``tensors``: what the shards are of."""
 
     def __init__(
         self,
         own: CheckpointTensors,
-        family: Family,
+        family: WrittenAsPhi,
         config: Config,
         layout: Layout,
         merged_layer: Callable[[int], LayerWeights],
@@ -73,23 +71,38 @@ class AsPhi:
         def folded(layer: int) -> LayerWeights:
             merged = merged_layer(layer)
             wide = torch.promote_types(merged.q.dtype, torch.float32)
-            return fold_norm(merged.to(wide), own.read, layer)
+            return origins.with_norm(merged.to(wide), own.read, layer)
 
-        self.tensors = PhiTensors(own.directory, own, bool(config.get("tie_word_embeddings")))
-        self._attention = Conversion(self.tensors, family, config, layout, folded)
+        phi, its_config = family.written_as(config)
+        origins = family.phi_origins(config)
+        self.tensors = PhiTensors(own.directory, own, origins, bool(its_config.get("tie_word_embeddings")))
+        self._attention = Conversion(self.tensors, phi, its_config, layout, folded)
         self.stored_dtype = self._attention.stored_dtype
-        computed = [name for name in self.tensors.shard_of if _is_computed(name)]
+        computed = [name for name in self.tensors.shard_of if self._is_computed(name)]
         self._dtypes = {name: convertible(name, self.tensors.stored(name).dtype) for name in computed}
         self.shapes = self._attention.shapes | {name: self.tensors.stored(name).shape for name in computed}
 
     def convert(self, name: str) -> Mapping[str, Tensor]:
         """The layer that this tensor is of, or the output's bias: name -> tensor, in the source's dtype."""
         if name == OUTPUT_BIAS:
-            return {name: torch.zeros(self.shapes[name], dtype=self._dtypes[name])}
+            return {name: self._zeros(name)}
         path, layer = _layer_of(name)
-        rest = rest_of_layer(self.tensors.own.read, layer)
-        attention = self._attention.convert(f"{path}.self_attn.q_proj.weight")
-        return attention | {made: cast(tensor, self._dtypes[made], made) for made, tensor in rest.items()}
+        made = self._attention.convert(f"{path}.self_attn.q_proj.weight")
+        for other, tensor in self.tensors.origins.rest_of_layer(self.tensors.own.read, layer).items():
+            made[other] = cast(tensor, self._dtypes[other], other)
+        absent = (other for other in self._dtypes if other.startswith(f"{path}.") and other not in made)
+        return made | {other: self._zeros(other) for other in absent}
+
+    def _zeros(self, name: str) -> Tensor:
+        """A bias that the source has not."""
+        return torch.zeros(self.shapes[name], dtype=self._dtypes[name])
+
+    def _is_computed(self, name: str) -> bool:
+        """Whether this tensor, outside of attention's heads, has no bytes of its own in the source."""
+        if name in self._attention.shapes:
+            return False
+        folded = self.tensors.origins.folds and (".mlp.fc1." in name or ".input_layernorm." in name)
+        return folded or is_zero(name, self.tensors.origin[name])
 
 
 def _layer_of(name: str) -> tuple[str, int]:
@@ -98,8 +111,3 @@ def _layer_of(name: str) -> tuple[str, int]:
     if found is None:
         raise ValueError(f"{name} is in no layer")
     return found[0], int(found[1])
-
-
-def _is_computed(name: str) -> bool:
-    """Whether this tensor, outside of attention, has no bytes of its own in the source."""
-    return name == OUTPUT_BIAS or ".mlp.fc1." in name or ".input_layernorm." in name

@@ -25,6 +25,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument, check_fits, write_grouping
 from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, family_of, read_config
 from gqasearch.models.tensors import INDEX
+from gqasearch.models.written_as_phi import WrittenAsPhi
 from gqasearch.targets import TargetName
 
 NO_FACTS = CardFacts()
@@ -78,9 +79,9 @@ def _conversion(
     merged_layer: Callable[[int], LayerWeights],
 ) -> Conversion | AsPhi:
     """In the source's own words, or in those that it is written in."""
-    written, its_config = family.written_as(config)
-    kind = Conversion if written is family else AsPhi
-    return kind(source, written, its_config, layout, merged_layer)
+    if isinstance(family, WrittenAsPhi):
+        return AsPhi(source, family, config, layout, merged_layer)
+    return Conversion(source, family, config, layout, merged_layer)
 
 
 def _grouped_config(

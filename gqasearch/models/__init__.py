@@ -4,7 +4,14 @@ from gqasearch.models.family import Config, Family, Objective
 from gqasearch.models.layer import HeadGeometry, LayerWeights, augmented, tie_heads
 from gqasearch.models.loading import load_model
 from gqasearch.models.parent import Parent, load_parent
-from gqasearch.models.partial import decoder_layer, layers_stubbed, output_projection, outputs_noted, run_from
+from gqasearch.models.partial import (
+    decoder_layer,
+    hidden_states_of,
+    layers_stubbed,
+    output_projection,
+    outputs_noted,
+    run_from,
+)
 from gqasearch.models.record import model_record
 from gqasearch.models.registry import FAMILIES, family_of, predicts_masked, read_config, supported_architectures
 from gqasearch.models.source import ModelSource, resolve_model
@@ -26,6 +33,7 @@ __all__ = [
     "decoder_layer",
     "family_of",
     "fingerprint",
+    "hidden_states_of",
     "layers_replaced",
     "layers_stubbed",
     "load_model",

@@ -34,6 +34,7 @@ class Family(ABC):
     objective: ClassVar[Objective] = "next-token"
     has_grouped_form: ClassVar[bool] = True  # in transformers' own code: fewer KV heads than query heads
     has_head_norms: ClassVar[bool] = False
+    layers_give_tuples: ClassVar[bool] = False  # a decoder layer gives (hidden states, ...), not the tensor alone
     stores_transposed: ClassVar[bool] = False  # matrices lie (inputs, outputs)
     norm_offset: ClassVar[float] = 0.0  # head norms multiply by this plus their stored weight
     # RoPE bases of transformers, where config.json names none; the second in layers with a sliding window, if its own.

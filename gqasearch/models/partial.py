@@ -22,6 +22,12 @@ def output_projection(parent: Parent, index: int) -> torch.nn.Module:
     return parent.model.get_submodule(parent.family.tensor_name(index, "o.weight").removesuffix(".weight"))
 
 
+def hidden_states_of(output: Any) -> Tensor:
+    """Hidden states (B, T, D) in what a decoder layer gave."""
+    found: Tensor = output[0] if isinstance(output, tuple) else output
+    return found
+
+
 @contextmanager
 def outputs_noted(module: torch.nn.Module) -> Iterator[list[Tensor]]:
     """Within the block the list grows by what ``module`` gives, call by call."""
@@ -69,10 +75,14 @@ def _skipped(parent: Parent, layer: int, hidden: Tensor | None) -> Iterator[None
 def layers_stubbed(parent: Parent, layers: Iterable[int], stub: Callable[..., Tensor | None]) -> Iterator[None]:
     """Within the block ``stub`` is called in place of these decoder layers, with their arguments."""
     modules = [decoder_layer(parent, index) for index in layers]
+
+    def stub_in_tuple(*args: Any, **kwargs: Any) -> tuple[Tensor | None, None]:
+        return stub(*args, **kwargs), None
+
     try:
         for module in modules:
             # On the instance it hides the class's method, and transformers' loop over the layers stays its own.
-            module.forward = stub
+            module.forward = stub_in_tuple if parent.family.layers_give_tuples else stub
         yield
     finally:
         for module in modules:
@@ -84,8 +94,8 @@ def _noted(parent: Parent, layer: int) -> Iterator[list[Tensor]]:
     """What leaves every layer from ``layer`` on, in order."""
     between: list[Tensor] = []
 
-    def note(_module: torch.nn.Module, _args: Any, output: Tensor) -> None:
-        between.append(output)
+    def note(_module: torch.nn.Module, _args: Any, output: Any) -> None:
+        between.append(hidden_states_of(output))
 
     layers = range(layer, parent.geometry.num_layers)
     handles = [decoder_layer(parent, index).register_forward_hook(note) for index in layers]

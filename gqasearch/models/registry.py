@@ -12,6 +12,7 @@ from gqasearch.models.bert import Bert
 from gqasearch.models.cohere import Cohere
 from gqasearch.models.distilbert import DistilBert
 from gqasearch.models.electra import Electra
+from gqasearch.models.falcon import Falcon
 from gqasearch.models.family import Config, Family
 from gqasearch.models.gemma import Gemma
 from gqasearch.models.gemma2 import Gemma2
@@ -49,6 +50,7 @@ FAMILIES: tuple[Family, ...] = (
     Cohere(),
     Phi(),
     GPTNeoX(),
+    Falcon(),
     OPT(),
     GPT2(),
     Bert(),
@@ -74,11 +76,6 @@ REFUSED: dict[str, str] = {
     **dict.fromkeys(("BertModel", "RobertaModel", "XLMRobertaModel", "DistilBertModel", "ElectraModel"), _NO_HEAD),
     "BloomForCausalLM": _ALIBI,
     "ElectraForPreTraining": "a discriminator predicts no tokens; give its generator (ElectraForMaskedLM)",
-    "FalconForCausalLM": (
-        "transformers repeats its keys and values for every query head before it caches them, so fewer KV heads would "
-        "save nothing there, and its attention cannot be made to return the maps that calibration reads (those with "
-        "ALiBi could not be grouped in any case)"
-    ),
     "MptForCausalLM": _ALIBI,
     "Olmo2ForCausalLM": _WHOLE_NORM,
     "Olmo3ForCausalLM": _WHOLE_NORM,

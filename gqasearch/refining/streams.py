@@ -18,6 +18,7 @@ from gqasearch.models import (
     LayerWeights,
     Parent,
     decoder_layer,
+    hidden_states_of,
     layers_replaced,
     layers_stubbed,
     output_projection,
@@ -102,8 +103,7 @@ class Streams:
     def _run(self, index: int, hidden: Tensor, batch: _Batch) -> Tensor:
         """One decoder layer, (B, T, D) -> (B, T, D)."""
         others, named = batch.arguments[index]
-        result: Tensor = decoder_layer(self._parent, index)(hidden, *others, **named)
-        return result
+        return hidden_states_of(decoder_layer(self._parent, index)(hidden, *others, **named))
 
 
 def _start(parent: Parent, ids: Tensor, mask: Tensor) -> _Batch:

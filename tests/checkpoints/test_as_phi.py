@@ -119,10 +119,7 @@ def test_a_tensor_that_is_not_there_is_named(missing: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("field", "message"),
-    [
-        ({"use_parallel_residual": False}, "its MLP reads what attention wrote"),
-        ({"attention_bias": False}, "it has no biases .attention_bias false., Phi has them"),
-    ],
+    [({"use_parallel_residual": False}, "its MLP reads what attention wrote")],
 )
 def test_what_no_phi_computes_is_refused_before_anything_is_written(
     field: dict[str, Any], message: str, tmp_path: Path
@@ -132,6 +129,15 @@ def test_what_no_phi_computes_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match=message):
         convert(parent, folder, tmp_path / "out", SYMMETRIC)
     assert not (tmp_path / "out").exists()
+
+
+def test_attention_without_biases_gets_those_that_its_norm_leaves(tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, "gpt_neox", attention_bias=False)
+    convert(parent, folder, tmp_path / "out", PADDED)
+    assert_same(parent, tmp_path / "out", PADDED)
+    written = stored_tensors(tmp_path / "out")
+    assert written["model.layers.1.self_attn.q_proj.bias"].any()
+    assert not written["model.layers.1.self_attn.dense.bias"].any()
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

@@ -171,7 +171,10 @@ def test_what_the_model_adds_to_that(
     Workspace(build_config({"model": model, "target": target, "block_length": 32, "equal_sizes": True})).check()
 
 
-@pytest.mark.parametrize(("family", "target"), [("gpt_neox", "llama.cpp"), ("cohere", "ctranslate2"), ("phi", "any")])
+@pytest.mark.parametrize(
+    ("family", "target"),
+    [("gpt_neox", "llama.cpp"), ("falcon", "llama.cpp"), ("cohere", "ctranslate2"), ("phi", "any")],
+)
 def test_a_search_for_an_engine_that_knows_no_such_model_does_not_begin(
     family: str, target: str, tmp_path: Path
 ) -> None:

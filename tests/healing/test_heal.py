@@ -80,7 +80,7 @@ def test_lora_changes_by_matrices_of_its_rank(tmp_path: Path) -> None:
         assert int(torch.linalg.matrix_rank((after[name] - before[name]).double(), rtol=1e-4)) == 2
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt", "phi3", "qwen2", "gpt_neox", *ENCODERS])
+@pytest.mark.parametrize("family", ["gpt2", "opt", "phi3", "qwen2", "gpt_neox", "falcon", *ENCODERS])
 def test_families(family: str, tmp_path: Path) -> None:
     layout = "ragged" if family in ("gpt2", "opt", *ENCODERS) else "stock-symmetric"
     converted(tmp_path, layout, family)

@@ -161,12 +161,23 @@ def test_rotated_dimensions_of_gpt_neox(change: dict[str, Any], rotary_dim: int)
 
 
 def test_models_without_biases_have_none() -> None:
-    for family, field in (("gpt_neox", "attention_bias"), ("opt", "enable_bias")):
-        assert tiny_parent(family).layer(0).has_biases
+    for family, field in (("gpt_neox", "attention_bias"), ("opt", "enable_bias"), ("falcon", "bias")):
+        assert tiny_parent(family, **{field: True}).layer(0).has_biases
         parent = tiny_parent(family, **{field: False})
         assert not parent.layer(0).has_biases
         x, wanted = attention_call(parent, 0)
         torch.testing.assert_close(attend(x, parent.layer(0)), wanted, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_older_falcon_layers(bias: bool) -> None:
+    """q, k and v of each head together, one norm; with a bias in W_o that merges do not touch."""
+    parent = tiny_parent("falcon", new_decoder_architecture=False, multi_query=False, bias=bias)
+    x, wanted = attention_call(parent, 1)
+    o_bias = parent.model.get_parameter(parent.family.tensor_name(1, "o.bias")) if bias else torch.zeros(())
+    torch.testing.assert_close(attend(x, parent.layer(1)) + o_bias, wanted, atol=2e-5, rtol=1e-4)
+    for name, tensor in parent.family.write_layer(parent.layer(1), 1).items():
+        assert torch.equal(tensor, parent.model.get_parameter(name)), name
 
 
 def test_fused_heads_must_be_tied_before_they_are_written() -> None:
@@ -188,7 +199,6 @@ def test_unknown_architectures_are_refused_with_the_list(tmp_path: Path) -> None
     [
         ("BloomForCausalLM", "the bias on a head's scores belongs to the head's place"),
         ("MptForCausalLM", "ALiBi"),
-        ("FalconForCausalLM", "repeats its keys and values for every query head"),
         ("Olmo2ForCausalLM", "normalises the keys of all heads together"),
     ],
 )
@@ -236,5 +246,5 @@ def test_every_family_is_tested() -> None:
     from gqasearch.models import FAMILIES
 
     assert {family.name for family in FAMILIES} == set(EVERY_FAMILY) | set(ENCODERS)
-    assert set(GROUPED_NAMES) | {"gpt_neox"} | set(UNGROUPED) == set(EVERY_FAMILY)  # a GPT-NeoX becomes a Phi
+    assert set(GROUPED_NAMES) | {"gpt_neox", "falcon"} | set(UNGROUPED) == set(EVERY_FAMILY)  # these become a Phi
     assert set(FAMILY_NAMES) <= set(ALL_FAMILY_NAMES)

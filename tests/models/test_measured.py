@@ -22,8 +22,19 @@ from tests.models.test_families import attend
 from tests.samples import logits_of, random_blocks, text_file
 from tests.tiny_models import save_checkpoint, tiny_model, tiny_parent
 
-WRITTEN_AS = {"gpt_neox": "PhiForCausalLM", "opt": "RaggedOPTForCausalLM", "gpt2": "RaggedGPT2ForCausalLM"}
+WRITTEN_AS = {
+    "gpt_neox": "PhiForCausalLM",
+    "falcon": "PhiForCausalLM",
+    "opt": "RaggedOPTForCausalLM",
+    "gpt2": "RaggedGPT2ForCausalLM",
+}
 UNGROUPED = tuple(WRITTEN_AS)
+
+
+def output_bias(parent: Parent, layer: int) -> Tensor:
+    """(D,), or 0 where W_o has none."""
+    name = parent.family.tensor_name(layer, "o.bias")
+    return dict(parent.model.named_parameters()).get(name, torch.zeros(())).detach()
 
 
 def calls(parent: Parent, layer: int, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +64,7 @@ def test_collected_statistics(family: str, tmp_path: Path) -> None:
     blocks = random_blocks(parent.config["vocab_size"], padded=True)
     for index, found in enumerate(collect(parent, blocks, tmp_path, batch_blocks=4)):
         weights = parent.layer(index)
-        bias = parent.model.get_parameter(parent.family.tensor_name(index, "o.bias"))
+        bias = output_bias(parent, index)
         rows, after = [], []
         for ids, mask in zip(blocks.ids, blocks.mask, strict=True):
             stream, x = calls(parent, index, ids[mask])
@@ -98,7 +109,7 @@ def test_refined_outputs_leave_their_bias_out(family: str, tmp_path: Path) -> No
     with layers_replaced(parent, converter.tied_layers(grouping)):
         logits_of(parent, blocks)
     handle.remove()
-    bias = parent.model.get_parameter(parent.family.tensor_name(0, "o.bias")).detach()
+    bias = output_bias(parent, 0)
     wanted, z = (seen[1] - bias).flatten(0, 1).double(), seen[2].flatten(0, 1).double()
     refined = converter.refine(grouping, blocks, Outputs(ridge=1e-9))[0].o.transpose(0, 1).flatten(1).double()
     least = (wanted - z @ torch.linalg.lstsq(z, wanted).solution).square().sum()

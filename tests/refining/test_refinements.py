@@ -160,7 +160,7 @@ def test_groups_keep_one_key_and_value(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_parents_in_half_precision(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     """Biases, head norms and masks in half precision; what is fitted is float32."""
-    for family in ("qwen2", "qwen3", "gpt_neox", "opt"):
+    for family in ("qwen2", "qwen3", "gpt_neox", "falcon", "opt"):
         parent = tiny_parent(family, dtype=dtype)
         before, blocks = state_of(parent), blocks_of(parent, padded=True)
         converter = converter_of(parent, tmp_path)
