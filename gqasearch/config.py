@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from gqasearch.budget import (
     counts_from_ratio,
     counts_from_total,
 )
-from gqasearch.errors import UserError, unknown_name
+from gqasearch.errors import UserError, nearest, unknown_name
 from gqasearch.targets import TargetName
 
 LayoutChoice = Literal["auto", "stock", "deci", "ragged"]  # see gqasearch.checkpoints.plan_layout
@@ -186,15 +185,9 @@ def build_config(values: dict[str, Any]) -> RunConfig:
         where = ".".join(str(part) for part in first["loc"]) or "configuration"
         reason = first["msg"].removeprefix("Value error, ")
         got = f", got {first['input']!r}" if first["loc"] else ""
-        hint = _nearest_choice(first["ctx"]["expected"], first["input"]) if first["type"] == "literal_error" else ""
+        choices = re.findall(r"'([^']*)'", first["ctx"]["expected"]) if first["type"] == "literal_error" else []
+        hint = nearest(str(first["input"]), choices)
         raise UserError(f"{where}: {reason}{got}{hint}") from None
-
-
-def _nearest_choice(expected: str, given: object) -> str:
-    """The one of ``'this', 'that' or 'these'`` that a misspelt choice was meant to be, as a question."""
-    choices = {choice.lower(): choice for choice in re.findall(r"'([^']*)'", expected)}
-    near = difflib.get_close_matches(str(given).lower(), choices, n=1)
-    return f"; did you mean {choices[near[0]]!r}?" if near else ""
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -17,6 +17,11 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UserError:
     "unknown fitness 'merge-eror'; did you mean 'merge-error'? Known: kl, merge-error"
     """
     names = sorted(allowed)
-    near = difflib.get_close_matches(given, names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    hint = nearest(given, names) or "."
     return UserError(f"unknown {kind} {given!r}{hint} Known: {', '.join(names) or '(none)'}")
+
+
+def nearest(given: str, allowed: Iterable[str], likeness: float = 0.6) -> str:
+    """The question whether another name was meant; empty where none is as like it as ``likeness``, 0 to 1."""
+    near = difflib.get_close_matches(given, sorted(allowed), n=1, cutoff=likeness)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 LayoutName = Literal["stock-symmetric", "stock-padded", "deci", "ragged"]
 TargetName = Literal["transformers", "vllm", "llama.cpp", "ctranslate2", "any"]
+
+Name = TypeVar("Name", bound=str)
 
 
 @dataclass(frozen=True)
@@ -44,22 +46,22 @@ class Target:
 
 def _any(engines: Sequence[Target]) -> Target:
     """What all of ``engines`` load."""
-
-    def named(objections: Mapping[TargetName, Mapping[str, str]]) -> dict[str, str]:
-        found = {what for its in objections.values() for what in its}
-        return {
-            what: "; ".join(f"{engine}: {its[what]}" for engine, its in objections.items() if what in its)
-            for what in sorted(found)
-        }
-
     limited = [set(engine.tested) for engine in engines if engine.tested is not None]
     return Target(
         "any",
-        {"deci": "CTranslate2 knows no DeciLM", "ragged": "it needs its own modelling file"},
-        named({engine.name: engine.cannot_pad for engine in engines}),
-        named({engine.name: engine.cannot_load for engine in engines}),
+        _joined({engine.name: engine.cannot for engine in engines}),
+        _joined({engine.name: engine.cannot_pad for engine in engines}),
+        _joined({engine.name: engine.cannot_load for engine in engines}),
         tuple(sorted(set.intersection(*limited))),
     )
+
+
+def _joined(objections: Mapping[TargetName, Mapping[Name, str]]) -> dict[Name, str]:
+    """What any engine objects to -> who does, and why."""
+    found = sorted({what for its in objections.values() for what in its})
+    return {
+        what: "; ".join(f"{engine}: {its[what]}" for engine, its in objections.items() if what in its) for what in found
+    }
 
 
 _NO_REMOTE_CODE = "it runs no modelling file that comes with a checkpoint"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 from typing import Any
 
-from gqasearch.errors import UserError
+from gqasearch.errors import UserError, nearest
 from gqasearch.models.bert import Bert
 from gqasearch.models.cohere import Cohere
 from gqasearch.models.distilbert import DistilBert
@@ -95,10 +94,8 @@ def family_of(config: dict[str, Any]) -> Family:
         raise UserError(f"config.json: architectures must be a list of names, got {listed!r}")
     given = listed[0]
     if given not in known:
-        near = difflib.get_close_matches(given, known, n=1, cutoff=0.93)  # Qwen3MoeForCausalLM is no slip
-        reason = f": {REFUSED[given]}" if given in REFUSED else f"; did you mean {near[0]}?" if near else ""
-        stop = "" if reason.endswith("?") else "."
-        raise UserError(f"architecture {given} is not supported{reason}{stop} Supported: {', '.join(sorted(known))}")
+        reason = f": {REFUSED[given]}." if given in REFUSED else nearest(given, known, 0.93)  # a Qwen3Moe is no slip
+        raise UserError(f"architecture {given} is not supported{reason or '.'} Supported: {', '.join(sorted(known))}")
     return known[given]
 
 

@@ -19,7 +19,7 @@ from gqasearch.models.source import WANTED_FILES, ModelSource
 
 def test_an_architecture_that_is_misspelt_is_answered_with_the_nearest() -> None:
     with pytest.raises(
-        UserError, match=r"LlamaForCausalLm is not supported; did you mean LlamaForCausalLM\? Supported"
+        UserError, match=r"LlamaForCausalLm is not supported; did you mean 'LlamaForCausalLM'\? Supported"
     ):
         family_of({"architectures": ["LlamaForCausalLm"]})
     with pytest.raises(UserError, match=r"Qwen3MoeForCausalLM is not supported\. Supported"):
