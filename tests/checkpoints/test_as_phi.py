@@ -9,48 +9,30 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PhiForCausalLM
 
-from gqasearch.checkpoints import write_checkpoint
 from gqasearch.errors import UserError
-from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import load_parent
 from tests.checkpoints.convert import (
     PADDED,
     SYMMETRIC,
-    config_of,
     convert,
-    document_for,
-    load,
-    some_ids,
     stored_tensors,
 )
+from tests.checkpoints.phi import GROUPINGS, check_ragged, check_stock, check_without_groups
 from tests.checkpoints.test_stock import assert_same, saved
-from tests.checkpoints.uneven import UNEVEN, load_trusted
-from tests.checkpoints.uneven import assert_same as assert_same_ragged
 from tests.tiny_models import edit_config
-
-GROUPINGS = {"stock-symmetric": SYMMETRIC, "stock-padded": PADDED}
 
 
 @pytest.mark.parametrize("layout", GROUPINGS)
 @pytest.mark.parametrize("tied", [False, True])
 def test_it_is_the_parent_with_tied_heads(layout: str, tied: bool, tmp_path: Path) -> None:
     parent, folder = saved(tmp_path, "gpt_neox", tied=tied)
-    assert convert(parent, folder, tmp_path / "out", GROUPINGS[layout]).name == layout
-    assert config_of(tmp_path / "out")["architectures"] == ["PhiForCausalLM"]
-    assert isinstance(load(tmp_path / "out"), PhiForCausalLM)
-    assert_same(parent, tmp_path / "out", GROUPINGS[layout])
+    check_stock(parent, folder, tmp_path / "out", layout)
 
 
 def test_without_groups_it_computes_what_the_source_does(tmp_path: Path) -> None:
     parent, folder = saved(tmp_path, "gpt_neox")
-    grouping = Grouping.uniform(LayerGrouping.singletons(6), 2)
-    write_checkpoint(folder, tmp_path / "out", document_for(parent, grouping), parent.layer)
-    ids = some_ids()
-    with torch.no_grad():
-        difference = (load(tmp_path / "out")(ids).logits - parent.model(ids).logits).abs().max()
-    assert float(difference) < 1e-5
+    check_without_groups(parent, folder, tmp_path / "out")
 
 
 def test_tensors_that_only_change_their_name_keep_their_bytes(tmp_path: Path) -> None:
@@ -143,7 +125,4 @@ def test_attention_without_biases_gets_those_that_its_norm_leaves(tmp_path: Path
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_layers_that_differ_make_a_ragged_phi(implementation: str, tmp_path: Path) -> None:
     parent, folder = saved(tmp_path, "gpt_neox")
-    layout = convert(parent, folder, tmp_path / "out", UNEVEN)
-    assert (layout.name, layout.kv_heads_per_layer) == ("ragged", (2, 4))
-    assert config_of(tmp_path / "out")["architectures"] == ["RaggedPhiForCausalLM"]
-    assert_same_ragged(parent, load_trusted(tmp_path / "out", attn_implementation=implementation), UNEVEN)
+    check_ragged(parent, folder, tmp_path / "out", implementation)

@@ -8,28 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PhiForCausalLM
 
-from gqasearch.checkpoints import plan_checkpoint, write_checkpoint
+from gqasearch.checkpoints import plan_checkpoint
 from gqasearch.errors import UserError
-from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import family_of, load_parent
 from tests.checkpoints.convert import (
     PADDED,
     SYMMETRIC,
-    config_of,
     convert,
-    document_for,
     load,
-    some_ids,
     stored_tensors,
 )
+from tests.checkpoints.phi import GROUPINGS, check_ragged, check_stock, check_without_groups
 from tests.checkpoints.test_stock import assert_same, saved
-from tests.checkpoints.uneven import UNEVEN, load_trusted
-from tests.checkpoints.uneven import assert_same as assert_same_ragged
 from tests.tiny_models import edit_config
 
-GROUPINGS = {"stock-symmetric": SYMMETRIC, "stock-padded": PADDED}
 GQA: dict[str, Any] = {"heads": 12, "kv_heads": 6}
 HEAD_BY_HEAD: dict[str, Any] = {"new_decoder_architecture": False, "multi_query": False}
 ONE_NORM: dict[str, Any] = {"num_ln_in_parallel_attn": 1}
@@ -49,32 +42,21 @@ BUILDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("build", BUILDS)
 def test_it_is_the_parent_with_tied_heads(build: str, layout: str, tmp_path: Path) -> None:
     parent, folder = saved(tmp_path, "falcon", **BUILDS[build])
-    assert convert(parent, folder, tmp_path / "out", GROUPINGS[layout]).name == layout
-    assert config_of(tmp_path / "out")["architectures"] == ["PhiForCausalLM"]
-    assert isinstance(load(tmp_path / "out"), PhiForCausalLM)
-    assert_same(parent, tmp_path / "out", GROUPINGS[layout])
+    check_stock(parent, folder, tmp_path / "out", layout)
 
 
 @pytest.mark.parametrize(("build", "implementation"), [("180b", "eager"), ("11b", "sdpa"), ("older", "sdpa")])
 def test_layers_that_differ_make_a_ragged_phi(build: str, implementation: str, tmp_path: Path) -> None:
     parent, folder = saved(tmp_path, "falcon", **BUILDS[build])
-    layout = convert(parent, folder, tmp_path / "out", UNEVEN)
-    assert (layout.name, layout.kv_heads_per_layer) == ("ragged", (2, 4))
-    assert config_of(tmp_path / "out")["architectures"] == ["RaggedPhiForCausalLM"]
-    assert_same_ragged(parent, load_trusted(tmp_path / "out", attn_implementation=implementation), UNEVEN)
+    check_ragged(parent, folder, tmp_path / "out", implementation)
 
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_without_groups_it_computes_what_the_source_does(build: str, tmp_path: Path) -> None:
     """Of several shards, which a layer and its biases lie across."""
     parent, folder = saved(tmp_path, "falcon", "40KB", **BUILDS[build])
-    grouping = Grouping.uniform(LayerGrouping.singletons(6), 2)
-    write_checkpoint(folder, tmp_path / "out", document_for(parent, grouping), parent.layer)
+    check_without_groups(parent, folder, tmp_path / "out")
     assert len(list((tmp_path / "out").glob("*.safetensors"))) == len(list(folder.glob("*.safetensors"))) > 1
-    ids = some_ids()
-    with torch.no_grad():
-        difference = (load(tmp_path / "out")(ids).logits - parent.model(ids).logits).abs().max()
-    assert float(difference) < 1e-5
 
 
 def test_with_one_norm_only_attention_is_computed(tmp_path: Path) -> None:
