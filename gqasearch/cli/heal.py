@@ -10,7 +10,7 @@ import typer
 
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
 from gqasearch.cli.run_options import with_config_flags
-from gqasearch.healing.config import HealConfig
+from gqasearch.heal_config import HealConfig
 
 
 @partial(with_config_flags, settings=HealConfig)
@@ -39,7 +39,7 @@ def heal(
     with clear_errors(resumable=True):
         quiet_libraries(verbose)
         from gqasearch.errors import UserError
-        from gqasearch.healing.config import build_heal_config
+        from gqasearch.heal_config import build_heal_config
 
         given = {name: value for name, value in flags.items() if value is not None}
         config = build_heal_config({"model": model, **given})

@@ -12,7 +12,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from gqasearch.errors import UserError
 from gqasearch.healing.between import Between
-from gqasearch.healing.config import HealConfig
+from gqasearch.heal_config import HealConfig
 from gqasearch.healing.objective import Objective
 
 

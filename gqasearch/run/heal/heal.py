@@ -21,7 +21,7 @@ from gqasearch.evaluation import (
     model_runner,
 )
 from gqasearch.files import write_file
-from gqasearch.healing.config import HealConfig
+from gqasearch.heal_config import HealConfig
 from gqasearch.healing.training import Lessons, Trained, train
 from gqasearch.healing.validation import Validation
 from gqasearch.reporting.healing_html import write_healing
