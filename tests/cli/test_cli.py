@@ -182,7 +182,10 @@ def test_ls(what: str) -> None:
         ),
         (["--max-group-size", "1"], "cannot be split into 3 groups of 1 to 1 heads"),
         (["--set", "method.popluation=3"], "did you mean 'population'?"),
-        (["--set", "method.population=many"], "population='many'"),
+        (
+            ["--set", "method.population=many"],
+            "parameter population: must be a valid integer, unable to parse string as an integer, got 'many'",
+        ),
         (["--model", "/no/such/folder"], "no such folder"),
         (["--model", "no-such-org/no-such-model"], "the hub did not give it"),
         (["--calibration-text", "/no/such/text.txt"], "no such file or folder"),

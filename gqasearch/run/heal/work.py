@@ -17,8 +17,8 @@ from gqasearch.checkpoints import needs_remote_code, require_own_code
 from gqasearch.errors import UserError
 from gqasearch.evaluation import model_runner
 from gqasearch.grouping_document import check_fits, read_grouping
-from gqasearch.healing.blocks import Masks, TrainingBlocks
 from gqasearch.heal_config import HealConfig
+from gqasearch.healing.blocks import Masks, TrainingBlocks
 from gqasearch.healing.packing import PackedBlocks, pack, training_order
 from gqasearch.healing.teacher import LiveParent, Teacher, store_parent
 from gqasearch.healing.text import HealingTexts, TextPart, healing_texts
