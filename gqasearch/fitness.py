@@ -215,7 +215,7 @@ def make_fitness(name: str, parameters: dict[str, Any] | None = None) -> Fitness
 
     Others that are installed are not looked at: a broken one is in nobody's way.
     """
-    points = _points(name=name)
+    points = _points(name)
     if not points:
         raise unknown_name("fitness", name, available_fitness())
     return construct(_load(points), f"fitness {name}", parameters or {})
@@ -226,15 +226,16 @@ def _installed() -> dict[str, type[Fitness] | UserError]:
     found: dict[str, type[Fitness] | UserError] = {}
     for name in sorted({point.name for point in _points()}):
         try:
-            found[name] = _load(_points(name=name))
+            found[name] = _load(_points(name))
         except UserError as error:
             found[name] = error
     return found
 
 
-def _points(**only: str) -> list[EntryPoint]:
-    """Entry points of fitness functions, each once however often its package is found on the path."""
-    return list({(_package(one), one.value): one for one in entry_points(group=ENTRY_POINT_GROUP, **only)}.values())
+def _points(name: str | None = None) -> list[EntryPoint]:
+    """Entry points of fitness functions, of this name or all, each once however often its package is found."""
+    points = [one for one in entry_points(group=ENTRY_POINT_GROUP) if name in (None, one.name)]
+    return list({(_package(one), one.name, one.value): one for one in points}.values())
 
 
 def _package(point: EntryPoint) -> str:

@@ -63,8 +63,8 @@ def parse_yaml(text: str | bytes) -> Any:
     try:
         return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
-        mark, said = error.problem_mark, error.problem or error.context
-        raise ValueError(f"{said} (line {mark.line + 1}, column {mark.column + 1})" if mark else str(said)) from None
+        mark, said = error.problem_mark, ", ".join(filter(None, (error.context, error.problem)))
+        raise ValueError(f"{said} (line {mark.line + 1}, column {mark.column + 1})" if mark else said) from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except Exception as error:  # noqa: BLE001 - PyYAML lets a date or a tag that does not fit its value fail in any way

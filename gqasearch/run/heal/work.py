@@ -28,6 +28,7 @@ from gqasearch.models import (
     Family,
     ModelSource,
     Parent,
+    check_device,
     load_parent,
     read_config,
     resolve_model,
@@ -36,7 +37,7 @@ from gqasearch.models import (
 from gqasearch.models.loading import load_model, load_tokenizer
 from gqasearch.run.heal.folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
-from gqasearch.run.workspace import Progress, check_device
+from gqasearch.run.workspace import Progress
 
 # What the start and its parent have in common, whatever was grouped.
 COMMON = ("vocab_size", "hidden_size", "num_hidden_layers")
