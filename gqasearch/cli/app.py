@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -55,4 +56,8 @@ def main() -> None:
     """Entry point of the ``gqasearch`` command."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without some letter still gets the rest
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # on which Python itself and most libraries fail when they are imported
+        raise SystemExit("gqasearch: the folder you are in was removed; change to another") from None
     app()

@@ -47,7 +47,8 @@ def output_console() -> Console:
     """Standard output for tables: as wide as the terminal, 100 columns in a pipe."""
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=100)
+    terminal = sys.stdout is not None and sys.stdout.isatty()  # None: started with standard output closed
+    return Console() if terminal else Console(width=100)
 
 
 def print_json(value: dict[str, Any]) -> None:
