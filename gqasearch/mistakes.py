@@ -21,6 +21,7 @@ _WORDS = {
     "model_attributes_type": "must be a mapping of names to values",
     "string_type": "must be text",
     "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
     "missing": "is missing",
     "invalid_key": "names must be text",
 }

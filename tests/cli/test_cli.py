@@ -298,3 +298,9 @@ def test_ctrl_c_leaves_a_resumable_folder(common: list[str], tmp_path: Path, mon
 def test_a_run_with_other_settings_is_refused(finished: Path, common: list[str]) -> None:
     result = call("search", "--output-dir", str(finished), *common, *SMALL, "--seed", "5")
     refused(result, "seed was 0, is 5")
+
+
+def test_verbose_shows_the_settings_that_the_run_used(finished: Path, common: list[str]) -> None:
+    """Not those that were given: the merge decides the refinement."""
+    shown = call("search", "--output-dir", str(finished), *common, *SMALL, "-v").stdout
+    assert shown.endswith((finished / "config.yaml").read_text()) and "\nrefine: descent\n" in shown
