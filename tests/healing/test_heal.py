@@ -237,7 +237,7 @@ def test_another_parent_of_the_same_shape_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     converted(tmp_path, "stock-symmetric")
-    with pytest.raises(UserError, match=r"text.txt is a file; give another --output-dir"):
+    with pytest.raises(UserError, match=r"text.txt is no folder; give another --output-dir"):
         healed(tmp_path, "text.txt")
 
 
