@@ -125,7 +125,7 @@ def _search(
         if (words := _layout_words(folder.metrics)) is not None:
             console.print(words, markup=False, highlight=False)
         if verbose:
-            console.print(folder.settings().to_yaml(), markup=False, highlight=False, soft_wrap=True)  # what was run
+            console.print(folder.settings().to_yaml(), markup=False, highlight=False, soft_wrap=True, end="")
 
 
 def _layout_words(metrics: Path) -> str | None:
