@@ -150,16 +150,6 @@ def test_folders_that_cannot_be_made_are_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
-    """``gqasearch export-... | head -1``: a closed pipe ends the command without a word."""
-    code = "import gqasearch.cli.app as a\na.main()"
-    read, write = os.pipe()
-    os.close(read)
-    done = subprocess.run([sys.executable, "-c", code, "--help"], stdout=write, stderr=subprocess.PIPE, timeout=60)
-    os.close(write)
-    assert done.returncode != 0 and done.stderr == b""
-
-
 def test_terminals_without_some_letters_get_the_rest() -> None:
     """Every table under ASCII: rich's boxes, and what letters a plug-in's or a model's words have."""
     code = (
