@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from gqasearch.budget import (
     Budget,
@@ -17,7 +14,9 @@ from gqasearch.budget import (
     counts_from_ratio,
     counts_from_total,
 )
-from gqasearch.errors import UserError, nearest, unknown_name
+from gqasearch.errors import UserError, unknown_name
+from gqasearch.settings import Settings, checked, parse_yaml
+from gqasearch.settings import read_config_file as read_config_file
 from gqasearch.targets import TargetName
 
 LayoutChoice = Literal["auto", "stock", "deci", "ragged"]  # see gqasearch.checkpoints.plan_layout
@@ -33,10 +32,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class RunConfig(BaseModel):
-    """Everything that decides a run's result. Unknown fields are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class RunConfig(Settings):
+    """Everything that decides a run's result."""
 
     model: str = Field("embedded", description="'embedded', a checkpoint folder, or a hub id (org/name)")
     revision: str | None = Field(None, description="hub revision of the model")
@@ -45,7 +42,7 @@ class RunConfig(BaseModel):
     kv_budget: int | None = Field(None, description="KV heads of the whole model; layers may differ")
     uneven: bool = Field(False, description="the kv_ratio holds for the whole model; layers may differ")
     equal_sizes: bool = Field(False, description="groups of equal size only (EC)")
-    max_group_size: int | None = Field(None, description="largest group; default twice the mean size")
+    max_group_size: int | None = Field(None, ge=1, description="largest group; default twice the mean size")
     tensor_parallel: int = Field(1, ge=1, description="devices that share every layer: they divide its KV heads")
     objectives: tuple[str, ...] = Field(("merge-error",), description="what to minimise: fitness names, kv-ratio")
     fitness_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the fitness")
@@ -168,53 +165,10 @@ class RunConfig(BaseModel):
             fits = [g for g in range(1, heads + 1) if heads % g == 0]
             raise UserError(f"{heads} heads cannot form {counts[0]} groups of equal size; {fits} are possible")
 
-    def to_yaml(self) -> str:
-        """The resolved configuration, as written to ``config.yaml``."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
 
 def build_config(values: dict[str, Any]) -> RunConfig:
     """A checked configuration, presets filled in; the first thing wrong becomes a ``UserError``."""
-    for name in values:
-        if name not in RunConfig.model_fields:
-            raise unknown_name("setting", name, RunConfig.model_fields)
-    try:
-        return RunConfig(**{**PRESETS.get(str(values.get("method")), {}), **values})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "configuration"
-        reason = first["msg"].removeprefix("Value error, ")
-        got = f", got {first['input']!r}" if first["loc"] else ""
-        choices = re.findall(r"'([^']*)'", first["ctx"]["expected"]) if first["type"] == "literal_error" else []
-        hint = nearest(str(first["input"]), choices)
-        raise UserError(f"{where}: {reason}{got}{hint}") from None
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which PyYAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = []
-        for key, _ in node.value:
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
-            seen.append(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, unchecked."""
-    try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path} must hold a mapping of settings, got {type(loaded).__name__}")
-    return loaded
+    return checked(RunConfig, {**PRESETS.get(str(values.get("method")), {}), **values})
 
 
 def apply_settings(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
@@ -225,8 +179,8 @@ def apply_settings(values: dict[str, Any], settings: list[str]) -> dict[str, Any
         if not equals or not key:
             raise UserError(f"--set {item}: expected key=value, for example method.population=64")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = parse_yaml(text)
+        except ValueError as error:
             raise UserError(f"--set {item}: the value is not valid YAML: {error}") from None
         section, dot, parameter = key.partition(".")
         if not dot:

@@ -77,6 +77,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def write_json(path: Path, value: dict[str, Any], *, overwrite: bool = False) -> None:
+    """Write a JSON object as ``read_json`` takes it, whole or not at all."""
+    write_file(path, json.dumps(value, indent=1, allow_nan=False) + "\n", overwrite=overwrite)
+
+
 def read_json_value(path: Path) -> Any:
     """Any JSON value in a file; raises ``UserError`` for what is no JSON, NaN and infinities included."""
     try:

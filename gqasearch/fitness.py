@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar
 
 import numpy as np
@@ -201,30 +201,65 @@ def to_numpy(tensor: torch.Tensor) -> FloatArray:
 
 
 def available_fitness() -> dict[str, type[Fitness]]:
-    """Name -> class of every installed fitness function. Two of one name are refused."""
-    found: dict[str, type[Fitness]] = {}
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            loaded = point.load()
-        except Exception as error:  # a broken plug-in must be named, not swallowed
-            raise UserError(f"fitness plug-in {point.name!r} ({point.value}) cannot be imported: {error}") from error
-        if not (isinstance(loaded, type) and issubclass(loaded, Fitness)):
-            raise UserError(
-                f"fitness plug-in {point.name!r} ({point.value}) is no subclass of gqasearch.fitness.Fitness"
-            )
-        if loaded.name != point.name:
-            raise UserError(
-                f"fitness plug-in {point.value} calls itself {loaded.name!r}, its entry point {point.name!r}"
-            )
-        if point.name in found and found[point.name] is not loaded:
-            raise UserError(f"two installed packages offer a fitness named {point.name!r}: {point.value} is one")
-        found[point.name] = loaded
-    return dict(sorted(found.items()))
+    """Name -> class of every installed fitness function that can be used."""
+    return {name: found for name, found in _installed().items() if not isinstance(found, UserError)}
+
+
+def broken_fitness() -> dict[str, str]:
+    """Name -> package, entry point and reason of every installed fitness function that cannot be used."""
+    return {name: str(found) for name, found in _installed().items() if isinstance(found, UserError)}
 
 
 def make_fitness(name: str, parameters: dict[str, Any] | None = None) -> Fitness:
-    """The fitness of this name; an unknown name or parameter is a ``UserError`` with the nearest valid one."""
-    known = available_fitness()
-    if name not in known:
-        raise unknown_name("fitness", name, known)
-    return construct(known[name], f"fitness {name}", parameters or {})
+    """The fitness of this name; an unknown name or parameter is a ``UserError`` with the nearest valid one.
+
+    Others that are installed are not looked at: a broken one is in nobody's way.
+    """
+    points = _points(name)
+    if not points:
+        raise unknown_name("fitness", name, available_fitness())
+    return construct(_load(points), f"fitness {name}", parameters or {})
+
+
+def _installed() -> dict[str, type[Fitness] | UserError]:
+    """Name -> class, or why there is none."""
+    found: dict[str, type[Fitness] | UserError] = {}
+    for name in sorted({point.name for point in _points()}):
+        try:
+            found[name] = _load(_points(name))
+        except UserError as error:
+            found[name] = error
+    return found
+
+
+def _points(name: str | None = None) -> list[EntryPoint]:
+    """Entry points of fitness functions, of this name or all, each once however often its package is found."""
+    points = [one for one in entry_points(group=ENTRY_POINT_GROUP) if name in (None, one.name)]
+    return list({(_package(one), one.name, one.value): one for one in points}.values())
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "an unknown package"
+
+
+def _load(points: list[EntryPoint]) -> type[Fitness]:
+    """The class behind all the entry points of one name. Raises ``UserError``: package, entry point, reason."""
+    point = points[0]
+    where = f"fitness {point.name} ({' and '.join(f'{_package(one)}: {one.value}' for one in points)})"
+    if len(points) > 1:
+        raise UserError(f"{where}: two installed packages offer this name; uninstall one")
+    try:
+        loaded = point.load()
+    except (Exception, SystemExit) as error:  # a plug-in's module may do anything; its reason must not be lost
+        raise UserError(f"{where} cannot be imported: {type(error).__name__}: {_one_line(error)}") from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Fitness)):
+        raise UserError(f"{where} is no subclass of gqasearch.fitness.Fitness")
+    if missing := [name for name in ("name", "reference", "needs", "summary") if not hasattr(loaded, name)]:
+        raise UserError(f"{where} does not say its {', '.join(missing)}; see CONTRIBUTING.md")
+    if loaded.name != point.name:
+        raise UserError(f"{where} calls itself {loaded.name!r}")
+    return loaded
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or "no reason given"

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gqasearch.errors import UserError, unknown_name
+from gqasearch.mistakes import check_number, reason
 
 T = TypeVar("T")
+_FINITE = ConfigDict(allow_inf_nan=False)
 
 
 def construct(kind: type[T], label: str, parameters: dict[str, Any]) -> T:
@@ -22,16 +24,17 @@ def construct(kind: type[T], label: str, parameters: dict[str, Any]) -> T:
     for name in parameters:
         if name not in known:
             raise unknown_name(f"parameter of {label}", name, known)
+    hints, checked = _hints(kind), dict(parameters)
     try:
-        checked = TypeAdapter(dict[str, Any]).validate_python(parameters)
-        for field in fields(kind):  # type: ignore[arg-type]
-            if field.name in checked:
-                adapter = TypeAdapter(_hints(kind)[field.name], config=ConfigDict(strict=False))
-                checked[field.name] = adapter.validate_python(checked[field.name])
-        return kind(**checked)
+        for name, value in parameters.items():
+            check_number(value, hints[name])
+            checked[name] = TypeAdapter(hints[name], config=_FINITE).validate_python(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{label}: parameter {field.name}={first['input']!r}: {first['msg']}") from None
+        raise UserError(f"{label}: parameter {name}: {reason(error.errors()[0])}") from None
+    except ValueError as error:
+        raise UserError(f"{label}: parameter {name}: {error}") from None
+    try:
+        return kind(**checked)
     except (ValueError, TypeError) as error:
         raise UserError(f"{label}: {error}") from None
 

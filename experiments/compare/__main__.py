@@ -27,9 +27,9 @@ from gqasearch.comparison import ComparisonFolder, build_comparison, compare
 from gqasearch.comparison.correlation import RULE
 from gqasearch.comparison.report import WINNER_RULE
 from gqasearch.errors import UserError
+from gqasearch.files import read_json, write_json
 from gqasearch.reporting import SearchProgress
 from gqasearch.reporting.comparison import ComparisonData
-from gqasearch.run.folder import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results"
 

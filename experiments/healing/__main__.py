@@ -28,7 +28,7 @@ from experiments.benchmarks.search import show
 from gqasearch.cli.messages import clear_errors, output_console, quiet_libraries
 from gqasearch.config import build_config
 from gqasearch.errors import UserError
-from gqasearch.files import write_file
+from gqasearch.files import write_file, write_json
 from gqasearch.healing import HealConfig
 from gqasearch.reporting import SearchProgress
 from gqasearch.reporting.healing import HealingData
@@ -46,7 +46,7 @@ from gqasearch.reporting.plots import figure_png
 from gqasearch.reporting.plots.healing import healing_figure
 from gqasearch.reporting.text_table import rich_table
 from gqasearch.run import run
-from gqasearch.run.folder import environment, write_json
+from gqasearch.run.folder import environment
 from gqasearch.run.heal import HealFolder, heal
 from gqasearch.run.heal.results import healing_data
 

@@ -29,8 +29,8 @@ from experiments.quality.bench import Options
 from experiments.quality.summary import summarise
 from gqasearch.cli.messages import clear_errors, quiet_libraries
 from gqasearch.errors import UserError
-from gqasearch.files import write_file
-from gqasearch.run.folder import environment, read_json, write_json
+from gqasearch.files import read_json, write_file, write_json
+from gqasearch.run.folder import environment
 
 RESULTS = Path(__file__).parent / "results"
 QUICK_ROWS = ("neighbour, mean", "neighbour, optimal")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -51,4 +54,10 @@ def _root(
 
 def main() -> None:
     """Entry point of the ``gqasearch`` command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without some letter still gets the rest
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # on which Python itself and most libraries fail when they are imported
+        raise SystemExit("gqasearch: the folder you are in was removed; change to another") from None
     app()

@@ -64,6 +64,8 @@ def compare(
         }
         settings = _resolve(config, flags, {"model": model, "refine": refine}, set_ or [])
         quiet_libraries(verbose)
+        if not quiet:
+            _warn_of_broken(settings)
         _compare(settings, output_dir or _default_dir(settings), json_, quiet)
 
 
@@ -82,6 +84,15 @@ def _resolve(file: Path | None, flags: dict[str, Any], run: dict[str, Any], sett
         raise UserError(f"run must be a mapping of settings, got {of_runs!r}")
     of_runs = {**of_runs, **{name: value for name, value in run.items() if value is not None}}
     return build_comparison({**values, **given, "run": apply_settings(of_runs, settings)})
+
+
+def _warn_of_broken(settings: ComparisonConfig) -> None:
+    """Where a comparison has all installed fitness functions: which it has not, and why."""
+    from gqasearch.fitness import available_fitness, broken_fitness
+
+    if set(settings.fitness) == set(available_fitness()):
+        for why in broken_fitness().values():
+            typer.echo(f"warning: left out: {why}", err=True)
 
 
 def _default_dir(settings: ComparisonConfig) -> Path:

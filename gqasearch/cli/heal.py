@@ -10,7 +10,8 @@ import typer
 
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
 from gqasearch.cli.run_options import with_config_flags
-from gqasearch.healing.config import HealConfig
+from gqasearch.errors import UserError
+from gqasearch.heal_config import HealConfig, build_heal_config
 
 
 @partial(with_config_flags, settings=HealConfig)
@@ -37,14 +38,11 @@ def heal(
     On two GPUs: torchrun --nproc-per-node 2 -m gqasearch heal NAME --parent ORG/NAME --device cuda --output-dir healed
     """
     with clear_errors(resumable=True):
-        quiet_libraries(verbose)
-        from gqasearch.errors import UserError
-        from gqasearch.healing.config import build_heal_config
-
         given = {name: value for name, value in flags.items() if value is not None}
         config = build_heal_config({"model": model, **given})
         if find_learning_rate == (output_dir is not None):
             raise UserError("give one of --output-dir, to train, and --find-learning-rate, which writes nothing")
+        quiet_libraries(verbose)
         if output_dir is None:
             _find_learning_rate(config, json_, quiet)
             return
@@ -54,8 +52,8 @@ def heal(
 def _heal(config: HealConfig, output_dir: Path, json_: bool, quiet: bool) -> None:
     from rich.console import Console
 
+    from gqasearch.files import read_json
     from gqasearch.reporting import SearchProgress
-    from gqasearch.run.folder import read_json
     from gqasearch.run.heal import heal as run_heal
     from gqasearch.run.heal.ranks import Ranks
 

@@ -58,9 +58,9 @@ def _parameters(kind: type[Any]) -> str:
 
 
 def _fitness() -> list[Row]:
-    from gqasearch.fitness import available_fitness
+    from gqasearch.fitness import available_fitness, broken_fitness
 
-    return [
+    usable: list[Row] = [
         {
             "name": name,
             "needs": kind.needs,
@@ -70,6 +70,11 @@ def _fitness() -> list[Row]:
         }
         for name, kind in available_fitness().items()
     ]
+    broken: list[Row] = [
+        {"name": name, "needs": "", "what": f"broken: {why}", "parameters": "", "reference": ""}
+        for name, why in broken_fitness().items()
+    ]
+    return sorted(usable + broken, key=lambda row: row["name"])
 
 
 def _merges() -> list[Row]:

@@ -60,7 +60,7 @@ def materialize(
             "target": target,
         }
         searched_on = None if document.calibration is None else document.calibration.tokens
-        tokens = calibration_tokens or searched_on
+        tokens = searched_on if calibration_tokens is None else calibration_tokens
         if tokens is not None:
             settings["calibration_tokens"] = tokens
         work = Workspace(build_config(settings))

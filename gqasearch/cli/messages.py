@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
-import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,16 +13,18 @@ import typer
 
 from gqasearch.errors import UserError
 from gqasearch.grouping import GroupingError
+from gqasearch.libraries import quiet_libraries as quiet_libraries
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 USER_ERROR, INTERRUPTED = 2, 130
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)
 
 
 @contextmanager
 def clear_errors(*, resumable: bool = False) -> Iterator[None]:
-    """Turn a user's mistake, a full disk or Ctrl-C into one message and a non-zero exit."""
+    """Turn a user's mistake, a file that cannot be read or written, or Ctrl-C into one message and a non-zero exit."""
     try:
         yield
     except (UserError, GroupingError) as error:
@@ -33,9 +32,10 @@ def clear_errors(*, resumable: bool = False) -> Iterator[None]:
     except KeyboardInterrupt:
         _stop("stopped; the same command goes on from here" if resumable else "stopped", INTERRUPTED)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        _stop(f"cannot write: {error}", USER_ERROR)
+        if error.errno == errno.EPIPE or (error.filename is None and error.errno not in _OF_THE_DISK):
+            raise  # a reader that left, which the application ends on quietly; or no file of the user's
+        what = "write" if error.filename is None else f"read or write {error.filename}"
+        _stop(f"cannot {what}: {error.strerror or error}", USER_ERROR)
 
 
 def _stop(message: str, code: int) -> None:
@@ -43,25 +43,12 @@ def _stop(message: str, code: int) -> None:
     raise typer.Exit(code)
 
 
-def quiet_libraries(verbose: int) -> None:
-    """Silence progress bars and advice of transformers and the hub; ``verbose`` of 2 or more lets them speak."""
-    if verbose >= 2:
-        return
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", module="transformers")
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-
-
 def output_console() -> Console:
     """Standard output for tables: as wide as the terminal, 100 columns in a pipe."""
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=100)
+    terminal = sys.stdout is not None and sys.stdout.isatty()  # None: started with standard output closed
+    return Console() if terminal else Console(width=100)
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -63,7 +63,7 @@ def resolve_config(
         values = {name: value for name, value in values.items() if not name.startswith("kv_")}
     values = {**values, **given}
     if objectives:
-        values["objectives"] = ([fitness] if fitness and fitness not in objectives else []) + objectives
-    elif fitness:
+        values["objectives"] = ([fitness] if fitness is not None and fitness not in objectives else []) + objectives
+    elif fitness is not None:
         values["objectives"] = [fitness]
     return build_config(apply_settings(values, settings))

@@ -125,12 +125,12 @@ def _search(
         if (words := _layout_words(folder.metrics)) is not None:
             console.print(words, markup=False, highlight=False)
         if verbose:
-            console.print(settings.to_yaml(), markup=False)
+            console.print(folder.settings().to_yaml(), markup=False, highlight=False, soft_wrap=True, end="")
 
 
 def _layout_words(metrics: Path) -> str | None:
     """Which form the checkpoint has and why, or why there is none; None where none was wanted."""
-    from gqasearch.run.folder import read_json
+    from gqasearch.files import read_json
 
     made = read_json(metrics).get("checkpoint")  # runs of older versions have no such record
     if made is None:
@@ -139,7 +139,7 @@ def _layout_words(metrics: Path) -> str | None:
 
 
 def _summary(path: Path, metrics: Path) -> dict[str, Any]:
-    from gqasearch.run.folder import read_json
+    from gqasearch.files import read_json
 
     record = read_json(metrics)
     for result in (record["parent"], *record["results"].values()):

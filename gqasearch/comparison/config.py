@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from gqasearch.comparison.setting import Entry, Setting
 from gqasearch.config import RunConfig, build_config
@@ -15,6 +14,7 @@ from gqasearch.fitness import available_fitness, make_fitness
 from gqasearch.merging import make_merge
 from gqasearch.refining import make_refinement
 from gqasearch.search import make_method
+from gqasearch.settings import Settings, checked
 
 # Evaluations of every search where neither evaluations nor seconds are given.
 DEFAULT_EVALUATIONS = 500
@@ -34,14 +34,13 @@ DECIDED = {
     "baseline": "the run without a search that every comparison has",
     "certify": "gqasearch search --certify",
 }
+SETTING = "setting of a comparison"
 # The run without a search, that every winner is held against.
 NO_SEARCH = Entry(None, "neighbour")
 
 
-class ComparisonConfig(BaseModel):
-    """Everything that decides a comparison's result. Unknown fields are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class ComparisonConfig(Settings):
+    """Everything that decides a comparison's result."""
 
     fitness: tuple[str, ...] = Field((), description="fitness functions side by side [default: all installed]")
     fitness_parameters: dict[str, dict[str, Any]] = Field(default_factory=dict, description="fitness -> parameters")
@@ -126,29 +125,19 @@ class ComparisonConfig(BaseModel):
         changed = {"refine": refine, "refine_parameters": {} if refine != config.refine else config.refine_parameters}
         return config.model_copy(update=changed)
 
-    def to_yaml(self) -> str:
-        """The resolved configuration, as written to ``comparison.yaml``."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
 
 def build_comparison(values: dict[str, Any]) -> ComparisonConfig:
     """A checked configuration with every fitness named; the first thing wrong becomes a ``UserError``."""
     for name in values:
-        if name not in ComparisonConfig.model_fields:
-            hint = f" ({name} is a setting of runs; put it under run)" if name in RunConfig.model_fields else ""
-            raise UserError(str(unknown_name("setting of a comparison", name, ComparisonConfig.model_fields)) + hint)
+        if name in RunConfig.model_fields and name not in ComparisonConfig.model_fields:
+            unknown = unknown_name(SETTING, name, ComparisonConfig.model_fields)
+            raise UserError(f"{unknown} ({name} is a setting of runs; put it under run)")
     values = {name: value for name, value in values.items() if value is not None}
     if not values.get("fitness"):
         values["fitness"] = tuple(available_fitness())
     if values.get("evaluations") is None and values.get("seconds") is None:
         values["evaluations"] = DEFAULT_EVALUATIONS
-    try:
-        config = ComparisonConfig(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "comparison"
-        reason = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: {reason}" + (f", got {first['input']!r}" if first["loc"] else "")) from None
+    config = checked(ComparisonConfig, values, SETTING)
     _check_names(config)
     return config
 

@@ -11,9 +11,9 @@ from gqasearch.comparison.config import ComparisonConfig, build_comparison
 from gqasearch.comparison.setting import Entry, Setting
 from gqasearch.config import read_config_file
 from gqasearch.errors import UserError
-from gqasearch.files import write_file
+from gqasearch.files import write_file, write_json
 from gqasearch.run import RunFolder
-from gqasearch.run.folder import environment, holds_other_things, take_lock, write_json
+from gqasearch.run.folder import environment, holds_other_things, refuse_other, take_lock
 
 # Which groupings are ranked.
 RANDOM, TOP = "random", "top"
@@ -68,8 +68,10 @@ class ComparisonFolder:
 
     def open(self, config: ComparisonConfig) -> None:
         """Begin or resume. Raises ``UserError`` that names every setting that differs, or for other things in it."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is no folder; give another --output-dir")
         if self.config.is_file():
-            self._refuse_other(config)
+            refuse_other(self.path, "comparison", self.read_config(), config)
         elif holds_other_things(self.path):
             raise UserError(f"{self.path} exists and holds no comparison; give another --output-dir")
         else:
@@ -83,11 +85,3 @@ class ComparisonFolder:
         if not self.config.is_file():
             raise UserError(f"{self.path} holds no comparison: it has no {self.config.name}")
         return build_comparison(read_config_file(self.config))
-
-    def _refuse_other(self, config: ComparisonConfig) -> None:
-        before, now = self.read_config().model_dump(mode="json"), config.model_dump(mode="json")
-        differ = [f"{name} was {before[name]!r}, is {now[name]!r}" for name in now if before[name] != now[name]]
-        if differ:
-            raise UserError(
-                f"{self.path} holds a comparison with other settings: {'; '.join(differ)}. Give another --output-dir"
-            )

@@ -11,10 +11,10 @@ from gqasearch.comparison.folder import ComparisonFolder
 from gqasearch.comparison.searches import Plan
 from gqasearch.comparison.setting import Entry
 from gqasearch.comparison.tables import LEVEL, ranking_frame, sample_frame, winners_frame
+from gqasearch.files import read_json, write_json
 from gqasearch.reporting import TextUse
 from gqasearch.reporting.comparison import ComparisonData
 from gqasearch.run import Kept, Workspace
-from gqasearch.run.folder import read_json, write_json
 
 WINNER_RULE = (
     f"better or worse than no search (neighbours, the same merge and refinement): Holm's p below {LEVEL}; not told "

@@ -16,12 +16,13 @@ from gqasearch.comparison.folder import ComparisonFolder
 from gqasearch.comparison.measure import EVEN, KL, ODD, PERPLEXITY, Pool, pools
 from gqasearch.comparison.setting import Entry, Setting
 from gqasearch.comparison.values import FITNESS, QUALITY, Column, Values
+from gqasearch.files import read_json
 from gqasearch.fitness import make_fitness
 from gqasearch.grouping_document import read_grouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.reporting.comparison import NOTHING
 from gqasearch.run.evaluate import CONVERTED
-from gqasearch.run.folder import RunFolder, read_json
+from gqasearch.run.folder import RunFolder
 
 # The row that says how far the text itself can tell groupings apart.
 CEILING = "KL, other half of text"

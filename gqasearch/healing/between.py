@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gqasearch.errors import UserError
-from gqasearch.healing.config import HealConfig
+from gqasearch.heal_config import HealConfig
 from gqasearch.healing.objective import Objective
 from gqasearch.healing.state import HealState, random_state, save_state, set_random_state
 from gqasearch.healing.validation import Validation

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gqasearch.errors import UserError
-from gqasearch.healing.config import LORA_RANK, TrainedPart
+from gqasearch.heal_config import LORA_RANK, TrainedPart
 from gqasearch.models import Family
 
 

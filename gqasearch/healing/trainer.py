@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from gqasearch.errors import UserError
+from gqasearch.heal_config import HealConfig
 from gqasearch.healing.between import Between
-from gqasearch.healing.config import HealConfig
 from gqasearch.healing.objective import Objective
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gqasearch.heal_config import HealConfig
 from gqasearch.healing.attention_match import AttentionMatch
 from gqasearch.healing.between import Between, trained_parameters
 from gqasearch.healing.blocks import TrainingBlocks
-from gqasearch.healing.config import HealConfig
 from gqasearch.healing.empty_slots import find_empty_slots
 from gqasearch.healing.objective import Objective
 from gqasearch.healing.state import HealState, latest_state

@@ -1,5 +1,6 @@
 """Where the heads are: geometry and Q/K/V/O access, one small file per architecture family."""
 
+from gqasearch.models.device import check_device
 from gqasearch.models.family import Config, Family, Objective
 from gqasearch.models.layer import HeadGeometry, LayerWeights, augmented, tie_heads
 from gqasearch.models.loading import load_model
@@ -30,6 +31,7 @@ __all__ = [
     "Objective",
     "Parent",
     "augmented",
+    "check_device",
     "decoder_layer",
     "family_of",
     "fingerprint",

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from gqasearch.errors import UserError
+from gqasearch.models.device import check_device
 from gqasearch.models.registry import predicts_masked, read_config
 from gqasearch.models.tensors import CheckpointTensors, require_finite
 
@@ -25,6 +26,7 @@ def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote
     ``trust_remote_code``: run the modelling code that lies there, for checkpoints that this program wrote, or
     where the user says so. Raises ``UserError`` for pickled, damaged, incomplete or non-finite weights.
     """
+    check_device(device)
     CheckpointTensors(directory).headers  # noqa: B018 - read for its errors, which say more than those below
     auto: Any = AutoModelForMaskedLM if predicts_masked(read_config(directory)) else AutoModelForCausalLM
     try:

@@ -8,6 +8,7 @@ from gqasearch.errors import UserError
 
 LOCAL_RAY = "local"
 CLIENT = "ray://"
+MOST = 4096  # processes, or threads of one: more than any machine runs at once
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,6 @@ def parse_workers(given: str | int) -> Workers:
         return Workers(None, LOCAL_RAY)
     if words.startswith(CLIENT) and len(words) > len(CLIENT):
         return Workers(None, words)
-    if not words.isdecimal() or int(words) < 1:
-        raise UserError(f"--workers {given}: give a number of processes from 1, 'ray', or ray://HOST:PORT")
+    if not words.isdecimal() or len(words) > len(str(MOST)) or not 1 <= int(words) <= MOST:
+        raise UserError(f"--workers {words[:40]}: give a number of processes, 1 to {MOST}, 'ray', or ray://HOST:PORT")
     return Workers(int(words))

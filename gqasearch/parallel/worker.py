@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gqasearch.fitness import PreparedFitness
+from gqasearch.libraries import quiet_libraries
 from gqasearch.parallel.blueprint import Blueprint
 from gqasearch.parallel.questions import Facts, Item, Question, facts_of
 
@@ -64,14 +65,6 @@ def raised(error: Exception) -> Raised:
     except Exception:  # noqa: BLE001 - a class may fail in any way here
         sent = RuntimeError(f"{type(error).__name__}: {error}")
     return Raised(sent, trace)
-
-
-def quiet_libraries() -> None:
-    """No bars and advice, which every worker would show."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 _worker = Worker()  # of this process, where it is a plain one

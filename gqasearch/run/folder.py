@@ -9,24 +9,17 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from gqasearch import __version__
 from gqasearch.config import RunConfig, build_config, read_config_file
 from gqasearch.errors import UserError
-from gqasearch.files import write_file
+from gqasearch.files import read_json, write_file, write_json
+from gqasearch.settings import Settings
 
 REPORTED_PACKAGES = ("torch", "transformers", "deap", "numpy", "scipy", "pandas", "safetensors")
-
-
-class Settings(Protocol):
-    """The configuration of whatever fills a folder: every setting as plain values, and as ``config.yaml`` has them."""
-
-    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
-
-    def to_yaml(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -88,10 +81,10 @@ class RunFolder:
 
         Raises ``UserError`` that names every setting that differs, or when the folder holds other things.
         """
-        if self.path.is_file():
-            raise UserError(f"{self.path} is a file; give another --output-dir")
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is no folder; give another --output-dir")
         if self.config.is_file():
-            self._refuse_other(config)
+            refuse_other(self.path, "run", self.settings(), config)
         elif holds_other_things(self.path):
             raise UserError(f"{self.path} exists and is no run folder; give another --output-dir")
         else:
@@ -111,14 +104,6 @@ class RunFolder:
             raise UserError(f"{self.path} is no run folder: it has no config.yaml")
         return build_config(read_config_file(self.config))
 
-    def _refuse_other(self, config: Settings) -> None:
-        before, now = self.settings().model_dump(mode="json"), config.model_dump(mode="json")
-        differ = [f"{name} was {before[name]!r}, is {now[name]!r}" for name in now if before[name] != now[name]]
-        if differ:
-            raise UserError(
-                f"{self.path} holds a run with other settings: {'; '.join(differ)}. Give another --output-dir"
-            )
-
     def read_state(self) -> dict[str, Any] | None:
         """Where a stopped search can go on, or None."""
         if not self.state.is_file():
@@ -131,6 +116,14 @@ class RunFolder:
 
     def write_state(self, state: dict[str, Any]) -> None:
         write_json(self.state, state, overwrite=True)
+
+
+def refuse_other(path: Path, what: str, before: Settings, now: Settings) -> None:
+    """Raises ``UserError`` that names every setting in which the ``what`` in this folder differs."""
+    was, wanted = before.model_dump(mode="json"), now.model_dump(mode="json")
+    differ = [f"{name} was {was[name]!r}, is {wanted[name]!r}" for name in wanted if was[name] != wanted[name]]
+    if differ:
+        raise UserError(f"{path} holds a {what} with other settings: {'; '.join(differ)}. Give another --output-dir")
 
 
 def holds_other_things(path: Path) -> bool:
@@ -146,24 +139,6 @@ def take_lock(lock: FileLock) -> FileLock:
         folder = Path(lock.lock_file).parent
         raise UserError(f"another process is running in {folder}; wait for it or give another --output-dir") from None
     return lock
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path} must hold a JSON object")
-    return loaded
-
-
-def write_json(path: Path, value: dict[str, Any], *, overwrite: bool = False) -> None:
-    """Write a JSON object, whole or not at all."""
-    write_file(path, json.dumps(value, indent=1, allow_nan=False) + "\n", overwrite=overwrite)
 
 
 def environment() -> dict[str, Any]:

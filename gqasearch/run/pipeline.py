@@ -22,7 +22,7 @@ from gqasearch.checkpoints import (
 from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter
-from gqasearch.files import write_file
+from gqasearch.files import read_json, write_file, write_json
 from gqasearch.fitness import to_numpy
 from gqasearch.grouping_document import GroupingDocument, check_fits, read_grouping
 from gqasearch.merging import Merge, make_merge
@@ -41,7 +41,7 @@ from gqasearch.run.evaluate import (
     measure,
     measured_words,
 )
-from gqasearch.run.folder import RunFolder, read_json, write_json
+from gqasearch.run.folder import RunFolder
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener, RunStart
 from gqasearch.run.results import report_data, write_similarity

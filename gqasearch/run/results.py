@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
-from gqasearch.files import write_file
+from gqasearch.files import read_json, write_file
 from gqasearch.grouping_document import GroupingDocument, read_grouping
 from gqasearch.models import predicts_masked
 from gqasearch.reporting import (
@@ -31,7 +31,7 @@ from gqasearch.reporting import (
     TextUse,
 )
 from gqasearch.run.evaluate import BASELINE, CONVERTED
-from gqasearch.run.folder import RunFolder, read_json
+from gqasearch.run.folder import RunFolder
 
 FloatArray = NDArray[np.float64]
 SIMILARITY_WORDS = "cosine of two heads' activations at the same token, before RoPE, averaged over tokens"

@@ -9,6 +9,7 @@ import numpy as np
 
 from gqasearch.errors import UserError
 from gqasearch.evaluation import counted_forwards
+from gqasearch.files import write_json
 from gqasearch.fitness import PreparedFitness, PreparedGroupFitness
 from gqasearch.grouping_document import (
     CalibrationRecord,
@@ -24,7 +25,7 @@ from gqasearch.models import model_record
 from gqasearch.parallel import ONE, Evaluator, Workers
 from gqasearch.reporting import HistoryPoint
 from gqasearch.run.certify import certify, check_certifiable
-from gqasearch.run.folder import RunFolder, write_json
+from gqasearch.run.folder import RunFolder
 from gqasearch.run.problem import build_problem, prepare_fitness
 from gqasearch.run.search_log import SearchLog
 from gqasearch.run.workers import evaluator_of, pinned, threads_of

@@ -10,14 +10,14 @@ import torch
 
 from gqasearch.calibration import CachedStatistics
 from gqasearch.errors import UserError
-from gqasearch.parallel import Blueprint, Evaluator, Workers, start_workers
+from gqasearch.parallel import MOST, Blueprint, Evaluator, Workers, start_workers
 from gqasearch.run.workspace import Workspace
 
 
 def check_workers(work: Workspace, workers: Workers, threads: int | None) -> None:
     """Refuse ``--workers`` where they would have nothing to do."""
-    if threads is not None and threads < 1:
-        raise UserError(f"--threads must be at least 1, got {threads}")
+    if threads is not None and not 1 <= threads <= MOST:
+        raise UserError(f"--threads must be at least 1 and at most {MOST}, got {threads}")
     if not workers.is_one_process and not _spread(work):
         raise UserError(
             "--workers spreads fitness functions that run the model (kl, healed-kl, perplexity); "

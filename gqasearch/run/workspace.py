@@ -20,7 +20,7 @@ from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter
 from gqasearch.fitness import Fitness, FitnessContext, PreparedFitness, make_fitness
 from gqasearch.merging import Merge, make_merge
-from gqasearch.models import ModelSource, Parent, load_parent, resolve_model
+from gqasearch.models import ModelSource, Parent, check_device, load_parent, resolve_model
 from gqasearch.refining import Refinement, make_refinement
 from gqasearch.reporting import HistoryPoint
 from gqasearch.run.kept import Kept
@@ -243,12 +243,3 @@ def with_refinement(config: RunConfig) -> RunConfig:
         return config
     merge = make_merge(config.merge, config.merge_parameters)
     return config.model_copy(update={"refine": merge.default_refinement})
-
-
-def check_device(device: str) -> None:
-    """Raises ``UserError`` for a device that torch does not know or that is not here."""
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"--device {device} cannot be used here: {first}") from None

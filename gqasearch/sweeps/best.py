@@ -12,9 +12,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
+from gqasearch.files import read_json
 from gqasearch.run import Kept, Progress, RunFolder, run
 from gqasearch.run.evaluate import BASELINE, CONVERTED
-from gqasearch.run.folder import read_json
 from gqasearch.sweeps.definition import Sweep
 from gqasearch.sweeps.study import HOST, Place
 

@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gqasearch.config import RunConfig, build_config, read_config_file
-from gqasearch.errors import UserError, unknown_name
+from gqasearch.errors import UserError, nearest, unknown_name
+from gqasearch.mistakes import FieldError
+from gqasearch.settings import Settings, checked
 from gqasearch.sweeps.objectives import OBJECTIVES
 from gqasearch.sweeps.optimisers import EXHAUSTIVE, make_pruner, make_sampler
 from gqasearch.sweeps.parameters import KINDS, Categorical, Parameter, count_draws, extreme_draws
 from gqasearch.sweeps.settings import FIXED, check_name, checked_config, nested, refuse_incomparable_fitness
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Named(BaseModel):
@@ -32,14 +30,14 @@ class Named(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Validation(_Strict):
+class Validation(Settings):
     """The text that trials are compared on: ``tokens`` of the search part's end, or of another ``text``."""
 
     tokens: int = Field(default=16384, ge=2)
     text: str | None = None
 
 
-class Heartbeat(_Strict):
+class Heartbeat(Settings):
     """A trial that was silent for ``grace`` seconds is taken for dead and run again, ``retries`` times at most."""
 
     interval: int = Field(default=15, ge=1)
@@ -53,7 +51,7 @@ class Heartbeat(_Strict):
         return self
 
 
-class Sweep(_Strict):
+class Sweep(Settings):
     """All of a file."""
 
     name: str | None = Field(None, min_length=1)
@@ -80,12 +78,19 @@ class Sweep(_Strict):
     @field_validator("parameters", mode="before")
     @classmethod
     def _listed_choices(cls, given: Any) -> Any:
+        """A list is short for a choice; refuses what is of no kind."""
         if not isinstance(given, dict):
             return given
-        return {
+        found = {
             name: {"type": "categorical", "choices": value} if isinstance(value, list) else value
             for name, value in given.items()
         }
+        for name, value in found.items():
+            kind = value.get("type") if isinstance(value, dict) else None
+            if kind not in KINDS:
+                allowed = "a list of choices, or a mapping with type: float, int or categorical"
+                raise FieldError(name, f"got {value!r}; expected {allowed}{nearest(str(kind), KINDS)}")
+        return found
 
     @property
     def prunes(self) -> bool:
@@ -187,30 +192,4 @@ def read_sweep(path: Path) -> Sweep:
 
 def parse_sweep(values: Mapping[str, Any]) -> Sweep:
     """A sweep from a mapping, its form checked."""
-    try:
-        return Sweep.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        *inside, last = [str(part) for part in first["loc"]]
-        if first["type"] == "extra_forbidden":
-            raise unknown_name(f"field in {'.'.join(_shown(inside)) or 'the file'}:", last, _fields(inside)) from None
-        where = ".".join(_shown([*inside, last]))
-        if first["type"] in ("union_tag_not_found", "union_tag_invalid"):
-            allowed = "a list of choices, or a mapping with type: float, int or categorical"
-            raise UserError(f"{where}: got {first['input']!r}; expected {allowed}") from None
-        reason = first["msg"].removeprefix("Value error, ")
-        given = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
-        raise UserError(f"{where}: {reason}{given}") from None
-
-
-def _shown(where: list[str]) -> list[str]:
-    """Without the kind of parameter that pydantic puts into the path."""
-    return where[:2] + where[3:] if where[:1] == ["parameters"] and len(where) > 2 and where[2] in KINDS else where
-
-
-def _fields(where: list[str]) -> list[str]:
-    """Names that the mapping at ``where`` may have."""
-    if where[:1] == ["parameters"]:
-        return list(KINDS[where[2]].model_fields)
-    inner: dict[str, type[BaseModel]] = {"validation": Validation, "heartbeat": Heartbeat}
-    return list(inner[where[0]].model_fields if where else Sweep.model_fields)
+    return checked(Sweep, values, "field in the file:")

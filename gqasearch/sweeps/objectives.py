@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gqasearch.files import read_json
 from gqasearch.grouping_document import GroupingDocument, read_grouping
 from gqasearch.run import RunFolder
 from gqasearch.run.evaluate import CONVERTED
-from gqasearch.run.folder import read_json
 
 
 @dataclass(frozen=True)

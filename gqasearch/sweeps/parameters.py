@@ -8,17 +8,16 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import optuna
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gqasearch.errors import UserError
+from gqasearch.settings import Settings
 
 Choice = bool | int | float | str | None
 
 
-class _Parameter(BaseModel, ABC):
+class _Parameter(Settings, ABC):
     """``when``: drawn only where these parameters, each above it in the file, were drawn with one of these values."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     when: dict[str, Choice | list[Choice]] = Field(default_factory=dict)
 
@@ -72,9 +71,9 @@ class FloatRange(_Range):
     """A real number."""
 
     type: Literal["float"]
-    low: float = Field(allow_inf_nan=False)
-    high: float = Field(allow_inf_nan=False)
-    step: float | None = Field(None, allow_inf_nan=False)
+    low: float
+    high: float
+    step: float | None = None
 
     def suggest(self, trial: optuna.Trial, name: str) -> float:
         return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
@@ -133,8 +132,8 @@ class Categorical(_Parameter):
         return list(self.choices)
 
 
+KINDS = ("float", "int", "categorical")
 Parameter = Annotated[FloatRange | IntRange | Categorical, Field(discriminator="type")]
-KINDS: dict[str, type[_Parameter]] = {"float": FloatRange, "int": IntRange, "categorical": Categorical}
 
 
 def draw(trial: optuna.Trial, parameters: Mapping[str, Parameter]) -> dict[str, Any]:

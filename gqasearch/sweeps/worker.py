@@ -15,6 +15,7 @@ from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
 from gqasearch.errors import UserError
+from gqasearch.libraries import quiet_libraries
 from gqasearch.run import Kept, Workspace
 from gqasearch.sweeps.optimisers import make_sampler, quiet_optuna
 from gqasearch.sweeps.parameters import extreme_draws
@@ -31,7 +32,7 @@ def work(place: Place, threads: int | None, errors: Any) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     if threads is not None:
         torch.set_num_threads(threads)
-    _quiet_transformers()
+    quiet_libraries()
     try:
         with storage_errors(place.storage.url):
             Worker(place).run()
@@ -45,13 +46,6 @@ def work(place: Place, threads: int | None, errors: Any) -> None:
 def _interrupt(*_: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
-
-
-def _quiet_transformers() -> None:
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 @dataclass

@@ -182,7 +182,10 @@ def test_ls(what: str) -> None:
         ),
         (["--max-group-size", "1"], "cannot be split into 3 groups of 1 to 1 heads"),
         (["--set", "method.popluation=3"], "did you mean 'population'?"),
-        (["--set", "method.population=many"], "population='many'"),
+        (
+            ["--set", "method.population=many"],
+            "parameter population: must be a valid integer, unable to parse string as an integer, got 'many'",
+        ),
         (["--model", "/no/such/folder"], "no such folder"),
         (["--model", "no-such-org/no-such-model"], "the hub did not give it"),
         (["--calibration-text", "/no/such/text.txt"], "no such file or folder"),
@@ -295,3 +298,9 @@ def test_ctrl_c_leaves_a_resumable_folder(common: list[str], tmp_path: Path, mon
 def test_a_run_with_other_settings_is_refused(finished: Path, common: list[str]) -> None:
     result = call("search", "--output-dir", str(finished), *common, *SMALL, "--seed", "5")
     refused(result, "seed was 0, is 5")
+
+
+def test_verbose_shows_the_settings_that_the_run_used(finished: Path, common: list[str]) -> None:
+    """Not those that were given: the merge decides the refinement."""
+    shown = call("search", "--output-dir", str(finished), *common, *SMALL, "-v").stdout
+    assert shown.endswith((finished / "config.yaml").read_text()) and "\nrefine: descent\n" in shown

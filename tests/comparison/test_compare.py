@@ -18,11 +18,11 @@ from gqasearch.comparison.sample import read_sample
 from gqasearch.comparison.setting import Entry, Setting
 from gqasearch.comparison.tables import CEILING
 from gqasearch.errors import UserError
+from gqasearch.files import read_json
 from gqasearch.fitness import make_fitness
 from gqasearch.grouping_document import read_grouping
 from gqasearch.run import Workspace
 from gqasearch.run.evaluate import grouping_subject, measure
-from gqasearch.run.folder import read_json
 from tests.comparison.conftest import FITNESS
 
 HALF = Setting("optimal", 0.5)

@@ -336,11 +336,11 @@ def test_all_are_found_by_entry_point() -> None:
     [
         ("merge-eror", {}, "did you mean 'merge-error'"),
         ("kl", {"token": 5}, "did you mean 'tokens'"),
-        ("kl", {"tokens": "many"}, "tokens='many'"),
+        ("kl", {"tokens": "many"}, "parameter tokens: .*got 'many'"),
         ("kl", {"tokens": 1}, "tokens must be at least 2"),
         ("kl", {"refit_tokens": -1}, "refit_tokens must be at least 0"),
         ("perplexity", {"refit_tokens": -1}, "refit_tokens must be at least 0"),
-        ("activation-cosine", {"form": "mean"}, "form='mean'"),
+        ("activation-cosine", {"form": "mean"}, "parameter form: .*got 'mean'"),
         ("activation-cosine", {"key_weight": -1.0}, "must be at least 0"),
     ],
 )

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from gqasearch.checkpoints import needs_remote_code
 from gqasearch.errors import UserError
+from gqasearch.files import write_json
 from gqasearch.healing.grouped_parent import GroupedParent
 from gqasearch.healing.teacher import StoredParent, store_parent
 from gqasearch.healing.written_layers import WrittenLayers
 from gqasearch.models import read_config
 from gqasearch.models.loading import load_model
-from gqasearch.run.folder import write_json
 from gqasearch.run.heal import heal
 from tests.checkpoints.convert import some_ids, stored_tensors
 from tests.healing.healed import LAYOUTS, changed, converted, healed, history_of, settings, slots_of
@@ -237,7 +237,7 @@ def test_another_parent_of_the_same_shape_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     converted(tmp_path, "stock-symmetric")
-    with pytest.raises(UserError, match=r"text.txt is a file; give another --output-dir"):
+    with pytest.raises(UserError, match=r"text.txt is no folder; give another --output-dir"):
         healed(tmp_path, "text.txt")
 
 

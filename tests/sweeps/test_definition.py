@@ -27,7 +27,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "kind": ({"parameters": {"merge": {"type": "choice"}}}, "a list of choices, or a mapping with type"),
     "no kind": ({"parameters": {"kv_ratio": 0.5}}, "parameters.kv_ratio"),
-    "bound": ({"parameters": {"method.population": {"type": "int", "low": 4}}}, "high: Field required"),
+    "bound": ({"parameters": {"method.population": {"type": "int", "low": 4}}}, "high: is missing"),
     "order": (
         {"parameters": {"method.population": {**POPULATION, "high": 2}}},
         "low must be at most high, got 4 and 2",

@@ -20,13 +20,12 @@ from gqasearch.evaluation import (
     kv_bytes_per_token,
     model_runner,
 )
-from gqasearch.files import write_file
-from gqasearch.healing.config import HealConfig
+from gqasearch.files import read_json, write_file, write_json
+from gqasearch.heal_config import HealConfig
 from gqasearch.healing.training import Lessons, Trained, train
 from gqasearch.healing.validation import Validation
 from gqasearch.reporting.healing_html import write_healing
 from gqasearch.run.evaluate import card_rows, measured_words, quality_record
-from gqasearch.run.folder import read_json, write_json
 from gqasearch.run.heal.folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
 from gqasearch.run.heal.results import healing_data

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from gqasearch.errors import UserError
-from gqasearch.healing.config import HealConfig
+from gqasearch.heal_config import HealConfig
 from gqasearch.healing.empty_slots import find_empty_slots
 from gqasearch.healing.learning_rate import STEPS, TriedRates, range_test
 from gqasearch.healing.objective import Objective

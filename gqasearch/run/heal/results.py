@@ -13,10 +13,10 @@ import yaml
 
 from gqasearch.config import read_config_file
 from gqasearch.errors import UserError
+from gqasearch.files import read_json
 from gqasearch.grouping_document import GroupingDocument, read_grouping
 from gqasearch.reporting import Measurement, TextUse
 from gqasearch.reporting.healing import HealingData, HealingPoint, HealingRun, HeldOut
-from gqasearch.run.folder import read_json
 from gqasearch.run.heal.folder import HealFolder, is_heal_folder
 
 TEXTS = {

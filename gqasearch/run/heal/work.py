@@ -17,8 +17,8 @@ from gqasearch.checkpoints import needs_remote_code, require_own_code
 from gqasearch.errors import UserError
 from gqasearch.evaluation import model_runner
 from gqasearch.grouping_document import check_fits, read_grouping
+from gqasearch.heal_config import HealConfig
 from gqasearch.healing.blocks import Masks, TrainingBlocks
-from gqasearch.healing.config import HealConfig
 from gqasearch.healing.packing import PackedBlocks, pack, training_order
 from gqasearch.healing.teacher import LiveParent, Teacher, store_parent
 from gqasearch.healing.text import HealingTexts, TextPart, healing_texts
@@ -28,6 +28,7 @@ from gqasearch.models import (
     Family,
     ModelSource,
     Parent,
+    check_device,
     load_parent,
     read_config,
     resolve_model,
@@ -36,7 +37,7 @@ from gqasearch.models import (
 from gqasearch.models.loading import load_model, load_tokenizer
 from gqasearch.run.heal.folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
-from gqasearch.run.workspace import Progress, check_device
+from gqasearch.run.workspace import Progress
 
 # What the start and its parent have in common, whatever was grouped.
 COMMON = ("vocab_size", "hidden_size", "num_hidden_layers")

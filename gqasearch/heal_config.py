@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from gqasearch.errors import UserError, unknown_name
+from gqasearch.settings import Settings, checked
 
 LossName = Literal["kl", "language-model"]
 TrainedPart = Literal["all", "attention", "lora"]
 LORA_RANK = 16
 
 
-class HealConfig(BaseModel):
-    """Everything that decides a healed model. Unknown fields are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class HealConfig(Settings):
+    """Everything that decides a healed model."""
 
     model: str = Field(description="the converted checkpoint's folder, or its run folder")
     parent: str = Field("embedded", description="the unconverted model that it is taught by and compared with")
@@ -105,20 +102,7 @@ class HealConfig(BaseModel):
     def tokens_per_step(self) -> int:
         return self.batch_blocks * self.block_length
 
-    def to_yaml(self) -> str:
-        """The resolved configuration, as written to ``config.yaml``."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
 
 def build_heal_config(values: dict[str, Any]) -> HealConfig:
     """A checked configuration; the first thing wrong becomes a ``UserError``."""
-    for name in values:
-        if name not in HealConfig.model_fields:
-            raise unknown_name("setting", name, HealConfig.model_fields)
-    try:
-        return HealConfig(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "configuration"
-        reason = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: {reason}" + (f", got {first['input']!r}" if first["loc"] else "")) from None
+    return checked(HealConfig, values)

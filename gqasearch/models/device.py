@@ -1,0 +1,16 @@
+"""Where a model may run."""
+
+from __future__ import annotations
+
+import torch
+
+from gqasearch.errors import UserError
+
+
+def check_device(device: str) -> None:
+    """Raises ``UserError`` for a device that torch does not know, that is not here or that computes nothing (meta)."""
+    try:
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).splitlines()[0].partition(". ")[0]
+        raise UserError(f"--device {device} cannot be used here: {first[:200]}") from None
