@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import sysconfig
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 Split = Literal["calibration", "search", "evaluation"]
 SPLITS: tuple[Split, ...] = ("calibration", "search", "evaluation")
@@ -84,6 +85,10 @@ class Document:
     name: str
     text: str
     continues: bool = False
+
+    def open(self) -> TextIO:
+        """The text from its beginning, to be read as far as it is needed."""
+        return StringIO(self.text, newline="")
 
 
 def standard_library_root() -> Path:

@@ -165,8 +165,12 @@ class Workspace:
             raise UserError(f"model {self.parent.id} has no tokenizer")
         documents, words = self._documents(split)
         source = f"{words}: {', '.join(document.name for document in documents[:20])}"
-        objective, length = self.parent.family.objective, self.config.block_length
-        return make_blocks(documents, tokenizer, length, tokens, source, objective)
+        family, config = self.parent.family, self.parent.config
+        return make_blocks(
+            *(documents, tokenizer, self.config.block_length, tokens, source, family.objective),
+            vocabulary=family.vocabulary(config),
+            short_length=family.short_length(config),
+        )
 
     def _validation(self) -> TokenBlocks:
         """The last blocks of the search text, which no search sees: it takes the first ones."""

@@ -141,8 +141,12 @@ class HealWork:
         return self._measured_blocks(self.texts.reported, self.config.evaluation_tokens)
 
     def _measured_blocks(self, part: TextPart, tokens: int) -> TokenBlocks:
-        objective = self.source.family.objective
-        return make_blocks(list(part), self.tokenizer, self.config.block_length, tokens, part.source, objective)
+        family, config = self.source.family, self.source.config
+        return make_blocks(
+            *(part, self.tokenizer, self.config.block_length, tokens, part.source, family.objective),
+            vocabulary=family.vocabulary(config),
+            short_length=family.short_length(config),
+        )
 
     @cached_property
     def packed(self) -> PackedBlocks:
@@ -156,6 +160,7 @@ class HealWork:
         packed = pack(
             *(part, self.tokenizer, config.block_length, wanted, self.folder.tokens, part.source),
             objective=self.source.family.objective,
+            vocabulary=self.source.family.vocabulary(self.source.config),
             progress=lambda done, _: self.progress.update(done),
         )
         if self.ranks.leads:
