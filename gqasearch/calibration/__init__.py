@@ -1,6 +1,6 @@
 """Text to token blocks to statistics: one streaming pass, cached by fingerprint."""
 
-from gqasearch.calibration.blocks import TokenBlocks, make_blocks
+from gqasearch.calibration.blocks import TokenBlocks, make_blocks, shortage
 from gqasearch.calibration.cache import CachedStatistics, cache_root, load_or_collect, statistics_key
 from gqasearch.calibration.collect import collect, no_progress
 from gqasearch.calibration.leakage import benchmark_named, overlap
@@ -24,5 +24,6 @@ __all__ = [
     "make_blocks",
     "no_progress",
     "overlap",
+    "shortage",
     "statistics_key",
 ]

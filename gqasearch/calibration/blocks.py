@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -130,10 +131,17 @@ def make_blocks(
     for index, row in enumerate(taken):
         ids[index, : len(row)] = row
         mask[index, : len(row)] = True
+    check_known(ids[mask].numpy(), tokenizer, vocabulary)
     blocks = TokenBlocks(ids, mask, source, reader.bytes_per_token, short_length=short_length)
-    blocks = blocks if objective == "next-token" else _masked(blocks, tokenizer)
-    check_known(blocks.ids[mask].numpy(), tokenizer, vocabulary)
-    return blocks
+    return blocks if objective == "next-token" else _masked(blocks, tokenizer, vocabulary)
+
+
+def shortage(blocks: TokenBlocks, wanted: int) -> str | None:
+    """Words on a text that has fewer tokens than were wanted; None where it has enough."""
+    if blocks.tokens >= wanted:
+        return None
+    text = blocks.source.partition(": ")[0]  # without the documents' names
+    return f"the text ({text}) has {blocks.tokens} tokens, not the {wanted} asked for; all of it is used"
 
 
 def check_known(ids: NDArray[Any], tokenizer: PreTrainedTokenizerBase, vocabulary: int | None) -> None:
@@ -180,9 +188,10 @@ def _token(given: int | None) -> list[int]:
     return [] if given is None else [int(given)]
 
 
-def _masked(blocks: TokenBlocks, tokenizer: PreTrainedTokenizerBase) -> TokenBlocks:
+def _masked(blocks: TokenBlocks, tokenizer: PreTrainedTokenizerBase, vocabulary: int | None) -> TokenBlocks:
     if tokenizer.mask_token_id is None:
         raise UserError("this model predicts masked tokens, and its tokenizer has no mask token")
+    check_known(np.array([tokenizer.mask_token_id]), tokenizer, vocabulary)
     ids, labels = masked(blocks.ids, blocks.mask, int(tokenizer.mask_token_id), tokenizer.all_special_ids)
     if bool((labels == NO_TARGET).all()):
         raise UserError(f"the text ({blocks.source}) has special tokens alone: the tokenizer does not know its words")

@@ -6,7 +6,9 @@ import errno
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,28 +16,51 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from gqasearch.errors import UserError
+from gqasearch.errors import Terminated, UserError
 from gqasearch.grouping import GroupingError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
 
 
 @contextmanager
 def clear_errors(*, resumable: bool = False) -> Iterator[None]:
-    """Turn a user's mistake, a full disk or Ctrl-C into one message and a non-zero exit."""
+    """Turn a user's mistake, a full disk, Ctrl-C or SIGTERM into one message and a non-zero exit."""
     try:
-        yield
+        with stopped_by_sigterm():
+            yield
     except (UserError, GroupingError) as error:
         _stop(str(error), USER_ERROR)
-    except KeyboardInterrupt:
-        _stop("stopped; the same command goes on from here" if resumable else "stopped", INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+        _stop("stopped; the same command goes on from here" if resumable else "stopped", code)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         _stop(f"cannot write: {error}", USER_ERROR)
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """Within the block SIGTERM, which schedulers send, raises ``Terminated``, so that nothing half-made is left.
+
+    Where it is ignored or handled already, and outside the main thread, all stays as it is.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one is not to disturb the clearing up
+    raise Terminated
 
 
 def _stop(message: str, code: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +13,15 @@ from typing import Protocol
 import torch
 
 from gqasearch.budget import Budget
-from gqasearch.calibration import Statistics, TokenBlocks, load_documents, load_or_collect, load_whole, make_blocks
+from gqasearch.calibration import (
+    Statistics,
+    TokenBlocks,
+    load_documents,
+    load_or_collect,
+    load_whole,
+    make_blocks,
+    shortage,
+)
 from gqasearch.checkpoints import check_target
 from gqasearch.config import KV_RATIO, RunConfig
 from gqasearch.embedded import Document, Split
@@ -26,6 +35,8 @@ from gqasearch.reporting import HistoryPoint
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener
 from gqasearch.search import SearchMethod, check_first_objective, make_method, may_take_several
+
+log = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
@@ -151,12 +162,20 @@ class Workspace:
     def _make_blocks(self, split: Split) -> TokenBlocks:
         if split == "evaluation" and self.config.evaluation_part == "validation":
             return self._validation()
-        tokens = {
-            "calibration": self.config.calibration_tokens,
-            "search": self.config.search_tokens,
-            "evaluation": self.config.evaluation_tokens,
+        blocks = self._cut(split, self.wanted_tokens(split))
+        if (words := shortage(blocks, self.wanted_tokens(split))) is not None:
+            log.warning("warning: %s", words)
+        return blocks
+
+    def wanted_tokens(self, split: Split) -> int:
+        """How many tokens of a text were asked for."""
+        config = self.config
+        wanted: dict[Split, int] = {
+            "calibration": config.calibration_tokens,
+            "search": config.search_tokens,
+            "evaluation": config.evaluation_tokens,
         }
-        return self._cut(split, tokens[split])
+        return wanted[split]
 
     def _cut(self, split: Split, tokens: int) -> TokenBlocks:
         """The first ``tokens`` of one text."""

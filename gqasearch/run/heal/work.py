@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gqasearch.calibration import TokenBlocks, make_blocks
+from gqasearch.calibration import TokenBlocks, make_blocks, shortage
 from gqasearch.checkpoints import needs_remote_code, require_own_code
 from gqasearch.errors import UserError
 from gqasearch.evaluation import model_runner
@@ -37,6 +38,8 @@ from gqasearch.models.loading import load_model, load_tokenizer
 from gqasearch.run.heal.folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
 from gqasearch.run.workspace import Progress, check_device
+
+log = logging.getLogger(__name__)
 
 # What the start and its parent have in common, whatever was grouped.
 COMMON = ("vocab_size", "hidden_size", "num_hidden_layers")
@@ -142,11 +145,14 @@ class HealWork:
 
     def _measured_blocks(self, part: TextPart, tokens: int) -> TokenBlocks:
         family, config = self.source.family, self.source.config
-        return make_blocks(
+        blocks = make_blocks(
             *(part, self.tokenizer, self.config.block_length, tokens, part.source, family.objective),
             vocabulary=family.vocabulary(config),
             short_length=family.short_length(config),
         )
+        if (words := shortage(blocks, tokens)) is not None:
+            log.warning("warning: %s", words)
+        return blocks
 
     @cached_property
     def packed(self) -> PackedBlocks:
