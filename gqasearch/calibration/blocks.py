@@ -124,8 +124,10 @@ def make_blocks(
     taken = [torch.tensor(before + row + after) for row in _until(rows, max_tokens, len(before) + len(after))]
     while reader.tokens < body and next(rows, None) is not None:
         pass  # so few were wanted that a short document had them: is there a block's worth in the text?
-    if reader.tokens < body or not taken:
+    if reader.tokens < body:
         raise too_short(source, reader.tokens, length)
+    if not taken:
+        raise UserError(f"the text ({source}) has no document of two tokens or more: there is nothing to predict")
     ids = torch.full((len(taken), length), _padding(tokenizer, vocabulary), dtype=torch.int64)
     mask = torch.zeros(len(taken), length, dtype=torch.bool)
     for index, row in enumerate(taken):

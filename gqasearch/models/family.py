@@ -96,12 +96,14 @@ class Family(ABC):
     def short_length(self, config: Config) -> int | None:
         """Tokens up to which a text is turned by other frequencies than a longer one; None where the model has one set.
 
-        longrope decides that for a whole batch by its longest text, padding included.
+        longrope decides that for a whole batch by its longest text, padding included. transformers prefers the field
+        outside the RoPE parameters.
         """
         rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
         if rope.get("rope_type", rope.get("type")) not in LONGROPE:
             return None
-        limit = rope.get("original_max_position_embeddings", config.get("original_max_position_embeddings"))
+        field = "original_max_position_embeddings"
+        limit = config.get(field) or rope.get(field) or config.get("max_position_embeddings")
         return None if limit is None else int(limit)
 
     def vocabulary(self, config: Config) -> int | None:
