@@ -95,5 +95,7 @@ def test_choices(parent: Parent) -> None:
     short = parent.family.short_length(parent.config)
     run = model_runner(parent.model)
     together = score_choices(run, tiny_tokenizer(), items, short_length=short)
+    mixed = score_choices(run, tiny_tokenizer(), items)
     one_by_one = score_choices(run, tiny_tokenizer(), items, batch=1)
     assert together.log_likelihoods == pytest.approx(one_by_one.log_likelihoods, rel=1e-5)
+    assert mixed.log_likelihoods != pytest.approx(one_by_one.log_likelihoods, rel=1e-3)
