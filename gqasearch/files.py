@@ -94,7 +94,7 @@ def _latest_change(path: Path) -> float:
     """When it or a file in it was changed last, seconds since 1970; now, if it vanishes meanwhile."""
     try:
         files = [path, *(path.iterdir() if path.is_dir() else ())]
-        return max(file.stat().st_mtime for file in files)
+        return float(max(file.stat().st_mtime for file in files))
     except OSError:
         return time.time()
 

@@ -14,9 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from gqasearch.calibration.masking import masked
-from gqasearch.calibration.pieces import TokenReader
+from gqasearch.calibration.pieces import Text, TokenReader
 from gqasearch.calibration.targets import NO_TARGET, Targets
-from gqasearch.embedded import Document
 from gqasearch.errors import UserError
 from gqasearch.models import Objective
 
@@ -97,7 +96,7 @@ class TokenBlocks:
 
 
 def make_blocks(
-    documents: Iterable[Document],
+    documents: Iterable[Text],
     tokenizer: PreTrainedTokenizerBase,
     length: int,
     max_tokens: int,
@@ -120,7 +119,7 @@ def make_blocks(
     """
     before, after, body = block_frame(tokenizer, objective, length)
     reader = TokenReader(tokenizer)
-    rows = _in_turn(_cut(reader.read(document.open()), body) for document in documents)
+    rows = _in_turn(_cut(reader.read(document), body) for document in documents)
     taken = [torch.tensor(before + row + after) for row in _until(rows, max_tokens, len(before) + len(after))]
     while reader.tokens < body and next(rows, None) is not None:
         pass  # so few were wanted that a short document had them: is there a block's worth in the text?

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TextIO
+from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,6 +21,17 @@ WHOLE = 2**18  # characters; texts of at most so many are tokenised at once
 PIECE = 2**15
 OVERLAP = 2**10
 AGREED = 16  # tokens in a row that two pieces must share
+
+
+class Text(Protocol):
+    """A document, however long."""
+
+    @property
+    def name(self) -> str:
+        """What it is reported under."""
+
+    def chunks(self, size: int) -> Iterator[str]:
+        """The text, at most ``size`` characters at a time."""
 
 
 @dataclass
@@ -36,9 +47,9 @@ class TokenReader:
         """UTF-8 bytes over tokens of what was tokenised; NaN before that."""
         return self.size / self.tokens if self.tokens else float("nan")
 
-    def read(self, text: TextIO) -> Iterator[list[int]]:
+    def read(self, text: Text) -> Iterator[list[int]]:
         """The ids of a text, without BOS and the like, in lists that follow each other; no more is read than needed."""
-        parts = _parts(text)
+        parts = _parts(text.chunks(PIECE))
         piece = next(parts)
         ids, told = self._encode(piece), 0  # of ``ids``, ``told`` have been given
         while more := _next(parts, PIECE):
@@ -86,16 +97,17 @@ def _agreeing(one: Sequence[int] | Iterator[int], other: Sequence[int] | Iterato
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-def _parts(text: TextIO) -> Iterator[str]:
-    """A short text whole, a long one in parts of ``PIECE`` characters."""
-    start = text.read(WHOLE + 1)
-    if len(start) <= WHOLE:
-        yield start
-        return
-    for place in range(0, len(start), PIECE):
-        yield start[place : place + PIECE]
-    while part := text.read(PIECE):
-        yield part
+def _parts(chunks: Iterator[str]) -> Iterator[str]:
+    """A short text whole, a long one in its chunks."""
+    start: list[str] = []
+    size = 0
+    for chunk in chunks:
+        start.append(chunk)
+        if (size := size + len(chunk)) > WHOLE:
+            yield from start
+            yield from chunks
+            return
+    yield "".join(start)
 
 
 def _next(parts: Iterator[str], size: int) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
@@ -67,15 +68,15 @@ def open_text(path: Path) -> Iterator[TextIO]:
         raise UserError(f"cannot read text {path}: {error.strerror or error}") from None
 
 
-def records(path: Path) -> Iterator[str]:
-    """The text of every line of a .jsonl that is not blank, one line at a time.
+def records(path: Path, start: int = 0) -> Iterator[str]:
+    """The text of every line of a .jsonl that is not blank, one line at a time, from the ``start``-th of them on.
 
-    Raises ``UserError`` at the first line without ``text``.
+    Raises ``UserError`` at the first line without ``text``; the lines before ``start`` may be anything.
     """
     with open_text(path) as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _text_field(path, number, line)
+        lines = ((number, line) for number, line in enumerate(file, 1) if not line.isspace())
+        for number, line in islice(lines, start, None):
+            yield _text_field(path, number, line)
 
 
 def _read(path: Path) -> list[str]:

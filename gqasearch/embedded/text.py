@@ -11,10 +11,10 @@ Python does not have are skipped.
 from __future__ import annotations
 
 import sysconfig
+from collections.abc import Iterator
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Literal
 
 Split = Literal["calibration", "search", "evaluation"]
 SPLITS: tuple[Split, ...] = ("calibration", "search", "evaluation")
@@ -86,9 +86,9 @@ class Document:
     text: str
     continues: bool = False
 
-    def open(self) -> TextIO:
-        """The text from its beginning, to be read as far as it is needed."""
-        return StringIO(self.text, newline="")
+    def chunks(self, size: int) -> Iterator[str]:
+        """The text, ``size`` characters at a time."""
+        return (self.text[start : start + size] for start in range(0, len(self.text), size))
 
 
 def standard_library_root() -> Path:

@@ -129,7 +129,7 @@ class _TokenStream:
     def _read(self, batch: list[Document]) -> Iterator[Iterable[list[int]]]:
         """The ids of every document, in parts."""
         if len(batch) == 1 and len(batch[0].text) > WHOLE:
-            yield TokenReader(self.tokenizer).read(batch[0].open())
+            yield TokenReader(self.tokenizer).read(batch[0])
         else:
             yield from ([ids] for ids in self._encode(batch))
 

@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain, islice
 from typing import Protocol
 
 import torch
 
 from gqasearch.budget import Budget
 from gqasearch.calibration import (
+    FilePart,
     Statistics,
     TokenBlocks,
-    load_documents,
     load_or_collect,
-    load_whole,
     make_blocks,
     shortage,
+    stream_documents,
+    stream_whole,
 )
 from gqasearch.checkpoints import check_target
 from gqasearch.config import KV_RATIO, RunConfig
@@ -183,10 +185,11 @@ class Workspace:
         if tokenizer is None:
             raise UserError(f"model {self.parent.id} has no tokenizer")
         documents, words = self._documents(split)
-        source = f"{words}: {', '.join(document.name for document in documents[:20])}"
+        named = list(islice(documents, 20))
+        source = f"{words}: {', '.join(document.name for document in named)}"
         family, config = self.parent.family, self.parent.config
         return make_blocks(
-            *(documents, tokenizer, self.config.block_length, tokens, source, family.objective),
+            *(chain(named, documents), tokenizer, self.config.block_length, tokens, source, family.objective),
             vocabulary=family.vocabulary(config),
             short_length=family.short_length(config),
         )
@@ -202,12 +205,12 @@ class Workspace:
             )
         return replace(found, source=f"the end, for validation, of {whole.source}")
 
-    def _documents(self, split: Split) -> tuple[list[Document], str]:
+    def _documents(self, split: Split) -> tuple[Iterator[Document | FilePart], str]:
         """The documents of one purpose, and the text they are of in words."""
         text, other = self.config.calibration_text, self.config.evaluation_text
         if split == "evaluation" and other is not None:
-            return load_whole(other), f"{other}, whole"
-        return load_documents(text, split), f"{text}, {split} part"
+            return iter(stream_whole(other)), f"{other}, whole"
+        return iter(stream_documents(text, split)), f"{text}, {split} part"
 
     def needs(self) -> set[str]:
         """What the fitness functions, the merge and the method of this run need."""

@@ -143,7 +143,7 @@ class HealWork:
         """What results are reported on."""
         return self._measured_blocks(self.texts.reported, self.config.evaluation_tokens)
 
-    def _measured_blocks(self, part: TextPart, tokens: int) -> TokenBlocks:
+    def _measured_blocks(self, part: TextPart[Any], tokens: int) -> TokenBlocks:
         family, config = self.source.family, self.source.config
         blocks = make_blocks(
             *(part, self.tokenizer, self.config.block_length, tokens, part.source, family.objective),
