@@ -25,3 +25,7 @@ def nearest(given: str, allowed: Iterable[str], likeness: float = 0.6) -> str:
     """The question whether another name was meant; empty where none is as like it as ``likeness``, 0 to 1."""
     near = difflib.get_close_matches(given, sorted(allowed), n=1, cutoff=likeness)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+class Terminated(KeyboardInterrupt):
+    """Another program asked this one to stop (SIGTERM): the same clean stop as by Ctrl-C."""

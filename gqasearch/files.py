@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
 import math
 import os
+import platform
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from gqasearch.errors import UserError
+
+FORGOTTEN = 7 * 24 * 3600.0  # seconds without a change after which what another machine wrote is taken for abandoned
 
 
 def write_file(path: Path, data: bytes | str, *, overwrite: bool = False) -> None:
@@ -32,8 +39,9 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     """
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists already; it is not overwritten unless you ask for it")
-    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    aside = aside_of(path)
     try:
+        remove_abandoned(path)
         with aside.open("wb") as file:
             yield file
         aside.replace(path)
@@ -44,16 +52,57 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
             aside.unlink(missing_ok=True)
 
 
+def aside_of(path: Path) -> Path:
+    """Where this process writes what is to become ``path``: beside it, under a name that says whose it is."""
+    return path.with_name(f".{path.name}{_ours()}")
+
+
+def _ours() -> str:
+    return f".partial-{_machine()}-{os.getpid()}"
+
+
 def remove_abandoned(path: Path) -> None:
     """Remove what processes that were killed while writing the file or folder ``path`` left behind."""
-    prefix = f".{path.name}.partial-"
-    for left in path.parent.iterdir():
-        process = left.name.removeprefix(prefix)
-        if left.name.startswith(prefix) and process.isdecimal() and not _is_running(int(process)):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
+        _remove_if_abandoned(left)
+
+
+def remove_all_abandoned(folder: Path) -> None:
+    """The same of everything that other processes write in ``folder``."""
+    for left in folder.glob(".*partial-*"):
+        if not left.name.endswith(_ours()):
+            _remove_if_abandoned(left)
+
+
+def _remove_if_abandoned(left: Path) -> None:
+    """Unless its writer may still be at work: on this machine that is known, on others it is taken to be for a week."""
+    machine, _, process = left.name.rpartition(".partial-")[2].rpartition("-")
+    if machine == _machine() and process.isdecimal():
+        is_alive = _is_running(int(process))
+    else:
+        is_alive = time.time() - _latest_change(left) < FORGOTTEN
+    if is_alive:
+        return
+    if left.is_dir():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            left.unlink(missing_ok=True)
+
+
+def _latest_change(path: Path) -> float:
+    """When it or a file in it was changed last, seconds since 1970; now, if it vanishes meanwhile."""
+    try:
+        files = [path, *(path.iterdir() if path.is_dir() else ())]
+        return float(max(file.stat().st_mtime for file in files))
+    except OSError:
+        return time.time()
+
+
+@cache
+def _machine() -> str:
+    """Eight characters that tell machines apart which share a disk: ids of processes are each machine's own."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 def _is_running(process: int) -> bool:

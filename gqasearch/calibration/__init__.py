@@ -1,9 +1,11 @@
 """Text to token blocks to statistics: one streaming pass, cached by fingerprint."""
 
-from gqasearch.calibration.blocks import TokenBlocks, make_blocks
+from gqasearch.calibration.blocks import TokenBlocks, make_blocks, shortage
 from gqasearch.calibration.cache import CachedStatistics, cache_root, load_or_collect, statistics_key
 from gqasearch.calibration.collect import collect, no_progress
+from gqasearch.calibration.large_file import FilePart, stream_documents, stream_whole
 from gqasearch.calibration.leakage import benchmark_named, overlap
+from gqasearch.calibration.pieces import Text
 from gqasearch.calibration.statistics import LayerStatistics, Statistics
 from gqasearch.calibration.targets import NO_TARGET, Targets
 from gqasearch.calibration.text import load_documents, load_whole
@@ -11,9 +13,11 @@ from gqasearch.calibration.text import load_documents, load_whole
 __all__ = [
     "NO_TARGET",
     "CachedStatistics",
+    "FilePart",
     "LayerStatistics",
     "Statistics",
     "Targets",
+    "Text",
     "TokenBlocks",
     "benchmark_named",
     "cache_root",
@@ -24,5 +28,8 @@ __all__ = [
     "make_blocks",
     "no_progress",
     "overlap",
+    "shortage",
     "statistics_key",
+    "stream_documents",
+    "stream_whole",
 ]

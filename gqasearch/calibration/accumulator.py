@@ -51,8 +51,9 @@ class LayerAccumulator:
         parts = flat.split(list(sizes.values()))
         self.sums = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
         self.reads = torch.einsum("qax,qay->qxy", weights.o.float(), weights.o.float())  # W_o^T W_o (Hq, dv, dv)
-        self.stride, self.sample_tokens, self.seen = stride, sample_tokens, 0
+        self.stride, self.sample_tokens, self.seen, self.length = stride, sample_tokens, 0, length
         self.cosines = self.sines = torch.zeros(length, 0, dtype=torch.float64)
+        self.turned = 0  # the positions that they are known of
         self.sample: list[Tensor] = []
 
     def add(self, hidden: Tensor, maps: Tensor, residual: Tensor, mask: Tensor, weights: LayerWeights) -> None:
@@ -77,14 +78,20 @@ class LayerAccumulator:
     def set_turns(self, cosines: Tensor, sines: Tensor) -> None:
         """What RoPE turns by at every position, (T, r) as transformers has it: every pair's twice, maybe scaled.
 
-        The halves are alike or, where neighbours form a pair (Cohere), the even and the odd columns.
+        The halves are alike or, where neighbours form a pair (Cohere), the even and the odd columns. Those of the
+        longest batch are kept; positions beyond it never occur, and are turned by nothing.
         """
+        if len(cosines) < self.turned:
+            return
+        self.turned = len(cosines)
         half = cosines.shape[-1] // 2
         alike = torch.equal(cosines[:, :half], cosines[:, half:]) and torch.equal(sines[:, :half], sines[:, half:])
         every = slice(half) if alike else slice(None, None, 2)
         cosines, sines = (part[:, every].to("cpu", torch.float64) for part in (cosines, sines))
         size = torch.hypot(cosines, sines)
-        self.cosines, self.sines = cosines / size, sines / size
+        beyond = (0, 0, 0, self.length - self.turned)
+        self.cosines = torch.nn.functional.pad(cosines / size, beyond, value=1.0)
+        self.sines = torch.nn.functional.pad(sines / size, beyond)
 
     def _add_attended(self, hidden: Tensor, maps: Tensor, mask: Tensor) -> None:
         """x as attention averages it. All heads would cost Hq times as much: token t stands for head t mod Hq."""
@@ -110,7 +117,7 @@ class LayerAccumulator:
         spread = norms[:, :, None] - 2 * read @ values.mT + energy[..., None]
         cost = maps.square() * spread.clamp_min(0) * mask[:, None, :, None]
         self._add("score_gain", cost.sum((0, 2, 3)))
-        self._add("distance", _by_distance(cost.sum(0)))
+        self.sums["distance"][:, : cost.shape[-1]] += _by_distance(cost.sum(0)).to("cpu", torch.float64)
 
     def _take_sample(self, x: Tensor) -> None:
         first = -self.seen % self.stride

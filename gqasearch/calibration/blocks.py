@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from gqasearch.calibration.masking import masked
+from gqasearch.calibration.pieces import Text, TokenReader
 from gqasearch.calibration.targets import NO_TARGET, Targets
-from gqasearch.embedded import Document
 from gqasearch.errors import UserError
 from gqasearch.models import Objective
 
@@ -23,6 +26,7 @@ class TokenBlocks:
 
     ``source``: the text in words; ``bytes_per_token``: UTF-8 bytes of the text over its tokens; ``labels`` (N, T):
     what stands under the mask tokens in ``ids``, ``NO_TARGET`` elsewhere; None where the next token is predicted.
+    ``short_length``: blocks of at most so many tokens are never run beside longer ones (``Family.short_length``).
     """
 
     ids: Tensor
@@ -30,6 +34,7 @@ class TokenBlocks:
     source: str
     bytes_per_token: float = float("nan")
     labels: Tensor | None = None
+    short_length: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -66,48 +71,94 @@ class TokenBlocks:
         return replace(self, ids=self.ids[start:], mask=self.mask[start:], labels=labels)
 
     def batches(self, blocks: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(ids, mask) of ``blocks`` blocks at a time, in order."""
-        yield from zip(self.ids.split(blocks), self.mask.split(blocks), strict=True)
+        """(ids, mask) of ``blocks`` blocks at a time, each batch as long as its longest block.
+
+        In order; where there is a ``short_length``, longer blocks first.
+        """
+        for rows, length in self._rows(blocks):
+            yield self.ids[rows, :length], self.mask[rows, :length]
 
     def targets(self, blocks: int) -> Iterator[Targets]:
         """What each of these batches asks for."""
-        if self.labels is None:
-            yield from (Targets.following(ids, mask) for ids, mask in self.batches(blocks))
-        else:
-            yield from map(Targets.labelled, self.labels.split(blocks))
+        for rows, length in self._rows(blocks):
+            if self.labels is None:
+                yield Targets.following(self.ids[rows, :length], self.mask[rows, :length])
+            else:
+                yield Targets.labelled(self.labels[rows, :length])
+
+    def _rows(self, blocks: int) -> Iterator[tuple[Tensor, int]]:
+        """The numbers of the blocks of every batch, and the tokens of the longest."""
+        lengths, numbers = self.mask.sum(1), torch.arange(len(self.ids))
+        is_short = lengths <= (self.short_length or 0)
+        for alike in (numbers[~is_short], numbers[is_short]):
+            for rows in alike.split(blocks) if len(alike) else ():
+                yield rows, int(lengths[rows].max())
 
 
 def make_blocks(
-    documents: Sequence[Document],
+    documents: Iterable[Text],
     tokenizer: PreTrainedTokenizerBase,
     length: int,
     max_tokens: int,
     source: str,
     objective: Objective = "next-token",
+    *,
+    vocabulary: int | None = None,
+    short_length: int | None = None,
 ) -> TokenBlocks:
     """Cut documents into blocks of ``length`` tokens until ``max_tokens`` are reached.
 
     Every block begins with the tokenizer's BOS token, if it has one; for a model that predicts masked tokens it
     stands between the tokenizer's CLS and SEP, and has mask tokens (``masking``). Blocks are taken from the
     documents in turn, so that few tokens already cover many documents. The last block of a document
-    is padded; a rest of under half a block is dropped unless the document has no other. Raises
-    ``UserError`` when the whole text is shorter than one block, or the tokenizer has no mask token that is needed.
+    is padded; a rest of under half a block is dropped unless the document has no other.
+
+    No more is read and tokenised than is needed; ``bytes_per_token`` is of that. ``vocabulary``: how many tokens the
+    model has embeddings of. Raises ``UserError`` when the whole text is shorter than one block, the tokenizer has no
+    mask token that is needed, or the text has tokens that the model does not know.
     """
     before, after, body = block_frame(tokenizer, objective, length)
-    encoded = [_encode(tokenizer, document.text) for document in documents]
-    count, size = sum(map(len, encoded)), sum(len(document.text.encode()) for document in documents)
-    if count < body:
-        raise too_short(source, count, length)
-    rows = [before + row + after for row in _in_turn([_cut(tokens, body) for tokens in encoded])]
-    taken = list(_until(rows, max_tokens))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    ids = torch.full((len(taken), length), int(pad), dtype=torch.int64)
+    reader = TokenReader(tokenizer)
+    rows = _in_turn(_cut(reader.read(document), body) for document in documents)
+    taken = [torch.tensor(before + row + after) for row in _until(rows, max_tokens, len(before) + len(after))]
+    while reader.tokens < body and next(rows, None) is not None:
+        pass  # so few were wanted that a short document had them: is there a block's worth in the text?
+    if reader.tokens < body:
+        raise too_short(source, reader.tokens, length)
+    if not taken:
+        raise UserError(f"the text ({source}) has no document of two tokens or more: there is nothing to predict")
+    ids = torch.full((len(taken), length), _padding(tokenizer, vocabulary), dtype=torch.int64)
     mask = torch.zeros(len(taken), length, dtype=torch.bool)
     for index, row in enumerate(taken):
-        ids[index, : len(row)] = torch.tensor(row)
+        ids[index, : len(row)] = row
         mask[index, : len(row)] = True
-    blocks = TokenBlocks(ids, mask, source, size / count)
-    return blocks if objective == "next-token" else _masked(blocks, tokenizer)
+    check_known(ids[mask].numpy(), tokenizer, vocabulary)
+    blocks = TokenBlocks(ids, mask, source, reader.bytes_per_token, short_length=short_length)
+    return blocks if objective == "next-token" else _masked(blocks, tokenizer, vocabulary)
+
+
+def shortage(blocks: TokenBlocks, wanted: int) -> str | None:
+    """Words on a text that has fewer tokens than were wanted; None where it has enough."""
+    if blocks.tokens >= wanted:
+        return None
+    text = blocks.source.partition(": ")[0]  # without the documents' names
+    return f"the text ({text}) has {blocks.tokens} tokens, not the {wanted} asked for; all of it is used"
+
+
+def check_known(ids: NDArray[Any], tokenizer: PreTrainedTokenizerBase, vocabulary: int | None) -> None:
+    """Raise ``UserError`` that names a token of these which a model with embeddings of ``vocabulary`` does not know."""
+    if vocabulary is not None and ids.size and (most := int(ids.max())) >= vocabulary:
+        token = tokenizer.convert_ids_to_tokens(most)
+        raise UserError(
+            f"the text has the token {token!r}, id {most}, and the model has embeddings of {vocabulary} tokens, ids 0 "
+            f"to {vocabulary - 1}: the tokenizer had tokens added that the model was not resized for"
+        )
+
+
+def _padding(tokenizer: PreTrainedTokenizerBase, vocabulary: int | None) -> int:
+    """What stands where nothing counts: the tokenizer's own, unless the model has no embedding of it."""
+    given = tokenizer.pad_token_id
+    return 0 if given is None or (vocabulary is not None and given >= vocabulary) else int(given)
 
 
 def block_frame(
@@ -138,34 +189,47 @@ def _token(given: int | None) -> list[int]:
     return [] if given is None else [int(given)]
 
 
-def _masked(blocks: TokenBlocks, tokenizer: PreTrainedTokenizerBase) -> TokenBlocks:
+def _masked(blocks: TokenBlocks, tokenizer: PreTrainedTokenizerBase, vocabulary: int | None) -> TokenBlocks:
     if tokenizer.mask_token_id is None:
         raise UserError("this model predicts masked tokens, and its tokenizer has no mask token")
+    check_known(np.array([tokenizer.mask_token_id]), tokenizer, vocabulary)
     ids, labels = masked(blocks.ids, blocks.mask, int(tokenizer.mask_token_id), tokenizer.all_special_ids)
     if bool((labels == NO_TARGET).all()):
         raise UserError(f"the text ({blocks.source}) has special tokens alone: the tokenizer does not know its words")
     return replace(blocks, ids=ids, labels=labels)
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    # verbose=False: the warning that the text is longer than the context is the reason we cut it
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+def _cut(tokens: Iterable[list[int]], body: int) -> Iterator[list[int]]:
+    """A document in rows of ``body`` tokens; the last may be shorter."""
+    rest, is_first = list[int](), True
+    for more in tokens:
+        rest += more
+        full = len(rest) // body * body
+        for start in range(0, full, body):
+            yield rest[start : start + body]
+        is_first, rest = is_first and not full, rest[full:]
+    if rest and (is_first or len(rest) >= body // 2):
+        yield rest
 
 
-def _cut(tokens: list[int], body: int) -> list[list[int]]:
-    rows = [tokens[start : start + body] for start in range(0, len(tokens), body)]
-    return rows[:-1] if len(rows) > 1 and len(rows[-1]) < body // 2 else rows
-
-
-def _in_turn(documents: list[list[list[int]]]) -> Iterator[list[int]]:
-    for turn in range(max(map(len, documents), default=0)):
-        yield from (rows[turn] for rows in documents if turn < len(rows) and len(rows[turn]) > 1)
-
-
-def _until(rows: list[list[int]], max_tokens: int) -> Iterator[list[int]]:
-    taken = 0
-    for row in rows:
-        if taken >= max_tokens:
+def _in_turn(documents: Iterable[Iterator[list[int]]]) -> Iterator[list[int]]:
+    """The first row of every document, the second, and so on; documents are opened as they are come to."""
+    waiting: list[Iterator[list[int]]] = []
+    turn: Iterable[Iterator[list[int]]] = documents
+    while True:
+        for rows in turn:
+            if (row := next(rows, None)) is not None:
+                waiting.append(rows)
+                if len(row) > 1:
+                    yield row
+        if not waiting:
             return
-        taken += len(row)
+        turn, waiting = waiting, []
+
+
+def _until(rows: Iterator[list[int]], max_tokens: int, framed: int) -> Iterator[list[int]]:
+    """Rows until they hold ``max_tokens`` tokens, each with ``framed`` more."""
+    taken = 0
+    while taken < max_tokens and (row := next(rows, None)) is not None:
+        taken += len(row) + framed
         yield row

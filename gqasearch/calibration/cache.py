@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from gqasearch.calibration.blocks import TokenBlocks
 from gqasearch.calibration.collect import collect, no_progress
 from gqasearch.calibration.statistics import LayerStatistics, Statistics
+from gqasearch.files import aside_of, remove_abandoned, remove_all_abandoned
 from gqasearch.models import Parent
 
 FORMAT = 2  # raise when the meaning of a statistic changes: older caches are then not found
@@ -61,6 +61,8 @@ class CachedStatistics(Statistics):
 def statistics_key(parent: Parent, blocks: TokenBlocks, sample_tokens: int) -> str:
     """``sha256:...`` of all that the statistics depend on."""
     parts = [FORMAT, parent.fingerprint, str(parent.model.dtype), blocks.fingerprint, sample_tokens]
+    if blocks.short_length is not None:  # else the key of versions that padded short texts there too
+        parts.append(blocks.short_length)
     return f"sha256:{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"
 
 
@@ -84,8 +86,11 @@ def load_or_collect(
     if (folder / MANIFEST).is_file():
         return found
     base.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".partial-", dir=base))
+    remove_abandoned(folder)
+    remove_all_abandoned(base)  # the same model and text may never come again
+    aside = aside_of(folder)
     try:
+        aside.mkdir()
         layers = collect(
             parent, blocks, aside, batch_blocks=batch_blocks, sample_tokens=sample_tokens, progress=progress
         )

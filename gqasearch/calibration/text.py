@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
 from gqasearch.embedded import SPLITS, Document, Split, held_out_documents
 from gqasearch.errors import UserError
 
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # A file given by the user serves all three purposes in parts that never overlap.
 SHARES: dict[Split, tuple[float, float]] = {"calibration": (0.0, 0.4), "search": (0.4, 0.7), "evaluation": (0.7, 1.0)}
 
@@ -57,7 +60,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
     if path.suffix not in (".txt", ".jsonl"):
         raise UserError(f"text {path}: expected a .txt or .jsonl file, got {path.suffix or 'no suffix'!r}")
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # editors on Windows begin a file with a byte-order mark
             yield file
     except UnicodeDecodeError as error:
         raise UserError(f"text {path} is not UTF-8: {error}") from None
@@ -65,15 +68,15 @@ def open_text(path: Path) -> Iterator[TextIO]:
         raise UserError(f"cannot read text {path}: {error.strerror or error}") from None
 
 
-def records(path: Path) -> Iterator[str]:
-    """The text of every line of a .jsonl that is not blank, one line at a time.
+def records(path: Path, start: int = 0) -> Iterator[str]:
+    """The text of every line of a .jsonl that is not blank, one line at a time, from the ``start``-th of them on.
 
-    Raises ``UserError`` at the first line without ``text``.
+    Raises ``UserError`` at the first line without ``text``; the lines before ``start`` may be anything.
     """
     with open_text(path) as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _text_field(path, number, line)
+        lines = ((number, line) for number, line in enumerate(file, 1) if not line.isspace())
+        for number, line in islice(lines, start, None):
+            yield _text_field(path, number, line)
 
 
 def _read(path: Path) -> list[str]:
@@ -91,11 +94,17 @@ def _read(path: Path) -> list[str]:
 def _text_field(path: Path, number: int, line: str) -> str:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # the latter, and numbers of 5,000 digits, are valid and too much
         raise UserError(f"text {path}, line {number}: not valid JSON: {error}") from None
-    if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+    text = record.get("text") if isinstance(record, dict) else None
+    if not isinstance(text, str):
         raise UserError(f"text {path}, line {number}: expected an object with a string field 'text'")
-    return str(record["text"])
+    if (lone := LONE_SURROGATE.search(text)) is not None:
+        raise UserError(
+            f"text {path}, line {number}: {lone[0]!r} at character {lone.start()} of 'text' is half of a surrogate "
+            "pair, which stands for no character: repair the text (\\ufffd is what takes the place of such)"
+        )
+    return text
 
 
 def _slice(pieces: list[str], split: Split) -> list[str]:

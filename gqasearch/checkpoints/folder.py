@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from gqasearch.errors import UserError
-from gqasearch.files import remove_abandoned
+from gqasearch.files import aside_of, remove_abandoned
 
 # What a user of the checkpoint needs beside weights and config.json, copied byte for byte: tokenizers
 # that are loaded and saved again do not always come out the same.
@@ -42,7 +41,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = path.absolute()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(f"{path} exists already and is not an empty folder; checkpoints are not overwritten")
-    aside = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    aside = aside_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path)

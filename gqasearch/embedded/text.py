@@ -11,6 +11,7 @@ Python does not have are skipped.
 from __future__ import annotations
 
 import sysconfig
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -84,6 +85,10 @@ class Document:
     name: str
     text: str
     continues: bool = False
+
+    def chunks(self, size: int) -> Iterator[str]:
+        """The text, ``size`` characters at a time."""
+        return (self.text[start : start + size] for start in range(0, len(self.text), size))
 
 
 def standard_library_root() -> Path:

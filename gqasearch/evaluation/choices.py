@@ -7,7 +7,7 @@ both give the same answers; tests/clients holds them against each other.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from gqasearch.calibration import no_progress
+from gqasearch.calibration.blocks import check_known
 from gqasearch.embedded import ChoiceItem
 from gqasearch.evaluation.runners import Runner
 
@@ -56,26 +57,37 @@ def score_choices(
     items: Sequence[ChoiceItem],
     *,
     context_length: int | None = None,
+    vocabulary: int | None = None,
+    short_length: int | None = None,
     batch: int = 16,
     progress: Callable[[int, int], None] = no_progress,
 ) -> ChoiceScores:
     """Log-likelihoods of every choice of ``items``, which all have as many.
 
-    ``context_length``: most tokens that the model takes; longer contexts lose their beginning.
+    ``context_length``: most tokens that the model takes; longer contexts lose their beginning. ``vocabulary``: how many
+    it has embeddings of. ``short_length``: as in ``TokenBlocks``.
     """
     pairs = [_tokens(tokenizer, item.context, choice) for item in items for choice in item.choices]
+    check_known(np.array([token for pair in pairs for part in pair for token in part]), tokenizer, vocabulary)
     found = np.empty(len(pairs))
-    # Similar lengths together: little padding.
-    order = sorted(range(len(pairs)), key=lambda index: len(pairs[index][0]) + len(pairs[index][1]))
-    for start in range(0, len(order), batch):
-        chosen = order[start : start + batch]
+    done = 0
+    for chosen in _batches([len(before) + len(after) - 1 for before, after in pairs], batch, short_length or 0):
         found[chosen] = _log_likelihoods(run, [pairs[index] for index in chosen], context_length)
-        progress((start + len(chosen)) * len(items) // len(pairs), len(items))
+        done += len(chosen)
+        progress(done * len(items) // len(pairs), len(items))
     return ChoiceScores(
         found.reshape(len(items), -1),
         np.array([[len(choice) for choice in item.choices] for item in items]),
         np.array([item.answer for item in items]),
     )
+
+
+def _batches(lengths: Sequence[int], batch: int, short_length: int) -> Iterator[list[int]]:
+    """Numbers of the pairs of every batch; similar lengths together: little padding."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    count = sum(length <= short_length for length in lengths)
+    for alike in (order[:count], order[count:]):
+        yield from (alike[start : start + batch] for start in range(0, len(alike), batch))
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, context: str, continuation: str) -> tuple[list[int], list[int]]:

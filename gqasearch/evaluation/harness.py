@@ -5,6 +5,7 @@ lm-eval is an extra: where it is not installed, ``require_harness`` says so.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +68,9 @@ def run_harness(
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
+    if (tokenizer.pad_token_id or 0) >= model.config.get_text_config().vocab_size:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.pad_token = tokenizer.eos_token  # its own was added and the model not resized; it never counts
     try:
         subject = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch)
         found = simple_evaluate(

@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from gqasearch.calibration import no_progress
-from gqasearch.calibration.blocks import block_frame, too_short
+from gqasearch.calibration.blocks import block_frame, check_known, too_short
+from gqasearch.calibration.pieces import WHOLE, TokenReader
 from gqasearch.embedded import Document
 from gqasearch.errors import UserError
 from gqasearch.files import new_file, read_json, remove_abandoned, write_file
@@ -58,18 +59,19 @@ def pack(
     path: Path,
     source: str,
     objective: Objective = "next-token",
+    vocabulary: int | None = None,
     progress: Callable[[int, int], None] = no_progress,
 ) -> PackedBlocks:
     """Write the first ``max_blocks`` blocks of ``length`` tokens to ``path`` (.npy), or as many as the documents fill.
 
     Documents are joined by the tokenizer's EOS token, if it has one, and run on over the ends of blocks; every block
     begins with BOS, or stands between CLS and SEP for a model that predicts masked tokens. No more documents are
-    read than are needed, and none is kept in memory. Masks are not set here. ``progress`` is told the blocks written
-    and ``max_blocks``.
+    read than are needed, and none is kept in memory. Masks are not set here. ``vocabulary``: how many tokens the model
+    has embeddings of. ``progress`` is told the blocks written and ``max_blocks``.
 
     The file appears when it is complete, with a .json beside it that says what was packed. Where both are there and
     fit these arguments, the file is used and no document is read; any other file at ``path`` is replaced. Raises
-    ``UserError`` when the text does not fill one block.
+    ``UserError`` when the text does not fill one block, or has tokens that the model does not know.
     """
     before, after, body = block_frame(tokenizer, objective, length)
     settings = {
@@ -87,7 +89,7 @@ def pack(
     remove_abandoned(path)
     stream = _TokenStream(documents, tokenizer)
     with new_file(path, overwrite=True) as file:
-        blocks = _framed(_bodies(stream, body), before, after)
+        blocks = _known(_framed(_bodies(stream, body), before, after), tokenizer, vocabulary)
         if not _write(file, blocks, length, max_blocks, progress):
             raise too_short(source, stream.tokens, length)
     ids = _open(path)
@@ -116,12 +118,20 @@ class _TokenStream:
         end = self.tokenizer.eos_token_id
         separator = np.array([] if end is None else [end], dtype=np.int32)
         for batch in _batches(self.documents):
-            for document, ids in zip(batch, self._encode(batch), strict=True):
+            for document, parts in zip(batch, self._read(batch), strict=True):
                 if self.tokens and not document.continues:
                     yield separator
-                self.tokens += len(ids)
                 self.size += len(document.text.encode())
-                yield np.array(ids, dtype=np.int32)
+                for ids in parts:
+                    self.tokens += len(ids)
+                    yield np.array(ids, dtype=np.int32)
+
+    def _read(self, batch: list[Document]) -> Iterator[Iterable[list[int]]]:
+        """The ids of every document, in parts."""
+        if len(batch) == 1 and len(batch[0].text) > WHOLE:
+            yield TokenReader(self.tokenizer).read(batch[0])
+        else:
+            yield from ([ids] for ids in self._encode(batch))
 
     def _encode(self, batch: list[Document]) -> list[list[int]]:
         # verbose=False: the warning that a text is longer than the context is the reason it is cut
@@ -139,6 +149,12 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     batch: list[Document] = []
     size = 0
     for document in documents:
+        if len(document.text) > WHOLE:  # by itself: it is tokenised a piece at a time
+            if batch:
+                yield batch
+            yield [document]
+            batch, size = [], 0
+            continue
         batch.append(document)
         size += len(document.text)
         if size >= BATCH:
@@ -163,6 +179,14 @@ def _framed(bodies: Iterable[NDArray[np.int32]], before: list[int], after: list[
     for rows in bodies:
         first, last = (np.tile(np.array(end, dtype=np.int32), (len(rows), 1)) for end in (before, after))
         yield np.concatenate([first, rows, last], axis=1)
+
+
+def _known(
+    blocks: Iterable[NDArray[np.int32]], tokenizer: PreTrainedTokenizerBase, vocabulary: int | None
+) -> Iterator[NDArray[np.int32]]:
+    for rows in blocks:
+        check_known(rows, tokenizer, vocabulary)
+        yield rows
 
 
 def _write(

@@ -1,7 +1,7 @@
 """Three texts for healing that never overlap: to train on, to stop early by, to report on.
 
 Of one file the first 65% are trained on, the next 5% validate, and the rest is what ``evaluate`` and ``search`` report
-on. Files are read a piece at a time; only the text that is reported on is held in memory whole.
+on. Files are read a piece at a time.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from gqasearch.calibration import load_documents, load_whole
+from gqasearch.calibration import FilePart, Text, stream_documents, stream_whole
 from gqasearch.calibration.text import SHARES, open_text, owner, records, text_files
 from gqasearch.embedded import SPLITS, Document, held_out_documents, training_documents
 from gqasearch.errors import UserError
@@ -22,16 +23,17 @@ VALIDATION = 0.05  # share of the whole text
 PIECE = 2**16  # characters that are read at a time
 
 Reader = Callable[[], Iterable[Document]]
+T = TypeVar("T", bound=Text)
 
 
 @dataclass(frozen=True)
-class TextPart:
+class TextPart(Generic[T]):
     """One part of a text, read anew every time it is iterated over; ``source``: the part in words."""
 
     source: str
-    read: Reader
+    read: Callable[[], Iterable[T]]
 
-    def __iter__(self) -> Iterator[Document]:
+    def __iter__(self) -> Iterator[T]:
         return iter(self.read())
 
 
@@ -39,9 +41,9 @@ class TextPart:
 class HealingTexts:
     """What is trained on, what stops the training early, what results are reported on."""
 
-    trained: TextPart
-    validation: TextPart
-    reported: TextPart
+    trained: TextPart[Document]
+    validation: TextPart[Document]
+    reported: TextPart[Document | FilePart]
 
 
 def healing_texts(text: str, evaluation_text: str | None = None) -> HealingTexts:
@@ -56,10 +58,10 @@ def healing_texts(text: str, evaluation_text: str | None = None) -> HealingTexts
     they are reached.
     """
     if evaluation_text is None:
-        reported = TextPart(f"{text}, evaluation part", partial(load_documents, text, "evaluation"))
+        reported = TextPart(f"{text}, evaluation part", partial(stream_documents, text, "evaluation"))
     else:
         _refuse_shared(text, evaluation_text)
-        reported = TextPart(f"{evaluation_text}, whole", partial(load_whole, evaluation_text))
+        reported = TextPart(f"{evaluation_text}, whole", partial(stream_whole, evaluation_text))
     if text == "embedded":
         trained: Reader = training_documents
         validation: Reader = partial(held_out_documents, "search")

@@ -15,6 +15,7 @@ from gqasearch.models.layer import HeadGeometry, LayerWeights
 
 Config = dict[str, Any]
 TensorReader = Callable[[str], Tensor]
+LONGROPE = ("longrope", "su")  # the second in older files of Phi-3
 # What a model predicts: the token that follows, from those before it; or tokens that were masked, from all others.
 Objective: TypeAlias = Literal["next-token", "masked"]
 
@@ -91,6 +92,24 @@ class Family(ABC):
         """The longest block of tokens that the model can read; None where ``config.json`` names no limit."""
         limit = config.get("max_position_embeddings", config.get("n_positions"))  # the latter is GPT-2's word
         return None if limit is None else int(limit)
+
+    def short_length(self, config: Config) -> int | None:
+        """Tokens up to which a text is turned by other frequencies than a longer one; None where the model has one set.
+
+        longrope decides that for a whole batch by its longest text, padding included. transformers prefers the field
+        outside the RoPE parameters.
+        """
+        rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+        if rope.get("rope_type", rope.get("type")) not in LONGROPE:
+            return None
+        field = "original_max_position_embeddings"
+        limit = config.get(field) or rope.get(field) or config.get("max_position_embeddings")
+        return None if limit is None else int(limit)
+
+    def vocabulary(self, config: Config) -> int | None:
+        """How many tokens the model has embeddings of; None where ``config.json`` leaves that to transformers."""
+        size = config.get("vocab_size")
+        return None if size is None else int(size)
 
     def score_scale(self, layer: int, config: Config) -> float | None:
         """What multiplies q k before the softmax; None for 1/sqrt(head_dim)."""

@@ -29,6 +29,10 @@ class Phi3(Family):
         shape = super().geometry(config)
         return replace(shape, rotary_dim=int(shape.head_dim * rotary_fraction(config, default=1.0)))
 
+    def short_length(self, config: Config) -> int | None:
+        # transformers' default, which it prefers to what stands in the RoPE parameters
+        return super().short_length({"original_max_position_embeddings": 4096, **config})
+
     def split_heads(self, got: Mapping[str, Tensor], shape: HeadGeometry) -> dict[str, Tensor]:
         heads = got["qkv.weight"].unflatten(0, (-1, shape.head_dim))
         counts = [shape.num_attention_heads, shape.num_kv_heads, shape.num_kv_heads]

@@ -6,7 +6,9 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 from types import ModuleType
 
 from gqasearch.errors import UserError
@@ -48,11 +50,15 @@ class RayCluster:
         self._folder: str | None = None
         if self.ray.is_initialized():
             raise UserError("this process uses Ray already; end that (ray.shutdown()) or give a number of processes")
+        before = signal.getsignal(signal.SIGTERM)
         try:
             self._start() if self.is_local else self._connect(address)
         except BaseException:
             self.close()
             raise
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)  # Ray puts one of its own there, which exits with code 15
 
     def _start(self) -> None:
         parent = SHORT_TEMPORARY if os.path.isdir(SHORT_TEMPORARY) else None  # noqa: PTH112

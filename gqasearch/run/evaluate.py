@@ -27,6 +27,7 @@ from gqasearch.evaluation import (
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import make_merge
 from gqasearch.models import LayerWeights, Objective, load_model
+from gqasearch.run.texts import used_texts
 from gqasearch.run.workspace import Workspace
 
 BASELINE = "neighbour"
@@ -161,9 +162,7 @@ def measured_words(metrics: Mapping[str, Any]) -> str:
 
 def _text(work: Workspace, split: Any) -> dict[str, Any]:
     """A text and whether this run looked at it."""
-    used = {"calibration": "statistics", "search": "forward"}[split] in work.needs()
-    used = used or (split == "calibration" and work.refinement.reads_text)
-    if not used:
+    if split not in used_texts(work):
         return {"used": False}
     blocks = work.blocks(split)
     return {"used": True, "source": blocks.source, "tokens": blocks.tokens, "fingerprint": blocks.fingerprint}

@@ -47,6 +47,7 @@ from gqasearch.run.listener import RunListener, RunStart
 from gqasearch.run.results import report_data, write_similarity
 from gqasearch.run.search import search_step
 from gqasearch.run.search_log import failed_candidates, search_forward_tokens, search_seconds
+from gqasearch.run.texts import shortages
 from gqasearch.run.warnings import warnings_of
 from gqasearch.run.workers import check_workers
 from gqasearch.run.workspace import Progress, Workspace
@@ -106,6 +107,8 @@ def run_steps(
         start = RunStart(folder.path, work.config.model_dump(mode="json"), folder.known_history())
         for listener in work.listeners:
             listener.on_start(start)
+    if not folder.metrics.is_file():
+        shortages(work)  # reads the texts, and says so now where one is short
     if not folder.grouping.is_file():
         search_step(work, folder, workers, threads)
     document = read_grouping(folder.grouping)

@@ -71,11 +71,14 @@ def _own_scores(
 ) -> list[TaskScore]:
     items = OWN_TASKS[task]()[:limit]
     work.progress.stage(f"{task}, {name}", total=len(items))
+    family, config = work.parent.family, work.parent.config
     scores: ChoiceScores = score_choices(
         model_runner(model),
         tokenizer,
         items,
-        context_length=work.parent.family.context_length(work.parent.config),
+        context_length=family.context_length(config),
+        vocabulary=family.vocabulary(config),
+        short_length=family.short_length(config),
         progress=lambda done, _: work.progress.update(done),
     )
     figures = {"acc": share_and_error(scores.right), "acc_norm": share_and_error(scores.right_by_length)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gqasearch.calibration import benchmark_named, overlap
-from gqasearch.embedded import Split
+from gqasearch.run.texts import shortages, used_texts
 from gqasearch.run.workspace import Workspace
 
 SEARCHED = "the search objective ran the model on {text}; do not report results on that text"
@@ -24,17 +24,17 @@ WORTH_A_WORD = 0.01
 def warnings_of(work: Workspace) -> list[str]:
     """Warnings for metrics.json and the report."""
     text = work.config.calibration_text
-    searched = any(fitness.needs == "forward" for fitness in work.fitnesses.values())
-    fitted = "statistics" in work.needs() or work.refinement.reads_text
+    used = used_texts(work)
+    searched, fitted = "search" in used, "calibration" in used
     found = [VALIDATION] if work.config.evaluation_part == "validation" else []
+    found += shortages(work)
     if searched and text != "embedded":
         found.append(SEARCHED.format(text=f"the search part of {text}"))
     benchmark = benchmark_named(text)
     if benchmark is not None and (searched or fitted):
         use = "the search ran the model on" if searched else "weights were fitted to"
         found.append(BENCHMARK.format(text=text, benchmark=benchmark, use=use))
-    seen: dict[Split, bool] = {"calibration": fitted, "search": searched}
-    for split in (split for split, used in seen.items() if used):
+    for split in (split for split in used if split != "evaluation"):
         share = overlap(work.blocks(split), work.blocks("evaluation"))
         if share > WORTH_A_WORD:
             found.append(OVERLAP.format(share=share, split=split))

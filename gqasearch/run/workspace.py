@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain, islice
 from typing import Protocol
 
 import torch
 
 from gqasearch.budget import Budget
-from gqasearch.calibration import Statistics, TokenBlocks, load_documents, load_or_collect, load_whole, make_blocks
+from gqasearch.calibration import (
+    FilePart,
+    Statistics,
+    TokenBlocks,
+    load_or_collect,
+    make_blocks,
+    shortage,
+    stream_documents,
+    stream_whole,
+)
 from gqasearch.checkpoints import check_target
 from gqasearch.config import KV_RATIO, RunConfig
 from gqasearch.embedded import Document, Split
@@ -26,6 +37,8 @@ from gqasearch.reporting import HistoryPoint
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener
 from gqasearch.search import SearchMethod, check_first_objective, make_method, may_take_several
+
+log = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
@@ -151,12 +164,20 @@ class Workspace:
     def _make_blocks(self, split: Split) -> TokenBlocks:
         if split == "evaluation" and self.config.evaluation_part == "validation":
             return self._validation()
-        tokens = {
-            "calibration": self.config.calibration_tokens,
-            "search": self.config.search_tokens,
-            "evaluation": self.config.evaluation_tokens,
+        blocks = self._cut(split, self.wanted_tokens(split))
+        if (words := shortage(blocks, self.wanted_tokens(split))) is not None:
+            log.warning("warning: %s", words)
+        return blocks
+
+    def wanted_tokens(self, split: Split) -> int:
+        """How many tokens of a text were asked for."""
+        config = self.config
+        wanted: dict[Split, int] = {
+            "calibration": config.calibration_tokens,
+            "search": config.search_tokens,
+            "evaluation": config.evaluation_tokens,
         }
-        return self._cut(split, tokens[split])
+        return wanted[split]
 
     def _cut(self, split: Split, tokens: int) -> TokenBlocks:
         """The first ``tokens`` of one text."""
@@ -164,9 +185,14 @@ class Workspace:
         if tokenizer is None:
             raise UserError(f"model {self.parent.id} has no tokenizer")
         documents, words = self._documents(split)
-        source = f"{words}: {', '.join(document.name for document in documents[:20])}"
-        objective, length = self.parent.family.objective, self.config.block_length
-        return make_blocks(documents, tokenizer, length, tokens, source, objective)
+        named = list(islice(documents, 20))
+        source = f"{words}: {', '.join(document.name for document in named)}"
+        family, config = self.parent.family, self.parent.config
+        return make_blocks(
+            *(chain(named, documents), tokenizer, self.config.block_length, tokens, source, family.objective),
+            vocabulary=family.vocabulary(config),
+            short_length=family.short_length(config),
+        )
 
     def _validation(self) -> TokenBlocks:
         """The last blocks of the search text, which no search sees: it takes the first ones."""
@@ -179,12 +205,12 @@ class Workspace:
             )
         return replace(found, source=f"the end, for validation, of {whole.source}")
 
-    def _documents(self, split: Split) -> tuple[list[Document], str]:
+    def _documents(self, split: Split) -> tuple[Iterator[Document | FilePart], str]:
         """The documents of one purpose, and the text they are of in words."""
         text, other = self.config.calibration_text, self.config.evaluation_text
         if split == "evaluation" and other is not None:
-            return load_whole(other), f"{other}, whole"
-        return load_documents(text, split), f"{text}, {split} part"
+            return iter(stream_whole(other)), f"{other}, whole"
+        return iter(stream_documents(text, split)), f"{text}, {split} part"
 
     def needs(self) -> set[str]:
         """What the fitness functions, the merge and the method of this run need."""

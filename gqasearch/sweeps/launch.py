@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 import torch
 
-from gqasearch.errors import UserError
+from gqasearch.errors import Terminated, UserError
 from gqasearch.sweeps.study import Place, Standing
 from gqasearch.sweeps.worker import POLL_SECONDS, work
 
@@ -70,7 +70,7 @@ def launch(study: optuna.Study, place: Place, workers: int, watch: Callable[[Sta
 
 
 def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
+    raise Terminated
 
 
 def _start(place: Place, threads: int | None) -> _Process:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from gqasearch.calibration import load_or_collect, statistics_key
+from gqasearch.files import aside_of
 from tests.samples import random_blocks
 from tests.tiny_models import tiny_parent
 
@@ -44,3 +46,15 @@ def test_an_interrupted_pass_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(KeyboardInterrupt):
         load_or_collect(parent, blocks, root=tmp_path, batch_blocks=2)
     assert not list((tmp_path / "statistics").iterdir())
+
+
+def test_what_a_killed_pass_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    parent = tiny_parent("llama")
+    folder = tmp_path / "statistics"
+    folder.mkdir()
+    (folder / aside_of(folder / "other").name.replace(f"-{os.getpid()}", "-4194305")).mkdir()  # above the largest id
+    (folder / ".partial-from-a-version-before").mkdir()
+    os.utime(folder / ".partial-from-a-version-before", (0, 0))
+    load_or_collect(parent, random_blocks(parent.config["vocab_size"]), root=tmp_path)
+    (kept,) = folder.iterdir()
+    assert not kept.name.startswith(".")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from gqasearch.embedded import SPLITS, Document, held_out_documents
 from gqasearch.embedded.text import HELD_OUT_MODULES, fallback_documents
 from gqasearch.errors import UserError
 from tests.samples import random_text, text_file
-from tests.tiny_models import tiny_tokenizer
+from tests.tiny_models import VOCAB_SIZE, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 
@@ -107,3 +108,70 @@ def test_a_record_may_hold_any_line_separator(tmp_path: Path) -> None:
     lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
     (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert [d.text for split in SPLITS for d in load_documents(str(tmp_path / "a.jsonl"), split)] == texts
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"text": "fine"}\n{"text": "half \\ud800 a pair"}\n', r"line 2: '\\ud800' at character 5 of 'text'"),
+        ('{"text": "a", "n": ' + "9" * 5000 + "}\n", "line 1: not valid JSON"),
+        ("[" * 100_000, "line 1: not valid JSON"),
+    ],
+)
+def test_a_record_that_cannot_be_text_is_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_documents(str(tmp_path / "a.jsonl"), "search")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+def test_a_byte_order_mark_is_no_text(tmp_path: Path, name: str) -> None:
+    lines = "".join(f'{{"text": "line {index}"}}\r\n' for index in range(10))
+    for folder, mark in (("with", "\ufeff"), ("without", "")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes((mark + lines).encode())
+    found = [
+        [document.text for split in SPLITS for document in load_documents(str(tmp_path / folder / name), split)]
+        for folder in ("with", "without")
+    ]
+    assert found[0] == found[1] and "\ufeff" not in "".join(found[0]) and "\r" not in "".join(found[0])
+
+
+def test_padding_has_an_embedding() -> None:
+    """``[PAD]`` added to a tokenizer, the model's embeddings not resized: its id is beyond them."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    documents = [Document("a", "a" * 20), Document("b", "b" * 9)]
+    blocks = make_blocks(documents, tokenizer, 16, 100, "test", vocabulary=VOCAB_SIZE)
+    assert tokenizer.pad_token_id == VOCAB_SIZE and not blocks.mask.all()
+    assert int(blocks.ids.max()) < VOCAB_SIZE
+    assert int(make_blocks(documents, tokenizer, 16, 100, "test", vocabulary=VOCAB_SIZE + 1).ids.max()) == VOCAB_SIZE
+
+
+def test_a_token_without_an_embedding_is_named() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    document = Document("a", "b" * 50 + "<|im_start|>" + "c" * 50)
+    make_blocks([document], tokenizer, 16, 32, "test", vocabulary=VOCAB_SIZE)  # it is not among these
+    with pytest.raises(UserError, match=rf"'<\|im_start\|>', id {VOCAB_SIZE}, .* of {VOCAB_SIZE} tokens"):
+        make_blocks([document], tokenizer, 16, 100, "test", vocabulary=VOCAB_SIZE)
+
+
+def test_documents_of_one_token_are_refused() -> None:
+    with pytest.raises(UserError, match="no document of two tokens"):
+        make_blocks([Document(str(index), "a") for index in range(50)], TOKENIZER, 16, 100, "test")
+
+
+def test_batches_are_as_long_as_their_longest_block() -> None:
+    documents = [Document(str(index), random_text(size)) for index, size in enumerate((90, 12, 40, 10, 90))]
+    blocks = make_blocks(documents, TOKENIZER, 32, 10_000, "test", short_length=16)
+    lengths = blocks.mask.sum(1).tolist()
+    batches = list(blocks.batches(3))
+    for ids, mask in batches:
+        assert ids.shape == mask.shape and mask.any(0).all()  # nothing that is padding to all
+        assert len(set((mask.sum(1) <= 16).tolist())) == 1  # short ones by themselves
+    assert sorted(int(row.sum()) for _, mask in batches for row in mask) == sorted(lengths)
+    for (ids, _), targets in zip(batches, blocks.targets(3), strict=True):
+        assert torch.equal(targets.tokens, ids[:, 1:])
+    whole = make_blocks(documents[:1], TOKENIZER, 31, 90, "test").batches(2)
+    assert [ids.shape for ids, _ in whole] == [(2, 31), (1, 31)]

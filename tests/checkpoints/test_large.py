@@ -74,7 +74,7 @@ def wait_for(process: subprocess.Popen[str], folder: Path, size: int) -> None:
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         # A folder of another process may be on its way out.
-        files = [path for path in folder.glob(f".out.partial-{process.pid}/*") if path.exists()]
+        files = [path for path in folder.glob(f".out.partial-*-{process.pid}/*") if path.exists()]
         if files and sum(path.stat().st_size for path in files) >= size:
             return
         time.sleep(0.001)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 
 from gqasearch.checkpoints import shards, write_checkpoint
 from gqasearch.errors import UserError
+from gqasearch.files import aside_of
 from gqasearch.models import LayerWeights
 from tests.checkpoints.convert import PADDED, SYMMETRIC, changed_layer, convert, document_for, stored_tensors
 from tests.checkpoints.test_stock import assert_same, saved
@@ -69,12 +71,16 @@ def test_empty_folder_is_filled(tmp_path: Path) -> None:
 
 def test_leftovers_of_a_killed_process_are_removed_but_not_of_a_living_one(tmp_path: Path) -> None:
     parent, folder = saved(tmp_path, "llama")
-    dead, living = tmp_path / ".out.partial-4194305", tmp_path / ".out.partial-1"  # above the largest id; init
-    for left in (dead, living):
+    here = aside_of(tmp_path / "out").name.rpartition("-")[0]
+    dead, living = tmp_path / f"{here}-4194305", tmp_path / f"{here}-1"  # above the largest id; init
+    elsewhere, forgotten = tmp_path / ".out.partial-0123abcd-4194305", tmp_path / ".out.partial-0123abcd-4194306"
+    for left in (dead, living, elsewhere, forgotten):
         left.mkdir()
         (left / "model.safetensors").write_bytes(b"part")
+    for path in (forgotten / "model.safetensors", forgotten):
+        os.utime(path, (0, 0))
     convert(parent, folder, tmp_path / "out", SYMMETRIC)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.partial-1", "out", folder.name]
+    assert {path.name for path in tmp_path.iterdir()} == {living.name, elsewhere.name, "out", folder.name}
 
 
 def test_grouping_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -18,13 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
+from gqasearch.calibration import pieces
 from gqasearch.embedded import Document
 from gqasearch.errors import UserError
 from gqasearch.healing import packing
 from gqasearch.healing.packing import PackedBlocks, pack, training_order
 from tests.samples import random_text
 from tests.tiny_encoders import encoder_tokenizer
-from tests.tiny_models import tiny_tokenizer
+from tests.tiny_models import VOCAB_SIZE, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 BOS, EOS = TOKENIZER.bos_token_id, TOKENIZER.eos_token_id
@@ -229,3 +230,23 @@ def test_every_block_once_before_any_twice(blocks: int, wanted: int, more: int, 
     assert longer[:wanted].tolist() == order.tolist()
     if wanted >= 2 * blocks >= 20:
         assert order[:blocks].tolist() != order[blocks : 2 * blocks].tolist()
+
+
+def test_a_long_record_is_packed_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = Document("long", random_text(3000))
+    expected = packed(tmp_path / "a.npy", [*DOCUMENTS, document, *DOCUMENTS]).ids.tolist()
+    monkeypatch.setattr(packing, "WHOLE", 1000)
+    monkeypatch.setattr(pieces, "WHOLE", 1000)
+    monkeypatch.setattr(pieces, "PIECE", 500)
+    monkeypatch.setattr(pieces, "OVERLAP", 100)
+    assert packed(tmp_path / "b.npy", [*DOCUMENTS, document, *DOCUMENTS]).ids.tolist() == expected
+
+
+def test_a_token_without_an_embedding_is_named(tmp_path: Path) -> None:
+    """EOS, added to the tokenizer and not to the model, stands between documents."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>"})
+    with pytest.raises(UserError, match=rf"'<\|im_end\|>', id {VOCAB_SIZE}"):
+        packed(tmp_path / "a.npy", tokenizer=tokenizer, vocabulary=VOCAB_SIZE)
+    assert not list(tmp_path.iterdir())
+    packed(tmp_path / "a.npy", tokenizer=tokenizer, vocabulary=VOCAB_SIZE + 1)

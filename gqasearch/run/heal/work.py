@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gqasearch.calibration import TokenBlocks, make_blocks
+from gqasearch.calibration import TokenBlocks, make_blocks, shortage
 from gqasearch.checkpoints import needs_remote_code, require_own_code
 from gqasearch.errors import UserError
 from gqasearch.evaluation import model_runner
@@ -38,6 +39,8 @@ from gqasearch.models.loading import load_model, load_tokenizer
 from gqasearch.run.heal.folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
 from gqasearch.run.workspace import Progress
+
+log = logging.getLogger(__name__)
 
 # What the start and its parent have in common, whatever was grouped.
 COMMON = ("vocab_size", "hidden_size", "num_hidden_layers")
@@ -141,9 +144,16 @@ class HealWork:
         """What results are reported on."""
         return self._measured_blocks(self.texts.reported, self.config.evaluation_tokens)
 
-    def _measured_blocks(self, part: TextPart, tokens: int) -> TokenBlocks:
-        objective = self.source.family.objective
-        return make_blocks(list(part), self.tokenizer, self.config.block_length, tokens, part.source, objective)
+    def _measured_blocks(self, part: TextPart[Any], tokens: int) -> TokenBlocks:
+        family, config = self.source.family, self.source.config
+        blocks = make_blocks(
+            *(part, self.tokenizer, self.config.block_length, tokens, part.source, family.objective),
+            vocabulary=family.vocabulary(config),
+            short_length=family.short_length(config),
+        )
+        if (words := shortage(blocks, tokens)) is not None:
+            log.warning("warning: %s", words)
+        return blocks
 
     @cached_property
     def packed(self) -> PackedBlocks:
@@ -157,6 +167,7 @@ class HealWork:
         packed = pack(
             *(part, self.tokenizer, config.block_length, wanted, self.folder.tokens, part.source),
             objective=self.source.family.objective,
+            vocabulary=self.source.family.vocabulary(self.source.config),
             progress=lambda done, _: self.progress.update(done),
         )
         if self.ranks.leads:
