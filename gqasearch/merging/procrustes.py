@@ -35,7 +35,10 @@ def align(gram: Tensor) -> Tensor:
     ends, values = _climb(sorted_, starts)
     best = torch.empty_like(still, memory_format=torch.contiguous_format)
     best[problem, order] = ends[values.argmax(0), problem[:, 0]]
-    return best @ unitary_factor(best.sum(1, keepdim=True)).mH
+    # A factor of its own for every head, in memory: spread by the product, one problem's is a transposed view and those of
+    # several are copied, which other processors' libraries multiply in another order.
+    common = unitary_factor(best.sum(1, keepdim=True)).mH.expand_as(best)
+    return best @ common.clone(memory_format=torch.contiguous_format)
 
 
 def unitary_factor(matrix: Tensor) -> Tensor:

@@ -18,11 +18,12 @@ from gqasearch.merging.aligned_layer import AlignedLayer
 from gqasearch.merging.error import error_parts, measured_error
 from gqasearch.merging.positions import ANYWHERE
 from gqasearch.models import LayerWeights
-from tests.merging.layers import SOURCES, bound, source_layer
+from tests.matrix import FAMILIES, SOURCES, examples, sampled, values_of
+from tests.merging.layers import MATRIX, bound, source_layer
 from tests.samples import synthetic_statistics
-from tests.tiny_models import ALL_FAMILY_NAMES, kv_head_choices
+from tests.tiny_models import kv_head_choices
 
-LINEAR = tuple(family for family in ALL_FAMILY_NAMES if family != "qwen3")  # no head norms
+LINEAR = [case for case in FAMILIES if case != "qwen3"]  # no head norms
 CLOSE = [(0, 1), (0, 2), (0, 1, 2)]
 
 
@@ -92,8 +93,7 @@ def test_what_all_keys_share_costs_nothing_where_nothing_rotates() -> None:
         assert (errors[1] == pytest.approx(errors[0], rel=1e-9)) is free
 
 
-@pytest.mark.parametrize("family", LINEAR)
-@pytest.mark.parametrize("name", sorted(MERGES))
+@pytest.mark.parametrize(("name", "family"), [case for case in MATRIX if "qwen3" not in values_of(case)])
 def test_closed_form_error_equals_the_measured_one(name: str, family: str) -> None:
     merge = bound(name, family)
     for heads in [(0, 1), (1, 3, 4), (0, 1, 2, 3, 4, 5)]:
@@ -102,7 +102,7 @@ def test_closed_form_error_equals_the_measured_one(name: str, family: str) -> No
 
 
 @pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", sampled(range(3), [0]))
 def test_optimal_never_exceeds_the_other_merges(family: str, kv_heads: int, seed: int) -> None:
     errors = {}
     for name in MERGES:
@@ -114,7 +114,7 @@ def test_optimal_never_exceeds_the_other_merges(family: str, kv_heads: int, seed
 
 
 @pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", sampled(range(5), [1]))
 def test_aligned_never_exceeds_the_mean(family: str, kv_heads: int, seed: int) -> None:
     """In neither part."""
     aligned, mean = bound("aligned", family, seed, kv_heads=kv_heads), bound("mean", family, seed, kv_heads=kv_heads)
@@ -200,10 +200,10 @@ def alone(name: str, family: str) -> LayerMerge:
     return bound(name, family, kv_heads=kv_head_choices(family)[0])
 
 
-@pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", ["mean", "optimal", "aligned-renorm"])
 @given(groups=together)
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_an_error_has_the_same_bits_whatever_is_computed_beside_it(
     name: str, family: str, groups: list[tuple[int, ...]]
 ) -> None:
@@ -248,8 +248,7 @@ def rank_deficient(layer: LayerWeights) -> LayerWeights:
     return replace(layer, k=k, q=q, o=o)
 
 
-@pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
-@pytest.mark.parametrize("name", sorted(MERGES))
+@pytest.mark.parametrize(("name", "family"), MATRIX)
 def test_degenerate_heads_give_finite_results(name: str, family: str) -> None:
     layer = rank_deficient(source_layer(family))
     merge = make_merge(name).for_layer(layer, synthetic_statistics(layer))
