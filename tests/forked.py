@@ -9,12 +9,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from gqasearch.cli import main
 
 INTERRUPTED = 130
 # Imported once, by the process that the others are forked from.
@@ -33,6 +37,13 @@ def start(function: Callable[..., Any], *given: Any, **options: Any) -> ForkServ
     process = context().Process(target=_run, args=(function, given, options), daemon=True)
     process.start()
     return process
+
+
+def command(words: Sequence[str | Path], errors: Path) -> None:
+    """The command line in this process, to be started; what it says on standard error goes to a file."""
+    sys.argv = ["gqasearch", *map(str, words)]
+    with errors.open("w", encoding="utf-8") as sys.stderr:
+        main()
 
 
 def _run(function: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ def sampled(every: Iterable[Any], kept: Iterable[Any]) -> list[Any]:
 
 
 def thinned(*axes: Iterable[Any], always: Iterable[Any] = ()) -> list[Any]:
-    """The product of axes: every third case, so that each value has its turn, and all of the first axis's ``always``."""
+    """The product of axes: every third case, so that each value has its turn; all with a first value in ``always``."""
     whole = set(always)
     found = []
     for indexed in product(*map(enumerate, axes)):

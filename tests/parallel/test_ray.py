@@ -90,6 +90,7 @@ def test_a_local_ray_gives_the_bits_of_one_process(
     assert not ray.is_initialized()
 
 
+@pytest.mark.nightly
 def test_a_node_killed_in_mid_generation_changes_nothing(
     two_nodes: tuple[Any, Any, str],
     blueprint: Blueprint,

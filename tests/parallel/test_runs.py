@@ -20,6 +20,7 @@ from gqasearch.errors import UserError
 from gqasearch.parallel import Blueprint, Evaluator, Workers
 from gqasearch.parallel.questions import Facts
 from gqasearch.run import RunFolder, build_config, run
+from tests import forked
 from tests.parallel.test_evaluator import Threads
 
 # Nothing but the search: what comes after it knows of no workers.
@@ -106,7 +107,8 @@ def test_begun_alone_and_resumed_with_workers_gives_the_same_bits(settings: dict
 
     with pytest.raises(Stop):
         run(build_config(values), tmp_path / "parts", Stopping())
-    parts = run(build_config(values), tmp_path / "parts", workers="2")
+    with forked.for_spawned():
+        parts = run(build_config(values), tmp_path / "parts", workers="2")
     assert history(parts) == history(whole) and document(parts) == document(whole)
     assert parts.pareto.read_text() == whole.pareto.read_text()
 
