@@ -25,7 +25,11 @@ USER_ERROR, INTERRUPTED = 2, 130
 
 @contextmanager
 def clear_errors(*, resumable: bool = False) -> Iterator[None]:
-    """Turn a user's mistake, a full disk or Ctrl-C into one message and a non-zero exit."""
+    """Turn a user's mistake, a full disk or Ctrl-C into one message and a non-zero exit.
+
+    A process that was started with SIGINT ignored (nohup, ``&`` in a script) leaves it ignored, as Python does:
+    Ctrl-C is then meant for what runs in the foreground.
+    """
     try:
         yield
     except (UserError, GroupingError) as error:
