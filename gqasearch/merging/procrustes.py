@@ -35,7 +35,7 @@ def align(gram: Tensor) -> Tensor:
     ends, values = _climb(sorted_, starts)
     best = torch.empty_like(still, memory_format=torch.contiguous_format)
     best[problem, order] = ends[values.argmax(0), problem[:, 0]]
-    # A copy of the factor for every head: spread by the product itself, that of a single problem would stay a transposed
+    # A copy of the factor for every head: spread by the product itself, that of one problem would stay a transposed
     # view and those of several be copied, which some processors' libraries multiply in different orders.
     common = unitary_factor(best.sum(1, keepdim=True)).mH.expand_as(best)
     return best @ common.clone(memory_format=torch.contiguous_format)
