@@ -24,11 +24,15 @@ def run(command: list[str], folder: Path, **environment: str) -> str:
     return result.stdout
 
 
-def tests_pass(package: Path, site: Path) -> None:
+# What the process has imported already cannot be rewritten any more.
+QUIETLY = ["-q", "-W", "error", "--assert", "plain"]
+
+
+def pass_its_tests(package: Path, site: Path) -> None:
     """The example's own tests, in a process that finds what was installed."""
     os.chdir(package)
     sys.path.insert(0, str(site))
-    assert pytest.main(["-q", "-W", "error", "--junitxml", "results.xml", str(package)]) == 0
+    assert pytest.main([*QUIETLY, "--junitxml", "results.xml", str(package)]) == 0
     found = re.search(r'failures="0" skipped="0" tests="(\d+)"', Path("results.xml").read_text(encoding="utf-8"))
     assert found is not None and found.group(1) == "8"  # six of the contract, two of its own
 
@@ -49,7 +53,7 @@ def test_worked_example_installs_and_passes_its_own_tests(package: Path, tmp_pat
     install = ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     run([sys.executable, *install, "--target", str(site), str(package)], tmp_path)
     (package / "value_map_fitness.py").unlink()  # what is tested is what was installed
-    process = forked.start(tests_pass, package, site)
+    process = forked.start(pass_its_tests, package, site)
     process.join(120)
     assert process.exitcode == 0
 

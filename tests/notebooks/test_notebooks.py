@@ -38,7 +38,8 @@ def test_committed_without_output(notebook: NotebookNode) -> None:
 # Notebook -> what stands in it, and what takes its place.
 SMALLER = {
     "anatomy_of_a_grouping": {
-        '"model": "embedded",': '"model": "embedded", "calibration_tokens": 4096, "evaluation_tokens": 2048,'
+        '"model": "embedded",': '"model": "embedded", "method": "neighbour", "calibration_tokens": 4096,',
+        '"evaluation_tokens": 8192,': '"evaluation_tokens": 2048,',
     },
     "which_fitness_predicts_quality": {
         '"sample": 24,': '"sample": 4,',

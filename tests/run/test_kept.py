@@ -14,7 +14,12 @@ from gqasearch.run import Kept, RunFolder, build_config, run
 BRIEF = {"population": 2, "offspring": 4, "generations": 1, "first_tokens": 32, "sensitivity_levels": 2}
 CASES: tuple[dict[str, Any], ...] = (
     {"objectives": ["kl"], "refine": "outputs", "method": "staged", "method_parameters": BRIEF},
-    {"objectives": ["merge-error"], "method": "hill-climb", "method_parameters": {"restarts": 2, "swaps": 200}},
+    {
+        "objectives": ["merge-error"],
+        "refine": "none",
+        "method": "hill-climb",
+        "method_parameters": {"restarts": 2, "swaps": 200},
+    },
 )
 
 

@@ -56,7 +56,7 @@ def test_what_the_user_names_goes_before_the_preset() -> None:
 
 @pytest.mark.parametrize("fitness", ["weight-sharing-error", nightly("merge-error")])
 def test_certificates(settings: dict[str, Any], tmp_path: Path, fitness: str) -> None:
-    changes = {"objectives": [fitness], "materialize": False, "baseline": False}
+    changes = {"objectives": [fitness], "materialize": False, "baseline": False, "refine": "none"}
     exact = finished(settings, tmp_path / "exact", method="exact", **changes)
     poor = finished(settings, tmp_path / "poor", method="neighbour", certify=True, **changes)
     for best, layer in zip(read_grouping(exact.grouping).layers, read_grouping(poor.grouping).layers, strict=True):
