@@ -46,7 +46,7 @@ explore: $(INSTALLED) ## property tests on examples that nobody has tried: ten t
 
 .PHONY: test-clients
 test-clients: $(INSTALLED) $(call client_stamps,$(CLIENTS)) ## checkpoints in every engine, some of them large
-	GQASEARCH_ALL_CLIENTS=1 $(BIN)/python -m pytest -n0 tests/clients $(PYTEST_ARGS)
+	GQASEARCH_ALL_CLIENTS=1 $(BIN)/python -m pytest -n0 --nightly tests/clients $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## ruff, mypy --strict, import contracts
