@@ -32,9 +32,15 @@ def context() -> ForkServerContext:
     return found
 
 
+def fork_directly() -> None:
+    """From now on this process, which must have a single thread, forks what it would spawn."""
+    found = multiprocessing.get_context("fork")
+    multiprocessing.get_context = lambda _method=None: found  # type: ignore[assignment]
+
+
 def start(function: Callable[..., Any], *given: Any, **options: Any) -> ForkServerProcess:
     """``function`` of a module, in a process of its own that hears Ctrl-C and then ends with ``INTERRUPTED``."""
-    process = context().Process(target=_run, args=(function, given, options), daemon=True)
+    process = context().Process(target=_run, args=(function, given, options))
     process.start()
     return process
 
@@ -64,11 +70,10 @@ def end(process: ForkServerProcess, number: signal.Signals = signal.SIGKILL) -> 
 
 
 @contextmanager
-def for_spawned() -> Iterator[None]:
-    """What is spawned meanwhile by the code under test is forked in the same way."""
+def for_spawned(truly: bool) -> Iterator[None]:
+    """What the code under test spawns meanwhile is forked in the same way, unless it is ``truly`` to be spawned."""
+    found = context()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(multiprocessing, "get_context", lambda _method: _CONTEXT)
+        if not truly:
+            patch.setattr(multiprocessing, "get_context", lambda _method: found)
         yield
-
-
-_CONTEXT = context()

@@ -22,7 +22,7 @@ Prepared = dict[str, PreparedFitness]
 
 @pytest.fixture(scope="module")
 def evaluator(
-    blueprint: Blueprint, groupings: list[Grouping], tmp_path_factory: pytest.TempPathFactory
+    blueprint: Blueprint, groupings: list[Grouping], tmp_path_factory: pytest.TempPathFactory, nightly: bool
 ) -> Iterator[Evaluator]:
     """Two processes, for all tests of this file; the second candidate kills whoever has it first."""
     codes = [code(grouping) for grouping in groupings]
@@ -32,7 +32,7 @@ def evaluator(
         "faulty": Faulty(refused=codes[3], broken=codes[7]),
     }
     plan = replace(blueprint, fitnesses=blueprint.fitnesses | faulty)
-    with forked.for_spawned(), start_workers(Workers(2), plan) as found:
+    with forked.for_spawned(nightly), start_workers(Workers(2), plan) as found:
         yield found
 
 

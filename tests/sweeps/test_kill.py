@@ -24,10 +24,10 @@ LONGER = {"method": "random", "method_parameters": {"samples": 1000, "batch": 5}
 
 
 @pytest.fixture
-def short_polls(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def short_polls(monkeypatch: pytest.MonkeyPatch, nightly: bool) -> Iterator[None]:
     monkeypatch.setattr(launching, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(launching, "RESTARTS", 0)  # the other worker has to do it
-    with forked.for_spawned():
+    with forked.for_spawned(nightly):
         yield
 
 
