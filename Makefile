@@ -11,6 +11,8 @@ PYTEST_ARGS ?=
 TEST_WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$(( n < 4 ? n : 4 )))
 
 BIN := .venv/bin
+# A process that has nothing left takes tests from one that has: files stay together, with what their tests share.
+PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Written last: it says that the environment is whole and as new as the files that describe it.
 INSTALLED := .venv/.installed
@@ -31,16 +33,20 @@ demo: $(INSTALLED) ## the main job on the embedded model: half, then three quart
 	$(BIN)/python -m experiments.demo
 
 .PHONY: test
-test: $(INSTALLED) $(call client_stamps,$(SUITE_CLIENTS)) ## the whole suite
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(PYTEST_ARGS)
+test: $(INSTALLED) $(call client_stamps,$(SUITE_CLIENTS)) ## the suite: minutes
+	$(PYTEST) $(PYTEST_ARGS)
+
+.PHONY: test-all
+test-all: $(INSTALLED) $(call client_stamps,$(SUITE_CLIENTS)) ## the suite with its full matrices, for the night
+	$(PYTEST) --nightly --hypothesis-profile=nightly $(PYTEST_ARGS)
 
 .PHONY: explore
-explore: $(INSTALLED) ## property tests on examples that nobody has tried: ten times as many as in `make test`, new ones each time
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m hypothesis --hypothesis-profile=explore $(PYTEST_ARGS)
+explore: $(INSTALLED) ## property tests on examples that nobody has tried: ten times as many as in `make test-all`, new ones each time
+	$(PYTEST) --nightly -m hypothesis --hypothesis-profile=explore $(PYTEST_ARGS)
 
 .PHONY: test-clients
 test-clients: $(INSTALLED) $(call client_stamps,$(CLIENTS)) ## checkpoints in every engine, some of them large
-	GQASEARCH_ALL_CLIENTS=1 $(BIN)/python -m pytest -n0 tests/clients $(PYTEST_ARGS)
+	GQASEARCH_ALL_CLIENTS=1 $(BIN)/python -m pytest -n0 --nightly tests/clients $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## ruff, mypy --strict, import contracts

@@ -38,9 +38,30 @@ os.environ.pop("FORCE_COLOR", None)
 
 # A busy machine is no failure, and `make test` tries the same examples each time: what it says of a commit it says
 # again. New examples are for `make explore` to find; what it finds becomes an @example of its test.
-settings.register_profile("gqasearch", deadline=None, derandomize=True)
+settings.register_profile("gqasearch", deadline=None, derandomize=True, max_examples=25)
+settings.register_profile("nightly", deadline=None, derandomize=True, max_examples=100)
 settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("gqasearch")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--nightly", action="store_true", help="full matrices and every moment, as in `make test-all`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is marked ``nightly`` runs where it is asked for."""
+    if config.getoption("nightly"):
+        return
+    left = [item for item in items if item.get_closest_marker("nightly") is not None]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item.get_closest_marker("nightly") is None]
+
+
+@pytest.fixture(scope="session")
+def nightly(request: pytest.FixtureRequest) -> bool:
+    """True in `make test-all`."""
+    return bool(request.config.getoption("nightly"))
 
 
 class _FullDisk(io.FileIO):

@@ -61,6 +61,7 @@ def test_results_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytes
         decode.committed()
 
 
+@pytest.mark.nightly
 def test_a_conversion_is_measured() -> None:
     rows = conversion.measure(True)
     assert rows["merge"].tolist() == ["mean", "medoid"] and (rows["equal tensors"] > 0).all()

@@ -237,7 +237,7 @@ def test_ci_is_executable_and_runs_the_suite() -> None:
     assert script.read_text(encoding="utf-8").rstrip().endswith("exec make test")
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-clients", "lint", "bench"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-all", "test-clients", "lint", "bench"])
 def test_make_targets_build_their_own_environment(target: str, tmp_path: Path) -> None:
     """In a folder without .venv every target begins by making one from constraints.txt."""
     clients = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests" / "clients").glob("*/requirements.txt")]

@@ -81,6 +81,7 @@ def test_shares_of_reuse_are_averaged_as_layers_are_drawn() -> None:
     assert table.iloc[:, 1].tolist() == pytest.approx([0.5] * 4)
 
 
+@pytest.mark.nightly
 def test_staging_is_measured(options: Options) -> None:
     rows = pd.DataFrame(staging.compare(options, 0))
     for search, part in rows.groupby("search"):

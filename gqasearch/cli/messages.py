@@ -26,7 +26,11 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO
 
 @contextmanager
 def clear_errors(*, resumable: bool = False) -> Iterator[None]:
-    """Turn a user's mistake, a file that cannot be read or written, Ctrl-C or SIGTERM into one message and a status."""
+    """Turn a user's mistake, a file that cannot be read or written, Ctrl-C or SIGTERM into one message and a status.
+
+    A process that was started with SIGINT ignored (nohup, ``&`` in a script) leaves it ignored, as Python does:
+    Ctrl-C is then meant for what runs in the foreground.
+    """
     try:
         with stopped_by_sigterm():
             yield

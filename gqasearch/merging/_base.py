@@ -42,6 +42,7 @@ class LayerMerge(ABC):
         """Errors of merging each of these; measured from the merged weights unless a closed form is known.
 
         An error must have the same bits whatever groups it is computed beside: a search that goes on asks for others.
+        Stacks of one must lie in memory as stacks of many do, or libraries take another way through the product.
         """
         return [self.measured_error(heads) for heads in groups]
 

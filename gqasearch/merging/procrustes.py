@@ -20,7 +20,7 @@ def align(gram: Tensor) -> Tensor:
     Started from the identity and from the unitary factors of the blocks of the leading eigenvectors; for each
     problem the better end is kept, so the result is never worse than no alignment. Of all Q that differ by one
     common factor, which changes nothing, those that turn the heads least: their sum is positive semi-definite.
-    A problem's result has the same bits whatever problems are beside it.
+    A problem's result has the same bits whatever problems are beside it, on one machine.
     """
     b, n, s = gram.shape[:3]
     still = torch.eye(s, dtype=gram.dtype, device=gram.device).expand(b, n, s, s)
@@ -35,7 +35,10 @@ def align(gram: Tensor) -> Tensor:
     ends, values = _climb(sorted_, starts)
     best = torch.empty_like(still, memory_format=torch.contiguous_format)
     best[problem, order] = ends[values.argmax(0), problem[:, 0]]
-    return best @ unitary_factor(best.sum(1, keepdim=True)).mH
+    # A copy of the factor for every head: spread by the product itself, that of one problem would stay a transposed
+    # view and those of several be copied, which some processors' libraries multiply in different orders.
+    common = unitary_factor(best.sum(1, keepdim=True)).mH.expand_as(best)
+    return best @ common.clone(memory_format=torch.contiguous_format)
 
 
 def unitary_factor(matrix: Tensor) -> Tensor:

@@ -1,10 +1,4 @@
-"""A conversion that is hit by a signal just before its n-th operation on a file, for every n until none is left.
-
-python -m tests.checkpoints.killable SOURCE GROUPING OUT SIGNAL
-
-Writes a line of JSON for every n: how the process ended, and what there is then of the output, beside it, and of the
-source.
-"""
+"""A conversion that is hit by a signal just before its n-th operation on a file."""
 
 from __future__ import annotations
 
@@ -14,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 from gqasearch.cli.messages import quiet_libraries
@@ -47,15 +42,17 @@ def convert(source: Path, grouping: Path, out: Path) -> None:
     materialize(Workspace(build_config({"model": str(source)})), read_grouping(grouping), out)
 
 
-def main() -> None:
-    source, grouping, out = map(Path, sys.argv[1:4])
-    number = signal.Signals[sys.argv[4]]
+def hit_at_operations(source: Path, grouping: Path, out: Path, number: signal.Signals, step: int, told: Path) -> None:
+    """For every ``step``-th n until no operation is left; appends to ``told`` a line of JSON for each.
+
+    How the process ended, and what there is then of the output, beside it, and of the source.
+    """
+    warnings.simplefilter("ignore")
     quiet_libraries(0)
     convert(source, grouping, out)  # what is imported late is there now, for every child
     before, complete = digest(source), digest(out)
     shutil.rmtree(out)
-    for operation in range(1, 1000):
-        sys.stdout.flush()
+    for operation in range(1, 1000, step):
         child = os.fork()
         if child == 0:
             send_before(operation, number, out.parent)
@@ -71,12 +68,9 @@ def main() -> None:
             "written": (digest(out) == complete) if out.exists() else None,
             "beside": [path.name for path in out.parent.iterdir() if path.name != out.name],
         }
-        sys.stdout.write(json.dumps(state) + "\n")
+        with told.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(state) + "\n")
         if ended == 0:
             return
         if out.exists():
             shutil.rmtree(out)
-
-
-if __name__ == "__main__":
-    main()

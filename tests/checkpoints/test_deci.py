@@ -20,6 +20,7 @@ from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import HeadGeometry
 from tests.checkpoints.convert import config_of, some_ids, stored_tensors
 from tests.checkpoints.uneven import SOURCES, UNEVEN, assert_same, load_trusted, saved, write
+from tests.matrix import thinned
 from tests.tiny_models import edit_config
 
 SHAPE = HeadGeometry(2, 6, 6, 8, 48, 8)
@@ -27,9 +28,9 @@ SPARING = Grouping.from_labels([[0, 1, 0, 1, 1, 0], [0, 1, 2, 1, 3, 0]])  # size
 ODD = Grouping.from_labels([[0, 1, 2, 0, 1, 2], [0, 1, 0, 0, 1, 0]])  # 3 and 2 groups, the largest of 4: 12 slots
 
 
-@pytest.mark.parametrize("grouping", [UNEVEN, SPARING, ODD])
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("family", ["llama", "mistral"])
+@pytest.mark.parametrize(
+    ("family", "source", "grouping"), thinned(["llama", "mistral"], SOURCES, [UNEVEN, SPARING, ODD])
+)
 def test_written_checkpoint_equals_parent_with_tied_heads(
     family: str, source: str, grouping: Grouping, tmp_path: Path
 ) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from experiments.benchmarks import conversion
 from experiments.benchmarks.checkpoints import llama_config, make_checkpoint, random_grouping
 from experiments.benchmarks.memory import CLEAR, measured_apart
+from gqasearch.cli.app import app
 from gqasearch.grouping_document import write_grouping
 from gqasearch.models import CheckpointTensors, ModelSource
+from tests import forked
 from tests.checkpoints.killable import digest
 
 SIZE = {"layers": 20, "hidden": 768, "heads": 12, "vocab": 4000}
@@ -49,30 +51,27 @@ def test_committed_results_can_be_shown() -> None:
 
 
 def test_command_that_is_interrupted_and_given_again(large: Path, tmp_path: Path) -> None:
-    before, out = digest(large / "source"), tmp_path / "out"
+    before, out, errors = digest(large / "source"), tmp_path / "target" / "out", tmp_path / "errors"
+    out.parent.mkdir()
     words = ["materialize", large / "grouping.json", "--model", large / "source", "--output-dir", out]
-    command = [sys.executable, "-m", "gqasearch", *map(str, words)]
-    for number, share, code, left in ((signal.SIGKILL, 0.0, -9, 1), (signal.SIGINT, 0.4, 130, 0)):
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        wait_for(process, tmp_path, int(share * 300e6))
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == code, errors
-        assert digest(large / "source") == before
+    for number, share, left in ((signal.SIGKILL, 0.0, 1), (signal.SIGINT, 0.4, 0)):
+        process = forked.start(forked.command, words, errors)
+        wait_for(process, out.parent, int(share * 300e6))
+        forked.end(process, number)
         assert not out.exists()
-        assert len(list(tmp_path.glob(".out.partial-*"))) == left
-    assert errors == "gqasearch: stopped\n"
-    subprocess.run(command, check=True, timeout=120)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        assert len(list(out.parent.glob(".out.partial-*"))) == left
+    assert errors.read_text() == "gqasearch: stopped\n"
+    assert CliRunner().invoke(app, list(map(str, words))).exit_code == 0
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
     assert CheckpointTensors(out).headers.keys() == CheckpointTensors(large / "source").headers.keys()
     assert digest(large / "source") == before
 
 
-def wait_for(process: subprocess.Popen[str], folder: Path, size: int) -> None:
+def wait_for(process: ForkServerProcess, folder: Path, size: int) -> None:
     """Until the folder of an unfinished conversion in ``folder`` holds ``size`` bytes."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
+        assert process.is_alive()
         # A folder of another process may be on its way out.
         files = [path for path in folder.glob(f".out.partial-*-{process.pid}/*") if path.exists()]
         if files and sum(path.stat().st_size for path in files) >= size:

@@ -26,6 +26,7 @@ from gqasearch.models import FAMILIES
 from tests.checkpoints.convert import PADDED, config_of, convert, some_ids
 from tests.checkpoints.test_stock_families import LONGROPE
 from tests.checkpoints.uneven import SOURCES, UNEVEN, assert_same, load_trusted, saved, write
+from tests.matrix import sampled
 from tests.tiny_models import GROUPED_NAMES, MORE_GROUPED_NAMES, tiny_model
 
 # Gemma 2's scores are capped, which sdpa cannot do.
@@ -45,7 +46,7 @@ def test_every_family_with_grouped_heads_and_rope_has_the_layout() -> None:
     assert tiny <= RAGGED_MODULES.keys() <= {name for family in FAMILIES for name in family.architectures}
 
 
-@pytest.mark.parametrize(("family", "implementation"), KERNELS)
+@pytest.mark.parametrize(("family", "implementation"), sampled(KERNELS, KERNELS[::3]))
 def test_written_checkpoint_equals_parent_with_tied_heads(family: str, implementation: str, tmp_path: Path) -> None:
     """A GQA source with eager attention, an MHA source with sdpa; whole, left-padded and with a cache."""
     parent, out = converted(tmp_path, family, **SOURCES["gqa" if implementation == "eager" else "mha"])
@@ -55,7 +56,7 @@ def test_written_checkpoint_equals_parent_with_tied_heads(family: str, implement
     assert_same(parent, written, UNEVEN)
 
 
-@pytest.mark.parametrize("family", MORE_GROUPED_NAMES)
+@pytest.mark.parametrize("family", sampled(MORE_GROUPED_NAMES, MORE_GROUPED_NAMES[::4]))
 def test_maps_gradients_and_saving_again(family: str, tmp_path: Path) -> None:
     parent, out = converted(tmp_path, family)
     model = load_trusted(out, attn_implementation="eager")

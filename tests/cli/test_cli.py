@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
+from gqasearch import grouping_document
 from gqasearch.cli.app import app
 from tests.samples import text_file
 from tests.tiny_models import save_checkpoint, tiny_model
@@ -304,3 +307,24 @@ def test_verbose_shows_the_settings_that_the_run_used(finished: Path, common: li
     """Not those that were given: the merge decides the refinement."""
     shown = call("search", "--output-dir", str(finished), *common, *SMALL, "-v").stdout
     assert shown.endswith((finished / "config.yaml").read_text()) and "\nrefine: descent\n" in shown
+
+
+@pytest.mark.parametrize(("handler", "code"), [(signal.SIG_IGN, 0), (signal.default_int_handler, 130)])
+def test_ctrl_c_that_is_ignored_from_the_start_stays_ignored(
+    handler: Any, code: int, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under nohup, and behind & in a script."""
+    read = grouping_document.read_grouping
+
+    def read_and_press(*given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return read(*given)
+
+    monkeypatch.setattr(grouping_document, "read_grouping", read_and_press)
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        result = call("validate", str(finished / "grouping.json"))
+        assert signal.getsignal(signal.SIGINT) == handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert result.exit_code == code, result.output

@@ -12,6 +12,7 @@ import pytest
 from tests.clients.cases import STOCK, difference, make_case
 from tests.clients.client import Client
 from tests.clients.summary import Record
+from tests.matrix import sampled
 
 CTRANSLATE2 = Client("ctranslate2", "CTranslate2", in_suite=True)
 # The Qwen2 loader ignores head_dim.
@@ -23,7 +24,7 @@ REFUSED = {
 MODELS = {"embedded": (*STOCK, "deci", "ragged"), "mistral": STOCK, "qwen2": STOCK, "qwen3": STOCK}
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", sampled(MODELS, ["embedded", "qwen2"]))
 def test_layouts(model: str, tmp_path: Path, record_property: Any) -> None:
     CTRANSLATE2.require()
     case = make_case(model, MODELS[model], tmp_path)

@@ -16,6 +16,7 @@ from tests.checkpoints.gguf_parent import write_parent
 from tests.clients.cases import STOCK, difference, heal_case, make_case
 from tests.clients.client import Client
 from tests.clients.summary import Record
+from tests.matrix import sampled
 
 LLAMACPP = Client("llamacpp", "llama.cpp", in_suite=True)
 CONTEXT = 8192  # so long that caches take whole hundredths of a MiB, which llama.cpp prints
@@ -29,7 +30,7 @@ MODELS = {
 OF_THE_FOLDER = re.compile(r"general\.(?!architecture|alignment|file_type|quantization_version)")
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", sampled(MODELS, ["embedded", "qwen2"]))
 def test_layouts(model: str, tmp_path: Path, record_property: Any) -> None:
     LLAMACPP.require()
     case = make_case(model, MODELS[model], tmp_path)
@@ -60,7 +61,7 @@ def test_layouts(model: str, tmp_path: Path, record_property: Any) -> None:
         Record(LLAMACPP.title, result["version"], layout, model, largest, kv_bytes=True).write(record_property)
 
 
-@pytest.mark.parametrize("layout", STOCK)
+@pytest.mark.parametrize("layout", sampled(STOCK, ["stock-padded"]))
 def test_healed(layout: str, tmp_path: Path) -> None:
     """What was trained is computed as transformers computes it; padded slots are still none of llama.cpp's business."""
     LLAMACPP.require()

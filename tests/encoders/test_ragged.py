@@ -19,6 +19,7 @@ from gqasearch.models import FAMILIES, Parent, load_model, load_parent
 from tests.checkpoints.convert import PADDED, SYMMETRIC, config_of, reference, stored_tensors
 from tests.checkpoints.equality import note
 from tests.checkpoints.uneven import ROUNDING, UNEVEN, write
+from tests.matrix import sampled, thinned
 from tests.tiny_encoders import ENCODERS, masked_blocks, save_encoder, tiny_encoder
 from tests.tiny_models import edit_config
 
@@ -51,7 +52,7 @@ def difference(parent: Parent, written: PreTrainedModel, grouping: Grouping, *, 
     return found
 
 
-@pytest.mark.parametrize("family", [*ENCODERS, "xlm-roberta"])
+@pytest.mark.parametrize("family", sampled([*ENCODERS, "xlm-roberta"], ["bert", "distilbert", "xlm-roberta"]))
 def test_written_checkpoint_equals_parent_with_tied_heads(family: str, tmp_path: Path) -> None:
     parent, folder = saved(tmp_path, family)
     layout = write(parent, folder, tmp_path / "out", UNEVEN, "auto")
@@ -62,8 +63,10 @@ def test_written_checkpoint_equals_parent_with_tied_heads(family: str, tmp_path:
     assert computed_kv_bytes_per_token(written, parent.family, 2) == UNEVEN.kv_bytes_per_token(8, 4)
 
 
-@pytest.mark.parametrize("grouping", [SYMMETRIC, PADDED, Grouping.from_labels([[0] * 6, list(range(6))])])
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize(
+    ("grouping", "implementation"),
+    thinned([SYMMETRIC, PADDED, Grouping.from_labels([[0] * 6, list(range(6))])], ["eager", "sdpa"]),
+)
 def test_other_groupings_and_attention_implementations(grouping: Grouping, implementation: str, tmp_path: Path) -> None:
     parent, folder = saved(tmp_path, "bert")
     write(parent, folder, tmp_path / "out", grouping, "auto")
@@ -74,7 +77,7 @@ def test_other_groupings_and_attention_implementations(grouping: Grouping, imple
         assert [tuple(layer.shape) for layer in maps] == [(1, 6, 5, 5)] * 2
 
 
-@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize("family", sampled(ENCODERS, ["roberta", "distilbert"]))
 def test_hidden_states_alone(family: str, tmp_path: Path) -> None:
     parent, folder = saved(tmp_path, family)
     write(parent, folder, tmp_path / "out", UNEVEN, "ragged")

@@ -12,6 +12,7 @@ from gqasearch.evaluation import AttentionCalls, Converter, evaluate_quality, mo
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import Parent, decoder_layer, layers_replaced, outputs_noted
 from gqasearch.refining import LayersAlone, Outputs, Streams
+from tests.matrix import sampled
 from tests.refining.cases import (
     REFINING,
     converter_of,
@@ -43,7 +44,7 @@ def test_merged_copies_leave_logits_where_they_were(family: str, name: str, tmp_
 
 
 @pytest.mark.parametrize("name", REFINING)
-@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize("family", sampled(ENCODERS, ["roberta", "distilbert"]))
 def test_every_encoder_comes_closer_to_its_parent(family: str, name: str, tmp_path: Path) -> None:
     parent, blocks = encoder_parent(family), masked_blocks(blocks=20, padded=True)
     before = state_of(parent)

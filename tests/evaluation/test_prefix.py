@@ -15,8 +15,9 @@ from gqasearch.evaluation import Converter, ParentLogProbs, PrefixLosses, evalua
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import make_merge
 from gqasearch.models import LayerWeights, Parent, tie_heads
+from tests.matrix import FAMILIES
 from tests.samples import random_blocks
-from tests.tiny_models import ALL_FAMILY_NAMES, VOCAB_SIZE, tiny_parent
+from tests.tiny_models import VOCAB_SIZE, tiny_parent
 
 LAYERS, HEADS, BATCHES = 4, 6, 3
 ROWS = ([0, 1, 2, 3, 4, 5], [0, 0, 1, 1, 2, 2], [0, 1, 0, 0, 2, 1], [0, 0, 0, 0, 0, 0])
@@ -63,7 +64,7 @@ groupings = st.lists(st.integers(0, 3), min_size=LAYERS, max_size=LAYERS).map(la
 everything = range(BATCHES)
 
 
-@pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_is_the_kl_of_the_converted_model(family: str) -> None:
     losses = losses_of(family)
     candidates = [grouping(0, 0, 0, 0), grouping(1, 2, 3, 0), grouping(1, 2, 0, 1), grouping(0, 0, 0, 3)]

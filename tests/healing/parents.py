@@ -6,14 +6,16 @@ from gqasearch.calibration import TokenBlocks
 from gqasearch.grouping import Grouping
 from gqasearch.merging import Mean
 from gqasearch.models import LayerWeights, Parent
+from tests.matrix import GROUPED_KINDS, sampled
 from tests.samples import random_blocks
 from tests.tiny_encoders import ENCODERS, encoder_parent, masked_blocks
 from tests.tiny_models import ALL_FAMILY_NAMES, MORE_FAMILY_NAMES, VOCAB_SIZE, kv_head_choices, tiny_parent
 
-SOURCES = [
+EVERY_SOURCE = [
     *((family, kv) for family in (*ALL_FAMILY_NAMES, *MORE_FAMILY_NAMES) for kv in kv_head_choices(family)),
     *((family, 6) for family in ENCODERS),
 ]
+SOURCES = sampled(EVERY_SOURCE, [*GROUPED_KINDS, ("falcon", 3), ("gemma2", 3), ("phi3", 6), ("gpt2", 6), ("bert", 6)])
 
 
 def parent_of(family: str, kv_heads: int) -> Parent:

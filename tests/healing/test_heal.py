@@ -23,6 +23,7 @@ from gqasearch.models.loading import load_model
 from gqasearch.run.heal import heal
 from tests.checkpoints.convert import some_ids, stored_tensors
 from tests.healing.healed import LAYOUTS, changed, converted, healed, history_of, settings, slots_of
+from tests.matrix import nightly, sampled
 from tests.tiny_encoders import ENCODERS
 
 
@@ -48,8 +49,17 @@ def test_a_healed_checkpoint_is_better_and_still_the_grouped_model(layout: str, 
         torch.testing.assert_close(tied(some_ids()).logits, model(some_ids()).logits, atol=5e-5, rtol=0)
 
 
-@pytest.mark.parametrize("layout", ["stock-padded", "deci"])
-@pytest.mark.parametrize("change", [{}, {"train": "lora"}, {"train": "attention", "weight_decay": 0.1}])
+@pytest.mark.parametrize(
+    ("layout", "change"),
+    [
+        ("stock-padded", {}),
+        ("stock-padded", {"train": "lora"}),
+        ("deci", {"train": "attention", "weight_decay": 0.1}),
+        nightly(("stock-padded", {"train": "attention", "weight_decay": 0.1})),
+        nightly(("deci", {})),
+        nightly(("deci", {"train": "lora"})),
+    ],
+)
 def test_empty_slots_stay_exactly_zero(layout: str, change: dict[str, Any], tmp_path: Path) -> None:
     _, start = converted(tmp_path, layout)
     folder, empty = healed(tmp_path, learning_rate=0.02, **change), 0
@@ -80,7 +90,9 @@ def test_lora_changes_by_matrices_of_its_rank(tmp_path: Path) -> None:
         assert int(torch.linalg.matrix_rank((after[name] - before[name]).double(), rtol=1e-4)) == 2
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt", "phi3", "qwen2", "gpt_neox", "falcon", *ENCODERS])
+@pytest.mark.parametrize(
+    "family", sampled(["gpt2", "opt", "phi3", "qwen2", "gpt_neox", "falcon", *ENCODERS], ["gpt2", "gpt_neox", "bert"])
+)
 def test_families(family: str, tmp_path: Path) -> None:
     layout = "ragged" if family in ("gpt2", "opt", *ENCODERS) else "stock-symmetric"
     converted(tmp_path, layout, family)

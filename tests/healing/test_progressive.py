@@ -12,7 +12,7 @@ from gqasearch.healing import GroupedParent, ProgressiveParent
 from gqasearch.healing.frames import towards
 from gqasearch.healing.grouped_parent import TRAINED
 from gqasearch.models import LayerWeights, tie_heads
-from tests.healing.parents import SOURCES, blocks_for, grouping_for, mean_merged, parent_of
+from tests.healing.parents import EVERY_SOURCE, SOURCES, blocks_for, grouping_for, mean_merged, parent_of
 from tests.tiny_models import tiny_parent
 
 
@@ -105,7 +105,7 @@ def turned_by_hand(layer: LayerWeights) -> LayerWeights:
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt_neox", "phi", "opt", "gpt2", "smollm3"])
 def test_frames_undo_any_rotation(family: str) -> None:
     """Of a layer that was only turned nothing is left to merge: its frame is found to the last digit."""
-    for kv_heads in {kv for name, kv in SOURCES if name == family}:
+    for kv_heads in {kv for name, kv in EVERY_SOURCE if name == family}:
         parent = parent_of(family, kv_heads)
         for index in range(2):
             layer = parent.layer(index)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import random
-import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,60 +23,71 @@ from gqasearch.healing.state import HealState, latest_state, save_state
 from gqasearch.healing.trainer import arguments
 from gqasearch.run.heal import HealFolder
 from gqasearch.run.heal.ranks import Ranks
+from tests import forked
 from tests.checkpoints.convert import stored_tensors
 from tests.healing.healed import converted, healed, history_of, settings
+from tests.matrix import nightly
 
 
 def command(tmp_path: Path, name: str, *launcher: str, **changes: Any) -> list[str]:
     given = settings(tmp_path, **changes).model_dump(exclude={"model"}, exclude_defaults=True)
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
-    start = [*(launcher or (sys.executable, "-m")), "gqasearch", "heal", str(tmp_path / "start")]
-    return [*start, f"--output-dir={tmp_path / name}", "--quiet", *flags]
+    return [*launcher, "gqasearch", "heal", str(tmp_path / "start"), f"--output-dir={tmp_path / name}", *flags, "-q"]
 
 
-def kill_after(process: subprocess.Popen[bytes], folder: HealFolder, lines: int) -> None:
-    """SIGKILL once the history has so many lines more than at the first look."""
+def wait_for(process: ForkServerProcess, folder: HealFolder, lines: int) -> None:
+    """Until the history has so many lines more than at the first look."""
     deadline = time.monotonic() + 120
     before = count(folder)
-    while process.poll() is None and time.monotonic() < deadline and count(folder) < before + lines:
+    while process.is_alive() and time.monotonic() < deadline and count(folder) < before + lines:
         time.sleep(0.002)
-    assert process.poll() is None, "it ended before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
 
 
 def count(folder: HealFolder) -> int:
     return folder.history.read_bytes().count(b"\n") if folder.history.is_file() else 0
 
 
+def assert_same(one: HealFolder, other: HealFolder) -> None:
+    """To the bit, and nothing in either that could run code."""
+    assert history_of(one) == history_of(other)
+    weights = [(folder.model / "model.safetensors").read_bytes() for folder in (one, other)]
+    assert weights[0] == weights[1]
+    assert not list(one.path.rglob("*.pt")) and not list(one.path.rglob("*.bin"))
+
+
 LONG: dict[str, Any] = {"steps": 60, "evaluate_every": 3, "validation_tokens": 100}
+LORA: dict[str, Any] = {"train": "lora"}
+PROGRESSIVE: dict[str, Any] = {"progressive": 0.5, "pass_blocks": 1}
 
 
 @pytest.mark.parametrize(
-    ("changes", "kills"),
-    [({"patience": 30}, 2), ({"train": "lora"}, 1), ({"progressive": 0.5, "pass_blocks": 1}, 1)],
-    ids=["all", "lora", "progressive"],
+    ("changes", "kills"), [({"patience": 30}, 2), nightly((LORA, 1)), nightly((PROGRESSIVE, 1))], ids=str
 )
 def test_killed_and_resumed_gives_the_same_bits(changes: dict[str, Any], kills: int, tmp_path: Path) -> None:
     converted(tmp_path, "stock-padded")
-    subprocess.run(command(tmp_path, "whole", **LONG, **changes), check=True)
-    whole, killed, rng = HealFolder(tmp_path / "whole"), HealFolder(tmp_path / "killed"), random.Random(0)
+    changes = LONG | changes
+    killed, rng = HealFolder(tmp_path / "killed"), random.Random(0)
     for _ in range(kills):
-        process = subprocess.Popen(command(tmp_path, "killed", **LONG, **changes))
-        kill_after(process, killed, rng.randint(2, 5))
+        process = forked.start(healed, tmp_path, "killed", **changes)
+        wait_for(process, killed, rng.randint(2, 5))
+        forked.end(process)
         assert not killed.model.exists()
-    subprocess.run(command(tmp_path, "killed", **LONG, **changes), check=True)
-    assert history_of(killed) == history_of(whole)
-    weights = [(folder.model / "model.safetensors").read_bytes() for folder in (whole, killed)]
-    assert weights[0] == weights[1]
-    assert not list(killed.path.rglob("*.pt")) and not list(killed.path.rglob("*.bin"))
+    assert_same(healed(tmp_path, "killed", **changes), healed(tmp_path, "whole", **changes))
 
 
-def test_a_model_with_dropout_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    converted(tmp_path, "ragged", "gpt2")
-    path = tmp_path / "start" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"resid_pdrop": 0.2}))
-    whole = healed(tmp_path, "whole")
+@pytest.mark.parametrize(
+    ("family", "layout", "changes"),
+    [("gpt2", "ragged", {}), ("llama", "stock-padded", LORA), ("llama", "stock-padded", PROGRESSIVE)],
+    ids=["dropout", "lora", "progressive"],
+)
+def test_stopped_and_resumed_gives_the_same_bits(
+    family: str, layout: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In mid-training, by an exception: what draws random numbers, and what is not all of the model."""
+    converted(tmp_path, layout, family)
+    if family == "gpt2":
+        path = tmp_path / "start" / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"resid_pdrop": 0.2}))
 
     module = sys.modules["gqasearch.run.heal.heal"]  # the package's name for it is heal()'s
     write_history = module._write_history
@@ -86,18 +100,38 @@ def test_a_model_with_dropout_goes_on_to_the_same_bits(tmp_path: Path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(module, "_write_history", write_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            healed(tmp_path, "stopped")
-    stopped = healed(tmp_path, "stopped")
-    assert history_of(stopped) == history_of(whole)
-    weights = [(folder.model / "model.safetensors").read_bytes() for folder in (whole, stopped)]
-    assert weights[0] == weights[1]
+            healed(tmp_path, "stopped", **changes)
+    assert_same(healed(tmp_path, "stopped", **changes), healed(tmp_path, "whole", **changes))
 
 
-def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+def torchrun(tmp_path: Path, **changes: Any) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    subprocess.run(command(tmp_path, "two", *launcher, **changes), check=True, timeout=240)
+
+
+def by_hand(tmp_path: Path, **changes: Any) -> None:
+    """Two processes that are told what torchrun would tell them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    sizes = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    told = [{**place, **sizes, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    processes = [forked.start(healed_as, environment, tmp_path, "two", **changes) for environment in told]
+    for process in processes:
+        process.join(240)
+        assert process.exitcode == 0
+
+
+def healed_as(environment: dict[str, str], tmp_path: Path, name: str, **changes: Any) -> None:
+    os.environ.update(environment)
+    healed(tmp_path, name, **changes)
+
+
+@pytest.mark.parametrize("launch", [by_hand, nightly(torchrun)])
+def test_two_processes_train_as_one_does(launch: Callable[..., None], tmp_path: Path) -> None:
     """Each takes half of every step's blocks."""
     converted(tmp_path, "stock-symmetric")
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    subprocess.run(command(tmp_path, "two", *run, batch_blocks=4), check=True, timeout=240)
+    launch(tmp_path, batch_blocks=4)
     one, two = healed(tmp_path, "one", batch_blocks=4), HealFolder(tmp_path / "two")
     for mine, theirs in zip(history_of(one), history_of(two), strict=True):
         assert theirs["kl"] == pytest.approx(mine["kl"], rel=1e-3)

@@ -8,12 +8,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from gqasearch.merging import LayerMerge, make_merge
+from gqasearch.merging import MERGES, LayerMerge, make_merge
 from gqasearch.models import LayerWeights, Parent, layers_replaced, tie_heads
+from tests.matrix import thinned
 from tests.samples import logits_of, random_blocks, synthetic_statistics
-from tests.tiny_models import ALL_FAMILY_NAMES, kv_head_choices, tiny_parent
+from tests.tiny_models import ALL_FAMILY_NAMES, tiny_parent
 
-SOURCES = [(family, kv) for family in ALL_FAMILY_NAMES for kv in kv_head_choices(family)]
+# Every merge with every kind of layer.
+MATRIX = thinned(sorted(MERGES), ALL_FAMILY_NAMES, always=("optimal",))
 
 
 def bound(name: str, family: str, seed: int = 0, kv_heads: int | None = None) -> LayerMerge:

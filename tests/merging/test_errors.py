@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from itertools import combinations, pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,17 +13,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gqasearch.merging import MERGES, LayerMerge, MergedGroup, make_merge, shared_rotated, shared_subspace
 from gqasearch.merging.aligned_layer import AlignedLayer
 from gqasearch.merging.error import error_parts, measured_error
 from gqasearch.merging.positions import ANYWHERE
 from gqasearch.models import LayerWeights
-from tests.merging.layers import SOURCES, bound, source_layer
+from tests.matrix import FAMILIES, SOURCES, examples, sampled, values_of
+from tests.merging.layers import MATRIX, bound, source_layer
 from tests.samples import synthetic_statistics
-from tests.tiny_models import ALL_FAMILY_NAMES, kv_head_choices
+from tests.tiny_models import kv_head_choices
 
-LINEAR = tuple(family for family in ALL_FAMILY_NAMES if family != "qwen3")  # no head norms
+LINEAR = [case for case in FAMILIES if case != "qwen3"]  # no head norms
 CLOSE = [(0, 1), (0, 2), (0, 1, 2)]
 
 
@@ -92,8 +95,7 @@ def test_what_all_keys_share_costs_nothing_where_nothing_rotates() -> None:
         assert (errors[1] == pytest.approx(errors[0], rel=1e-9)) is free
 
 
-@pytest.mark.parametrize("family", LINEAR)
-@pytest.mark.parametrize("name", sorted(MERGES))
+@pytest.mark.parametrize(("name", "family"), [case for case in MATRIX if "qwen3" not in values_of(case)])
 def test_closed_form_error_equals_the_measured_one(name: str, family: str) -> None:
     merge = bound(name, family)
     for heads in [(0, 1), (1, 3, 4), (0, 1, 2, 3, 4, 5)]:
@@ -102,7 +104,7 @@ def test_closed_form_error_equals_the_measured_one(name: str, family: str) -> No
 
 
 @pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", sampled(range(3), [0]))
 def test_optimal_never_exceeds_the_other_merges(family: str, kv_heads: int, seed: int) -> None:
     errors = {}
     for name in MERGES:
@@ -114,7 +116,7 @@ def test_optimal_never_exceeds_the_other_merges(family: str, kv_heads: int, seed
 
 
 @pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", sampled(range(5), [1]))
 def test_aligned_never_exceeds_the_mean(family: str, kv_heads: int, seed: int) -> None:
     """In neither part."""
     aligned, mean = bound("aligned", family, seed, kv_heads=kv_heads), bound("mean", family, seed, kv_heads=kv_heads)
@@ -200,16 +202,51 @@ def alone(name: str, family: str) -> LayerMerge:
     return bound(name, family, kv_heads=kv_head_choices(family)[0])
 
 
-@pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", ["mean", "optimal", "aligned-renorm"])
 @given(groups=together)
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_an_error_has_the_same_bits_whatever_is_computed_beside_it(
     name: str, family: str, groups: list[tuple[int, ...]]
 ) -> None:
     merge = bound(name, family, kv_heads=kv_head_choices(family)[0])
     groups = [heads for heads in groups if heads[-1] < merge.source.num_kv_heads]
     assert merge.group_errors(groups) == [alone(name, family).group_error(heads) for heads in groups]
+
+
+class Products(TorchDispatchMode):
+    """Notes how the matrices of every product lie in memory: libraries choose their way by it, and so the last bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[Any, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in (torch.ops.aten.bmm, torch.ops.aten.mm):
+            self.seen.add((str(func), *map(_lies, args)))
+        return func(*args, **(kwargs or {}))
+
+
+def _lies(matrix: Tensor) -> tuple[Any, ...]:
+    """Size and strides of a matrix (..., r, c), those along a single row, column or matrix left out."""
+    shape, stride = matrix.shape, matrix.stride()
+    used = tuple(step if size > 1 else None for size, step in zip(shape[-2:], stride[-2:], strict=True))
+    return (*shape[-2:], *used, matrix.dtype)
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "gpt_neox"])
+@pytest.mark.parametrize("name", ["optimal", "aligned"])
+def test_products_lie_alike_whatever_is_computed_beside_them(name: str, family: str) -> None:
+    """On some processors a product of a transposed view has other last bits than that of its copy."""
+    groups = [(0, 1, 4), (1, 2, 3), (0, 2, 5), (3, 4, 5)]
+    together, alone = Products(), Products()
+    one, other = bound(name, family), bound(name, family)
+    with together:
+        one.group_errors(groups)
+    with alone:
+        for heads in groups:
+            other.group_error(heads)
+    assert together.seen == alone.seen
 
 
 @pytest.mark.parametrize("family", ["llama", "opt", "gpt_neox"])
@@ -248,8 +285,7 @@ def rank_deficient(layer: LayerWeights) -> LayerWeights:
     return replace(layer, k=k, q=q, o=o)
 
 
-@pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
-@pytest.mark.parametrize("name", sorted(MERGES))
+@pytest.mark.parametrize(("name", "family"), MATRIX)
 def test_degenerate_heads_give_finite_results(name: str, family: str) -> None:
     layer = rank_deficient(source_layer(family))
     merge = make_merge(name).for_layer(layer, synthetic_statistics(layer))

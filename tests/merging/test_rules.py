@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from gqasearch.errors import UserError
 from gqasearch.merging import MERGES, make_merge
 from gqasearch.merging.procrustes import align
+from tests.matrix import FAMILIES
 from tests.merging.layers import bound, orthogonal
 from tests.samples import synthetic_statistics
-from tests.tiny_models import ALL_FAMILY_NAMES, tiny_parent
+from tests.tiny_models import tiny_parent
 
 
-@pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_mean_is_the_mean(family: str) -> None:
     merge = bound("mean", family)
     w, group = merge.weights, merge.merge_group((0, 2, 5))

@@ -9,8 +9,9 @@ from torch import Tensor
 from gqasearch.grouping import LayerGrouping
 from gqasearch.merging import make_merge
 from gqasearch.models import Parent, decoder_layer, layers_replaced, run_from, tie_heads
+from tests.matrix import FAMILIES
 from tests.samples import logits_of, random_blocks
-from tests.tiny_models import ALL_FAMILY_NAMES, tiny_parent
+from tests.tiny_models import tiny_parent
 
 LAYERS = 4
 
@@ -20,7 +21,7 @@ def four_layers(family: str) -> Parent:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_layer_can_be_started_at(family: str, padded: bool) -> None:
     parent = four_layers(family)
     blocks = random_blocks(parent.config["vocab_size"], blocks=3, padded=padded)
@@ -34,7 +35,7 @@ def test_every_layer_can_be_started_at(family: str, padded: bool) -> None:
         assert all(torch.equal(a, b) for a, b in zip(later, between[layer:], strict=True))
 
 
-@pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_hidden_states_are_what_enters_the_layers(family: str) -> None:
     parent = four_layers(family)
     blocks = random_blocks(parent.config["vocab_size"], padded=True)

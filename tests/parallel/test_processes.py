@@ -14,6 +14,7 @@ from gqasearch.fitness import PreparedFitness, PreparedGroupFitness, PreparedTex
 from gqasearch.grouping import Grouping
 from gqasearch.parallel import Blueprint, Evaluator, Workers, parse_workers, spread_fitness, start_workers
 from gqasearch.search import FAILED
+from tests import forked
 from tests.parallel.plugins import Faulty, code
 
 Prepared = dict[str, PreparedFitness]
@@ -21,7 +22,7 @@ Prepared = dict[str, PreparedFitness]
 
 @pytest.fixture(scope="module")
 def evaluator(
-    blueprint: Blueprint, groupings: list[Grouping], tmp_path_factory: pytest.TempPathFactory
+    blueprint: Blueprint, groupings: list[Grouping], tmp_path_factory: pytest.TempPathFactory, nightly: bool
 ) -> Iterator[Evaluator]:
     """Two processes, for all tests of this file; the second candidate kills whoever has it first."""
     codes = [code(grouping) for grouping in groupings]
@@ -30,7 +31,8 @@ def evaluator(
         "deadly": Faulty(deadly=(codes[5],)),
         "faulty": Faulty(refused=codes[3], broken=codes[7]),
     }
-    with start_workers(Workers(2), replace(blueprint, fitnesses=blueprint.fitnesses | faulty)) as found:
+    plan = replace(blueprint, fitnesses=blueprint.fitnesses | faulty)
+    with forked.for_spawned(nightly), start_workers(Workers(2), plan) as found:
         yield found
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from gqasearch.errors import UserError
 from gqasearch.parallel import Blueprint, Evaluator, Workers
 from gqasearch.parallel.questions import Facts
 from gqasearch.run import RunFolder, build_config, run
+from tests import forked
 from tests.parallel.test_evaluator import Threads
 
 # Nothing but the search: what comes after it knows of no workers.
@@ -56,10 +55,15 @@ def running(pids: list[int]) -> list[int]:
     return [pid for pid in pids if state(pid) != "Z"]
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def search_with_forked_workers(words: list[str], errors: Path) -> None:
+    forked.fork_directly()
+    forked.command(words, errors)
+
+
+def wait_for(condition: Callable[[], bool], process: ForkServerProcess) -> None:
     deadline = time.monotonic() + 300
     while not condition():
-        assert process.poll() is None and time.monotonic() < deadline, "the search ended too early"
+        assert process.is_alive() and time.monotonic() < deadline, "the search ended too early"
         time.sleep(0.01)
 
 
@@ -70,11 +74,10 @@ def test_killed_with_workers_and_resumed_without_gives_the_same_bits(settings: d
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
     flags = ["--config", str(tmp_path / "run.yaml"), "--output-dir", str(tmp_path / "killed"), "--workers", "2"]
     folder = RunFolder(tmp_path / "killed")
-    process = subprocess.Popen([sys.executable, "-m", "gqasearch", "search", *flags, "-q"])
+    process = forked.start(search_with_forked_workers, ["search", *flags, "-q"], tmp_path / "errors")
     wait_for(lambda: folder.history.is_file() and len(folder.history.read_text().splitlines()) > 3, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    forked.end(process)
     deadline = time.monotonic() + 60
     while running([int(pid) for pid in children]) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -106,7 +109,8 @@ def test_begun_alone_and_resumed_with_workers_gives_the_same_bits(settings: dict
 
     with pytest.raises(Stop):
         run(build_config(values), tmp_path / "parts", Stopping())
-    parts = run(build_config(values), tmp_path / "parts", workers="2")
+    with forked.for_spawned(truly=False):
+        parts = run(build_config(values), tmp_path / "parts", workers="2")
     assert history(parts) == history(whole) and document(parts) == document(whole)
     assert parts.pareto.read_text() == whole.pareto.read_text()
 

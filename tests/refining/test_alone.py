@@ -11,8 +11,9 @@ import torch
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import LayerWeights, decoder_layer
 from gqasearch.refining import Descent, LayersAlone, LayerwiseRefinement, Outputs
+from tests.matrix import FAMILIES
 from tests.refining.cases import blocks_of, converter_of, state_of, untouched
-from tests.tiny_models import ALL_FAMILY_NAMES, tiny_parent
+from tests.tiny_models import tiny_parent
 
 SHARED = LayerGrouping.from_labels([0, 1, 0, 2, 1, 0])
 WAYS = (Outputs(), Descent(steps=3))
@@ -24,7 +25,7 @@ def same(one: LayerWeights, other: LayerWeights) -> bool:
 
 
 @pytest.mark.parametrize("refinement", WAYS, ids=lambda way: way.name)
-@pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_is_the_refinement_of_a_model_with_that_layer_alone_grouped(
     family: str, refinement: LayerwiseRefinement, tmp_path: Path
 ) -> None:

@@ -15,11 +15,11 @@ from gqasearch.models import LayerWeights, Parent, tie_heads
 from gqasearch.refining import AttentionCall, Descent, LayerSite
 from gqasearch.refining.descent import layer_loss
 from gqasearch.refining.whitening import Whitening
+from tests.matrix import FAMILIES, SOURCES
 from tests.models.test_families import attend
 from tests.refining.cases import blocks_of, converter_of, site_error, site_of
-from tests.tiny_models import ALL_FAMILY_NAMES, kv_head_choices, tiny_parent
+from tests.tiny_models import tiny_parent
 
-SOURCES = [(family, kv) for family in ALL_FAMILY_NAMES for kv in kv_head_choices(family)]
 FITTED = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias")
 
 
@@ -76,7 +76,7 @@ def test_one_step_is_adams_first(family: str, kv_heads: int, tmp_path: Path) -> 
         torch.testing.assert_close((start - getattr(moved, name))[clear], step[clear], atol=1e-6, rtol=2e-2)
 
 
-@pytest.mark.parametrize("family", ALL_FAMILY_NAMES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_whitened_weights_compute_the_same(family: str, tmp_path: Path) -> None:
     _, site, weights = case(family, 6, tmp_path)
     whitening = Whitening.of(site)

@@ -9,11 +9,10 @@ import torch
 
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import layers_replaced
+from tests.matrix import SOURCES
 from tests.refining.cases import THIRDS, blocks_of, converter_of, refinement
 from tests.samples import logits_of
-from tests.tiny_models import ALL_FAMILY_NAMES, kv_head_choices, tiny_parent
-
-SOURCES = [(family, kv) for family in ALL_FAMILY_NAMES for kv in kv_head_choices(family)]
+from tests.tiny_models import tiny_parent
 
 
 @pytest.mark.parametrize(("family", "kv_heads"), SOURCES)

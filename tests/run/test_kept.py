@@ -10,9 +10,16 @@ import pytest
 from gqasearch.grouping_document import read_grouping
 from gqasearch.run import Kept, RunFolder, build_config, run
 
+# As little of a staged search as passes through all of its stages.
+BRIEF = {"population": 2, "offspring": 4, "generations": 1, "first_tokens": 32, "sensitivity_levels": 2}
 CASES: tuple[dict[str, Any], ...] = (
-    {"objectives": ["kl"], "refine": "outputs", "method": "staged", "method_parameters": {"generations": 1}},
-    {"objectives": ["merge-error"], "method": "hill-climb"},
+    {"objectives": ["kl"], "refine": "outputs", "method": "staged", "method_parameters": BRIEF},
+    {
+        "objectives": ["merge-error"],
+        "refine": "none",
+        "method": "hill-climb",
+        "method_parameters": {"restarts": 2, "swaps": 200},
+    },
 )
 
 
@@ -22,10 +29,12 @@ def lines(folder: RunFolder) -> list[str]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["objectives"][0])
-def test_a_run_after_others_has_the_same_bits(settings: dict[str, Any], tmp_path: Path, case: dict[str, Any]) -> None:
+def test_a_run_after_others_has_the_same_bits(
+    settings: dict[str, Any], tmp_path: Path, case: dict[str, Any], nightly: bool
+) -> None:
     shared = {**settings, **case, "materialize": False, "baseline": False}
     kept = Kept()
-    for seed in (1, 2):
+    for seed in (1, 2) if nightly else (1,):
         run(build_config({**shared, "seed": seed}), tmp_path / f"before-{seed}", kept=kept)
     after = run(build_config({**shared, "seed": 3}), tmp_path / "after", kept=kept)
     alone = run(build_config({**shared, "seed": 3}), tmp_path / "alone")

@@ -18,6 +18,7 @@ from gqasearch.run import RunFolder, Workspace, build_config, report_data, run
 from gqasearch.run.certify import certificate_words
 from gqasearch.run.listener import RunListener
 from gqasearch.search import available_methods
+from tests.matrix import nightly
 from tests.run.test_run import history_of
 
 STAGED: dict[str, Any] = {"method": "staged", "baseline": False, "materialize": False}
@@ -53,9 +54,9 @@ def test_what_the_user_names_goes_before_the_preset() -> None:
     assert set(PRESETS) <= set(available_methods())
 
 
-@pytest.mark.parametrize("fitness", ["weight-sharing-error", "merge-error"])
+@pytest.mark.parametrize("fitness", ["weight-sharing-error", nightly("merge-error")])
 def test_certificates(settings: dict[str, Any], tmp_path: Path, fitness: str) -> None:
-    changes = {"objectives": [fitness], "materialize": False, "baseline": False}
+    changes = {"objectives": [fitness], "materialize": False, "baseline": False, "refine": "none"}
     exact = finished(settings, tmp_path / "exact", method="exact", **changes)
     poor = finished(settings, tmp_path / "poor", method="neighbour", certify=True, **changes)
     for best, layer in zip(read_grouping(exact.grouping).layers, read_grouping(poor.grouping).layers, strict=True):
@@ -86,7 +87,7 @@ def test_a_front_of_a_sum_is_exact(settings: dict[str, Any], tmp_path: Path) -> 
     assert read_grouping(folder.grouping).grouping.kv_heads_total == 6
 
 
-@pytest.mark.parametrize("merge", ["optimal", "mean"])
+@pytest.mark.parametrize("merge", [nightly("optimal"), "mean"])
 def test_staged_evolution_splits_the_budget_by_running_the_model(
     settings: dict[str, Any], tmp_path: Path, merge: str
 ) -> None:

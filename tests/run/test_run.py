@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
 from gqasearch.calibration.text import SHARES
+from gqasearch.cli.app import app
 from gqasearch.errors import UserError
 from gqasearch.evaluation import cached_kv_heads
 from gqasearch.grouping import LayerGrouping
@@ -25,6 +25,8 @@ from gqasearch.models import layers_replaced, load_parent, model_record, tie_hea
 from gqasearch.refining import Descent, NoRefinement, Outputs
 from gqasearch.run import RunFolder, Workspace, build_config, report_data, run
 from gqasearch.run.pipeline import document_converter, document_refinement
+from tests import forked
+from tests.matrix import sampled
 from tests.samples import random_blocks
 
 SMALL = {"population": 8, "offspring": 8, "generations": 6}
@@ -134,7 +136,10 @@ def test_pareto_search_picks_within_the_budget(settings: dict[str, Any], tmp_pat
     assert shown is not None and shown.chosen is not None
 
 
-@pytest.mark.parametrize("fitness", ["kl", "perplexity", "weight-sharing-error", "activation-cosine"])
+@pytest.mark.parametrize(
+    "fitness",
+    sampled(["kl", "perplexity", "weight-sharing-error", "activation-cosine"], ["perplexity", "weight-sharing-error"]),
+)
 def test_every_fitness_drives_a_run(settings: dict[str, Any], tmp_path: Path, fitness: str) -> None:
     small = {**SMALL, "generations": 2, "local_individuals": 0}
     folder = finished(settings, tmp_path / "run", objectives=[fitness], merge="mean", method_parameters=small)
@@ -183,11 +188,12 @@ def history_of(folder: RunFolder) -> list[dict[str, Any]]:
     return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
 
 
-def command(settings: dict[str, Any], folder: Path) -> list[str]:
+def words(settings: dict[str, Any], folder: Path) -> list[str]:
+    """What stands behind ``gqasearch``."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     small = ["--set=method.population=16", "--set=method.generations=50", "--set=method.patience=50"]
     small += ["--set=method.local_steps=0", "--set=method.offspring=16"]
-    return [sys.executable, "-m", "gqasearch", "search", f"--output-dir={folder}", *flags, *small, "--quiet"]
+    return ["search", f"--output-dir={folder}", *flags, *small, "--quiet"]
 
 
 def lines_of(folder: Path) -> int:
@@ -195,33 +201,31 @@ def lines_of(folder: Path) -> int:
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
-def kill_after(process: subprocess.Popen[bytes], folder: Path, lines: int) -> None:
+def kill_after(process: ForkServerProcess, folder: Path, lines: int) -> None:
     """SIGKILL once the history has grown by so many lines since the process began to write."""
     start: int | None = None
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.is_alive() and time.monotonic() < deadline:
         now = lines_of(folder)
         start = now if start is None or now < start else start
         if now - start >= lines:
             break
         time.sleep(0.002)
-    assert process.poll() is None, "the search ended before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    forked.end(process)
 
 
-def test_killed_at_five_random_moments_and_resumed_gives_the_same_bits(
-    settings: dict[str, Any], tmp_path: Path
+def test_killed_at_random_moments_and_resumed_gives_the_same_bits(
+    settings: dict[str, Any], tmp_path: Path, nightly: bool
 ) -> None:
     """The fitness runs the model, so that generations last long enough to be hit."""
     settings = {**settings, "fitness": "kl", "kv_heads": 3, "search_tokens": 200}
-    subprocess.run(command(settings, tmp_path / "whole"), check=True)
-    rng = random.Random(0)
-    for _ in range(5):
-        process = subprocess.Popen(command(settings, tmp_path / "killed"))
+    errors, rng = tmp_path / "errors", random.Random(0)
+    for _ in range(5 if nightly else 2):
+        process = forked.start(forked.command, words(settings, tmp_path / "killed"), errors)
         kill_after(process, tmp_path / "killed", rng.randint(1, 6))
         assert not (tmp_path / "killed" / "grouping.json").exists()
-    subprocess.run(command(settings, tmp_path / "killed"), check=True)
+    for name in ("killed", "whole"):
+        assert CliRunner().invoke(app, words(settings, tmp_path / name)).exit_code == 0
     whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
     assert killed.grouping.read_bytes() == whole.grouping.read_bytes()
     assert history_of(whole) == history_of(killed)

@@ -1,13 +1,10 @@
-"""A process that searches and keeps its state in a file, to be killed at any moment.
-
-python -m tests.search.killable FOLDER METHOD...
-"""
+"""Searches that keep their state in a file, to be killed at any moment."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +75,8 @@ def search(method: str, folder: Path | None = None, pause: float = 0.0) -> list[
     return lines
 
 
-if __name__ == "__main__":
-    for name in sys.argv[2:]:
-        if not (Path(sys.argv[1]) / f"{name}.done").exists():
-            search(name, Path(sys.argv[1]), pause=0.02)
+def search_all(folder: Path, methods: Sequence[str]) -> None:
+    """One after the other, those that are done left out."""
+    for name in methods:
+        if not (folder / f"{name}.done").exists():
+            search(name, folder, pause=0.02)

@@ -19,6 +19,7 @@ from gqasearch.search.evolution.selection import crowded_tournament, tournament
 from gqasearch.search.operators import exchange
 from gqasearch.search.problem import FloatArray
 from gqasearch.search.record import Record
+from tests.matrix import nightly, thinned
 from tests.search.problems import (
     Entangled,
     Pairwise,
@@ -36,15 +37,19 @@ def run(problem: Problem, seed: int = 0, **parameters: float) -> list[Generation
     return list(method.search(problem, np.random.default_rng(seed)))
 
 
-@pytest.mark.parametrize("kind", [SetFunction, Pairwise])
-@pytest.mark.parametrize(
-    ("heads", "count", "bounds"),
-    [(7, 3, {}), (7, 4, {"largest_group": 3}), (6, 3, {"smallest_group": 2, "largest_group": 2}), (4, 2, {})],
-)
+LIMITS: list[tuple[int, int, dict[str, int]]] = [
+    (7, 3, {}),
+    (7, 4, {"largest_group": 3}),
+    (6, 3, {"smallest_group": 2, "largest_group": 2}),
+    (4, 2, {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "limits"), thinned([SetFunction, Pairwise], LIMITS))
 def test_finds_the_optimum_over_all_partitions(
-    kind: type[SetFunction], heads: int, count: int, bounds: dict[str, int]
+    kind: type[SetFunction], limits: tuple[int, int, dict[str, int]]
 ) -> None:
-    hits = 0
+    hits, (heads, count, bounds) = 0, limits
     for seed in range(10):
         objective = kind(heads, seed)
         problem = one_layer(objective, heads, count, **bounds)
@@ -56,15 +61,16 @@ def test_finds_the_optimum_over_all_partitions(
     assert hits >= 9
 
 
-def test_finds_planted_clusters_of_unequal_size_among_24_heads() -> None:
+@pytest.mark.parametrize("seeds", [3, nightly(16)])
+def test_finds_planted_clusters_of_unequal_size_among_24_heads(seeds: int) -> None:
     rng = np.random.default_rng(1)
     labels = rng.permutation([0] * 9 + [1] * 6 + [2] * 4 + [3] * 3 + [4] + [5])
     objective = Pairwise(24, 0)
     points = rng.normal(size=(6, 8))[labels] + 0.05 * rng.normal(size=(24, 8))
     objective.distances = ((points[:, None] - points[None]) ** 2).sum(-1)
     planted = Grouping.from_labels([labels.tolist()])
-    hits = [run(one_layer(objective, 24, 6), seed)[-1].best.grouping == planted for seed in range(16)]
-    assert sum(hits) >= 12  # without descents (the sum over groups is not known) one run in ten misses them
+    hits = [run(one_layer(objective, 24, 6), seed)[-1].best.grouping == planted for seed in range(seeds)]
+    assert sum(hits) >= 0.6 * seeds  # without descents (the sum over groups is not known) one run in ten misses them
 
 
 def test_beats_random_search_at_equal_evaluations() -> None:

@@ -31,6 +31,7 @@ from gqasearch.search.papers.nsga2_genomes import (
 from gqasearch.search.papers.nsga2_integers import NSGA2, Rates
 from gqasearch.search.papers.qcqa import QCQA, QCQAArbitrary, QCQAEqual
 from gqasearch.search.papers.qcqa_run import BATCH, Stages
+from tests.matrix import thinned
 from tests.search.problems import Pairwise, all_partitions, budgets, kv_heads, seeds, separable
 from tests.search.test_resume import check_every_cut
 
@@ -436,8 +437,7 @@ RESUMED: dict[str, tuple[dict[str, Any], Callable[[], Problem]]] = {
 }
 
 
-@pytest.mark.parametrize("case", RESUMED)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("case", "kind"), thinned(RESUMED, KINDS))
 def test_resumed_search_equals_the_uninterrupted_one(kind: type[QCQA], case: str) -> None:
     parameters, problem = RESUMED[case]
     check_every_cut(kind(**{"population": 10, "generations": 23, **parameters}), problem)

@@ -16,6 +16,7 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.search import Generation, Objective, PairwiseErrors, Problem, SearchMethod, make_method, run_search
 from gqasearch.search.problem import FloatArray
+from tests.matrix import thinned
 from tests.search.problems import Entangled, Pairwise, SetFunction, kv_heads, one_layer, separable
 
 SMALL = {"population": 6, "offspring": 5, "generations": 6, "local_individuals": 2, "local_steps": 2}
@@ -84,8 +85,7 @@ def with_norms(problem: Problem) -> Problem:
     return replace(problem, norms=norms)
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "problem"), thinned(METHODS, PROBLEMS))
 def test_resumed_search_equals_the_uninterrupted_one(method: str, problem: str) -> None:
     name, parameters = METHODS[method]
     made = make_method(name, parameters)

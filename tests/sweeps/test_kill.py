@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gqasearch.run import RunFolder
 from gqasearch.sweeps import launch as launching
 from gqasearch.sweeps.study import Place, Standing
 from gqasearch.sweeps.worker import Worker
+from tests import forked
 from tests.sweeps.helpers import finished, started
 
 HEARTBEAT = {"interval": 1, "grace": 2}
@@ -22,9 +24,11 @@ LONGER = {"method": "random", "method_parameters": {"samples": 1000, "batch": 5}
 
 
 @pytest.fixture
-def short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_polls(monkeypatch: pytest.MonkeyPatch, nightly: bool) -> Iterator[None]:
     monkeypatch.setattr(launching, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(launching, "RESTARTS", 0)  # the other worker has to do it, and a start takes seconds
+    monkeypatch.setattr(launching, "RESTARTS", 0)  # the other worker has to do it
+    with forked.for_spawned(nightly):
+        yield
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from gqasearch.errors import UserError
 from gqasearch.run import RunListener, RunStart, build_config, run
 from gqasearch.tracking import TRACKERS, make_tracker, tracked
 from gqasearch.tracking._base import Guarded, Tracker
+from tests.matrix import nightly
 from tests.samples import text_file
 from tests.tiny_models import save_checkpoint, tiny_model
 
@@ -142,7 +143,7 @@ def settings_of(flags: list[str]) -> dict[str, Any]:
     return {**values, "materialize": False, "method_parameters": method}
 
 
-@pytest.mark.parametrize("stops", [(0,), (2,), (1, 2)])
+@pytest.mark.parametrize("stops", [nightly(((0,),)), nightly(((2,),)), (1, 2)])
 def test_stopped_and_resumed_every_generation_is_there_once(
     flags: list[str], tmp_path: Path, wandb_server: Path, stops: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

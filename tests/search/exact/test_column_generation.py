@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from itertools import product
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from gqasearch.search.exact.descent import Labels
 from gqasearch.search.exact.pairwise import Columns, PairwiseProblem
 from gqasearch.search.exact.subset_dp import solve_subsets
 from gqasearch.search.problem import FloatArray
+from tests.matrix import examples, sampled, thinned
 from tests.search.exact.cases import KINDS, make_distances, pairwise_errors, problems, random_limits
 from tests.search.problems import Pairwise
 
@@ -45,13 +47,11 @@ def keep_starts(problem: PairwiseProblem, starts: Labels, deadline: float = np.i
     return np.asarray(starts[:, None, :] == np.arange(problem.num_groups)[None, :, None], dtype=np.float64)
 
 
-@pytest.mark.parametrize("branch_and_bound", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sizes", [0, 1, 2], ids=["AC", "EC", "bounded"])
+@pytest.mark.parametrize(("kind", "sizes", "branch_and_bound"), thinned(KINDS, range(3), [False, True]))
 def test_optimum_is_that_of_subset_dp(
     kind: str, sizes: int, branch_and_bound: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """72 times 8 cases."""
+    """Of any sizes, of equal ones and of bounded ones; 72 times 8 cases in `make test-all`."""
     if branch_and_bound:
         monkeypatch.setattr(pricing, "ENUMERATION_LIMIT", 0)
     rng = np.random.default_rng([KINDS.index(kind), sizes, branch_and_bound])
@@ -64,7 +64,7 @@ def test_optimum_is_that_of_subset_dp(
         assert certificate.value == pytest.approx(optimum, rel=1e-9, abs=0)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(problems(most=12), st.booleans())
 def test_optimum_on_anything(problem: tuple[FloatArray, Limits, np.random.Generator], branch_and_bound: bool) -> None:
     distances, limits, rng = problem
@@ -75,8 +75,10 @@ def test_optimum_on_anything(problem: tuple[FloatArray, Limits, np.random.Genera
     assert certificate.value == pytest.approx(check(distances, limits, certificate), rel=1e-9, abs=0)
 
 
-@pytest.mark.parametrize("limits", [(7, 2, 2), (4, 1, 7), (5, 2, 6), (2, 1, 14)])
-@pytest.mark.parametrize("kind", ["points", "clusters", "additive", "any", "ties"])
+@pytest.mark.parametrize(
+    ("kind", "limits"),
+    thinned(["points", "clusters", "additive", "any", "ties"], [(7, 2, 2), (4, 1, 7), (5, 2, 6), (2, 1, 14)]),
+)
 def test_fourteen_heads_by_branch_and_bound(kind: str, limits: Limits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pricing, "ENUMERATION_LIMIT", 0)
     rng = np.random.default_rng([KINDS.index(kind), *limits])
@@ -86,7 +88,7 @@ def test_fourteen_heads_by_branch_and_bound(kind: str, limits: Limits, monkeypat
     assert certificate.value == pytest.approx(check(distances, limits, certificate), rel=1e-9)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(problems(most=10), st.booleans(), st.sampled_from([1, 10**6]))
 def test_optimum_by_parts_of_the_size_patterns(
     problem: tuple[FloatArray, Limits, np.random.Generator], branch_and_bound: bool, last_pool: int
@@ -108,7 +110,7 @@ def test_optimum_by_parts_of_the_size_patterns(
         assert certificate.value == pytest.approx(optimum, rel=1e-9, abs=0)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(problems(most=10), st.sampled_from([0.0, 0.002, 0.01]))
 def test_bound_holds_when_time_runs_out(
     problem: tuple[FloatArray, Limits, np.random.Generator], time_limit: float
@@ -127,8 +129,9 @@ def test_bound_holds_when_time_runs_out(
         assert certificate.value == pytest.approx(optimum, rel=1e-9, abs=0)
 
 
-@pytest.mark.parametrize("pool_limit", [50, 10**6])
-@pytest.mark.parametrize("kind", ["points", "additive"])
+@pytest.mark.parametrize(
+    ("kind", "pool_limit"), sampled(product(["points", "additive"], [50, 10**6]), [("additive", 50)])
+)
 def test_every_phase_looks_at_the_clock(kind: str, pool_limit: int) -> None:
     """Time runs out at any look at the clock; after that come few more, and the bound holds."""
     distances, limits = make_distances(kind, 12, np.random.default_rng(5)), (4, 1, 6)
@@ -149,7 +152,7 @@ def test_every_phase_looks_at_the_clock(kind: str, pool_limit: int) -> None:
     assert certificate.proven
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(problems(most=9))
 def test_names_of_heads_do_not_matter(problem: tuple[FloatArray, Limits, np.random.Generator]) -> None:
     distances, limits, rng = problem

@@ -11,6 +11,7 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.search import GroupErrors, PairwiseErrors, Problem, SetErrors, make_method, run_search
 from gqasearch.search.exact import Prover, check_provable
+from tests.matrix import nightly
 from tests.search.problems import Pairwise, SetFunction, budgets, one_by_one, partitions_within, seeds
 
 
@@ -33,7 +34,7 @@ def test_finds_and_bounds_the_optimum(budget: Budget, seed: int) -> None:
         assert last.best.lower_bounds[0] == pytest.approx(optimum, rel=1e-8, abs=1e-9)
 
 
-@pytest.mark.parametrize("free", [False, True])
+@pytest.mark.parametrize("free", [False, nightly(True)])
 def test_without_time_it_answers_what_evolution_finds(free: bool) -> None:
     errors = PairwiseErrors(Pairwise(20, 0).distances)
     problem = problem_of(errors, Budget((5,), 20, largest_group=8))
