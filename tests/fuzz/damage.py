@@ -75,7 +75,14 @@ def rope(folder: Path, rng: random.Random) -> None:
             {"rope_type": "dynamic", "factor": 2.0},
             {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
             {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "attention_factor": 0.8},
-            {"rope_type": "yarn", "factor": 4.0, "beta_fast": 16.0, "mscale": 0.7, "mscale_all_dim": 0.5, "truncate": False},
+            {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "beta_fast": 16.0,
+                "mscale": 0.7,
+                "mscale_all_dim": 0.5,
+                "truncate": False,
+            },
             {
                 "rope_type": "llama3",
                 "factor": 8.0,
@@ -152,7 +159,11 @@ def no_config(folder: Path, rng: random.Random) -> None:
     if kind == 0:
         path.unlink()
     else:
-        path.write_bytes((text[: len(text) // 2].encode(), b"", b"[]", text.encode("utf-16"), b"\xef\xbb\xbf" + text.encode())[kind - 1])
+        path.write_bytes(
+            (text[: len(text) // 2].encode(), b"", b"[]", text.encode("utf-16"), b"\xef\xbb\xbf" + text.encode())[
+                kind - 1
+            ]
+        )
 
 
 # --- the index and the files that it names

@@ -30,7 +30,19 @@ def short(folder: Path, rng: random.Random) -> Path:
 def lines(folder: Path, rng: random.Random) -> Path:
     """JSON lines, some of which are short, blank, damaged or of another form."""
     kept = [json.dumps({"text": random_text(rng.choice((1, 20, 400)), rng.randrange(1000))}) for _ in range(60)]
-    odd = ("", "  ", '{"text": 3}', "{}", "[]", '"text"', "{", '{"text": "\\ud800"}', '{"text": ""}', '{"text": "a\\u0000b"}', "NaN")
+    odd = (
+        "",
+        "  ",
+        '{"text": 3}',
+        "{}",
+        "[]",
+        '"text"',
+        "{",
+        '{"text": "\\ud800"}',
+        '{"text": ""}',
+        '{"text": "a\\u0000b"}',
+        "NaN",
+    )
     for _ in range(rng.randrange(3)):
         kept.insert(rng.randrange(len(kept)), rng.choice(odd))
     start = rng.choice(("", "\ufeff"))
@@ -50,7 +62,11 @@ def other_bytes(folder: Path, rng: random.Random) -> Path:
     """Not UTF-8, or under another name."""
     text = random_text(9000)
     name, data = rng.choice(
-        (("text.txt", "größe ".encode("latin-1") * 2000), ("text.txt", text.encode("utf-16")), ("text.md", text.encode()))
+        (
+            ("text.txt", "größe ".encode("latin-1") * 2000),
+            ("text.txt", text.encode("utf-16")),
+            ("text.md", text.encode()),
+        )
     )
     return _write(folder / name, data)
 

@@ -32,7 +32,9 @@ def _layers(model: PreTrainedModel) -> Any:
 
 def _key_and_value_heads(layer: Any, config: Any) -> list[Tensor]:
     """Views (H, d, ...) of every tensor that holds keys or values."""
-    attention = next(getattr(layer, name) for name in ("self_attn", "attention", "self_attention", "attn") if hasattr(layer, name))
+    attention = next(
+        getattr(layer, name) for name in ("self_attn", "attention", "self_attention", "attn") if hasattr(layer, name)
+    )
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     if config.model_type == "falcon":
         heads = config.num_kv_heads
@@ -45,7 +47,12 @@ def _key_and_value_heads(layer: Any, config: Any) -> list[Tensor]:
         parts = [slice(width, 2 * width), slice(2 * width, 3 * width)]
         return [_by_head(weight[:, part].T, heads) for part in parts] + [_by_head(bias[part], heads) for part in parts]
     fused = attention.qkv_proj if config.model_type == "phi3" else attention.query_key_value
-    return [view for tensor in (fused.weight, fused.bias) if tensor is not None for view in _fused(tensor.data, config, heads)]
+    return [
+        view
+        for tensor in (fused.weight, fused.bias)
+        if tensor is not None
+        for view in _fused(tensor.data, config, heads)
+    ]
 
 
 def _fused(tensor: Tensor, config: Any, heads: int) -> list[Tensor]:
