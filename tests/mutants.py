@@ -1,6 +1,7 @@
 """Does the suite notice? One place of the code at a time is broken in a copy of the tree, and the suite is run there.
 
-``python -m tests.mutants`` prints which broken copy failed which test; it ends with 1 where more than one of them passed all.
+``python -m tests.mutants`` prints which broken copy failed which test; it ends with 1 where more than one of them
+passed all.
 """
 
 from __future__ import annotations

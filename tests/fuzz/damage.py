@@ -1,4 +1,4 @@
-"""What happens to checkpoints and texts in real life: each function does one such thing to a folder, by a generator's draws.
+"""What happens to checkpoints in real life: each function does one such thing to a folder, by a generator's draws.
 
 A folder may be as good as before, or no longer a model at all. What must hold afterwards is in ``tests.fuzz.case``.
 """
