@@ -17,6 +17,7 @@ from gqasearch.checkpoints.shards import Shards
 from gqasearch.errors import UserError
 from gqasearch.files import read_json
 from gqasearch.models import CheckpointTensors
+from gqasearch.models.tensors import holds_weights
 
 HEALING = "healing.json"
 
@@ -47,7 +48,7 @@ def write_healed(
 
     with new_folder(out_dir) as folder:
         for file in sorted(source_dir.iterdir()):
-            if file.is_file() and file.name not in source.shards:
+            if file.is_file() and not holds_weights(file):
                 shutil.copyfile(file, folder / file.name)
         shards.write(folder, convert)
         before = read_json(source_dir / HEALING) if is_healed(source_dir) else None
