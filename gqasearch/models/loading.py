@@ -17,8 +17,17 @@ from transformers import (
 from gqasearch.errors import UserError
 from gqasearch.models.device import check_device
 from gqasearch.models.registry import architecture_of, predicts_masked, read_config, supported_architectures
-from gqasearch.models.tensors import CheckpointTensors, require_finite
-from gqasearch.models.whole import Loaded, require_architecture, require_layers, require_plain, require_whole
+from gqasearch.models.tensors import CheckpointTensors, is_finite, require_finite
+from gqasearch.models.whole import (
+    Loaded,
+    require_architecture,
+    require_layers,
+    require_plain,
+    require_type,
+    require_whole,
+)
+
+TRIED_TOKENS = 4
 
 
 def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -26,7 +35,7 @@ def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote
 
     ``trust_remote_code``: run the modelling code that lies there, for checkpoints that this program wrote, or
     where the user says so. Raises ``UserError`` for weights that are pickled, damaged, not finite, or not those of
-    the model that ``config.json`` describes.
+    the model that ``config.json`` describes, and for a model that does not run.
     """
     check_device(device)
     model = _from_files(CheckpointTensors(directory), dtype, trust_remote_code=trust_remote_code)
@@ -34,6 +43,7 @@ def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote
         require_finite(parameter, directory, name)
     torch.nn.Module.to(model, torch.device(device))  # in place; transformers' own wrapper hides the signature
     model.eval()
+    _require_runs(model, directory)
     return model
 
 
@@ -57,6 +67,7 @@ def _from_files(
     family = supported_architectures().get(architecture_of(config) or "")
     if family is not None:
         require_plain(tensors)
+        require_type(tensors, config)
         require_layers(tensors, family, config)
     auto: Any = AutoModelForMaskedLM if predicts_masked(config) else AutoModelForCausalLM
     try:
@@ -71,12 +82,29 @@ def _from_files(
             output_loading_info=True,
         )
     except Exception as error:
-        raise UserError(f"cannot load {directory}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise UserError(f"cannot load {directory}: {_words(error)}") from error
     if family is not None:
         require_architecture(tensors, family, config, model)
     require_whole(tensors, model, Loaded.of(info))
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _require_runs(model: PreTrainedModel, directory: Path) -> None:
+    """Some values of ``config.json`` load and then fail, or give no numbers: said here, not in the midst of a run."""
+    ids = torch.zeros((1, TRIED_TOKENS), dtype=torch.long, device=model.device)
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    except Exception as error:
+        raise UserError(f"{directory}: the model of its config.json does not run: {_words(error)}") from error
+    if not is_finite(logits):
+        raise UserError(f"{directory}: the model of its config.json computes NaN or infinite values in {model.dtype}")
+
+
+def _words(error: Exception) -> str:
+    """What an error of a library says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
@@ -87,5 +115,5 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
             directory, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:
-        raise UserError(f"cannot load the tokenizer in {directory}: {error}") from error
+        raise UserError(f"cannot load the tokenizer in {directory}: {_words(error)}") from error
     return tokenizer

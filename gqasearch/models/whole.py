@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import transformers
 from transformers import PreTrainedModel
 
 from gqasearch.errors import UserError
@@ -84,6 +85,17 @@ def require_plain(tensors: CheckpointTensors) -> None:
     ):
         if found := [name for name in tensors.shard_of if pattern.search(name)]:
             raise UserError(f"{tensors.directory} {what} ({few(found)})")
+
+
+def require_type(tensors: CheckpointTensors, config: Config) -> None:
+    """Raise ``UserError`` for no ``model_type``: transformers would guess it from words in the folder's path."""
+    if not config.get("model_type"):
+        architecture = config["architectures"][0]
+        usual = getattr(transformers, architecture).config_class.model_type
+        raise UserError(
+            f'{tensors.directory}: config.json has no model_type, which transformers goes by; add "model_type": '
+            f'"{usual}" if this is a {architecture}'
+        )
 
 
 def require_architecture(tensors: CheckpointTensors, family: Family, config: Config, model: PreTrainedModel) -> None:

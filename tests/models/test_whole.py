@@ -219,6 +219,29 @@ def test_layers_cut_by_hand_are_counted(family: str, tmp_path: Path) -> None:
             load_parent(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mistral"}, "names the architecture LlamaForCausalLM, but its model_type 'mistral' makes"),
+        ({"model_type": None}, 'has no model_type, which transformers goes by; add "model_type": "llama"'),
+        ({"rms_norm_eps": -100.0}, "computes NaN or infinite values in"),
+        ({"hidden_act": "gelux"}, "cannot load .*: .*gelux"),
+    ],
+)
+def test_a_config_of_a_model_that_is_another_or_none(changes: dict[str, Any], message: str, folder: Path) -> None:
+    edit_config(folder, **changes)
+    with pytest.raises(UserError, match=message) as refused:
+        load_parent(str(folder))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_model_that_loads_and_does_not_run(tmp_path: Path) -> None:
+    folder = save_checkpoint(tiny_model("opt"), tmp_path / "model")
+    edit_config(folder, dropout=6.0)
+    with pytest.raises(UserError, match="does not run: dropout probability has to be between 0 and 1, but got 6"):
+        load_parent(str(folder))
+
+
 def test_a_tied_head_may_be_stored_or_not(tmp_path: Path) -> None:
     folder = save_checkpoint(tiny_model("llama", tied=True), tmp_path / "model")
     embeddings = load_file(folder / SINGLE)["model.embed_tokens.weight"]
