@@ -23,7 +23,9 @@ from gqasearch.checkpoints.shards import Shards
 from gqasearch.config import LayoutChoice
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument, check_fits, write_grouping
-from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, family_of, read_config, whole_tensors
+from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, family_of, read_config
+from gqasearch.models.loading import whole_model
+from gqasearch.models.whole import stored_apart
 from gqasearch.models.written_as_phi import WrittenAsPhi
 from gqasearch.targets import TargetName
 
@@ -55,9 +57,12 @@ def write_checkpoint(
     family = family_of(config)
     check_fits(document, family.geometry(config), fingerprint=None)
     planned = plan_checkpoint(family, config, document.grouping, layout, target)
-    conversion = _conversion(whole_tensors(source_dir), family, config, planned, merged_layer)
+    source, model = whole_model(source_dir)
+    conversion = _conversion(source, family, config, planned, merged_layer)
     shards = Shards(conversion.tensors, conversion.shapes)
     grouped = _grouped_config(*family.written_as(config), planned, document.grouping, conversion.stored_dtype)
+    if stored_apart(source, model):
+        grouped["tie_word_embeddings"] = False
     with new_folder(out_dir) as folder:
         shards.write(folder, conversion.convert)
         (folder / "config.json").write_text(_json_text(grouped), encoding="utf-8")

@@ -48,14 +48,18 @@ def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote
 
 
 def whole_tensors(directory: Path) -> CheckpointTensors:
-    """The tensors in ``directory``, which are all that its model has, and no others.
+    """The tensors in ``directory``, which are all that its model has, and no others; raises as ``whole_model`` does."""
+    return whole_model(directory)[0]
 
-    Found out by transformers' own loading, of a model without values: only the files' headers are read. Raises
-    ``UserError`` as ``load_model`` does, but for values that are not finite.
+
+def whole_model(directory: Path) -> tuple[CheckpointTensors, PreTrainedModel]:
+    """The tensors in ``directory`` and the model that they are all of, without values.
+
+    Found out by transformers' own loading, but only the files' headers are read. Raises ``UserError`` as
+    ``load_model`` does, but for values that are not finite and for what a model computes.
     """
     tensors = CheckpointTensors(directory)
-    _from_files(tensors, torch.float32, device_map="meta")
-    return tensors
+    return tensors, _from_files(tensors, torch.float32, device_map="meta")
 
 
 def _from_files(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 # Endings of files with weights, in whatever form, and of the index over several.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".index.json")
+NEW_NAMES = {"gamma": "weight", "beta": "bias"}
 BUFFER = 1 << 18  # bytes
 # Plain floats, as safetensors and as torch call them.
 CONVERTIBLE = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -100,6 +102,12 @@ class CheckpointTensors:
         """One tensor's bytes, part after part; a part is gone when the next is asked for."""
         return self._bytes(name, self.shard_of[name])
 
+    def differ(self, one: str, other: str) -> bool:
+        """Whether two tensors of one shape hold other values."""
+        if self.stored(one).dtype == self.stored(other).dtype:
+            return self._digest(one, self.shard_of[one]) != self._digest(other, self.shard_of[other])
+        return not torch.equal(self.read(one).double(), self.read(other).double())
+
     def _same(self, name: str, one: str, other: str) -> bool:
         """Whether a tensor that lies in two files is the same in both."""
         first, second = (self.headers[file].tensors[name] for file in (one, other))
@@ -142,6 +150,11 @@ def _listed(index: Path) -> list[str]:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise UserError(f"{index}: shard {name!r} is no plain file name that ends in .safetensors")
     return names
+
+
+def current_name(name: str) -> str:
+    """A stored name in today's words: LayerNorm's weight and bias were once gamma and beta, as BERT was published."""
+    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda found: f"LayerNorm.{NEW_NAMES[found[1]]}", name)
 
 
 def holds_weights(file: Path) -> bool:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from gqasearch.errors import UserError
 from gqasearch.models.family import Config, Family
 from gqasearch.models.foreign import MERGE_FIRST, few
-from gqasearch.models.tensors import CONVERTIBLE, CheckpointTensors
+from gqasearch.models.tensors import CONVERTIBLE, CheckpointTensors, current_name
 
 # What published checkpoints of the supported families carry beside the model: buffers that old versions stored and new
 # ones compute, and BERT's heads for other tasks. What else transformers ignores, it says itself.
@@ -33,7 +33,6 @@ QUANTISED = re.compile(
     r"\.(qweight|qzeros|scales|g_idx|weight_packed|weight_scale|weight_scale_inv|weight_zero_point|weight_shape|"
     r"input_scale|SCB|weight_format|weight\.absmax|weight\.quant_map|weight\.quant_state\S*|weight_blocks)$"
 )
-NEW_NAMES = {"gamma": "weight", "beta": "bias"}
 LAYER_FIELDS = ("num_hidden_layers", "n_layer", "n_layers")
 
 
@@ -142,8 +141,22 @@ def _require_once(tensors: CheckpointTensors, model: PreTrainedModel) -> None:
     """transformers gives one parameter two names: with and without the model's first part, and LayerNorm's old ones."""
     stored: dict[str, str] = {}
     for name in tensors.shard_of:
-        own = name.removeprefix(f"{model.base_model_prefix}.")
-        own = re.sub(r"LayerNorm\.(gamma|beta)$", lambda m: f"LayerNorm.{NEW_NAMES[m[1]]}", own)
+        own = current_name(name).removeprefix(f"{model.base_model_prefix}.")
         if own in stored:
             raise UserError(f"{tensors.directory}: {stored[own]} and {name} are the same weight; remove one of them")
         stored[own] = name
+
+
+def stored_apart(tensors: CheckpointTensors, model: PreTrainedModel) -> bool:
+    """Whether ``config.json`` ties weights that are all stored, with other values: transformers 5 runs both as stored.
+
+    ``model``: made from that ``config.json``. Where the config of a converted checkpoint said so too, other programs
+    would run one of them.
+    """
+    tied = model.get_expanded_tied_weights_keys(all_submodels=True)
+    names = {current_name(name).removeprefix(f"{model.base_model_prefix}."): name for name in tensors.shard_of}
+    pairs = [
+        tuple(names.get(name.removeprefix(f"{model.base_model_prefix}.")) for name in pair) for pair in tied.items()
+    ]
+    stored = [(one, other) for one, other in pairs if one is not None and other is not None]
+    return len(stored) == len(pairs) and any(tensors.differ(one, other) for one, other in stored)

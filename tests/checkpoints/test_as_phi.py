@@ -20,7 +20,7 @@ from tests.checkpoints.convert import (
 )
 from tests.checkpoints.phi import GROUPINGS, check_ragged, check_stock, check_without_groups
 from tests.checkpoints.test_stock import assert_same, saved
-from tests.tiny_models import edit_config
+from tests.tiny_models import edit_config, save_checkpoint, tiny_model
 
 
 @pytest.mark.parametrize("layout", GROUPINGS)
@@ -82,6 +82,23 @@ def test_a_checkpoint_as_pythia_was_published(tmp_path: Path) -> None:
     assert not any("masked" in name or "rotary" in name or name.endswith("self_attn.bias") for name in names)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert index["weight_map"].keys() == names
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "falcon"])
+def test_names_without_the_first_part_and_a_tied_head_stored_in_place_of_the_embeddings(
+    family: str, tmp_path: Path
+) -> None:
+    folder = save_checkpoint(tiny_model(family, tied=True), tmp_path / "source")
+    tensors = {name.partition(".")[2]: tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    parent = load_parent(str(folder))
+    convert(parent, folder, tmp_path / "bare", SYMMETRIC)
+    assert_same(parent, tmp_path / "bare", SYMMETRIC)
+    embeddings = next(name for name in tensors if "embed" in name)
+    tensors["lm_head.weight"] = tensors.pop(embeddings)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    convert(parent, folder, tmp_path / "head", SYMMETRIC)
+    assert_same(parent, tmp_path / "head", SYMMETRIC)
 
 
 @pytest.mark.parametrize(
