@@ -56,6 +56,9 @@ def without_safetensors(directory: Path) -> str:
     pickled = sorted(path.name for path in directory.glob("*.bin"))
     if pickled:
         return f"it has only pickled weights ({pickled[0]}), which are never read; gqasearch reads safetensors only"
+    others = sorted(path.name for path in directory.glob("*.safetensors"))
+    if others:
+        return f"it has {few(others)}, but neither a model.safetensors nor the index (model.safetensors.index.json)"
     return ""
 
 

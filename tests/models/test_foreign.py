@@ -64,6 +64,10 @@ CASES: dict[str, tuple[Spoil, str]] = {
         "is no checkpoint: it has only GGUF weights",
     ),
     "pickled": (file("pytorch_model.bin", instead_of=SINGLE), r"only pickled weights \(pytorch_model.bin\)"),
+    "variant": (
+        lambda f: (f / SINGLE).rename(f / "model.fp16.safetensors") and None,
+        "holds no weights: it has model.fp16.safetensors, but neither",
+    ),
     "nothing": (lambda f: (f / SINGLE).unlink(), "holds no weights: it has no model.safetensors or model.saf"),
     "named": (lambda f: edit_config(f, transformers_weights="x.safetensors"), "transformers_weights 'x.safetensors'"),
     "processes": (file("shard-00001-model-00001-of-00001.safetensors"), "was saved from several processes"),
