@@ -87,7 +87,7 @@ def require_plain(tensors: CheckpointTensors) -> None:
 
 
 def require_type(tensors: CheckpointTensors, config: Config) -> None:
-    """Raise ``UserError`` for no ``model_type``: transformers would guess it from words in the folder's path."""
+    """Raise ``UserError`` for no ``model_type``: transformers goes by it, and some versions guess from the path."""
     if not config.get("model_type"):
         architecture = config["architectures"][0]
         usual = getattr(transformers, architecture).config_class.model_type
