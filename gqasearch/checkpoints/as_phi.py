@@ -34,13 +34,24 @@ class PhiTensors(CheckpointTensors):
     tied: bool
 
     @cached_property
+    def known(self) -> dict[str, str]:
+        """The model's name of every tensor -> the stored one, which may leave the first part out."""
+        first = f"{self.origins.layers.partition('.')[0]}."
+        whole = {name: name.startswith(first) or name in self.origins.outputs for name in self.own.shard_of}
+        return {name if is_whole else first + name: name for name, is_whole in whole.items()}
+
+    @cached_property
     def origin(self) -> dict[str, str]:
-        """Phi's name -> the source's; raises ``UserError`` where one is missing."""
-        names = self.origins.names(self.own.shard_of, tied=self.tied)
-        missing = [name for name in names.values() if name not in self.own.shard_of]
+        """Phi's name -> the stored one; raises ``UserError`` where one is missing."""
+        names = self.origins.names(self.known, tied=self.tied)
+        missing = [name for name in names.values() if name not in self.known]
         if missing:
             raise UserError(f"{self.directory} has no tensor {missing[0]}; gqasearch converts unquantised models")
-        return names
+        return {name: self.known[own] for name, own in names.items()}
+
+    def read_own(self, name: str) -> Tensor:
+        """The source's tensor of this name in its model."""
+        return self.own.read(self.known.get(name, name))
 
     @cached_property
     def shard_of(self) -> dict[str, str]:
@@ -71,7 +82,7 @@ class AsPhi:
         def folded(layer: int) -> LayerWeights:
             merged = merged_layer(layer)
             wide = torch.promote_types(merged.q.dtype, torch.float32)
-            return origins.with_norm(merged.to(wide), own.read, layer)
+            return origins.with_norm(merged.to(wide), self.tensors.read_own, layer)
 
         phi, its_config = family.written_as(config)
         origins = family.phi_origins(config)
@@ -88,7 +99,7 @@ class AsPhi:
             return {name: self._zeros(name)}
         path, layer = _layer_of(name)
         made = self._attention.convert(f"{path}.self_attn.q_proj.weight")
-        for other, tensor in self.tensors.origins.rest_of_layer(self.tensors.own.read, layer).items():
+        for other, tensor in self.tensors.origins.rest_of_layer(self.tensors.read_own, layer).items():
             made[other] = cast(tensor, self._dtypes[other], other)
         absent = (other for other in self._dtypes if other.startswith(f"{path}.") and other not in made)
         return made | {other: self._zeros(other) for other in absent}

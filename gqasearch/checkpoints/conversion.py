@@ -11,9 +11,7 @@ from torch import Tensor
 from gqasearch.checkpoints.layout import Layout
 from gqasearch.errors import UserError
 from gqasearch.models import CheckpointTensors, Config, Family, HeadGeometry, LayerWeights
-from gqasearch.models.tensors import is_finite
-
-CONVERTIBLE = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+from gqasearch.models.tensors import CONVERTIBLE, is_finite
 
 
 class Conversion:

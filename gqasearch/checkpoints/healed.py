@@ -17,6 +17,7 @@ from gqasearch.checkpoints.shards import Shards
 from gqasearch.errors import UserError
 from gqasearch.files import read_json
 from gqasearch.models import CheckpointTensors
+from gqasearch.models.tensors import current_name, holds_weights
 
 HEALING = "healing.json"
 
@@ -47,7 +48,7 @@ def write_healed(
 
     with new_folder(out_dir) as folder:
         for file in sorted(source_dir.iterdir()):
-            if file.is_file() and file.name not in source.shards:
+            if file.is_file() and not holds_weights(file):
                 shutil.copyfile(file, folder / file.name)
         shards.write(folder, convert)
         before = read_json(source_dir / HEALING) if is_healed(source_dir) else None
@@ -62,7 +63,8 @@ def _by_stored_name(source: CheckpointTensors, model: nn.Module) -> dict[str, Te
     """Stored name -> the model's tensor; some checkpoints leave the first part of every name out."""
     state = dict(model.named_parameters(remove_duplicate=False))
     bare = {name.partition(".")[2]: name for name in state}
-    names = {name: name if name in state else bare.get(name) for name in source.shard_of}
+    current = {name: current_name(name) for name in source.shard_of}
+    names = {name: own if own in state else bare.get(own) for name, own in current.items()}
     found: dict[str, Tensor] = {name: state[own] for name, own in names.items() if own is not None}
     written = {id(tensor) for tensor in found.values()}
     missing = [name for name, tensor in state.items() if id(tensor) not in written]

@@ -6,6 +6,7 @@ stay go from file to file, and a converted layer goes to its places at once, in 
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,7 +18,7 @@ from torch import Tensor
 from gqasearch.errors import UserError
 from gqasearch.models import CheckpointTensors
 from gqasearch.models.shard_header import ShardHeader, StoredTensor, plan_header
-from gqasearch.models.tensors import tensor_bytes
+from gqasearch.models.tensors import INDEX, tensor_bytes
 
 if sys.platform == "linux":
     import os
@@ -29,7 +30,7 @@ class Shards:
     """The shards of ``source``, with other shapes for some tensors.
 
     ``shapes``: name -> shape of every tensor that changes. Names of shards and tensors, dtypes and the order in a file
-    stay. Raises ``UserError`` for an index that names a tensor which is not in its shard.
+    stay.
     """
 
     def __init__(self, source: CheckpointTensors, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -52,7 +53,7 @@ class Shards:
         return sum(header.nbytes for header in self._headers.values())
 
     def write(self, folder: Path, convert: Callable[[str], Mapping[str, Tensor]]) -> None:
-        """Write all shards into ``folder``.
+        """Write all shards into ``folder``, and their index where the source has one.
 
         ``convert(name)``: this changed tensor and those that are converted together with it, in the dtypes that the
         source stores; it is not called for what it gave before. Raises ``UserError`` for a source that ends early,
@@ -69,6 +70,9 @@ class Shards:
                     self._copy(name, folder)
         if waiting:
             raise ValueError(f"{min(waiting)} was converted to nothing")
+        if self._source.is_sharded:
+            index = {"metadata": {"total_size": self.total_size}, "weight_map": self._source.shard_of}
+            (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def _write_all(self, tensors: Mapping[str, Tensor], folder: Path) -> set[str]:
         """Put converted tensors into their places; their names."""

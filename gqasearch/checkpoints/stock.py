@@ -24,7 +24,8 @@ from gqasearch.config import LayoutChoice
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument, check_fits, write_grouping
 from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, family_of, read_config
-from gqasearch.models.tensors import INDEX
+from gqasearch.models.loading import whole_model
+from gqasearch.models.whole import stored_apart
 from gqasearch.models.written_as_phi import WrittenAsPhi
 from gqasearch.targets import TargetName
 
@@ -56,12 +57,14 @@ def write_checkpoint(
     family = family_of(config)
     check_fits(document, family.geometry(config), fingerprint=None)
     planned = plan_checkpoint(family, config, document.grouping, layout, target)
-    conversion = _conversion(CheckpointTensors(source_dir), family, config, planned, merged_layer)
+    source, model = whole_model(source_dir)
+    conversion = _conversion(source, family, config, planned, merged_layer)
     shards = Shards(conversion.tensors, conversion.shapes)
     grouped = _grouped_config(*family.written_as(config), planned, document.grouping, conversion.stored_dtype)
+    if stored_apart(source, model):
+        grouped["tie_word_embeddings"] = False
     with new_folder(out_dir) as folder:
         shards.write(folder, conversion.convert)
-        _write_index(conversion.tensors, shards.total_size, folder)
         (folder / "config.json").write_text(_json_text(grouped), encoding="utf-8")
         copy_modeling_file(grouped, folder)
         copy_companions(source_dir, folder)
@@ -94,13 +97,6 @@ def _grouped_config(
     if layout.name == "ragged":
         return ragged_config(grouped, layout, grouping, family.geometry(config))
     return grouped
-
-
-def _write_index(source: CheckpointTensors, total_size: int, folder: Path) -> None:
-    """The index of a sharded checkpoint, with the new size; a single file has none."""
-    if (source.directory / INDEX).is_file():
-        index = {"metadata": {"total_size": total_size}, "weight_map": source.shard_of}
-        (folder / INDEX).write_text(_json_text(index), encoding="utf-8")
 
 
 def _json_text(value: dict[str, Any]) -> str:

@@ -26,12 +26,10 @@ def validate(
         document = read_grouping(grouping)
         if model is not None:
             quiet_libraries(0)
-            from gqasearch.models import CheckpointTensors, family_of, fingerprint, read_config, resolve_model
+            from gqasearch.models import resolve_model
 
-            directory = resolve_model(model).directory
-            config = read_config(directory)
-            weights = None if allow_other_weights else fingerprint(CheckpointTensors(directory))
-            check_fits(document, family_of(config).geometry(config), weights)
+            source = resolve_model(model)
+            check_fits(document, source.geometry, None if allow_other_weights else source.fingerprint)
         found = document.grouping
         if json_:
             print_json({"valid": True, "kv_heads_total": found.kv_heads_total, "kv_ratio": found.kv_ratio})

@@ -3,7 +3,7 @@
 from gqasearch.models.device import check_device
 from gqasearch.models.family import Config, Family, Objective
 from gqasearch.models.layer import HeadGeometry, LayerWeights, augmented, tie_heads
-from gqasearch.models.loading import load_model
+from gqasearch.models.loading import load_model, whole_tensors
 from gqasearch.models.parent import Parent, load_parent
 from gqasearch.models.partial import (
     decoder_layer,
@@ -51,4 +51,5 @@ __all__ = [
     "supported_architectures",
     "tie_heads",
     "wanted_of_attention",
+    "whole_tensors",
 ]

@@ -16,30 +16,99 @@ from transformers import (
 
 from gqasearch.errors import UserError
 from gqasearch.models.device import check_device
-from gqasearch.models.registry import predicts_masked, read_config
-from gqasearch.models.tensors import CheckpointTensors, require_finite
+from gqasearch.models.registry import architecture_of, predicts_masked, read_config, supported_architectures
+from gqasearch.models.tensors import CheckpointTensors, is_finite, require_finite
+from gqasearch.models.whole import (
+    Loaded,
+    require_architecture,
+    require_layers,
+    require_plain,
+    require_type,
+    require_whole,
+)
+
+TRIED_TOKENS = 4
 
 
 def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """The model in ``directory``, in evaluation mode.
 
     ``trust_remote_code``: run the modelling code that lies there, for checkpoints that this program wrote, or
-    where the user says so. Raises ``UserError`` for pickled, damaged, incomplete or non-finite weights.
+    where the user says so. Raises ``UserError`` for weights that are pickled, damaged, not finite, or not those of
+    the model that ``config.json`` describes, and for a model that does not run.
     """
     check_device(device)
-    CheckpointTensors(directory).headers  # noqa: B018 - read for its errors, which say more than those below
-    auto: Any = AutoModelForMaskedLM if predicts_masked(read_config(directory)) else AutoModelForCausalLM
-    try:
-        model: PreTrainedModel = auto.from_pretrained(
-            directory, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, local_files_only=True
-        )
-    except Exception as error:
-        raise UserError(f"cannot load {directory}: {error}") from error
+    model = _from_files(CheckpointTensors(directory), dtype, trust_remote_code=trust_remote_code)
     for name, parameter in model.named_parameters():
         require_finite(parameter, directory, name)
     torch.nn.Module.to(model, torch.device(device))  # in place; transformers' own wrapper hides the signature
     model.eval()
+    _require_runs(model, directory)
     return model
+
+
+def whole_tensors(directory: Path) -> CheckpointTensors:
+    """The tensors in ``directory``, which are all that its model has, and no others; raises as ``whole_model`` does."""
+    return whole_model(directory)[0]
+
+
+def whole_model(directory: Path) -> tuple[CheckpointTensors, PreTrainedModel]:
+    """The tensors in ``directory`` and the model that they are all of, without values.
+
+    Found out by transformers' own loading, but only the files' headers are read. Raises ``UserError`` as
+    ``load_model`` does, but for values that are not finite and for what a model computes.
+    """
+    tensors = CheckpointTensors(directory)
+    return tensors, _from_files(tensors, torch.float32, device_map="meta")
+
+
+def _from_files(
+    tensors: CheckpointTensors, dtype: torch.dtype, *, device_map: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The model that transformers loads, held against the files and their ``config.json``."""
+    directory, config = tensors.directory, read_config(tensors.directory)
+    tensors.headers  # noqa: B018 - read for their errors, which say more than those below
+    family = supported_architectures().get(architecture_of(config) or "")
+    if family is not None:
+        require_plain(tensors)
+        require_type(tensors, config)
+        require_layers(tensors, family, config)
+    auto: Any = AutoModelForMaskedLM if predicts_masked(config) else AutoModelForCausalLM
+    try:
+        model, info = auto.from_pretrained(
+            directory,
+            dtype=dtype,
+            device_map=device_map,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # so that it says which they are; they are refused
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise UserError(f"cannot load {directory}: {_words(error)}") from error
+    if family is not None:
+        require_architecture(tensors, family, config, model)
+    require_whole(tensors, model, Loaded.of(info))
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _require_runs(model: PreTrainedModel, directory: Path) -> None:
+    """Some values of ``config.json`` load and then fail, or give no numbers: said here, not in the midst of a run."""
+    ids = torch.zeros((1, TRIED_TOKENS), dtype=torch.long, device=model.device)
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    except Exception as error:
+        raise UserError(f"{directory}: the model of its config.json does not run: {_words(error)}") from error
+    if not is_finite(logits):
+        raise UserError(f"{directory}: the model of its config.json computes NaN or infinite values in {model.dtype}")
+
+
+def _words(error: Exception) -> str:
+    """What an error of a library says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
@@ -50,5 +119,5 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
             directory, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:
-        raise UserError(f"cannot load the tokenizer in {directory}: {error}") from error
+        raise UserError(f"cannot load the tokenizer in {directory}: {_words(error)}") from error
     return tokenizer

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gqasearch.models.family import Config, Family
 from gqasearch.models.layer import HeadGeometry, LayerWeights
 from gqasearch.models.loading import load_model, load_tokenizer
-from gqasearch.models.registry import family_of, read_config
+from gqasearch.models.registry import family_of
 from gqasearch.models.source import resolve_model
 from gqasearch.models.tensors import CheckpointTensors, fingerprint
 
@@ -71,9 +71,9 @@ def load_parent(
     Raises ``UserError`` for a missing folder, an unsupported architecture, damaged or non-finite weights.
     """
     source = resolve_model(model, revision)
-    config = read_config(source.directory)
-    family = family_of(config)
+    config, family = source.config, source.family
     family.geometry(config)
+    source.tensors  # noqa: B018 - for its errors: they come before a large model is read
     return Parent(
         id=model,
         model=load_model(source.directory, dtype, device),

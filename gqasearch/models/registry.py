@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from gqasearch.models.distilbert import DistilBert
 from gqasearch.models.electra import Electra
 from gqasearch.models.falcon import Falcon
 from gqasearch.models.family import Config, Family
+from gqasearch.models.foreign import refuse_foreign, refuse_lfs_pointers, without_config
 from gqasearch.models.gemma import Gemma
 from gqasearch.models.gemma2 import Gemma2
 from gqasearch.models.gemma3 import Gemma3
@@ -89,35 +92,57 @@ def supported_architectures() -> dict[str, Family]:
 def family_of(config: dict[str, Any]) -> Family:
     """The family of a ``config.json``; raises ``UserError`` that lists what is supported."""
     known = supported_architectures()
-    listed = config.get("architectures") or ["(none named)"]
-    if not isinstance(listed, list) or not isinstance(listed[0], str):
-        raise UserError(f"config.json: architectures must be a list of names, got {listed!r}")
-    given = listed[0]
+    given = architecture_of(config) or "(none named)"
     if given not in known:
-        reason = f": {REFUSED[given]}." if given in REFUSED else nearest(given, known, 0.93)  # a Qwen3Moe is no slip
+        reason = f": {REFUSED[given]}." if given in REFUSED else nearest(given, _of_same_model(given, known), 0.8)
         raise UserError(f"architecture {given} is not supported{reason or '.'} Supported: {', '.join(sorted(known))}")
     return known[given]
 
 
+def _of_same_model(given: str, known: Iterable[str]) -> list[str]:
+    """Those that differ from ``given`` in how they are spelt or in their task: OlmoeForCausalLM is no slip for Olmo.
+
+    What was meant of another model would load with weights missing, and read others as what they are not.
+    """
+    return [name for name in known if _model_part(name) == _model_part(given)]
+
+
+def _model_part(architecture: str) -> str:
+    return re.split("for|lmhead", architecture.lower())[0]
+
+
 def predicts_masked(config: Config) -> bool:
     """Whether a checkpoint of this ``config.json``, a source's or a converted one's, is an encoder with its head."""
-    family = supported_architectures().get((config.get("architectures") or [""])[0])
+    family = supported_architectures().get(architecture_of(config) or "")
     its_own = family is not None and family.objective == "masked"
     return its_own or "AutoModelForMaskedLM" in (config.get("auto_map") or {})
 
 
+def architecture_of(config: Config) -> str | None:
+    """The architecture that a ``config.json`` names, None for none; raises ``UserError`` for what is no name."""
+    listed = config.get("architectures") or [None]
+    if not isinstance(listed, list) or not isinstance(listed[0], str | None):
+        raise UserError(f"config.json: architectures must be a list of names, got {listed!r}")
+    name: str | None = listed[0]
+    return name
+
+
 def read_config(directory: Path) -> dict[str, Any]:
-    """``config.json`` of a checkpoint folder."""
+    """``config.json`` of a checkpoint folder; raises ``UserError`` where there is none, or where the folder holds
+    something else than a plain checkpoint (``refuse_foreign``).
+    """
     path = directory / "config.json"
+    refuse_lfs_pointers([path])
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{directory} is no checkpoint: it has no config.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{directory} is no checkpoint: {without_config(directory)}") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path} must hold a JSON object")
-    for field in ("rope_parameters", "rope_scaling"):
+    for field in ("rope_parameters", "rope_scaling", "auto_map"):
         if not isinstance(config.get(field), dict | None):
             raise UserError(f"{path}: {field} must be an object or null, got {config[field]!r}")
+    refuse_foreign(directory, config)
     return config

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from gqasearch.errors import UserError
+from gqasearch.models.foreign import refuse_lfs_pointers
 
 LENGTH_BYTES = 8
 MOST_HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -73,6 +74,7 @@ def read_header(path: Path) -> ShardHeader:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+            refuse_lfs_pointers([path])
             if size < LENGTH_BYTES or length > min(size - LENGTH_BYTES, MOST_HEADER_BYTES):
                 raise _damaged(path, f"a header of {length} bytes in a file of {size}")
             text = file.read(length)

@@ -12,6 +12,7 @@ from gqasearch.embedded import model_directory
 from gqasearch.errors import UserError
 from gqasearch.models.family import Config, Family
 from gqasearch.models.layer import HeadGeometry, LayerWeights
+from gqasearch.models.loading import whole_tensors
 from gqasearch.models.registry import family_of, read_config
 from gqasearch.models.tensors import CheckpointTensors, fingerprint, require_finite
 
@@ -59,7 +60,8 @@ class ModelSource:
 
     @cached_property
     def tensors(self) -> CheckpointTensors:
-        return CheckpointTensors(self.directory)
+        """Raises ``UserError`` where they are not those of the model that ``config.json`` describes."""
+        return whole_tensors(self.directory)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +15,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gqasearch.errors import UserError
+from gqasearch.models.foreign import refuse_lfs_pointers, without_safetensors
 from gqasearch.models.shard_header import ShardHeader, StoredTensor, read_header
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+# Endings of files with weights, in whatever form, and of the index over several.
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".index.json")
+NEW_NAMES = {"gamma": "weight", "beta": "bias"}
 BUFFER = 1 << 18  # bytes
+# Plain floats, as safetensors and as torch call them.
+CONVERTIBLE = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -28,26 +35,47 @@ class CheckpointTensors:
     directory: Path
 
     @cached_property
-    def shard_of(self) -> dict[str, str]:
-        """Tensor name -> shard file name, in the checkpoint's own order."""
-        index = self.directory / INDEX
-        if index.is_file():
-            return _listed(index)
+    def files(self) -> list[str]:
+        """Names of the safetensors files that transformers reads, in its order: one whole file rather than shards."""
         if (self.directory / SINGLE).is_file():
-            return dict.fromkeys(read_header(self.directory / SINGLE).tensors, SINGLE)
-        pickled = sorted(path.name for path in self.directory.glob("*.bin"))
-        reason = f"only pickled weights ({pickled[0]}), which are never read" if pickled else f"no {SINGLE} or {INDEX}"
-        raise UserError(f"{self.directory} has {reason}; gqasearch reads safetensors only")
+            return [SINGLE]
+        if (self.directory / INDEX).is_file():
+            return _listed(self.directory / INDEX)
+        reason = without_safetensors(self.directory) or f"it has no {SINGLE} or {INDEX}"
+        raise UserError(f"{self.directory} holds no weights: {reason}")
 
     @property
-    def shards(self) -> list[str]:
-        """Shard file names, each once, in order."""
-        return list(dict.fromkeys(self.shard_of.values()))
+    def is_sharded(self) -> bool:
+        """Whether an index names the files."""
+        return self.files != [SINGLE]
 
     @cached_property
     def headers(self) -> dict[str, ShardHeader]:
-        """Shard file name -> its header, checked; raises ``UserError`` where a shard is missing or damaged."""
-        return {shard: read_header(self.directory / shard) for shard in self.shards}
+        """File name -> its header, checked; raises ``UserError`` where a file is missing or damaged."""
+        return {file: read_header(self.directory / file) for file in self.files}
+
+    @cached_property
+    def shard_of(self) -> dict[str, str]:
+        """Tensor name -> name of the file that it is read from, for every tensor in the files.
+
+        What an index says of single tensors is not asked: transformers reads whole files, a later one over those
+        before. Raises ``UserError`` for a tensor that lies in two of them with other values.
+        """
+        found: dict[str, str] = {}
+        for file, header in self.headers.items():
+            for name in header.tensors:
+                if name in found and not self._same(name, found[name], file):
+                    raise UserError(
+                        f"{self.directory}: tensor {name} lies in {found[name]} and, with other values, in {file}; "
+                        "remove the one that is stale"
+                    )
+                found[name] = file
+        return found
+
+    @property
+    def shards(self) -> list[str]:
+        """Names of the files that tensors are read from, each once, in order."""
+        return list(dict.fromkeys(self.shard_of.values()))
 
     def stored(self, name: str) -> StoredTensor:
         """Dtype, shape and place of one tensor; raises ``UserError`` where there is none of this name."""
@@ -72,29 +100,66 @@ class CheckpointTensors:
 
     def parts(self, name: str) -> Iterator[memoryview]:
         """One tensor's bytes, part after part; a part is gone when the next is asked for."""
-        path, place = self.directory / self.shard_of[name], self.stored(name)
+        return self._bytes(name, self.shard_of[name])
+
+    def differ(self, one: str, other: str) -> bool:
+        """Whether two tensors of one shape hold other values."""
+        if self.stored(one).dtype == self.stored(other).dtype:
+            return self._digest(one, self.shard_of[one]) != self._digest(other, self.shard_of[other])
+        return not torch.equal(self.read(one).double(), self.read(other).double())
+
+    def _same(self, name: str, one: str, other: str) -> bool:
+        """Whether a tensor that lies in two files is the same in both."""
+        first, second = (self.headers[file].tensors[name] for file in (one, other))
+        if (first.dtype, first.shape) != (second.dtype, second.shape):
+            return False
+        return self._digest(name, one) == self._digest(name, other)
+
+    def _digest(self, name: str, file: str) -> bytes:
+        digest = hashlib.sha256()
+        for part in self._bytes(name, file):
+            digest.update(part)
+        return digest.digest()
+
+    def _bytes(self, name: str, file: str) -> Iterator[memoryview]:
+        path, place = self.directory / file, self.headers[file].tensors[name]
         buffer, left = memoryview(bytearray(min(BUFFER, place.nbytes))), place.nbytes
-        with path.open("rb", buffering=0) as file:
-            file.seek(place.start)
+        with path.open("rb", buffering=0) as opened:
+            opened.seek(place.start)
             while left:
-                count = file.readinto(buffer[:left])
+                count = opened.readinto(buffer[:left])
                 if not count:
                     raise UserError(f"{path} ended within tensor {name}: it was changed while it was read")
                 yield buffer[:count]
                 left -= count
 
 
-def _listed(index: Path) -> dict[str, str]:
-    """Tensor name -> shard file name, as an index lists them."""
+def _listed(index: Path) -> list[str]:
+    """The shard file names in an index, in the order of their names."""
+    refuse_lfs_pointers([index])
     try:
-        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shard_of = {str(name): str(shard) for name, shard in listed.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        names = sorted({str(shard) for shard in content["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{index} cannot be read: {error}") from None
-    for shard in shard_of.values():
-        if Path(shard).name != shard:
-            raise UserError(f"{index}: shard {shard!r} is no plain file name")
-    return shard_of
+    if not isinstance(content.get("metadata"), dict):
+        raise UserError(f'{index} has no "metadata" object, without which transformers does not read it; {{}} will do')
+    if not names:
+        raise UserError(f"{index} names no files")
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise UserError(f"{index}: shard {name!r} is no plain file name that ends in .safetensors")
+    return names
+
+
+def current_name(name: str) -> str:
+    """A stored name in today's words: LayerNorm's weight and bias were once gamma and beta, as BERT was published."""
+    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda found: f"LayerNorm.{NEW_NAMES[found[1]]}", name)
+
+
+def holds_weights(file: Path) -> bool:
+    """Whether a file of a checkpoint is for its weights: copies of another checkpoint's would be stale."""
+    return file.name.endswith(WEIGHTS)
 
 
 def is_finite(tensor: Tensor) -> bool:

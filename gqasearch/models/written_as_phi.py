@@ -70,8 +70,8 @@ class PhiOrigins:
         return names
 
     def names(self, stored: Mapping[str, str], *, tied: bool) -> dict[str, str]:
-        """Name of every tensor of the Phi -> the source's tensor that it comes from; ``stored``: all its names;
-        ``tied``: the output's weight is that of the embeddings.
+        """Name of every tensor of the Phi -> the source's tensor that it comes from; ``stored``: all that it
+        has; ``tied``: the output's weight is that of the embeddings.
 
         The masks and frequencies that old checkpoints store are left out. The output's bias, which these sources have
         not, comes from the output's weight.
@@ -87,6 +87,8 @@ class PhiOrigins:
         for kind in ("weight", "bias"):
             names[f"model.final_layernorm.{kind}"] = f"{self.final_norm}.{kind}"
         output = next((name for name in self.outputs if name in stored), None)
+        if output is not None and tied and f"{self.embeddings}.weight" not in stored:
+            names["model.embed_tokens.weight"] = output  # one of the two is enough
         if output is not None or not tied:
             names["lm_head.weight"] = output or self.outputs[0]
         names["lm_head.bias"] = names.get("lm_head.weight", names["model.embed_tokens.weight"])

@@ -20,7 +20,7 @@ from tests.checkpoints.convert import (
 )
 from tests.checkpoints.phi import GROUPINGS, check_ragged, check_stock, check_without_groups
 from tests.checkpoints.test_stock import assert_same, saved
-from tests.tiny_models import edit_config
+from tests.tiny_models import edit_config, save_checkpoint, tiny_model
 
 
 @pytest.mark.parametrize("layout", GROUPINGS)
@@ -84,6 +84,23 @@ def test_a_checkpoint_as_pythia_was_published(tmp_path: Path) -> None:
     assert index["weight_map"].keys() == names
 
 
+@pytest.mark.parametrize("family", ["gpt_neox", "falcon"])
+def test_names_without_the_first_part_and_a_tied_head_stored_in_place_of_the_embeddings(
+    family: str, tmp_path: Path
+) -> None:
+    folder = save_checkpoint(tiny_model(family, tied=True), tmp_path / "source")
+    tensors = {name.partition(".")[2]: tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    parent = load_parent(str(folder))
+    convert(parent, folder, tmp_path / "bare", SYMMETRIC)
+    assert_same(parent, tmp_path / "bare", SYMMETRIC)
+    embeddings = next(name for name in tensors if "embed" in name)
+    tensors["lm_head.weight"] = tensors.pop(embeddings)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    convert(parent, folder, tmp_path / "head", SYMMETRIC)
+    assert_same(parent, tmp_path / "head", SYMMETRIC)
+
+
 @pytest.mark.parametrize(
     "missing", ["gpt_neox.final_layer_norm.bias", "lm_head.weight", "gpt_neox.layers.1.mlp.dense_4h_to_h.bias"]
 )
@@ -94,7 +111,7 @@ def test_a_tensor_that_is_not_there_is_named(missing: str, tmp_path: Path) -> No
     left = {name: tensor for name, tensor in stored.items() if name not in (missing, published)}
     assert len(left) == len(stored) - 1
     save_file(left, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=f"has no tensor {published}"):
+    with pytest.raises(UserError, match=f"has no tensor {missing}$"):
         convert(parent, folder, tmp_path / "out", SYMMETRIC)
     assert not (tmp_path / "out").exists()
 

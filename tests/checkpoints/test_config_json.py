@@ -99,6 +99,7 @@ def test_tokenizer_of_a_llama_written_as_mistral_is_left_alone(
 ) -> None:
     """transformers 5 takes large vocabularies beside an old Mistral for broken, and asks to patch them."""
     monkeypatch.setattr(transformers.utils.logging.get_logger("transformers"), "propagate", True)
+    caplog.set_level("WARNING", logger="transformers")  # a command line in this process silences it
     source = save_checkpoint(tiny_model("llama"), tmp_path / "source")
     _enlarge_vocabulary(source / "tokenizer.json")
     edit_config(source, transformers_version=written_by)

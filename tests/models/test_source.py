@@ -17,13 +17,29 @@ from gqasearch.models import family_of
 from gqasearch.models.source import WANTED_FILES, ModelSource
 
 
-def test_an_architecture_that_is_misspelt_is_answered_with_the_nearest() -> None:
-    with pytest.raises(
-        UserError, match=r"LlamaForCausalLm is not supported; did you mean 'LlamaForCausalLM'\? Supported"
-    ):
-        family_of({"architectures": ["LlamaForCausalLm"]})
-    with pytest.raises(UserError, match=r"Qwen3MoeForCausalLM is not supported\. Supported"):
-        family_of({"architectures": ["Qwen3MoeForCausalLM"]})
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        *((name, "LlamaForCausalLM") for name in ("LlamaForCausalLm", "LlamaForCausallM", "LlamaForCasualLM")),
+        ("GPTNeoxForCausalLM", "GPTNeoXForCausalLM"),
+        ("GPT2LMHeadmodel", "GPT2LMHeadModel"),
+    ],
+)
+def test_an_architecture_that_is_misspelt_is_answered_with_the_nearest(given: str, meant: str) -> None:
+    with pytest.raises(UserError, match=rf"{given} is not supported; did you mean '{meant}'\? Supported"):
+        family_of({"architectures": [given]})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("MixtralForCausalLM", "Llama4ForCausalLM", "OlmoeForCausalLM", "Cohere2ForCausalLM", "GPTNeoForCausalLM"),
+        *("Qwen3MoeForCausalLM", "Qwen2MoeForCausalLM", "Phi4ForCausalLM", "LlamaForSequenceClassification", "Llama"),
+    ],
+)
+def test_no_other_model_is_suggested(given: str) -> None:
+    with pytest.raises(UserError, match=rf"{given} is not supported\. Supported: BertForMaskedLM, "):
+        family_of({"architectures": [given]})
 
 
 @pytest.mark.parametrize(
@@ -35,6 +51,9 @@ def test_an_architecture_that_is_misspelt_is_answered_with_the_nearest() -> None
         ({"head_dim": 8.5}, "head_dim must be a number from 1 on, got 8.5"),
         ({"architectures": "LlamaForCausalLM"}, "architectures must be a list of names, got 'LlamaForCausalLM'"),
         ({"rope_parameters": "linear"}, "rope_parameters must be an object or null, got 'linear'"),
+        ({"architectures": [3]}, "architectures must be a list of names, got [3]"),
+        ({"architectures": {"a": 1}}, "architectures must be a list of names, got {'a': 1}"),
+        ({"auto_map": "x"}, "auto_map must be an object or null, got 'x'"),
         ({"rope_scaling": 2}, "rope_scaling must be an object or null, got 2"),
     ],
 )
