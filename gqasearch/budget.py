@@ -56,9 +56,23 @@ class Budget:
         return sum(self.counts)
 
     @property
+    def is_identity(self) -> bool:
+        """Whether every head keeps a group of its own."""
+        return self.total == len(self.counts) * self.num_heads
+
+    @property
     def largest(self) -> int:
         """Largest allowed group size."""
         return self.num_heads if self.largest_group is None else self.largest_group
+
+
+def require_several_heads(geometry: Geometry) -> None:
+    """Raise ``UserError`` for a model of which nothing can be merged."""
+    if geometry.num_kv_heads == 1:
+        raise UserError(
+            f"all {geometry.num_attention_heads} query heads of this model share one KV head already: there is nothing "
+            "to merge"
+        )
 
 
 def counts_from_ratio(ratio: float, num_layers: int, num_heads: int, step: int = 1) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from gqasearch.budget import (
     counts_from_model_ratio,
     counts_from_ratio,
     counts_from_total,
+    require_several_heads,
 )
 from gqasearch.errors import UserError, unknown_name
 from gqasearch.settings import Settings, checked, parse_yaml
@@ -125,6 +126,7 @@ class RunConfig(Settings):
 
     def counts(self, geometry: Geometry) -> tuple[int, ...]:
         """Groups per layer, (L,)."""
+        require_several_heads(geometry)
         layers, heads, step = geometry.num_layers, geometry.num_kv_heads, self.tensor_parallel
         if step > heads:
             raise UserError(f"tensor_parallel must be at most the model's {heads} KV heads, got {step}")

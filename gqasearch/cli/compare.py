@@ -108,8 +108,14 @@ def _compare(settings: ComparisonConfig, output_dir: Path, json_: bool, quiet: b
     from gqasearch.comparison import ComparisonFolder, compare
     from gqasearch.reporting import SearchProgress
 
-    with SearchProgress(Console(stderr=True), quiet=quiet or json_) as progress:
-        data = compare(settings, output_dir, progress)
+    messages = Console(stderr=True)
+
+    def note(words: str) -> None:
+        if not (quiet or json_):
+            messages.print(f"note: {words}", markup=False, highlight=False, soft_wrap=True)
+
+    with SearchProgress(messages, quiet=quiet or json_) as progress:
+        data = compare(settings, output_dir, progress, note)
     folder = ComparisonFolder(output_dir)
     if json_:
         tables = {"ranking": data.ranking, "winners": data.winners}

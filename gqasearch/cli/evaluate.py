@@ -12,18 +12,25 @@ from gqasearch.cli.messages import clear_errors, output_console, print_json, qui
 if TYPE_CHECKING:
     from gqasearch.run import RunConfig
 
-TEXT, TOKENS, BLOCK = "embedded", 65536, 256
-
 
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A converted checkpoint, or the folder of a run.")],
-    parent: Annotated[str, typer.Option(help="The unconverted model.")] = "embedded",
+    parent: Annotated[
+        str | None, typer.Option(help="The unconverted model. [default: what the run or the checkpoint names]")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Hub revision of the parent.")] = None,
     calibration_text: Annotated[
-        str, typer.Option(help="Text whose held-out part is measured on: 'embedded', a file or a folder.")
-    ] = TEXT,
+        str | None,
+        typer.Option(
+            help="Text whose held-out part is measured on: 'embedded', a file or a folder. [default: the run's, or "
+            "embedded]"
+        ),
+    ] = None,
     evaluation_text: Annotated[str | None, typer.Option(help="Other text to measure on, whole.")] = None,
-    evaluation_tokens: Annotated[int, typer.Option(help="Held-out tokens to measure on.")] = TOKENS,
-    block_length: Annotated[int, typer.Option(help="Tokens per block.")] = BLOCK,
+    evaluation_tokens: Annotated[
+        int | None, typer.Option(help="Held-out tokens to measure on. [default: the run's, or 65536]")
+    ] = None,
+    block_length: Annotated[int | None, typer.Option(help="Tokens per block. [default: the run's, or 256]")] = None,
     tasks: Annotated[
         str | None,
         typer.Option(
@@ -34,13 +41,17 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Items of every task, the first ones. [default: all]")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. [default: the run's, or cpu]")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the modelling file that lies in the checkpoint's folder.")
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Perplexity, KL to the parent, KV bytes per token, parameters, on held-out text; or accuracy on tasks.
+
+    Of a run it takes the parent, the held-out part of its own text, the block length and the dtype from config.yaml.
+
+    Example: gqasearch evaluate runs/NAME
 
     Example: gqasearch evaluate converted --parent embedded
 
@@ -49,18 +60,16 @@ def evaluate(
     with clear_errors():
         quiet_libraries(0)
         from gqasearch.errors import UserError
-        from gqasearch.run import RunFolder, build_config
+        from gqasearch.run.origin import checkpoint_folder, evaluation_config
 
-        folder = RunFolder(checkpoint).model if (checkpoint / "model").is_dir() else checkpoint
-        if not folder.is_dir():
-            raise UserError(f"{checkpoint}: no such checkpoint folder")
+        folder = checkpoint_folder(checkpoint)
         texts = {
             "calibration_text": calibration_text,
             "evaluation_text": evaluation_text,
             "evaluation_tokens": evaluation_tokens,
             "block_length": block_length,
         }
-        settings = build_config({"model": parent, "device": device, **texts})
+        settings = evaluation_config(checkpoint, {"model": parent, "revision": revision, "device": device, **texts})
         if tasks is None:
             if limit is not None:
                 raise UserError("--limit is the number of items of --tasks; for text give --evaluation-tokens")
@@ -73,8 +82,7 @@ def evaluate(
 def _refuse_texts(given: dict[str, Any]) -> None:
     from gqasearch.errors import UserError
 
-    usual = {"calibration_text": TEXT, "evaluation_text": None, "evaluation_tokens": TOKENS, "block_length": BLOCK}
-    odd = [f"--{name.replace('_', '-')}" for name, value in given.items() if value != usual[name]]
+    odd = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
     if odd:
         raise UserError(f"{', '.join(odd)}: no effect with --tasks, which bring their own text")
 
@@ -89,13 +97,16 @@ def _names(tasks: str) -> list[str]:
 
 
 def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> None:
+    from rich.console import Console
     from rich.table import Table
 
+    from gqasearch.reporting import SearchProgress
     from gqasearch.run import Workspace
     from gqasearch.run.evaluate import CONVERTED, checkpoint_subject, measure
 
-    work = Workspace(settings)
-    metrics = measure(work, {CONVERTED: checkpoint_subject(work, folder, trust_remote_code=trust)})
+    with SearchProgress(Console(stderr=True), quiet=json_) as progress:
+        work = Workspace(settings, progress)
+        metrics = measure(work, {CONVERTED: checkpoint_subject(work, folder, trust_remote_code=trust)})
     own, mine = metrics["parent"], metrics["results"][CONVERTED]
     if json_:
         for record in (own, mine):
@@ -109,6 +120,7 @@ def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> Non
     output_console().print(table)
     low, high = mine["kl_interval"]
     typer.echo(f"KL: 95% interval {low:.4g} to {high:.4g} over {len(mine['kl_blocks'])} blocks")
+    typer.echo(f"on {metrics['texts']['reported']['source'].partition(': ')[0]}")
     typer.echo(f"{metrics['targets']} targets, blocks of {metrics['block_length']} tokens. {metrics['convention']}")
 
 

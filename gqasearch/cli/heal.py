@@ -30,19 +30,26 @@ def heal(
 ) -> None:
     """Recover what the conversion lost: a short fine-tune, taught by the parent.
 
-    The same command on the same folder goes on where it was stopped. On several GPUs or machines, under torchrun or
+    Of a run it takes the parent, the text and the block length from config.yaml, unless they are given. The same
+    command on the same folder goes on where it was stopped. On several GPUs or machines, under torchrun or
     accelerate launch, with --device cuda.
 
-    Example: gqasearch heal runs/NAME --parent embedded --steps 300 --output-dir runs/healed
+    Example: gqasearch heal runs/NAME --steps 300 --output-dir runs/healed
 
     On two GPUs: torchrun --nproc-per-node 2 -m gqasearch heal NAME --parent ORG/NAME --device cuda --output-dir healed
     """
     with clear_errors(resumable=True):
-        given = {name: value for name, value in flags.items() if value is not None}
-        config = build_heal_config({"model": model, **given})
         if find_learning_rate == (output_dir is not None):
             raise UserError("give one of --output-dir, to train, and --find-learning-rate, which writes nothing")
         quiet_libraries(verbose)
+        from gqasearch.run.origin import healing_settings
+
+        given = {name: value for name, value in flags.items() if value is not None}
+        build_heal_config({"model": model, **given})  # for its errors, before anything is looked for
+        settings = healing_settings(model, given)
+        if find_learning_rate and "evaluation_tokens" not in given:
+            settings.pop("evaluation_tokens", None)  # the run's, of no use here
+        config = build_heal_config(settings)
         if output_dir is None:
             _find_learning_rate(config, json_, quiet)
             return

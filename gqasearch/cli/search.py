@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
 from gqasearch.cli.run_options import resolve_config, with_config_flags
 from gqasearch.config import RunConfig
+
+if TYPE_CHECKING:
+    from gqasearch.run import RunFolder
 
 
 @with_config_flags
@@ -34,7 +37,10 @@ def search(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of each worker. [default: the cores, shared out]")
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Check everything, show the settings, search nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(help="Refuse what a run would refuse, show what it would do; write nothing."),
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; twice: libraries too.")] = 0,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors and --json.")] = False,
@@ -67,20 +73,22 @@ def _dry_run(
     quiet: bool,
 ) -> None:
     from gqasearch.parallel import parse_workers
-    from gqasearch.run import Workspace, default_output_dir
-    from gqasearch.run.workers import check_workers
+    from gqasearch.run import RunFolder, Workspace, default_output_dir
+    from gqasearch.run.dry_run import dry_run
     from gqasearch.tracking import make_tracker
 
     for name in track:
         make_tracker(name)
-    work = Workspace(settings)
-    work.check()
-    check_workers(work, parse_workers(workers), threads)
-    folder = output_dir or default_output_dir(settings)
+    work, folder = Workspace(settings), RunFolder(output_dir or default_output_dir(settings))
+    facts = dry_run(work, folder, parse_workers(workers), threads)
     if json_:
-        print_json({"output_dir": str(folder), "config": work.config.model_dump(mode="json")})
+        print_json({"output_dir": str(folder.path), "config": work.config.model_dump(mode="json"), **facts})
     elif not quiet:
-        typer.echo(f"# would run in {folder}\n{work.config.to_yaml()}", nl=False)
+        typer.echo(f"# would run in {folder.path}")
+        for what, words in facts.items():
+            for line in [words] if isinstance(words, str) else words:
+                typer.echo(f"# {what}: {line}")
+        typer.echo(work.config.to_yaml(), nl=False)
 
 
 def _search(
@@ -95,11 +103,8 @@ def _search(
 ) -> None:
     from rich.console import Console
 
-    from gqasearch.grouping_document import read_grouping
     from gqasearch.reporting import SearchProgress
-    from gqasearch.reporting.tables import results_table
-    from gqasearch.run import default_output_dir, report_data, run
-    from gqasearch.run.certify import certificate_words
+    from gqasearch.run import default_output_dir, run
     from gqasearch.tracking import tracked
 
     messages = Console(stderr=True)
@@ -107,25 +112,57 @@ def _search(
     def warn(words: str) -> None:
         messages.print(f"warning: {words}", markup=False, highlight=False, soft_wrap=True)
 
+    def note(words: str) -> None:
+        if not (quiet or json_):
+            messages.print(f"note: {words}", markup=False, highlight=False, soft_wrap=True)
+
     with tracked(track, warn) as trackers, SearchProgress(messages, quiet=quiet or json_) as progress:
         where = output_dir or default_output_dir(settings)
-        folder = run(settings, where, progress, listeners=trackers, workers=workers, threads=threads)
-    data = report_data([folder])
+        folder = run(
+            *(settings, where, progress),
+            listeners=trackers,
+            workers=workers,
+            threads=threads,
+            tell=note,
+        )
     if json_:
         print_json(_summary(folder.path, folder.metrics))
     elif not quiet:
-        console = output_console()
-        console.print(results_table(data))
-        if (certificate := certificate_words(read_grouping(folder.grouping))) is not None:
-            console.print(f"certificate: {certificate}", highlight=False)
-        for warning in data.warnings:
-            console.print(f"warning: {warning}", markup=False)
-        for what, path in (("grouping", folder.grouping), ("checkpoint", folder.model), ("report", folder.report)):
-            console.print(f"{what:>10}  {path}" if path.exists() else f"{what:>10}  none: see below", markup=False)
-        if (words := _layout_words(folder.metrics)) is not None:
-            console.print(words, markup=False, highlight=False)
-        if verbose:
-            console.print(folder.settings().to_yaml(), markup=False, highlight=False, soft_wrap=True, end="")
+        _show(folder, verbose)
+    _require_checkpoint(settings, folder)
+
+
+def _show(folder: RunFolder, verbose: int) -> None:
+    """Figures, warnings and files of a finished run; ``verbose``: its settings, too."""
+    from gqasearch.grouping_document import read_grouping
+    from gqasearch.reporting.tables import results_table
+    from gqasearch.run import report_data
+    from gqasearch.run.certify import certificate_words
+
+    data, console = report_data([folder]), output_console()
+    console.print(results_table(data))
+    if (certificate := certificate_words(read_grouping(folder.grouping))) is not None:
+        console.print(f"certificate: {certificate}", highlight=False)
+    for warning in data.warnings:
+        console.print(f"warning: {warning}", markup=False)
+    for what, path in (("grouping", folder.grouping), ("checkpoint", folder.model), ("report", folder.report)):
+        console.print(f"{what:>10}  {path}" if path.exists() else f"{what:>10}  none: see below", markup=False)
+    if (words := _layout_words(folder.metrics)) is not None:
+        console.print(words, markup=False, highlight=False)
+    if verbose:
+        console.print(folder.settings().to_yaml(), markup=False, highlight=False, soft_wrap=True, end="")
+
+
+def _require_checkpoint(settings: RunConfig, folder: RunFolder) -> None:
+    """Raise ``UserError`` where a checkpoint was asked for and there is none."""
+    from gqasearch.errors import UserError
+
+    if settings.materialize and not folder.model.is_dir():
+        words = _layout_words(folder.metrics) or "no checkpoint"
+        raise UserError(
+            f"{words.rstrip('.')}. The search is done: gqasearch materialize {folder.path} --layout auto --output-dir "
+            "MODEL writes one in another layout, if the grouping has any"
+        )
 
 
 def _layout_words(metrics: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -18,8 +19,15 @@ from gqasearch.reporting.plots import figure_png
 from gqasearch.run import Kept, NoProgress, Progress
 
 
-def compare(config: ComparisonConfig, output_dir: Path, progress: Progress | None = None) -> ComparisonData:
+def compare(
+    config: ComparisonConfig,
+    output_dir: Path,
+    progress: Progress | None = None,
+    tell: Callable[[str], object] = str,
+) -> ComparisonData:
     """Both questions, into ``output_dir``; goes on where an interrupted comparison of the same settings stopped.
+
+    ``tell``: is given, before the work, a sentence on everything that will differ from what was asked for.
 
     Raises ``UserError`` before long work for settings that do not fit the model, and for a folder that holds others.
     """
@@ -27,6 +35,8 @@ def compare(config: ComparisonConfig, output_dir: Path, progress: Progress | Non
     kept, folder = Kept(), ComparisonFolder(output_dir)
     plan = Plan.of(config, kept)
     folder.open(config)
+    for note in plan.notes:
+        tell(note)
     lock = folder.acquire()
     try:
         write_facts(config, folder, plan, kept)

@@ -26,23 +26,32 @@ from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import read_grouping
 from gqasearch.reporting import HistoryPoint
 from gqasearch.run import Kept, NoProgress, Progress, RunFolder, Workspace, run
+from gqasearch.run.outlook import Outlook
 from gqasearch.run.problem import build_problem, prepare_fitness
 from gqasearch.search import Limit, check_takes, run_search
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is searched: every fitness under every method that takes it; and why the others are left out."""
+    """What is searched: every fitness under every method that takes it; and why the others are left out.
+
+    ``notes``: what differs from what was asked for (``Outlook``).
+    """
 
     entries: tuple[Entry, ...]
     left_out: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @classmethod
     def of(cls, config: ComparisonConfig, kept: Kept) -> Plan:
         """Raises ``UserError`` when no method takes a fitness, or when settings do not fit the model."""
         setting = next(config.settings())
+        notes: dict[str, None] = {}
         for every in config.settings():
-            Workspace(config.run_config(every, NO_SEARCH), kept=kept).check()
+            work = Workspace(config.run_config(every, NO_SEARCH), kept=kept)
+            work.check()
+            work.parent  # noqa: B018 - once, for the errors of its weights
+            notes |= dict.fromkeys(Outlook(work).notes())
         reasons = {
             entry: _refusal(Workspace(config.run_config(setting, entry), kept=kept)) for entry in config.entries()
         }
@@ -51,7 +60,7 @@ class Plan:
             if all(entry.fitness != fitness for entry in entries):
                 words = "; ".join(reason for entry, reason in reasons.items() if entry.fitness == fitness and reason)
                 raise UserError(f"no method here searches {fitness}: {words}")
-        return cls(entries, tuple(dict.fromkeys(reason for reason in reasons.values() if reason)))
+        return cls(entries, tuple(dict.fromkeys(reason for reason in reasons.values() if reason)), tuple(notes))
 
     def first_with(self, fitness: str) -> Entry:
         """The first entry of a fitness."""

@@ -1,9 +1,10 @@
-"""Progress of a long command on a terminal; nothing at all anywhere else."""
+"""Progress of a long command: a bar per stage on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
 from threading import Lock, Timer
 from types import TracebackType
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +20,7 @@ from rich.progress import (
 from rich.table import Column
 
 from gqasearch.reporting.data import HistoryPoint
+from gqasearch.reporting.progress_lines import ProgressLines
 
 
 class SearchProgress:
@@ -29,15 +31,19 @@ class SearchProgress:
             progress.update(12, HistoryPoint(generation=12, evaluations=480, best=0.31, seconds=2.5))
 
     It appears only after ``delay`` seconds, and goes when the block is left: a quick command shows none.
-    With ``quiet``, or where ``console`` writes to no terminal, no method does anything.
+    Where ``console`` writes to no terminal, lines stand in its place (``ProgressLines``). With ``quiet`` no method does
+    anything.
     """
 
     def __init__(self, console: Console, *, quiet: bool = False, delay: float = 2.0) -> None:
         self._progress: Progress | None = None
+        self._lines: ProgressLines | None = None
         if not quiet and console.is_interactive and console.file.isatty():
             self._progress = _progress(console)
             self._timer = Timer(delay, self._appear)
             self._timer.daemon = True
+        elif not quiet:
+            self._lines = ProgressLines(cast(TextIO, console.file), delay=delay)
         self._lock = Lock()
         self._closed = False
         self._task: TaskID | None = None
@@ -45,11 +51,15 @@ class SearchProgress:
     def __enter__(self) -> SearchProgress:
         if self._progress is not None:
             self._timer.start()
+        if self._lines is not None:
+            self._lines.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._lines is not None:
+            self._lines.stop()
         if self._progress is None:
             return
         self._timer.cancel()
@@ -59,6 +69,8 @@ class SearchProgress:
 
     def stage(self, name: str, total: int | None = None) -> None:
         """Begin a stage of ``total`` steps (None: unknown); the one before is over."""
+        if self._lines is not None:
+            self._lines.stage(name, total)
         if self._progress is None:
             return
         self._finish_stage()
@@ -66,10 +78,12 @@ class SearchProgress:
 
     def update(self, completed: int, point: HistoryPoint | None = None, detail: str = "") -> None:
         """Steps of the stage done so far, and where its search stands, or other words on it."""
-        if self._progress is None or self._task is None:
-            return
         if point is not None:
             detail = f"best {point.best:.5g}  generation {point.generation}  {point.evaluations:,} evaluations"
+        if self._lines is not None:
+            self._lines.update(completed, detail)
+        if self._progress is None or self._task is None:
+            return
         self._progress.update(self._task, completed=completed, detail=detail)
 
     def _finish_stage(self) -> None:

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from gqasearch.checkpoints import MetricRow, needs_remote_code, require_trust
+from gqasearch.errors import UserError
 from gqasearch.evaluation import (
     Converter,
     Quality,
@@ -26,7 +27,7 @@ from gqasearch.evaluation import (
 )
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import make_merge
-from gqasearch.models import LayerWeights, Objective, load_model
+from gqasearch.models import LayerWeights, ModelSource, Objective, load_model, predicts_masked, read_config
 from gqasearch.run.texts import used_texts
 from gqasearch.run.workspace import Workspace
 
@@ -52,12 +53,30 @@ def checkpoint_subject(work: Workspace, directory: Path, *, trust_remote_code: b
 def checkpoint_model(work: Workspace, directory: Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """A checkpoint on disk as transformers loads it, in the dtype and on the device of ``work``.
 
-    Raises ``UserError`` for one that brings its own modelling code unless ``trust_remote_code``.
+    Raises ``UserError`` for one that brings its own modelling code unless ``trust_remote_code``, and for one of other
+    tokens than the parent's.
     """
+    require_same_tokens(work.source, directory)
     if not trust_remote_code and needs_remote_code(directory):
         require_trust(directory)
     dtype: torch.dtype = getattr(torch, work.config.dtype)
     return load_model(directory, dtype, work.config.device, trust_remote_code=trust_remote_code)
+
+
+def require_same_tokens(source: ModelSource, checkpoint: Path) -> None:
+    """Raise ``UserError`` for a checkpoint that does not read and predict the parent's tokens."""
+    own, theirs = read_config(checkpoint), source.config
+    if own.get("vocab_size") != theirs.get("vocab_size"):
+        raise UserError(
+            f"{checkpoint} has a vocabulary of {own.get('vocab_size')} tokens, the parent ({source.directory}) of "
+            f"{theirs.get('vocab_size')}: it was not made from this parent. Give another --parent"
+        )
+    if predicts_masked(own) != predicts_masked(theirs):
+        words = {True: "masked tokens", False: "the next token"}
+        raise UserError(
+            f"{checkpoint} predicts {words[predicts_masked(own)]}, the parent ({source.directory}) "
+            f"{words[predicts_masked(theirs)]}: it was not made from this parent. Give another --parent"
+        )
 
 
 def _kv_bytes_per_token(work: Workspace, model: PreTrainedModel) -> int:

@@ -79,7 +79,20 @@ class RunFolder:
     def open(self, config: Settings) -> None:
         """Begin or resume: make the folder, or check that its configuration is the same.
 
-        Raises ``UserError`` that names every setting that differs, or when the folder holds other things.
+        Raises ``UserError`` as ``check`` does.
+        """
+        self.check(config)
+        if not self.config.is_file():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_file(self.config, config.to_yaml())  # first: its presence makes the folder a run
+        (self.path / "state").mkdir(exist_ok=True)
+        if not self.environment.is_file():
+            write_json(self.environment, environment())
+
+    def check(self, config: Settings) -> None:
+        """Raise ``UserError`` that names every setting that differs, or when the folder holds other things.
+
+        Writes nothing.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is no folder; give another --output-dir")
@@ -87,12 +100,6 @@ class RunFolder:
             refuse_other(self.path, "run", self.settings(), config)
         elif holds_other_things(self.path):
             raise UserError(f"{self.path} exists and is no run folder; give another --output-dir")
-        else:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_file(self.config, config.to_yaml())  # first: its presence makes the folder a run
-        (self.path / "state").mkdir(exist_ok=True)
-        if not self.environment.is_file():
-            write_json(self.environment, environment())
 
     def settings(self) -> Settings:
         """The configuration that the folder was made with."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gqasearch.budget import require_several_heads
 from gqasearch.checkpoints import (
     CardFacts,
     Layout,
@@ -30,6 +31,7 @@ from gqasearch.models import LayerWeights, read_config
 from gqasearch.parallel import ONE, Workers, parse_workers
 from gqasearch.refining import NoRefinement, Refinement, make_refinement
 from gqasearch.reporting.html import write_report
+from gqasearch.run.certify import check_certifiable
 from gqasearch.run.evaluate import (
     BASELINE,
     CONVERTED,
@@ -44,6 +46,7 @@ from gqasearch.run.evaluate import (
 from gqasearch.run.folder import RunFolder
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener, RunStart
+from gqasearch.run.outlook import Outlook
 from gqasearch.run.results import report_data, write_similarity
 from gqasearch.run.search import search_step
 from gqasearch.run.search_log import failed_candidates, search_forward_tokens, search_seconds
@@ -51,6 +54,7 @@ from gqasearch.run.texts import shortages
 from gqasearch.run.warnings import warnings_of
 from gqasearch.run.workers import check_workers
 from gqasearch.run.workspace import Progress, Workspace
+from gqasearch.search import check_takes
 
 
 def default_output_dir(config: RunConfig) -> Path:
@@ -77,26 +81,47 @@ def run(
     workers: int | str = 1,
     threads: int | None = None,
     report: bool = True,
+    tell: Callable[[str], object] = str,
 ) -> RunFolder:
     """The whole main job, into ``output_dir``; goes on where an interrupted run of the same settings stopped.
 
     ``kept``: what it shares with other runs of the process. ``listeners``: told of it as it goes. ``workers``: who runs
     candidates during the search: a number of processes, "ray" or "ray://HOST:PORT"; no setting, as it changes no
     result. ``threads``: CPU threads of each [default: what the run began with; see ``threads_of``]. ``report``: write
-    ``report.html``, which takes longer than a short search; ``gqasearch report`` makes it later.
+    ``report.html``, which takes longer than a short search; ``gqasearch report`` makes it later. ``tell``: is given,
+    before the work, a sentence on everything that will differ from what was asked for.
     """
     work = Workspace(config, progress, kept, listeners)
-    work.check()
     crew = parse_workers(workers)
-    check_workers(work, crew, threads)
+    outlook = check_run(work, crew, threads)
     folder = RunFolder(output_dir)
+    folder.check(work.config)
+    # Text and weights are read now for their errors, too, before there is a folder.
+    notes = [] if folder.grouping.is_file() else outlook.notes()
+    if not folder.metrics.is_file():
+        shortages(work)  # reads the texts, and says so now where one is short
+    work.parent  # noqa: B018
     folder.open(work.config)
+    for note in notes:
+        tell(note)
     lock = folder.acquire()
     try:
         run_steps(work, folder, crew, threads, report=report)
     finally:
         lock.release()
     return folder
+
+
+def check_run(work: Workspace, workers: Workers = ONE, threads: int | None = None) -> Outlook:
+    """Refuse what cannot be run, as far as it can be told without the weights; what the run will come to."""
+    outlook = Outlook(work)
+    work.check()
+    outlook.check()
+    if outlook.problem is not None:
+        check_takes(work.method, outlook.problem)
+        check_certifiable(work, outlook.problem)
+    check_workers(work, workers, threads)
+    return outlook
 
 
 def run_steps(
@@ -107,8 +132,6 @@ def run_steps(
         start = RunStart(folder.path, work.config.model_dump(mode="json"), folder.known_history())
         for listener in work.listeners:
             listener.on_start(start)
-    if not folder.metrics.is_file():
-        shortages(work)  # reads the texts, and says so now where one is short
     if not folder.grouping.is_file():
         search_step(work, folder, workers, threads)
     document = read_grouping(folder.grouping)
@@ -118,6 +141,7 @@ def run_steps(
     if not folder.metrics.is_file():
         evaluate_step(work, folder, document)
     if report and not folder.report.is_file():
+        work.progress.stage("report")
         write_report(folder.report, report_data([folder]))
     for listener in work.listeners:
         listener.on_metrics(read_json(folder.metrics))
@@ -157,17 +181,35 @@ def materialize(work: Workspace, document: GroupingDocument, out_dir: Path) -> L
     The model is loaded only where the merge or the refinement has to run it.
     """
     source, layout, target = work.source, work.config.layout, work.config.target
-    check_fits(document, source.geometry, fingerprint=None)  # before the weights are read
-    plan_checkpoint(source.family, source.config, document.grouping, layout, target)
-    check_fits(document, source.geometry, source.fingerprint if document.model.fingerprint else None)
+    check_convertible(work, document)
     converted = converted_layers(work, document)
-    return write_checkpoint(source.directory, out_dir, document, converted, layout=layout, target=target)
+    work.progress.stage("checkpoint", total=source.geometry.num_layers)
+
+    def layer(index: int) -> LayerWeights:
+        work.progress.update(index)
+        return converted(index)
+
+    return write_checkpoint(source.directory, out_dir, document, layer, layout=layout, target=target)
+
+
+def reads_text(work: Workspace, document: GroupingDocument) -> bool:
+    """Whether the grouping's merge or refinement is fitted on the calibration text."""
+    return document_merge(work, document).needs != "weights" or document_refinement(work, document).reads_text
+
+
+def check_convertible(work: Workspace, document: GroupingDocument) -> None:
+    """Raise ``UserError`` for a grouping of another model, and one that can have no checkpoint as it is asked for."""
+    source = work.source
+    require_several_heads(source.geometry)
+    check_fits(document, source.geometry, fingerprint=None)  # before the weights are read
+    plan_checkpoint(source.family, source.config, document.grouping, work.config.layout, work.config.target)
+    check_fits(document, source.geometry, source.fingerprint if document.model.fingerprint else None)
 
 
 def converted_layers(work: Workspace, document: GroupingDocument) -> Callable[[int], LayerWeights]:
     """What gives a layer after the grouping's merge and refinement: k, v (G, ...)."""
     merge, grouping = document_merge(work, document), document.grouping
-    if merge.needs == "weights" and not document_refinement(work, document).reads_text:
+    if not reads_text(work, document):
         return lambda index: merged_by_group(merge, work.source.layer(index), grouping.layers[index])
     converter = document_converter(work, document)
     refined = refine_step(work, converter, document)

@@ -17,6 +17,8 @@ VALIDATION = (
     "on it: report on the held-out part"
 )
 
+NOTHING_MERGED = "the budget leaves every head its own: nothing is merged"
+
 # Share of the reported text seen before from which it is worth a word: licences and quotations stay below.
 WORTH_A_WORD = 0.01
 
@@ -27,6 +29,8 @@ def warnings_of(work: Workspace) -> list[str]:
     used = used_texts(work)
     searched, fitted = "search" in used, "calibration" in used
     found = [VALIDATION] if work.config.evaluation_part == "validation" else []
+    if work.budget.is_identity and not work.config.has_free_counts:
+        found.append(NOTHING_MERGED)
     found += shortages(work)
     if searched and text != "embedded":
         found.append(SEARCHED.format(text=f"the search part of {text}"))

@@ -12,6 +12,7 @@ from itertools import chain, islice
 from typing import Protocol
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from gqasearch.budget import Budget
 from gqasearch.calibration import (
@@ -32,6 +33,7 @@ from gqasearch.evaluation import Converter
 from gqasearch.fitness import Fitness, FitnessContext, PreparedFitness, make_fitness
 from gqasearch.merging import Merge, make_merge
 from gqasearch.models import ModelSource, Parent, check_device, load_parent, resolve_model
+from gqasearch.models.loading import load_tokenizer
 from gqasearch.refining import Refinement, make_refinement
 from gqasearch.reporting import HistoryPoint
 from gqasearch.run.kept import Kept
@@ -66,7 +68,8 @@ TEXT_SETTINGS = (
     *("model", "revision", "block_length", "calibration_text", "evaluation_text", "evaluation_part"),
     *("calibration_tokens", "search_tokens", "evaluation_tokens"),
 )
-MODEL_SETTINGS = ("model", "revision", "dtype", "device")
+SOURCE_SETTINGS = ("model", "revision")
+MODEL_SETTINGS = (*SOURCE_SETTINGS, "dtype", "device")
 STATISTICS_SETTINGS = (*MODEL_SETTINGS, "calibration_text", "calibration_tokens", "block_length")
 FITNESS_SETTINGS = (*STATISTICS_SETTINGS, "search_tokens", "merge", "merge_parameters", "refine", "refine_parameters")
 
@@ -92,7 +95,16 @@ class Workspace:
     @cached_property
     def source(self) -> ModelSource:
         """The files that the parent is loaded from."""
-        return resolve_model(self.config.model, self.config.revision)
+        config = self.config
+        return self._kept.get(
+            *("source", Kept.SMALL, self._key(SOURCE_SETTINGS)), lambda: resolve_model(config.model, config.revision)
+        )
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._kept.get(
+            *("tokenizer", Kept.SMALL, self._key(SOURCE_SETTINGS)), lambda: load_tokenizer(self.source.directory)
+        )
 
     @cached_property
     def parent(self) -> Parent:
@@ -101,6 +113,7 @@ class Workspace:
     def _load_parent(self) -> Parent:
         config = self.config
         check_device(config.device)
+        self.progress.stage("model")
         return load_parent(
             config.model, revision=config.revision, dtype=getattr(torch, config.dtype), device=config.device
         )
@@ -129,7 +142,7 @@ class Workspace:
     @cached_property
     def budget(self) -> Budget:
         """The KV budget in this model's heads, as the method takes it."""
-        return self.config.budget(self.parent.geometry, splits_budget=self.method.splits_budget)
+        return self.config.budget(self.source.geometry, splits_budget=self.method.splits_budget)
 
     @cached_property
     def fitnesses(self) -> dict[str, Fitness]:
@@ -181,15 +194,12 @@ class Workspace:
 
     def _cut(self, split: Split, tokens: int) -> TokenBlocks:
         """The first ``tokens`` of one text."""
-        tokenizer = self.parent.tokenizer
-        if tokenizer is None:
-            raise UserError(f"model {self.parent.id} has no tokenizer")
         documents, words = self._documents(split)
         named = list(islice(documents, 20))
         source = f"{words}: {', '.join(document.name for document in named)}"
-        family, config = self.parent.family, self.parent.config
+        family, config = self.source.family, self.source.config
         return make_blocks(
-            *(chain(named, documents), tokenizer, self.config.block_length, tokens, source, family.objective),
+            *(chain(named, documents), self.tokenizer, self.config.block_length, tokens, source, family.objective),
             vocabulary=family.vocabulary(config),
             short_length=family.short_length(config),
         )
@@ -241,7 +251,8 @@ class Workspace:
         return json.dumps(self.config.model_dump(mode="json", include=set(settings)), sort_keys=True)
 
     def check(self) -> None:
-        """Fail early on everything that can be checked without long work."""
+        """Fail early on everything that can be checked without long work and without the weights."""
+        check_device(self.config.device)
         self.fitnesses  # noqa: B018 - loaded for its errors
         self.merge  # noqa: B018
         self.refinement  # noqa: B018
@@ -252,15 +263,15 @@ class Workspace:
                 f"evaluation_text and calibration_text are both {self.config.evaluation_text}: results must be "
                 "reported on text that was not searched on. Leave evaluation_text out to hold a part of it back"
             )
-        limit = self.parent.family.context_length(self.parent.config)
+        limit = self.source.family.context_length(self.source.config)
         if limit is not None and self.config.block_length > limit:
             raise UserError(f"--block-length {self.config.block_length} is beyond this model's context of {limit}")
 
     def _check_target(self) -> None:
-        config, parent = self.config, self.parent
+        config, source = self.config, self.source
         if config.target is not None and config.materialize:
             uneven = config.layers_may_differ or self.method.splits_budget
-            check_target(config.target, parent.family, parent.config, uneven=uneven, equal_sizes=config.equal_sizes)
+            check_target(config.target, source.family, source.config, uneven=uneven, equal_sizes=config.equal_sizes)
 
 
 def with_refinement(config: RunConfig) -> RunConfig:

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from gqasearch.errors import UserError
 from gqasearch.run import without_passwords
@@ -59,7 +61,7 @@ class Storage:
     @property
     def file(self) -> Path | None:
         """SQLite's file; None for a server."""
-        return Path(self.url.removeprefix("sqlite:///")) if self.url.startswith("sqlite:///") else None
+        return Path(str(make_url(self.url).database)) if self.url.startswith("sqlite:///") else None
 
     @cached_property
     def rdb(self) -> RDBStorage:
@@ -134,15 +136,36 @@ def storage_at(url: str, heartbeat: Heartbeat | None = None) -> Storage:
     if scheme in ("postgresql", "postgres", "postgresql+psycopg2"):
         url = f"{POSTGRESQL}://{rest}"  # the driver of the [postgresql] extra
     elif scheme == "sqlite":
-        if not rest.startswith("/") or rest in ("/", "/:memory:"):
-            raise UserError(f"storage {url}: expected sqlite:///FILE; workers are processes and share a file")
-        url = f"sqlite:///{Path(rest[1:]).expanduser().absolute()}"
+        url = sqlite_url(_sqlite_file(url))
     elif scheme != POSTGRESQL:
         known = f"sqlite:///FILE or {POSTGRESQL}://USER@HOST/DATABASE"
         raise UserError(f"storage {without_passwords(url)}: unknown kind {scheme!r}; expected {known}")
     if scheme != "sqlite" and not _database(url):
         raise UserError(f"storage {without_passwords(url)} names no database: {POSTGRESQL}://USER@HOST/DATABASE")
     return Storage(url, heartbeat or Heartbeat())
+
+
+def sqlite_url(file: Path) -> str:
+    """The URL of a file, whose name may have letters that mean something else in a URL (?, %, #)."""
+    path = str(file.expanduser().absolute())
+    url = URL.create("sqlite", database=path).render_as_string(hide_password=False)
+    if make_url(url).database != path:  # versions of SQLAlchemy differ in what they quote
+        raise UserError(f"{path} cannot be written as a URL; give another --output-dir, or --storage")
+    return url
+
+
+def _sqlite_file(url: str) -> Path:
+    """The file that a user's URL names; what a URL keeps for itself is written %XX in it."""
+    expected = f"storage {url}: expected sqlite:///FILE; workers are processes and share a file"
+    try:
+        parts = make_url(url)
+    except (ArgumentError, ValueError):
+        raise UserError(expected) from None
+    if parts.host or parts.database in (None, "", ":memory:"):
+        raise UserError(expected)
+    if "?" in url:
+        raise UserError(f"storage {url}: takes no options after '?'; a question mark in a file's name is written %3F")
+    return Path(str(parts.database))
 
 
 def _database(url: str) -> str:

@@ -21,7 +21,7 @@ from gqasearch.files import write_file
 from gqasearch.sweeps.definition import Sweep, parse_sweep, read_sweep
 from gqasearch.sweeps.optimisers import EXHAUSTIVE, make_pruner, quiet_optuna
 from gqasearch.sweeps.parameters import count_draws
-from gqasearch.sweeps.storage import Storage, storage_at, storage_errors
+from gqasearch.sweeps.storage import Storage, sqlite_url, storage_at, storage_errors
 
 # User attributes of the study, and of its trials.
 DEFINITION, TRIALS, MAX_FAILED, MEASURED_ON = "definition", "trials", "max_failed", "measured_on"
@@ -64,7 +64,7 @@ def locate(
     if output_dir is None and (Path(name).name != name or name == ".."):
         raise UserError(f"study name {name!r} is no name of a folder in sweeps/; give --output-dir too")
     folder = output_dir or Path("sweeps") / name
-    url = storage or os.environ.get(STORAGE_VARIABLE) or f"sqlite:///{(folder / 'study.db').absolute()}"
+    url = storage or os.environ.get(STORAGE_VARIABLE) or sqlite_url(folder / "study.db")
     return sweep, Place(name, storage_at(url, sweep.heartbeat if sweep else None), folder)
 
 

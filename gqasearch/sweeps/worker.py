@@ -14,6 +14,7 @@ import torch
 from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
+from gqasearch.budget import require_several_heads
 from gqasearch.errors import UserError
 from gqasearch.libraries import quiet_libraries
 from gqasearch.run import Kept, Workspace
@@ -133,6 +134,7 @@ class Worker:
         """Hold the model and the text of this machine against those that the study was measured on."""
         _, _, drawn = next(extreme_draws(self.sweep.parameters))
         space = Workspace(self.sweep.trial_config(drawn), kept=self.kept)
+        require_several_heads(space.source.geometry)
         facts = {"model": space.parent.fingerprint, "validation text": space.blocks("evaluation").fingerprint}
         with self.place.storage.lock():
             agree(self.study, facts)

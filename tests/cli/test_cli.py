@@ -247,7 +247,7 @@ def test_bad_texts(common: list[str], tmp_path: Path, content: str, message: str
     path = tmp_path / "text.txt"
     path.write_text(content)
     refused(call("search", *common, "--calibration-text", str(path), "--output-dir", str(tmp_path / "run")), message)
-    assert not (tmp_path / "run" / "grouping.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_bad_groupings(finished: Path, checkpoint: Path, tmp_path: Path) -> None:

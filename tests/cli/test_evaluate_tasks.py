@@ -21,7 +21,7 @@ PARENT = str(model_directory())
 
 
 def call(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["evaluate", PARENT, *arguments])
+    return CliRunner().invoke(app, ["evaluate", PARENT, "--parent", "embedded", *arguments])
 
 
 def refused(result: Result, message: str) -> None:
@@ -63,7 +63,9 @@ def test_code_in_a_checkpoint_is_not_run_for_a_task_either(tmp_path: Path) -> No
     maps = {"AutoConfig": "modeling_ragged.C", "AutoModelForCausalLM": "modeling_ragged.M"}
     (tmp_path / "config.json").write_text(json.dumps({**config, "auto_map": maps}))
     (tmp_path / name).write_text((REMOTE / name).read_text())
-    result = CliRunner().invoke(app, ["evaluate", str(tmp_path), "--tasks", NAME, "--limit", "2"])
+    result = CliRunner().invoke(
+        app, ["evaluate", str(tmp_path), "--parent", "embedded", "--tasks", NAME, "--limit", "2"]
+    )
     refused(result, "Give --trust-remote-code to run it")
 
 

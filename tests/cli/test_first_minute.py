@@ -129,7 +129,9 @@ def test_mistakes_in_flags_are_one_line(flags: list[str], message: str) -> None:
 
 
 def test_a_device_is_checked_before_a_checkpoint_is_loaded_on_it() -> None:
-    assert "--device gpu cannot be used here" in one_line(call("evaluate", str(EMBEDDED), "--device", "gpu"))
+    assert "--device gpu cannot be used here" in one_line(
+        call("evaluate", str(EMBEDDED), "--parent", "embedded", "--device", "gpu")
+    )
 
 
 @pytest.mark.parametrize(

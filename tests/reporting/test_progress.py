@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from gqasearch.reporting import HistoryPoint, SearchProgress
+from gqasearch.reporting.progress_lines import ProgressLines
 
 
 class Terminal(io.StringIO):
@@ -58,19 +59,75 @@ def test_a_narrow_terminal_keeps_stage_count_and_best(terminal):
         assert words in text
 
 
-def test_a_pipe_sees_nothing():
-    file = io.StringIO()
-    run_stages(SearchProgress(Console(file=file), delay=0.0), pause=0.2)
-    assert file.getvalue() == ""
+class Clock:
+    """Seconds that pass when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def test_forced_colour_does_not_make_a_pipe_a_terminal():
+def lines_at(steps: list[tuple[float, tuple[object, ...]]], seconds: float) -> list[tuple[float, str]]:
+    """What a log shows, and when: ``steps`` are (second, arguments of stage or update)."""
+    file, clock, found = io.StringIO(), Clock(), list[tuple[float, str]]()
+    lines = ProgressLines(file, clock=clock)
+    todo = list(steps)
+    for quarter in range(int(4 * seconds) + 1):
+        clock.now = 100.0 + quarter / 4
+        while todo and todo[0][0] <= quarter / 4:
+            name, *rest = todo.pop(0)[1]
+            lines.stage(str(name), *rest) if isinstance(name, str) else lines.update(name, *rest)
+        before = file.tell()
+        lines.tick()
+        found += [(quarter / 4, line) for line in file.getvalue()[before:].splitlines()]
+    return found
+
+
+def test_a_log_gets_a_line_per_stage_and_one_every_half_minute():
+    steps = [(0.0, ("model", None)), (3.0, ("calibration", 256)), (5.0, ("search", 600))]
+    steps += [(5.0 + second, (5 * second, f"best {second}")) for second in range(101)]
+    found = lines_at(steps, 100)
+    assert [when for when, _ in found] == [2.0, 4.0, 6.0, 36.0, 66.0, 96.0]
+    assert [line.split()[2] for _, line in found] == ["model", "calibration", "search", "search", "search", "search"]
+    # 31 seconds of search, 5 steps a second, 600 in all.
+    assert found[3][1] == "gqasearch 0:00:36  search  155/600, best 31, about 0:01:29 left"
+
+
+def test_a_silent_step_is_told_of_too_and_short_stages_are_not():
+    flood = [(second / 4, (f"stage {second}", 3)) for second in range(80)]
+    found = lines_at([*flood, (20.0, ("long", None))], 90)
+    assert [(when, line.split("  ")[1]) for when, line in found] == [(21.0, "long"), (51.0, "long"), (81.0, "long")]
+
+
+def test_a_resumed_stage_reckons_from_where_it_goes_on():
+    found = lines_at([(0.0, ("heal", 1000)), (10.0, (900, "")), (30.0, (920, ""))], 33)
+    assert found[-1][1] == "gqasearch 0:00:32  heal  920/1,000, about 0:01:28 left"
+
+
+def test_a_pipe_sees_plain_lines_whatever_colours_are_forced():
+    for forced in (None, True):
+        file = io.StringIO()
+        run_stages(SearchProgress(Console(file=file, force_terminal=forced), delay=0.0), pause=1.5)
+        assert re.fullmatch(
+            r"gqasearch 0:00:0\d  search \[layer by layer\]  3/10, best 0.25 .*1,234 evaluations.*\n", file.getvalue()
+        )
+        assert not {"\r", "\x1b"} & set(file.getvalue())
+
+
+def test_a_reader_that_went_away_ends_nothing():
     file = io.StringIO()
-    run_stages(SearchProgress(Console(file=file, force_terminal=True), delay=0.0), pause=0.2)
-    assert file.getvalue() == ""
+    lines = ProgressLines(file, delay=0.0, every=0.0)
+    lines.stage("search", 3)
+    file.close()
+    lines.tick()
 
 
 def test_quiet_sees_nothing(terminal):
+    file = io.StringIO()
+    run_stages(SearchProgress(Console(file=file), quiet=True, delay=0.0), pause=0.2)
+    assert file.getvalue() == ""
     run_stages(SearchProgress(Console(file=terminal, force_terminal=True), quiet=True, delay=0.0), pause=0.2)
     assert terminal.getvalue() == ""
 

@@ -140,6 +140,8 @@ def _fixed() -> list[dict[str, Any]]:
         ("redis://:secret@host/0", "no heartbeat"),
         ("mysql://me:secret@host/db", "unknown kind 'mysql'"),
         ("sqlite:///:memory:", "expected sqlite:///FILE"),
+        ("sqlite://host:port/file", "expected sqlite:///FILE"),
+        ("sqlite:///which?/study.db", "a question mark in a file's name is written %3F"),
         ("postgresql+psycopg://me:secret@host", "names no database"),
         ("postgresql+psycopg://me:secret@host:port/db", "no URL of the form"),
         ("postgresql+psycopg://me:secret@[::1/db", "no URL of the form"),

@@ -20,6 +20,7 @@ from gqasearch.errors import UserError
 from gqasearch.grouping_document import read_grouping
 from gqasearch.run import Kept, RunFolder, Workspace, build_config, run
 from gqasearch.sweeps.optimisers import quiet_optuna
+from gqasearch.sweeps.storage import storage_at
 from gqasearch.sweeps.study import MEASURED_ON, Place, Standing
 from gqasearch.sweeps.worker import Worker
 from tests.sweeps.helpers import call, finished, started, write
@@ -231,6 +232,18 @@ def test_another_programs_study_is_left_alone(
     with pytest.raises(UserError, match="was not made by gqasearch sweep; give another --study-name"):
         started(tmp_path, values, storage=url)
     assert theirs.user_attrs == {}
+
+
+@pytest.mark.parametrize("name", ["which?", "%41 and 50%", "a#b {x} é"])
+def test_a_study_lies_in_its_folder_whatever_that_is_called(name: str, values: dict[str, Any], tmp_path: Path) -> None:
+    """Letters that mean something in a URL: `?` and `%41` sent the study to another file, where nobody found it."""
+    _, place = started(tmp_path, values, output_dir=tmp_path / name)
+    assert (tmp_path / name / "study.db").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", name}
+    again = storage_at(place.storage.shown)  # as a user copies it from `sweep status`
+    assert again.file == tmp_path / name / "study.db" and again.lock().__enter__() is None
+    _, joined = started(tmp_path, values, storage=place.storage.shown, output_dir=tmp_path / name)
+    assert joined == place
 
 
 def test_a_study_that_is_not_there(values: dict[str, Any], tmp_path: Path) -> None:
