@@ -69,6 +69,15 @@ def materialize(
             document = replace(document, refinement=RefinementRecord(chosen.name, chosen.parameters()))
         written = write(work, document, output_dir)
         if json_:
-            print_json({"output_dir": str(output_dir), "layout": written.name, "reason": written.reason})
+            layout_, check = written.layout, written.check
+            told = {
+                "tokens": check.tokens,
+                "text": check.words,
+                "difference": check.difference,
+                "allowed": check.allowed,
+            }
+            print_json(
+                {"output_dir": str(output_dir), "layout": layout_.name, "reason": layout_.reason, "loaded_back": told}
+            )
         elif not quiet:
-            typer.echo(f"{output_dir}: {written.name}. {written.reason}")
+            typer.echo(f"{output_dir}: {written.layout.name}. {written.layout.reason}\n{written.check}")
