@@ -19,6 +19,8 @@ from typing import Any, BinaryIO
 from gqasearch.errors import UserError
 
 FORGOTTEN = 7 * 24 * 3600.0  # seconds without a change after which what another machine wrote is taken for abandoned
+# What some file systems keep at their root: a mount point with nothing else is empty.
+NOT_CONTENT = ("lost+found",)
 
 
 def write_file(path: Path, data: bytes | str, *, overwrite: bool = False) -> None:

@@ -168,7 +168,7 @@ def record(cell: Cell, model: str, output_dir: Path) -> Record:
         "kv_heads": grouping["kv_heads_total"],
         "groups": " ".join(str(len(layer["groups"])) for layer in grouping["layers"]),
         "search_seconds": metrics["seconds"]["search"],
-        "convert_seconds": metrics["seconds"]["load"],
+        "convert_seconds": metrics["seconds"].get("refine", 0.0) + metrics["seconds"]["convert"],
     }
 
 

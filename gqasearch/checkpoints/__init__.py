@@ -6,15 +6,20 @@ from gqasearch.checkpoints.config_json import stock_config
 from gqasearch.checkpoints.gguf_export import GgufExport, export_gguf
 from gqasearch.checkpoints.healed import write_healed
 from gqasearch.checkpoints.layout import Layout, lay_out, slots
+from gqasearch.checkpoints.loaded_back import MOST_TOKENS, CheckBlock, LoadedBack
 from gqasearch.checkpoints.plan import check_target, plan_checkpoint, plan_layout
-from gqasearch.checkpoints.remote_code import needs_remote_code, require_own_code, require_trust
-from gqasearch.checkpoints.stock import write_checkpoint
+from gqasearch.checkpoints.remote_code import needs_remote_code, require_own_code, require_trust, runs_own_code
+from gqasearch.checkpoints.stock import Written, write_checkpoint
 
 __all__ = [
+    "MOST_TOKENS",
     "CardFacts",
+    "CheckBlock",
     "GgufExport",
     "Layout",
+    "LoadedBack",
     "MetricRow",
+    "Written",
     "check_target",
     "export_gguf",
     "healed_card",
@@ -26,6 +31,7 @@ __all__ = [
     "plan_layout",
     "require_own_code",
     "require_trust",
+    "runs_own_code",
     "slots",
     "stock_config",
     "write_checkpoint",

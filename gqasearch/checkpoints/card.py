@@ -11,7 +11,7 @@ import yaml
 
 from gqasearch.checkpoints.layout import Layout
 from gqasearch.checkpoints.remote_code import modeling_file
-from gqasearch.grouping_document import GroupingDocument
+from gqasearch.grouping_document import GroupingDocument, ModelRecord
 from gqasearch.models import Config
 
 LICENCE_FIELDS = ("license", "license_name", "license_link")
@@ -81,7 +81,7 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
 
     ``config``: the ``config.json`` that was written.
     """
-    parent, on_hub = _parent(document.model.id)
+    parent, on_hub = _parent(document.model)
     front: dict[str, Any] = {"base_model": parent} if on_hub else {}
     front |= _licence(source_dir)
     masked = str(config["architectures"][0]).endswith("ForMaskedLM")
@@ -132,11 +132,13 @@ def healed_card(card: str, words: str, facts: CardFacts | None = None) -> str:
     return f"{head}## Before and after\n\n{_table(facts)}\n\n## How to load\n{tail}{settings}"
 
 
-def _parent(model_id: str) -> tuple[str, bool]:
-    """The parent's public name, and whether it is a hub id. A folder is named without its path."""
-    is_folder = Path(model_id).expanduser().is_dir()
-    on_hub = not is_folder and model_id.count("/") == 1
-    return (Path(model_id).name if is_folder else model_id), on_hub
+def _parent(model: ModelRecord) -> tuple[str, bool]:
+    """The parent's public name, and whether it is a hub id: what came from there has a revision.
+
+    A folder, whether it is here or not, is named without its path.
+    """
+    on_hub = bool(model.revision)
+    return (model.id if on_hub else Path(model.id).name), on_hub
 
 
 def _licence(source_dir: Path) -> dict[str, Any]:

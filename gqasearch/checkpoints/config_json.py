@@ -57,12 +57,17 @@ def _rope_fields(family: Family, config: Config) -> dict[str, Any]:
 
 
 def _rope_scaling(family: Family, kind: str, given: dict[str, Any]) -> dict[str, Any] | None:
-    """As transformers 4 reads it; its Phi-3 takes these three fields under these names and no others."""
+    """As transformers 4 reads it; 5 reads it too, and where it is there nothing else.
+
+    Version 4's Phi-3 takes a type and two lists of factors and refuses any other field: one that has more, as
+    ``attention_factor``, can be said to version 5 alone. The original length is a field beside this.
+    """
     if kind == "default":
         return None
-    if family.name == "phi3":
-        return {"type": kind, **{name: given[name] for name in ("short_factor", "long_factor") if name in given}}
-    return {"rope_type": kind, **given}
+    if family.name != "phi3":
+        return {"rope_type": kind, **given}
+    told = {name: value for name, value in given.items() if name != "original_max_position_embeddings"}
+    return {"type" if told.keys() <= {"short_factor", "long_factor"} else "rope_type": kind, **told}
 
 
 def _rope_fields_by_layer_type(family: Family, config: Config) -> dict[str, Any]:

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from gqasearch.checkpoints.card import healed_card
 from gqasearch.checkpoints.conversion import cast, convertible
-from gqasearch.checkpoints.folder import new_folder
+from gqasearch.checkpoints.folder import copy_companions, new_folder
+from gqasearch.checkpoints.healed_back import check_healed_back
+from gqasearch.checkpoints.loaded_back import CheckBlock, LoadedBack
+from gqasearch.checkpoints.same_tokenizer import check_tokenizer
 from gqasearch.checkpoints.shards import Shards
 from gqasearch.errors import UserError
 from gqasearch.files import read_json
-from gqasearch.models import CheckpointTensors
+from gqasearch.models import CheckpointTensors, read_config
 from gqasearch.models.tensors import current_name, holds_weights
 
 HEALING = "healing.json"
@@ -28,16 +31,23 @@ def is_healed(folder: Path) -> bool:
 
 
 def write_healed(
-    source_dir: Path, out_dir: Path, model: nn.Module, words: str, record: Mapping[str, Any] | None = None
-) -> None:
+    source_dir: Path,
+    out_dir: Path,
+    model: nn.Module,
+    words: str,
+    record: Mapping[str, Any] | None = None,
+    block: CheckBlock | None = None,
+) -> LoadedBack:
     """Write ``source_dir`` to ``out_dir`` with the weights of ``model``, which was loaded from it.
 
     Shards, names and dtypes stay, and so do all other files but for the model card, to which ``words`` are added
     (``healed_card``). ``record``: how it was trained, written as ``healing.json`` with that of the training
     ``before``, if there was one; its presence says that no tensor need be the parent's.
 
-    ``out_dir`` appears only when complete; raises ``UserError`` where it exists and is not empty, and where the model
-    has a parameter that is not among the files' tensors.
+    ``block``: what the checkpoint is loaded back and run on, and ``model`` too; drawn from the vocabulary if not given.
+
+    ``out_dir`` appears only when complete; raises ``UserError`` where it exists and is not empty, where the model
+    has a parameter that is not among the files' tensors, and where what was written computes something else than it.
     """
     source = CheckpointTensors(source_dir)
     found = _by_stored_name(source, model)
@@ -50,6 +60,7 @@ def write_healed(
         for file in sorted(source_dir.iterdir()):
             if file.is_file() and not holds_weights(file):
                 shutil.copyfile(file, folder / file.name)
+        copy_companions(source_dir, folder)  # those of sub-folders too
         shards.write(folder, convert)
         before = read_json(source_dir / HEALING) if is_healed(source_dir) else None
         told = {**(record or {}), **({"before": before} if before is not None else {})}
@@ -57,6 +68,10 @@ def write_healed(
         if (folder / "README.md").is_file():
             card = (folder / "README.md").read_text(encoding="utf-8")
             (folder / "README.md").write_text(healed_card(card, words), encoding="utf-8")
+        check_tokenizer(source_dir, folder)
+        dtypes = {id(tensor): convertible(name, source.stored(name).dtype) for name, tensor in found.items()}
+        block = block or CheckBlock.drawn(read_config(source_dir))
+        return check_healed_back(folder, model, dtypes, block)
 
 
 def _by_stored_name(source: CheckpointTensors, model: nn.Module) -> dict[str, Tensor]:

@@ -47,6 +47,14 @@ def require_own_code(folder: Path) -> None:
         )
 
 
+def runs_own_code(folder: Path) -> bool:
+    """Whether transformers has to run code from this folder; raises ``UserError`` where that is not ours."""
+    needed = needs_remote_code(folder)
+    if needed:
+        require_own_code(folder)
+    return needed
+
+
 def require_trust(folder: Path) -> None:
     """Raise ``UserError``: this checkpoint needs code of its own and nobody has said to run it."""
     words = {True: "the file that gqasearch writes", False: "NOT a file of this gqasearch: read it first"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from gqasearch.checkpoints.conversion import Conversion
 from gqasearch.checkpoints.deci import deci_config
 from gqasearch.checkpoints.folder import copy_companions, new_folder
 from gqasearch.checkpoints.layout import Layout
+from gqasearch.checkpoints.loaded_back import CheckBlock, Computed, LoadedBack, check_loaded_back
 from gqasearch.checkpoints.plan import plan_checkpoint
 from gqasearch.checkpoints.ragged import ragged_config
 from gqasearch.checkpoints.remote_code import copy_modeling_file
+from gqasearch.checkpoints.same_tokenizer import check_tokenizer
 from gqasearch.checkpoints.shards import Shards
 from gqasearch.config import LayoutChoice
 from gqasearch.grouping import Grouping
@@ -32,6 +35,14 @@ from gqasearch.targets import TargetName
 NO_FACTS = CardFacts()
 
 
+@dataclass(frozen=True)
+class Written:
+    """A checkpoint that was written: its layout, and how it was loaded back."""
+
+    layout: Layout
+    check: LoadedBack
+
+
 def write_checkpoint(
     source_dir: Path,
     out_dir: Path,
@@ -41,29 +52,34 @@ def write_checkpoint(
     layout: LayoutChoice = "auto",
     target: TargetName | None = None,
     facts: CardFacts = NO_FACTS,
-) -> Layout:
+    block: CheckBlock | None = None,
+) -> Written:
     """Write the checkpoint in ``source_dir``, converted by ``document``'s grouping, to ``out_dir``.
 
     ``merged_layer(i)``: layer i after its merge, any float dtype: k, v (G, ...) in the order of the
     grouping's groups, q and o in the source's order. It is called once per layer. Shards keep their
     names, tensors their stored dtype, and all that a merge does not touch its bytes; one layer's attention
     is in memory at a time. ``grouping.json``, a model card and the modelling file that the layout needs, if any,
-    are written beside the weights. ``layout``, ``target``: see ``plan_layout``.
+    are written beside the weights. ``layout``, ``target``: see ``plan_layout``. ``block``: what the checkpoint is
+    loaded back and run on, see ``loaded_back``; drawn from the vocabulary if not given.
 
     ``out_dir`` appears only when complete. Raises ``UserError`` when it exists and is not empty, when the
-    grouping has no such layout or belongs to a model of another shape, and when the disk is full.
+    grouping has no such layout or belongs to a model of another shape, when the disk is full, and when what was
+    written does not compute what it should.
     """
     config = read_config(source_dir)
     family = family_of(config)
     check_fits(document, family.geometry(config), fingerprint=None)
     planned = plan_checkpoint(family, config, document.grouping, layout, target)
+    block = (block or CheckBlock.drawn(config)).fitting(family, config)
     source, model = whole_model(source_dir)
-    conversion = _conversion(source, family, config, planned, merged_layer)
+    computed = Computed(source, family, config, document.grouping)
+    conversion = _conversion(source, family, config, planned, computed.noting(merged_layer))
     shards = Shards(conversion.tensors, conversion.shapes)
     grouped = _grouped_config(*family.written_as(config), planned, document.grouping, conversion.stored_dtype)
     if stored_apart(source, model):
         grouped["tie_word_embeddings"] = False
-    with new_folder(out_dir) as folder:
+    with new_folder(out_dir) as folder, computed.kept_in(folder / ".computed"):
         shards.write(folder, conversion.convert)
         (folder / "config.json").write_text(_json_text(grouped), encoding="utf-8")
         copy_modeling_file(grouped, folder)
@@ -71,7 +87,9 @@ def write_checkpoint(
         write_grouping(folder / "grouping.json", document)
         card = model_card(document, planned, grouped, source_dir, facts)
         (folder / "README.md").write_text(card, encoding="utf-8")
-    return planned
+        check_tokenizer(source_dir, folder)
+        check = check_loaded_back(folder, planned.name, computed, block)
+    return Written(planned, check)
 
 
 def _conversion(

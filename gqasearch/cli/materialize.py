@@ -10,7 +10,7 @@ import typer
 from gqasearch.cli.messages import clear_errors, print_json, quiet_libraries
 
 if TYPE_CHECKING:
-    from gqasearch.checkpoints import Layout
+    from gqasearch.checkpoints import Written
     from gqasearch.config import RunConfig
     from gqasearch.grouping_document import CalibrationRecord
 
@@ -82,9 +82,18 @@ def materialize(
             show=not (quiet or json_),
         )
         if json_:
-            print_json({"output_dir": str(output_dir), "layout": written.name, "reason": written.reason})
+            layout_, check = written.layout, written.check
+            told = {
+                "tokens": check.tokens,
+                "text": check.words,
+                "difference": check.difference,
+                "allowed": check.allowed,
+            }
+            print_json(
+                {"output_dir": str(output_dir), "layout": layout_.name, "reason": layout_.reason, "loaded_back": told}
+            )
         elif not quiet:
-            typer.echo(f"{output_dir}: {written.name}. {written.reason}")
+            typer.echo(f"{output_dir}: {written.layout.name}. {written.layout.reason}\n{written.check}")
             if fitted_on is not None:
                 typer.echo(f"fitted on {fitted_on.source}, {fitted_on.tokens:,} tokens")
 
@@ -98,8 +107,8 @@ def _write(
     refine: str | None,
     knowingly: bool,
     show: bool,
-) -> tuple[Layout, CalibrationRecord | None]:
-    """The layout that was written, and the text that was read."""
+) -> tuple[Written, CalibrationRecord | None]:
+    """What was written, and the text that was read."""
     from dataclasses import replace
 
     from rich.console import Console

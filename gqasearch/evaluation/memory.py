@@ -5,27 +5,35 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from gqasearch.models import Family, outputs_noted
 
 
-def kv_bytes_per_token(model: PreTrainedModel, tokens: int = 16) -> int:
-    """Bytes of keys and values that one token takes in ``model``'s own cache, all layers."""
+def kv_bytes_per_token(model: PreTrainedModel, value_bytes: int | None = None, tokens: int = 16) -> int:
+    """Bytes of keys and values that one token takes in ``model``'s own cache, all layers.
+
+    ``value_bytes``: of one number as the checkpoint stores it (``value_bytes``), whatever ``model`` computes in here;
+    those of ``model`` if not given.
+    """
     device = next(model.parameters()).device
     ids = torch.ones(1, tokens, dtype=torch.int64, device=device)
     with torch.no_grad():
         cache = model(input_ids=ids, use_cache=True).past_key_values
     total = 0
     for layer in cache.layers:
-        total += sum(tensor.numel() * tensor.element_size() for tensor in (layer.keys, layer.values))
+        total += sum(_bytes(tensor, value_bytes) for tensor in (layer.keys, layer.values))
     return int(total // tokens)
 
 
-def computed_kv_bytes_per_token(model: PreTrainedModel, family: Family, num_layers: int, tokens: int = 16) -> int:
+def computed_kv_bytes_per_token(
+    model: PreTrainedModel, family: Family, num_layers: int, value_bytes: int | None = None, tokens: int = 16
+) -> int:
     """Bytes of keys and values that an encoder computes for one token of its input, all layers; it caches none.
 
-    ``model``: of ``family``, or converted from one and its modules named alike.
+    ``model``: of ``family``, or converted from one and its modules named alike. ``value_bytes``: as in
+    ``kv_bytes_per_token``.
     """
     ids = torch.ones(1, tokens, dtype=torch.int64, device=next(model.parameters()).device)
     names = [family.tensor_name(layer, f"{role}.weight") for layer in range(num_layers) for role in "kv"]
@@ -33,8 +41,12 @@ def computed_kv_bytes_per_token(model: PreTrainedModel, family: Family, num_laye
         projections = [model.get_submodule(name.removesuffix(".weight")) for name in names]
         noted = [hooks.enter_context(outputs_noted(projection)) for projection in projections]
         model(input_ids=ids)
-        total = sum(given.numel() * given.element_size() for calls in noted for given in calls)
+        total = sum(_bytes(given, value_bytes) for calls in noted for given in calls)
     return int(total // tokens)
+
+
+def _bytes(tensor: Tensor, value_bytes: int | None) -> int:
+    return tensor.numel() * (tensor.element_size() if value_bytes is None else value_bytes)
 
 
 def cached_kv_heads(model: PreTrainedModel, tokens: int = 4) -> list[int]:

@@ -16,6 +16,7 @@ from transformers import (
 
 from gqasearch.errors import UserError
 from gqasearch.models.device import check_device
+from gqasearch.models.modules_cache import own_modules_cache
 from gqasearch.models.registry import architecture_of, predicts_masked, read_config, supported_architectures
 from gqasearch.models.tensors import CheckpointTensors, is_finite, require_finite
 from gqasearch.models.whole import (
@@ -28,6 +29,11 @@ from gqasearch.models.whole import (
 )
 
 TRIED_TOKENS = 4
+
+
+def auto_class(directory: Path) -> Any:
+    """What transformers loads the checkpoint in ``directory`` by."""
+    return AutoModelForMaskedLM if predicts_masked(read_config(directory)) else AutoModelForCausalLM
 
 
 def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -73,18 +79,18 @@ def _from_files(
         require_plain(tensors)
         require_type(tensors, config)
         require_layers(tensors, family, config)
-    auto: Any = AutoModelForMaskedLM if predicts_masked(config) else AutoModelForCausalLM
     try:
-        model, info = auto.from_pretrained(
-            directory,
-            dtype=dtype,
-            device_map=device_map,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,  # so that it says which they are; they are refused
-            output_loading_info=True,
-        )
+        with own_modules_cache():
+            model, info = auto_class(directory).from_pretrained(
+                directory,
+                dtype=dtype,
+                device_map=device_map,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # so that it says which they are; they are refused
+                output_loading_info=True,
+            )
     except Exception as error:
         raise UserError(f"cannot load {directory}: {_words(error)}") from error
     if family is not None:
@@ -111,13 +117,17 @@ def _words(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in ``directory``; raises ``UserError`` when there is none."""
+def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer in ``directory``; raises ``UserError`` when there is none.
+
+    ``trust_remote_code``: see ``load_model``; the configuration that names the tokenizer may need code.
+    """
     auto: Any = AutoTokenizer
     try:
-        tokenizer: PreTrainedTokenizerBase = auto.from_pretrained(
-            directory, trust_remote_code=False, local_files_only=True
-        )
+        with own_modules_cache():
+            tokenizer: PreTrainedTokenizerBase = auto.from_pretrained(
+                directory, trust_remote_code=trust_remote_code, local_files_only=True
+            )
     except Exception as error:
         raise UserError(f"cannot load the tokenizer in {directory}: {_words(error)}") from error
     return tokenizer

@@ -10,27 +10,12 @@ from torch import Tensor
 
 from gqasearch.embedded import model_directory
 from gqasearch.errors import UserError
+from gqasearch.models.companions import WANTED_FILES
 from gqasearch.models.family import Config, Family
 from gqasearch.models.layer import HeadGeometry, LayerWeights
 from gqasearch.models.loading import whole_tensors
 from gqasearch.models.registry import family_of, read_config
 from gqasearch.models.tensors import CheckpointTensors, fingerprint, require_finite
-
-# What a checkpoint needs, and what is copied from it into a converted one: weights as safetensors, configuration,
-# tokenizer, chat template, licence. Never pickles.
-WANTED_FILES = [
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "*.json",
-    "tokenizer*",
-    "vocab.txt",
-    "merges.txt",
-    "*.model",
-    "chat_template*",
-    "LICENSE*",
-    "NOTICE*",
-    "README.md",
-]
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class MethodResult:
     KV ratios share it. ``method``: the search method's name. ``fitness``: what it minimised, None for a
     baseline. ``kl``: nats per token to the parent. ``kv_bytes_per_token``: measured from a real cache,
     or as an encoder computes them.
-    ``seconds``: search and conversion, without calibration and evaluation.
+    ``seconds``: of the whole run, restarts included.
     """
 
     label: str

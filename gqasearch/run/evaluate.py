@@ -27,7 +27,8 @@ from gqasearch.evaluation import (
 )
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import make_merge
-from gqasearch.models import LayerWeights, ModelSource, Objective, load_model, predicts_masked, read_config
+from gqasearch.models import Family, LayerWeights, ModelSource, Objective, load_model, predicts_masked, read_config
+from gqasearch.models.stored_dtype import value_bytes
 from gqasearch.run.texts import used_texts
 from gqasearch.run.workspace import Workspace
 
@@ -47,7 +48,7 @@ class Subject:
 def checkpoint_subject(work: Workspace, directory: Path, *, trust_remote_code: bool = False) -> Subject:
     """A checkpoint on disk; its cache is measured. Raises as ``checkpoint_model`` does."""
     model = checkpoint_model(work, directory, trust_remote_code=trust_remote_code)
-    return Subject(model_runner(model), _kv_bytes_per_token(work, model), count_parameters(model))
+    return Subject(model_runner(model), _kv_bytes_per_token(work, model, directory), count_parameters(model))
 
 
 def checkpoint_model(work: Workspace, directory: Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -79,12 +80,19 @@ def require_same_tokens(source: ModelSource, checkpoint: Path) -> None:
         )
 
 
-def _kv_bytes_per_token(work: Workspace, model: PreTrainedModel) -> int:
-    """In the cache; in an encoder, which has none, of what is computed."""
-    parent = work.parent
-    if parent.family.objective == "next-token":
-        return kv_bytes_per_token(model)
-    return computed_kv_bytes_per_token(model, parent.family, parent.geometry.num_layers)
+def _kv_bytes_per_token(work: Workspace, model: PreTrainedModel, directory: Path | None) -> int:
+    return stored_kv_bytes(work.parent.family, work.parent.geometry.num_layers, model, directory)
+
+
+def stored_kv_bytes(family: Family, num_layers: int, model: PreTrainedModel, directory: Path | None) -> int:
+    """In the cache of ``model``; in an encoder, which has none, of what is computed.
+
+    In the dtype that the checkpoint in ``directory`` is stored in, which engines run it in; not that of this run.
+    """
+    size = None if directory is None else value_bytes(directory)
+    if family.objective == "next-token":
+        return kv_bytes_per_token(model, size)
+    return computed_kv_bytes_per_token(model, family, num_layers, size)
 
 
 def grouping_subject(
@@ -97,13 +105,13 @@ def grouping_subject(
     Parameters are those that grouping removes: K and V of the heads that share.
     """
     parent, geometry = work.parent, work.parent.geometry
-    value_bytes = parent.model.dtype.itemsize
+    size = parent.model.dtype.itemsize if parent.directory is None else value_bytes(parent.directory)
     removed = geometry.num_layers * geometry.num_kv_heads - grouping.kv_heads_total
     biases = int(parent.layer(0).k_bias is not None) + int(parent.layer(0).v_bias is not None)
     per_head = 2 * geometry.head_dim * geometry.hidden_size + biases * geometry.head_dim
     return Subject(
         converter.runner(grouping, refined),
-        grouping.kv_bytes_per_token(geometry.head_dim, value_bytes),
+        grouping.kv_bytes_per_token(geometry.head_dim, size),
         count_parameters(parent.model) - removed * per_head,
     )
 
@@ -129,7 +137,7 @@ def measure(work: Workspace, subjects: Mapping[str, Subject]) -> dict[str, Any]:
         batch_blocks=work.config.batch_blocks,
         progress=lambda done, _: work.progress.update(done),
     )
-    memory = (_kv_bytes_per_token(work, parent.model), count_parameters(parent.model))
+    memory = (_kv_bytes_per_token(work, parent.model, parent.directory), count_parameters(parent.model))
     return {
         "convention": convention_of(blocks),
         "block_length": work.config.block_length,

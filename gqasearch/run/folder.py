@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from gqasearch import __version__
 from gqasearch.config import RunConfig, build_config, read_config_file
 from gqasearch.errors import UserError
-from gqasearch.files import read_json, write_file, write_json
+from gqasearch.files import NOT_CONTENT, read_json, write_file, write_json
 from gqasearch.settings import Settings
 
 REPORTED_PACKAGES = ("torch", "transformers", "deap", "numpy", "scipy", "pandas", "safetensors")
@@ -43,6 +43,10 @@ class RunFolder:
     @property
     def state(self) -> Path:
         return self.path / "state" / "search.json"
+
+    @property
+    def seconds(self) -> Path:
+        return self.path / "state" / "seconds.json"
 
     @property
     def grouping(self) -> Path:
@@ -83,7 +87,7 @@ class RunFolder:
         """
         self.check(config)
         if not self.config.is_file():
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.resolve().mkdir(parents=True, exist_ok=True)  # where a link leads
             write_file(self.config, config.to_yaml())  # first: its presence makes the folder a run
         (self.path / "state").mkdir(exist_ok=True)
         if not self.environment.is_file():
@@ -135,7 +139,9 @@ def refuse_other(path: Path, what: str, before: Settings, now: Settings) -> None
 
 def holds_other_things(path: Path) -> bool:
     """Whether there is anything but a lock and what a killed process left aside."""
-    return path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir())
+    return path.exists() and any(
+        not entry.name.startswith(".") and entry.name not in NOT_CONTENT for entry in path.iterdir()
+    )
 
 
 def take_lock(lock: FileLock) -> FileLock:

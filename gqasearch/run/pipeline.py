@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from gqasearch.budget import require_several_heads
 from gqasearch.checkpoints import (
     CardFacts,
     Layout,
+    Written,
     merged_by_group,
     model_card,
-    needs_remote_code,
     plan_checkpoint,
-    require_own_code,
+    runs_own_code,
     write_checkpoint,
 )
 from gqasearch.config import RunConfig
@@ -32,6 +31,7 @@ from gqasearch.parallel import ONE, Workers, parse_workers
 from gqasearch.refining import NoRefinement, Refinement, make_refinement
 from gqasearch.reporting.html import write_report
 from gqasearch.run.certify import check_certifiable
+from gqasearch.run.check_block import check_block
 from gqasearch.run.evaluate import (
     BASELINE,
     CONVERTED,
@@ -50,6 +50,7 @@ from gqasearch.run.outlook import Outlook
 from gqasearch.run.results import report_data, write_similarity
 from gqasearch.run.search import search_step
 from gqasearch.run.search_log import failed_candidates, search_forward_tokens, search_seconds
+from gqasearch.run.stage_clock import LOAD, StageClock, stage_seconds
 from gqasearch.run.texts import shortages
 from gqasearch.run.warnings import warnings_of
 from gqasearch.run.workers import check_workers
@@ -105,9 +106,11 @@ def run(
     for note in notes:
         tell(note)
     lock = folder.acquire()
+    clock = work.progress = StageClock(work.progress, folder.seconds)
     try:
         run_steps(work, folder, crew, threads, report=report)
     finally:
+        clock.note()
         lock.release()
     return folder
 
@@ -175,21 +178,22 @@ def document_refinement(work: Workspace, document: GroupingDocument) -> Refineme
     return work.refinement if document.merge is None else NoRefinement()
 
 
-def materialize(work: Workspace, document: GroupingDocument, out_dir: Path) -> Layout:
-    """Write the converted checkpoint to ``out_dir``, which appears only when complete.
+def materialize(work: Workspace, document: GroupingDocument, out_dir: Path) -> Written:
+    """Write the converted checkpoint to ``out_dir``, which appears only when it is complete and was loaded back.
 
     The model is loaded only where the merge or the refinement has to run it.
     """
     source, layout, target = work.source, work.config.layout, work.config.target
     check_convertible(work, document)
+    block = check_block(source, work.config.calibration_text)
     converted = converted_layers(work, document)
-    work.progress.stage("checkpoint", total=source.geometry.num_layers)
+    work.progress.stage("convert", total=source.geometry.num_layers)
 
     def layer(index: int) -> LayerWeights:
         work.progress.update(index)
         return converted(index)
 
-    return write_checkpoint(source.directory, out_dir, document, layer, layout=layout, target=target)
+    return write_checkpoint(source.directory, out_dir, document, layer, layout=layout, target=target, block=block)
 
 
 def reads_text(work: Workspace, document: GroupingDocument) -> bool:
@@ -235,19 +239,19 @@ def refine_step(work: Workspace, converter: Converter, document: GroupingDocumen
 
 def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument) -> None:
     """Measure and write ``metrics.json``; the checkpoint's model card then tells the figures."""
-    started = time.monotonic()
     subjects: dict[str, Subject] = {}
     if folder.model.is_dir():
+        work.progress.stage(LOAD)
         subjects[CONVERTED] = own_subject(work, folder.model)
     else:
         converter = document_converter(work, document)
         refined = refine_step(work, converter, document)
+        work.progress.stage("convert")
         subjects[CONVERTED] = grouping_subject(work, converter, document.grouping, refined)
-    converted = time.monotonic() - started
     if work.config.baseline and not _is_baseline(work.config):
         subjects[BASELINE] = baseline_subject(work)
     metrics = measure(work, subjects)
-    metrics["seconds"] = {"search": search_seconds(folder), "load": converted, "all": time.monotonic() - started}
+    metrics["seconds"] = stage_seconds(work.progress, search_seconds(folder))
     metrics["forward_tokens"] = search_forward_tokens(folder)
     metrics["warnings"] = [*warnings_of(work), *failed_candidates(folder)]
     layout, reason = checkpoint_layout(work, document)
@@ -264,10 +268,7 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
 
 def own_subject(work: Workspace, directory: Path) -> Subject:
     """The checkpoint that this run wrote. Code that it needs is run, if it still is what this program writes."""
-    trusted = needs_remote_code(directory)
-    if trusted:
-        require_own_code(directory)
-    return checkpoint_subject(work, directory, trust_remote_code=trusted)
+    return checkpoint_subject(work, directory, trust_remote_code=runs_own_code(directory))
 
 
 def _is_baseline(config: RunConfig) -> bool:

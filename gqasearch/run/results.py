@@ -125,7 +125,7 @@ class _Run:
                 for layer in document.layers
             ),
             history=self._history(),
-            seconds=float(self.metrics["seconds"]["search"]),
+            seconds=float(self.metrics["seconds"]["all"]),
             **self._figures(CONVERTED),
         )
 
@@ -177,7 +177,9 @@ class _Run:
     def environment(self) -> dict[str, str]:
         record = read_json(self.folder.environment)
         packages = {str(name): str(number) for name, number in record.pop("packages").items()}
-        return {**{str(key): str(value) for key, value in record.items()}, **packages}
+        stages = [f"{name} {seconds:,.1f}" for name, seconds in self.metrics["seconds"].items()]
+        told = {**{str(key): str(value) for key, value in record.items()}, "seconds": ", ".join(stages)}
+        return {**told, **packages}
 
     def similarity(self) -> Similarity | None:
         if not self.folder.similarity.is_file():

@@ -80,7 +80,7 @@ def convert(
         lambda index: changed_layer(parent.layer(index), grouping, index),
         facts=facts or CardFacts(),
         layout=layout,
-    )
+    ).layout
 
 
 @contextmanager

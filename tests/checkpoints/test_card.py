@@ -40,10 +40,10 @@ def _document() -> GroupingDocument:
     )
 
 
-def _card(model_id: str, source: Path, facts: CardFacts = FACTS) -> tuple[dict[str, Any], str]:
+def _card(model_id: str, source: Path, facts: CardFacts = FACTS, revision: str = "") -> tuple[dict[str, Any], str]:
     """Front matter and body."""
     document = _document()
-    document = replace(document, model=replace(document.model, id=model_id))
+    document = replace(document, model=replace(document.model, id=model_id, revision=revision))
     layout = plan_layout(document.grouping, tiny_parent("llama").geometry)
     text = model_card(document, layout, {"architectures": ["MistralForCausalLM"]}, source, facts)
     _, front, body = text.split("---\n", 2)
@@ -54,7 +54,7 @@ def test_front_matter_names_base_model_and_licence_of_the_source(tmp_path: Path)
     (tmp_path / "README.md").write_text(
         "---\nlicense: other\nlicense_name: mine\nlicense_link: LICENSE\nlanguage: en\n---\n# Hello\n"
     )
-    front, body = _card("org/some-model", tmp_path)
+    front, body = _card("org/some-model", tmp_path, revision="0123abc")
     assert front == {
         "base_model": "org/some-model",
         "license": "other",
@@ -80,6 +80,10 @@ def test_folder_is_named_without_its_path_and_is_no_base_model(tmp_path: Path) -
     front, body = _card(str(tmp_path / "my-model"), tmp_path / "my-model")
     assert "base_model" not in front
     assert "[my-model] with grouped-query attention" in body
+    for path in ("models/mine", "mine", "./models/mine/"):  # given from another working directory
+        front, body = _card(path, tmp_path)
+        assert "base_model" not in front and "huggingface.co" not in body
+        assert "[mine] with grouped-query attention" in body
     front, body = _card("embedded", tmp_path)
     assert "base_model" not in front
     assert "# embedded, 3 KV heads" in body

@@ -201,6 +201,7 @@ def test_files_beside_the_weights(tmp_path: Path) -> None:
     convert(parent, folder, tmp_path / "out", SYMMETRIC)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     copied = {"tokenizer.json", "tokenizer_config.json", "generation_config.json", "LICENSE.txt", "chat_template.jinja"}
+    copied |= {"training_log.jsonl"}  # whatever is no weights and no code: who knows what reads it
     assert names == copied | {"model.safetensors", "config.json", "grouping.json", "README.md"}
     assert all((folder / name).read_bytes() == (tmp_path / "out" / name).read_bytes() for name in copied)
     assert read_grouping(tmp_path / "out" / "grouping.json").grouping == SYMMETRIC

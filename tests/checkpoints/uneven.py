@@ -32,7 +32,7 @@ def write(parent: Parent, source: Path, target: Path, grouping: Grouping, layout
     document = document_for(parent, grouping)
     return write_checkpoint(
         source, target, document, lambda index: changed_layer(parent.layer(index), grouping, index), layout=layout
-    )
+    ).layout
 
 
 def load_trusted(folder: Path, **options: Any) -> PreTrainedModel:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub.utils import filter_repo_objects
 
-from gqasearch.checkpoints.folder import COMPANIONS
 from gqasearch.errors import UserError
 from gqasearch.models import family_of
-from gqasearch.models.source import WANTED_FILES, ModelSource
+from gqasearch.models.source import ModelSource
 
 
 @pytest.mark.parametrize(
@@ -63,14 +60,3 @@ def test_fields_of_another_kind_are_named(change: dict[str, Any], message: str, 
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(UserError, match=re.escape(message)):
         _ = ModelSource(tmp_path, "").geometry
-
-
-@pytest.mark.parametrize("name", ["merges.txt", "chat_template.jinja", "NOTICE", "tokenizer.model", "vocab.txt"])
-def test_what_a_checkpoint_takes_along_is_asked_of_the_hub(name: str) -> None:
-    assert any(fnmatch(name, pattern) for pattern in COMPANIONS)
-    assert list(filter_repo_objects([name, "pytorch_model.bin"], allow_patterns=WANTED_FILES)) == [name]
-
-
-def test_every_companion_is_asked_of_the_hub() -> None:
-    names = [pattern.replace("*.*", ".jinja").replace("*", "") for pattern in COMPANIONS]
-    assert list(filter_repo_objects(names, allow_patterns=WANTED_FILES)) == names

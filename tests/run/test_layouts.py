@@ -118,7 +118,7 @@ def test_auto_is_measured_as_it_is_written(
     document = GroupingDocument(
         model_record(work.parent.id, work.parent), tuple(map(LayerRecord, grouping)), merge=MergeRecord("mean")
     )
-    layout = materialize(work, document, tmp_path / "out")
+    layout = materialize(work, document, tmp_path / "out").layout
     subject = own_subject(work, tmp_path / "out")
     assert layout.name == chosen
     assert subject.kv_bytes_per_token == 2 * grouping.kv_heads_total * 8 * 4

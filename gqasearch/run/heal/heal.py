@@ -11,13 +11,11 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.checkpoints import CardFacts, healed_card, write_healed
+from gqasearch.checkpoints import MOST_TOKENS, CardFacts, CheckBlock, healed_card, write_healed
 from gqasearch.evaluation import (
-    computed_kv_bytes_per_token,
     convention_of,
     count_parameters,
     evaluate_quality,
-    kv_bytes_per_token,
     model_runner,
 )
 from gqasearch.files import read_json, write_file, write_json
@@ -25,7 +23,7 @@ from gqasearch.heal_config import HealConfig
 from gqasearch.healing.training import Lessons, Trained, train
 from gqasearch.healing.validation import Validation
 from gqasearch.reporting.healing_html import write_healing
-from gqasearch.run.evaluate import card_rows, measured_words, quality_record
+from gqasearch.run.evaluate import card_rows, measured_words, quality_record, stored_kv_bytes
 from gqasearch.run.heal.folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
 from gqasearch.run.heal.results import healing_data
@@ -82,7 +80,8 @@ def _write_trained(work: HealWork) -> None:
     write_json(folder.trained, _trained_record(work, trained), overwrite=True)
     record = {"steps": trained.steps, "config": work.config.model_dump(mode="json")}
     words = _words(work.config, trained.steps)
-    write_healed(work.start, folder.model, work.to_write(trained.model), words, record)
+    block = CheckBlock(work.validation_blocks.ids[:1, :MOST_TOKENS], "the validation text")
+    write_healed(work.start, folder.model, work.to_write(trained.model), words, record, block)
 
 
 def _train(work: HealWork) -> Trained:
@@ -133,7 +132,7 @@ def _measure(work: HealWork) -> dict[str, Any]:
         own, found = evaluate_quality(
             *(work.run_parent, {name: model_runner(model)}, blocks), progress=lambda done, _: work.progress.update(done)
         )
-        results[name] = quality_record(found[name], *_sizes(work, model), config.seed)
+        results[name] = quality_record(found[name], *_sizes(work, model, path), config.seed)
         del model
     # What the histories end at best.
     taught, _ = evaluate_quality(work.run_parent, {}, validation)
@@ -146,7 +145,7 @@ def _measure(work: HealWork) -> dict[str, Any]:
             "validation": {**_text(validation), "parent_perplexity": taught.perplexity},
             "reported": _text(blocks),
         },
-        "parent": quality_record(own, *_sizes(work, work.parent.model), config.seed),
+        "parent": quality_record(own, *_sizes(work, work.parent.model, work.source.directory), config.seed),
         "results": results,
         "steps": trained["steps"],
         "tokens": trained["tokens"],
@@ -155,12 +154,10 @@ def _measure(work: HealWork) -> dict[str, Any]:
     }
 
 
-def _sizes(work: HealWork, model: PreTrainedModel) -> tuple[int, int]:
+def _sizes(work: HealWork, model: PreTrainedModel, directory: Path) -> tuple[int, int]:
     """KV bytes per token, and parameters."""
     source = work.source
-    if source.family.objective == "next-token":
-        return kv_bytes_per_token(model), count_parameters(model)
-    return computed_kv_bytes_per_token(model, source.family, source.geometry.num_layers), count_parameters(model)
+    return stored_kv_bytes(source.family, source.geometry.num_layers, model, directory), count_parameters(model)
 
 
 def _text(blocks: TokenBlocks) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gqasearch.calibration import TokenBlocks, make_blocks, shortage
-from gqasearch.checkpoints import needs_remote_code, require_own_code
+from gqasearch.checkpoints import runs_own_code
 from gqasearch.errors import UserError
 from gqasearch.evaluation import model_runner
 from gqasearch.grouping_document import check_fits, read_grouping
@@ -129,10 +129,7 @@ class HealWork:
 
     def load(self, folder: Path) -> PreTrainedModel:
         """A checkpoint in float32; code that it needs is run if it is what this program writes."""
-        trusted = needs_remote_code(folder)
-        if trusted:
-            require_own_code(folder)
-        return load_model(folder, torch.float32, self.device, trust_remote_code=trusted)
+        return load_model(folder, torch.float32, self.device, trust_remote_code=runs_own_code(folder))
 
     @cached_property
     def validation_blocks(self) -> TokenBlocks:

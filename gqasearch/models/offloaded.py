@@ -1,0 +1,110 @@
+"""A checkpoint that runs from its files: a module reads its weights when it is called, and lets go of them after."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers.core_model_loading
+from accelerate.hooks import ModelHook, add_hook_to_module
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from gqasearch.errors import UserError
+from gqasearch.models.loading import auto_class
+from gqasearch.models.modules_cache import own_modules_cache
+
+_LOADING: Any = transformers.core_model_loading
+_READS_ONE = "_materialize_copy"  # reads one tensor of a file
+
+
+def load_offloaded(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model in ``directory`` as transformers loads it, computing in float32 on the CPU, its weights on disk.
+
+    What is in memory at a time is the module that is called: the largest is the output head, as a rule.
+    ``trust_remote_code``: see ``load_model``. Raises ``UserError`` where transformers cannot load it, or would draw
+    weights that the files have not.
+    """
+    try:
+        with own_modules_cache(), _without_offload_warning(), _nothing_read():
+            model, info = auto_class(directory).from_pretrained(
+                directory,
+                dtype=torch.float32,
+                device_map={"": "disk"},
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except Exception as error:
+        raise UserError(f"cannot load {directory}: {error}") from error
+    absent = sorted({*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])})
+    if absent:
+        raise UserError(f"transformers finds no {', '.join(absent[:3])} in {directory}, or of another shape")
+    found: PreTrainedModel = model.eval()
+    return found
+
+
+def replace_tensors(model: PreTrainedModel, reader_of: Mapping[str, Callable[[str], Tensor]]) -> None:
+    """Let an offloaded ``model`` compute with other values for some parameters: name -> what reads it by name."""
+    by_module: dict[str, dict[str, Callable[[], Tensor]]] = {}
+    for name, read in reader_of.items():
+        path, _, own = name.rpartition(".")
+        by_module.setdefault(path, {})[own] = lambda read=read, name=name: read(name)  # type: ignore[misc]
+    for path, readers in by_module.items():
+        add_hook_to_module(model.get_submodule(path), _Replacing(readers), append=True)
+
+
+class _Replacing(ModelHook):  # type: ignore[misc]
+    """Runs after the hook that reads a module's weights; that one lets go of these too."""
+
+    def __init__(self, readers: Mapping[str, Callable[[], Tensor]]) -> None:
+        self._readers = readers
+
+    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        for name, read in self._readers.items():
+            tensor = read().to(torch.float32)
+            if tensor.shape != getattr(module, name).shape:
+                raise ValueError(f"{name} was computed in shape {tuple(tensor.shape)}")
+            setattr(module, name, nn.Parameter(tensor, requires_grad=False))
+        return args, kwargs
+
+
+@contextmanager
+def _nothing_read() -> Iterator[None]:
+    """transformers reads every weight that is to stay on disk, and drops it: 2 GB of mapped pages for 1 B parameters.
+
+    Within the block matrices are not read; vectors are, among which are the buffers that have to be. A version of
+    transformers that has no such function loads as well, with more memory.
+    """
+    original: Any = getattr(_LOADING, _READS_ONE, None)
+
+    def without_values(tensor: Any, device: Any = None, dtype: Any = None) -> Tensor:
+        if hasattr(tensor, "get_shape") and len(tensor.get_shape()) > 1 and dtype == torch.float32:
+            return torch.empty(tensor.get_shape(), dtype=dtype, device="meta")
+        found: Tensor = original(tensor, device, dtype)
+        return found
+
+    if original is not None:
+        setattr(_LOADING, _READS_ONE, without_values)
+    try:
+        yield
+    finally:
+        if original is not None:
+            setattr(_LOADING, _READS_ONE, original)
+
+
+@contextmanager
+def _without_offload_warning() -> Iterator[None]:
+    """accelerate warns of what is asked of it here."""
+    logger = logging.getLogger("accelerate.big_modeling")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
