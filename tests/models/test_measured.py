@@ -18,6 +18,7 @@ from gqasearch.models import Parent, layers_replaced, read_config
 from gqasearch.refining import Outputs
 from gqasearch.run import build_config, run
 from gqasearch.testing import InMemoryStatistics
+from tests.matrix import sampled
 from tests.models.test_families import attend
 from tests.samples import logits_of, random_blocks, text_file
 from tests.tiny_models import save_checkpoint, tiny_model, tiny_parent
@@ -116,7 +117,7 @@ def test_refined_outputs_leave_their_bias_out(family: str, tmp_path: Path) -> No
     assert float((wanted - z @ refined.T).square().sum()) == pytest.approx(float(least), rel=1e-3)
 
 
-@pytest.mark.parametrize("family", UNGROUPED)
+@pytest.mark.parametrize("family", sampled(UNGROUPED, UNGROUPED[::2]))
 def test_a_run_ends_with_figures_and_a_checkpoint(family: str, tmp_path: Path) -> None:
     settings = {
         "model": str(save_checkpoint(tiny_model(family), tmp_path / "model")),

@@ -1,6 +1,6 @@
 """The notebooks run from top to bottom on the embedded model, and are committed without output.
 
-`make test` runs the code of those that call gqasearch as a library, with less text; `make test-all` runs all of them
+`make test` runs the code of those that call gqasearch as a library, on a tiny model; `make test-all` runs all of them
 as they are.
 """
 
@@ -12,6 +12,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+
+from tests.run.conftest import checkpoint, settings, text
+
+__all__ = ["checkpoint", "settings", "text"]
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
@@ -35,24 +39,21 @@ def test_committed_without_output(notebook: NotebookNode) -> None:
     assert [cell for cell in code(notebook) if cell.outputs or cell.execution_count is not None] == []
 
 
-# Notebook -> what stands in it, and what takes its place.
+# Notebook -> what stands in it, and what takes its place. TINY: a model of two layers and a text for it.
 SMALLER = {
-    "anatomy_of_a_grouping": {
-        '"model": "embedded",': '"model": "embedded", "method": "neighbour", "calibration_tokens": 4096,',
-        '"evaluation_tokens": 8192,': '"evaluation_tokens": 2048,',
-    },
+    "anatomy_of_a_grouping": {'"model": "embedded",': "**TINY,", '"evaluation_tokens": 8192,': ""},
     "which_fitness_predicts_quality": {
         '"sample": 24,': '"sample": 4,',
-        '"sample_tokens": 4096,': '"sample_tokens": 512,',
+        '"sample_tokens": 4096,': '"sample_tokens": 200,',
         '"evaluations": 300,': '"evaluations": 30,',
-        '"evaluation_tokens": 4096': '"evaluation_tokens": 512, "calibration_tokens": 4096',
+        '"evaluation_tokens": 4096': "**TINY",
     },
 }
 
 
 @pytest.mark.parametrize("name", SMALLER)
 @pytest.mark.filterwarnings("ignore")  # a notebook has no such rule
-def test_code_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_runs(name: str, settings: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (path,) = (path for path in NOTEBOOKS if path.stem == name)
     cells = [cell.source.removeprefix("%matplotlib inline\n") for cell in code(nbformat.read(path, as_version=4))]
@@ -60,7 +61,7 @@ def test_code_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for words, others in SMALLER[name].items():
         assert words in source, words
         source = source.replace(words, others)
-    exec(compile(source, path.name, "exec"), {"__name__": name})
+    exec(compile(source, path.name, "exec"), {"__name__": name, "TINY": settings})
 
 
 @pytest.mark.nightly

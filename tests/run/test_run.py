@@ -188,7 +188,7 @@ def history_of(folder: RunFolder) -> list[dict[str, Any]]:
 def words(settings: dict[str, Any], folder: Path) -> list[str]:
     """What stands behind ``gqasearch``."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    small = ["--set=method.population=16", "--set=method.generations=50", "--set=method.patience=50"]
+    small = ["--set=method.population=16", "--set=method.generations=20", "--set=method.patience=20"]
     small += ["--set=method.local_steps=0", "--set=method.offspring=16"]
     return ["search", f"--output-dir={folder}", *flags, *small, "--quiet"]
 
@@ -215,7 +215,7 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_bits(
     settings: dict[str, Any], tmp_path: Path, nightly: bool
 ) -> None:
     """The fitness runs the model, so that generations last long enough to be hit."""
-    settings = {**settings, "fitness": "kl", "kv_heads": 3, "search_tokens": 200}
+    settings = {**settings, "fitness": "kl", "kv_heads": 3, "search_tokens": 200, "merge": "mean"}
     errors, rng = tmp_path / "errors", random.Random(0)
     for _ in range(5 if nightly else 2):
         process = forked.start(forked.command, words(settings, tmp_path / "killed"), errors)

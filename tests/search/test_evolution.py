@@ -61,8 +61,8 @@ def test_finds_the_optimum_over_all_partitions(
     assert hits >= 9
 
 
-@pytest.mark.parametrize("seeds", [3, nightly(16)])
-def test_finds_planted_clusters_of_unequal_size_among_24_heads(seeds: int) -> None:
+@pytest.mark.parametrize(("seeds", "least"), [(6, 3), nightly((16, 12))])
+def test_finds_planted_clusters_of_unequal_size_among_24_heads(seeds: int, least: int) -> None:
     rng = np.random.default_rng(1)
     labels = rng.permutation([0] * 9 + [1] * 6 + [2] * 4 + [3] * 3 + [4] + [5])
     objective = Pairwise(24, 0)
@@ -70,7 +70,7 @@ def test_finds_planted_clusters_of_unequal_size_among_24_heads(seeds: int) -> No
     objective.distances = ((points[:, None] - points[None]) ** 2).sum(-1)
     planted = Grouping.from_labels([labels.tolist()])
     hits = [run(one_layer(objective, 24, 6), seed)[-1].best.grouping == planted for seed in range(seeds)]
-    assert sum(hits) >= 0.6 * seeds  # without descents (the sum over groups is not known) one run in ten misses them
+    assert sum(hits) >= least  # without descents (the sum over groups is not known) one run in ten misses them
 
 
 def test_beats_random_search_at_equal_evaluations() -> None:
