@@ -96,8 +96,10 @@ class Computed:
         """The same function; what it gives is kept."""
 
         def noted(layer: int) -> LayerWeights:
+            merged = merged_layer(
+                layer
+            )  # refuses a source whose values are not finite, which are not equal to themselves
             self._require_round_trip(layer)
-            merged = merged_layer(layer)
             self._keep(layer, merged)
             return merged
 
@@ -138,7 +140,7 @@ class Computed:
 
         weights = self._family.read_layer(read, layer, self._config)
         for name, tensor in self._family.write_layer(weights, layer).items():
-            if not torch.equal(tensor, read(name)):
+            if not torch.equal(tensor.nan_to_num(), read(name).nan_to_num()):  # NaN, refused elsewhere, equals nothing
                 raise UserError(f"{name} of {self._source.directory} is not written as it is read")
 
     def _stored(self, name: str) -> str:
@@ -164,11 +166,10 @@ def check_loaded_back(folder: Path, layout: str, computed: Computed, block: Chec
 
 def logits_of_folder(folder: Path, trusted: bool, block: CheckBlock) -> Tensor:
     """(1, T, V) of the checkpoint in ``folder``; raises ``UserError`` where it cannot be loaded or run."""
-    model = load_offloaded(folder, trust_remote_code=trusted)
     try:
-        return logits(model, block)
-    except Exception as error:  # tensors of other shapes than the model's, as a rule
-        raise UserError(f"the checkpoint that was written does not run: {error}. It was removed") from error
+        return logits(load_offloaded(folder, trust_remote_code=trusted), block)
+    except Exception as error:  # whatever transformers, or the model's code, makes of a file that is wrong
+        raise UserError(f"the checkpoint that was written does not load and run: {error}. It was removed") from error
 
 
 def compare(found: Tensor, wanted: Tensor, layout: str, allowed: float, block: CheckBlock) -> LoadedBack:

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gqasearch.checkpoints.remote_code import runs_own_code
 from gqasearch.errors import UserError
+from gqasearch.models.companions import has_tokenizer
 from gqasearch.models.loading import load_tokenizer
 
 SAMPLE = (
@@ -21,8 +22,10 @@ def check_tokenizer(source: Path, folder: Path) -> None:
     """Raise ``UserError`` where the tokenizer in ``folder`` is another than that in ``source``.
 
     It may be for a file that was not copied, or since transformers chooses another class by ``config.json``. Nothing
-    is said where transformers finds no tokenizer in the source.
+    is said of a source that has none, or one that transformers cannot load.
     """
+    if not has_tokenizer(source):
+        return
     try:
         wanted = load_tokenizer(source)
     except UserError:

@@ -34,9 +34,11 @@ _WEIGHTS = (
 )
 _CODE = ("*.py", "*.py[cdo]", "*.so", "*.dll", "*.dylib", "*.ipynb", "*.sh", "*.js", "*.exe")
 _OWN = ("config.json", "README.md", "grouping.json", "healing.json")
+# What a tokenizer is made of, whatever its class calls it.
+_TOKENIZER = ("tokenizer*", "vocab*", "merges*", "*.model", "*.codes", "*.spm", "*.tokenizer", "*.tiktoken", "dict.txt")
 # Names that transformers asks for; where one is a link it is followed, as every file of the hub's cache is a link.
 _NAMED = (
-    *("tokenizer*", "vocab*", "merges*", "*.model", "*.codes", "*.spm", "*.tokenizer", "*.tiktoken", "dict.txt"),
+    *_TOKENIZER,
     *("special_tokens_map.json", "added_tokens.json", "chat_template*", "generation_config.json", "LICENSE*"),
     *("NOTICE*", "*.jinja"),
 )
@@ -55,6 +57,11 @@ def companions(folder: Path) -> Iterator[Path]:
                 yield path.relative_to(folder)
         elif path.is_dir() and not path.is_symlink():
             yield from (file.relative_to(folder) for file in _of_subfolder(path, folder))
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether any file of a tokenizer lies there; without one, transformers may make one that knows no word."""
+    return any(_matches(path, _TOKENIZER) for path in folder.iterdir() if path.is_file())
 
 
 def _of_subfolder(path: Path, folder: Path) -> list[Path]:

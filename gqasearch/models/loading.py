@@ -44,7 +44,7 @@ def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote
     the model that ``config.json`` describes, and for a model that does not run.
     """
     check_device(device)
-    model = _from_files(CheckpointTensors(directory), dtype, trust_remote_code=trust_remote_code)
+    model = from_files(CheckpointTensors(directory), dtype, trust_remote_code=trust_remote_code)
     for name, parameter in model.named_parameters():
         require_finite(parameter, directory, name)
     torch.nn.Module.to(model, torch.device(device))  # in place; transformers' own wrapper hides the signature
@@ -65,13 +65,20 @@ def whole_model(directory: Path) -> tuple[CheckpointTensors, PreTrainedModel]:
     ``load_model`` does, but for values that are not finite and for what a model computes.
     """
     tensors = CheckpointTensors(directory)
-    return tensors, _from_files(tensors, torch.float32, device_map="meta")
+    return tensors, from_files(tensors, torch.float32, device_map="meta")
 
 
-def _from_files(
-    tensors: CheckpointTensors, dtype: torch.dtype, *, device_map: str | None = None, trust_remote_code: bool = False
+def from_files(
+    tensors: CheckpointTensors,
+    dtype: torch.dtype,
+    *,
+    device_map: str | dict[str, str] | None = None,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """The model that transformers loads, held against the files and their ``config.json``."""
+    """The model that transformers loads, held against the files and their ``config.json``.
+
+    ``device_map``: as transformers has it. Raises ``UserError`` as ``whole_model`` does.
+    """
     directory, config = tensors.directory, read_config(tensors.directory)
     tensors.headers  # noqa: B018 - read for their errors, which say more than those below
     family = supported_architectures().get(architecture_of(config) or "")

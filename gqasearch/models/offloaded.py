@@ -14,9 +14,8 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gqasearch.errors import UserError
-from gqasearch.models.loading import auto_class
-from gqasearch.models.modules_cache import own_modules_cache
+from gqasearch.models.loading import from_files
+from gqasearch.models.tensors import CheckpointTensors
 
 _LOADING: Any = transformers.core_model_loading
 _READS_ONE = "_materialize_copy"  # reads one tensor of a file
@@ -26,27 +25,22 @@ def load_offloaded(directory: Path, *, trust_remote_code: bool = False) -> PreTr
     """The model in ``directory`` as transformers loads it, computing in float32 on the CPU, its weights on disk.
 
     What is in memory at a time is the module that is called: the largest is the output head, as a rule.
-    ``trust_remote_code``: see ``load_model``. Raises ``UserError`` where transformers cannot load it, or would draw
-    weights that the files have not.
+    ``trust_remote_code``: see ``load_model``. Raises ``UserError`` as ``from_files`` does.
     """
-    try:
-        with own_modules_cache(), _without_offload_warning(), _nothing_read():
-            model, info = auto_class(directory).from_pretrained(
-                directory,
-                dtype=torch.float32,
-                device_map={"": "disk"},
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except Exception as error:
-        raise UserError(f"cannot load {directory}: {error}") from error
-    absent = sorted({*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])})
-    if absent:
-        raise UserError(f"transformers finds no {', '.join(absent[:3])} in {directory}, or of another shape")
+    tensors = CheckpointTensors(directory)
+    with _without_offload_warning(), _nothing_read():
+        model = from_files(tensors, torch.float32, device_map={"": "disk"}, trust_remote_code=trust_remote_code)
+    if not _embeddings_are_stored(tensors, model):
+        model = from_files(tensors, torch.float32, trust_remote_code=trust_remote_code)
     found: PreTrainedModel = model.eval()
     return found
+
+
+def _embeddings_are_stored(tensors: CheckpointTensors, model: PreTrainedModel) -> bool:
+    """Whether under their own name. A tied head that stands for both is not found by the name of the other."""
+    embeddings = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is embeddings)
+    return any(f"{name}.weight" in (stored, f"{model.base_model_prefix}.{stored}") for stored in tensors.shard_of)
 
 
 def replace_tensors(model: PreTrainedModel, reader_of: Mapping[str, Callable[[str], Tensor]]) -> None:

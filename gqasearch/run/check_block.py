@@ -8,6 +8,7 @@ from gqasearch.calibration.large_file import stream_documents
 from gqasearch.checkpoints import MOST_TOKENS, CheckBlock
 from gqasearch.errors import UserError
 from gqasearch.models import ModelSource
+from gqasearch.models.companions import has_tokenizer
 from gqasearch.models.loading import load_tokenizer
 
 CHARACTERS = 16 * MOST_TOKENS  # more than enough for so many tokens, few enough for any tokenizer
@@ -18,6 +19,8 @@ def check_block(source: ModelSource, text: str) -> CheckBlock:
 
     Of a source without a tokenizer, tokens that are drawn. Raises ``UserError`` as ``stream_documents`` does.
     """
+    if not has_tokenizer(source.directory):
+        return CheckBlock.drawn(source.config)
     try:
         tokenizer = load_tokenizer(source.directory)
     except UserError:

@@ -106,11 +106,13 @@ def run(
     for note in notes:
         tell(note)
     lock = folder.acquire()
-    clock = work.progress = StageClock(work.progress, folder.seconds)
+    if not folder.metrics.is_file():
+        work.progress = StageClock(work.progress, folder.seconds)
     try:
         run_steps(work, folder, crew, threads, report=report)
     finally:
-        clock.note()
+        if isinstance(work.progress, StageClock):
+            work.progress.note()
         lock.release()
     return folder
 

@@ -111,7 +111,7 @@ def test_a_fault_of_the_writer_leaves_no_folder(
 ) -> None:
     parent, source = saved(tmp_path, "llama")
     FAULTS[fault](monkeypatch)
-    with pytest.raises(UserError, match=r"does not compute what it was converted to|finds no lm_head"):
+    with pytest.raises(UserError, match=r"does not compute what it was converted to|has no tensor lm_head"):
         write(parent, source, tmp_path / "out", GROUPINGS[layout], LAYOUTS.get(layout, "auto"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 

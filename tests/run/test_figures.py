@@ -91,7 +91,7 @@ def test_a_run_that_is_resumed_loads_its_checkpoint_back_too(
     with monkeypatch.context() as patch:
         FAULTS["no output head"](patch)
         for _ in range(2):
-            with pytest.raises(UserError, match="finds no lm_head"):
+            with pytest.raises(UserError, match=r"does not load and run.*has no tensor lm_head"):
                 finished(settings, tmp_path / "run")
             assert not (tmp_path / "run" / "model").exists() and not (tmp_path / "run" / "metrics.json").exists()
     assert finished(settings, tmp_path / "run").metrics.is_file()
@@ -109,7 +109,7 @@ def test_materialize_says_what_it_was_loaded_back_on(
         return result.exit_code, " ".join(result.output.split())
 
     code, told = call("with")
-    assert code == 0 and "its logits on 128 tokens (the embedded calibration text) are those computed" in told
+    assert code == 0 and "its logits on 128 tokens (the calibration part of" in told
     for path in source.glob("tokenizer*"):
         path.unlink()
     code, told = call("without")

@@ -200,7 +200,7 @@ def test_verbs_on_a_run_tell_their_stages_where_no_terminal_is(
     for arguments, stages in (
         (
             ["materialize", searched.path, "--output-dir", tmp_path / "a"],
-            {"model", "refine", "checkpoint"},
+            {"model", "refine", "convert"},
         ),
         (["evaluate", searched.path], {"model", "evaluation"}),
         (["heal", searched.path, "--output-dir", tmp_path / "b", *steps], {"text", "heal", "evaluation: healed"}),
