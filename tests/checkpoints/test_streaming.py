@@ -130,7 +130,8 @@ def test_source_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
     parent, source = saved(tmp_path, "llama", "1GB", torch.bfloat16)
 
     def merged(index: int) -> LayerWeights:
-        os.truncate(source / "model.safetensors", 5000)
+        if index == 1:  # the last that is converted: what is copied after it is gone
+            os.truncate(source / "model.safetensors", 5000)
         return changed_layer(parent.layer(index), SYMMETRIC, index)
 
     with pytest.raises(UserError, match=r"model.safetensors ended within tensor model.*changed while it was read"):
