@@ -47,7 +47,8 @@ BRIEF: dict[str, Any] = {"calibration_tokens": 4096, "evaluation_tokens": 2048, 
 def quick(ratio: float, name: str, folder: Path, less: dict[str, Any]) -> tuple[RunFolder, float]:
     """One run of the demo with less text; its KL."""
     config = demo_configs(ratio, "embedded", 0)[name].model_dump()
-    config |= {key: value for key, value in less.items() if key != "refine_parameters" or config["refine"] == "descent"}
+    fitted = name == "gqasearch"  # the baseline has no refinement
+    config |= {key: value for key, value in less.items() if fitted or key != "refine_parameters"}
     found = run(build_config(config), folder / f"{ratio}-{name}")
     return found, json.loads(found.metrics.read_text())["results"]["converted"]["kl"]
 

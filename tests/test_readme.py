@@ -46,8 +46,8 @@ def test_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             assert "study sweep in sqlite:" in call(command + " --dry-run")
         elif verb == "heal":
             assert "trained on 512 tokens in 2 steps" in call(command + FEW_STEPS)
-        elif verb == "evaluate" and "--tasks" not in command:
-            assert call(command + " --evaluation-tokens 2048")
+        elif verb == "evaluate":
+            assert call(command + (" --limit 20" if "--tasks" in command else " --evaluation-tokens 2048"))
         else:
             assert call(command)
     assert (tmp_path / "converted" / "model.safetensors").is_file()
