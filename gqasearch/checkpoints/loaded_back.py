@@ -96,10 +96,8 @@ class Computed:
         """The same function; what it gives is kept."""
 
         def noted(layer: int) -> LayerWeights:
-            merged = merged_layer(
-                layer
-            )  # refuses a source whose values are not finite, which are not equal to themselves
             self._require_round_trip(layer)
+            merged = merged_layer(layer)
             self._keep(layer, merged)
             return merged
 
