@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from gqasearch.models.tensors import CheckpointTensors
 
 _LOADING: Any = transformers.core_model_loading
 _READS_ONE = "_materialize_copy"  # reads one tensor of a file
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def load_offloaded(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -32,8 +35,20 @@ def load_offloaded(directory: Path, *, trust_remote_code: bool = False) -> PreTr
         model = from_files(tensors, torch.float32, device_map={"": "disk"}, trust_remote_code=trust_remote_code)
     if not _embeddings_are_stored(tensors, model):
         model = from_files(tensors, torch.float32, trust_remote_code=trust_remote_code)
+    for module in model.modules():
+        if any(parameter.dim() > 1 for parameter in module.parameters(recurse=False)):
+            module.register_forward_hook(lambda *_: _give_back())
     found: PreTrainedModel = model.eval()
     return found
+
+
+def _give_back() -> None:
+    """Let the system have the memory of weights that are gone.
+
+    glibc would keep it: matrices of several sizes come and go, and its heap grows to a good part of the model.
+    """
+    if (trim := getattr(_LIBC, "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def _embeddings_are_stored(tensors: CheckpointTensors, model: PreTrainedModel) -> bool:
