@@ -20,7 +20,8 @@ from gqasearch.checkpoints.shards import Shards
 from gqasearch.errors import UserError
 from gqasearch.files import read_json
 from gqasearch.models import CheckpointTensors, read_config
-from gqasearch.models.tensors import current_name, holds_weights
+from gqasearch.models.companions import written_beside
+from gqasearch.models.tensors import current_name
 
 HEALING = "healing.json"
 
@@ -40,9 +41,9 @@ def write_healed(
 ) -> LoadedBack:
     """Write ``source_dir`` to ``out_dir`` with the weights of ``model``, which was loaded from it.
 
-    Shards, names and dtypes stay, and so do all other files but for the model card, to which ``words`` are added
-    (``healed_card``). ``record``: how it was trained, written as ``healing.json`` with that of the training
-    ``before``, if there was one; its presence says that no tensor need be the parent's.
+    Shards, names and dtypes stay, and so do what the conversion wrote beside them and the companions, but for the model
+    card, to which ``words`` are added (``healed_card``). ``record``: how it was trained, written as ``healing.json``
+    with that of the training ``before``, if there was one; its presence says that no tensor need be the parent's.
 
     ``block``: what the checkpoint is loaded back and run on, and ``model`` too; drawn from the vocabulary if not given.
 
@@ -57,10 +58,9 @@ def write_healed(
         return {name: cast(found[name].detach(), convertible(name, source.stored(name).dtype), name)}
 
     with new_folder(out_dir) as folder:
-        for file in sorted(source_dir.iterdir()):
-            if file.is_file() and not holds_weights(file):
-                shutil.copyfile(file, folder / file.name)
-        copy_companions(source_dir, folder)  # those of sub-folders too
+        for file in written_beside(source_dir):
+            shutil.copyfile(source_dir / file, folder / file)
+        copy_companions(source_dir, folder)
         shards.write(folder, convert)
         before = read_json(source_dir / HEALING) if is_healed(source_dir) else None
         told = {**(record or {}), **({"before": before} if before is not None else {})}

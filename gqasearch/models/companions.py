@@ -33,6 +33,7 @@ _WEIGHTS = (
     *("*.distcp", "*.tar*", "*.tgz", "*.zip", "*.7z", "*.zst", "*.gz"),
 )
 _CODE = ("*.py", "*.py[cdo]", "*.so", "*.dll", "*.dylib", "*.ipynb", "*.sh", "*.js", "*.exe")
+# What a conversion and a healing write themselves.
 _OWN = ("config.json", "README.md", "grouping.json", "healing.json")
 # What a tokenizer is made of, whatever its class calls it.
 _TOKENIZER = ("tokenizer*", "vocab*", "merges*", "*.model", "*.codes", "*.spm", "*.tokenizer", "*.tiktoken", "dict.txt")
@@ -57,6 +58,13 @@ def companions(folder: Path) -> Iterator[Path]:
                 yield path.relative_to(folder)
         elif path.is_dir() and not path.is_symlink():
             yield from (file.relative_to(folder) for file in _of_subfolder(path, folder))
+
+
+def written_beside(folder: Path) -> Iterator[Path]:
+    """Paths in the folder of a converted checkpoint, relative to it, of what is neither weights nor a companion."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and (path.name in _OWN or path.suffix == ".py"):
+            yield path.relative_to(folder)
 
 
 def has_tokenizer(folder: Path) -> bool:

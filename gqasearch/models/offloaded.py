@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers.core_model_loading
+import transformers.modeling_utils
 from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -19,9 +20,10 @@ from transformers import PreTrainedModel
 from gqasearch.models.loading import from_files
 from gqasearch.models.tensors import CheckpointTensors
 
-_LOADING: Any = transformers.core_model_loading
-_READS_ONE = "_materialize_copy"  # reads one tensor of a file
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+# Where functions of transformers are looked up, and which: one reads a tensor of a file, one says what lies where.
+_READS_ONE = (transformers.core_model_loading, "_materialize_copy")
+_PLACES = (transformers.modeling_utils, "accelerate_disk_offload")
 
 
 def load_offloaded(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -31,7 +33,11 @@ def load_offloaded(directory: Path, *, trust_remote_code: bool = False) -> PreTr
     ``trust_remote_code``: see ``load_model``. Raises ``UserError`` as ``from_files`` does.
     """
     tensors = CheckpointTensors(directory)
-    with _without_offload_warning(), _nothing_read():
+    with (
+        _without_offload_warning(),
+        _wrapped(*_READS_ONE, _nothing_read),
+        _wrapped(*_PLACES, _as_stored(tensors)),
+    ):
         model = from_files(tensors, torch.float32, device_map={"": "disk"}, trust_remote_code=trust_remote_code)
     if not _embeddings_are_stored(tensors, model):
         model = from_files(tensors, torch.float32, trust_remote_code=trust_remote_code)
@@ -83,28 +89,51 @@ class _Replacing(ModelHook):  # type: ignore[misc]
         return args, kwargs
 
 
-@contextmanager
-def _nothing_read() -> Iterator[None]:
+def _nothing_read(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """transformers reads every weight that is to stay on disk, and drops it: 2 GB of mapped pages for 1 B parameters.
 
-    Within the block matrices are not read; vectors are, among which are the buffers that have to be. A version of
-    transformers that has no such function loads as well, with more memory.
+    Here matrices are not read; vectors are, among which are the buffers that have to be.
     """
-    original: Any = getattr(_LOADING, _READS_ONE, None)
 
     def without_values(tensor: Any, device: Any = None, dtype: Any = None) -> Tensor:
         if hasattr(tensor, "get_shape") and len(tensor.get_shape()) > 1 and dtype == torch.float32:
             return torch.empty(tensor.get_shape(), dtype=dtype, device="meta")
-        found: Tensor = original(tensor, device, dtype)
-        return found
+        return original(tensor, device, dtype)
 
-    if original is not None:
-        setattr(_LOADING, _READS_ONE, without_values)
+    return without_values
+
+
+def _as_stored(tensors: CheckpointTensors) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """transformers loads whole files, whatever the index lists, but reads what stays on disk where the index says.
+
+    Here it is told where every tensor is.
+    """
+
+    def true(value: Any) -> Any:
+        is_index = isinstance(value, dict) and "weight_map" in value
+        return {**value, "weight_map": tensors.shard_of} if is_index else value
+
+    def wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **named: original(*map(true, args), **{name: true(value) for name, value in named.items()})
+
+    return wrapper
+
+
+@contextmanager
+def _wrapped(module: Any, name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Within the block a function of transformers is what ``wrapper`` makes of it.
+
+    A version that has no such function loads as well: with more memory, and by indexes that do not err.
+    """
+    original = getattr(module, name, None)
+    if original is None:
+        yield
+        return
+    setattr(module, name, wrapper(original))
     try:
         yield
     finally:
-        if original is not None:
-            setattr(_LOADING, _READS_ONE, original)
+        setattr(module, name, original)
 
 
 @contextmanager

@@ -20,8 +20,6 @@ from gqasearch.models.shard_header import ShardHeader, StoredTensor, read_header
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-# Endings of files with weights, in whatever form, and of the index over several.
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".index.json")
 NEW_NAMES = {"gamma": "weight", "beta": "bias"}
 BUFFER = 1 << 18  # bytes
 # Plain floats, as safetensors and as torch call them.
@@ -155,11 +153,6 @@ def _listed(index: Path) -> list[str]:
 def current_name(name: str) -> str:
     """A stored name in today's words: LayerNorm's weight and bias were once gamma and beta, as BERT was published."""
     return re.sub(r"LayerNorm\.(gamma|beta)$", lambda found: f"LayerNorm.{NEW_NAMES[found[1]]}", name)
-
-
-def holds_weights(file: Path) -> bool:
-    """Whether a file of a checkpoint is for its weights: copies of another checkpoint's would be stale."""
-    return file.name.endswith(WEIGHTS)
 
 
 def is_finite(tensor: Tensor) -> bool:

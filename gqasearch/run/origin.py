@@ -10,7 +10,7 @@ from typing import Any
 from gqasearch.config import RunConfig, build_config, read_config_file
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import CalibrationRecord, GroupingDocument, read_grouping
-from gqasearch.models import ModelSource, resolve_model
+from gqasearch.models import ModelSource, read_config, resolve_model
 from gqasearch.run.folder import RunFolder
 from gqasearch.run.heal.folder import HealFolder, is_heal_folder
 
@@ -98,6 +98,7 @@ def checkpoint_folder(path: Path) -> Path:
         raise UserError(
             f"{path} has no {MODEL}/: its run is not done, or wrote no checkpoint (gqasearch materialize writes one)"
         )
+    read_config(path)  # for its errors, which say what other folders are
     return path
 
 

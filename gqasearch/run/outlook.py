@@ -15,8 +15,8 @@ from gqasearch.embedded import Split
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import HeadGeometry
-from gqasearch.run.outline import outline
 from gqasearch.run.texts import used_texts
+from gqasearch.run.unmeasured_problem import unmeasured_problem
 from gqasearch.run.warnings import NOTHING_MERGED
 from gqasearch.run.workspace import Workspace
 from gqasearch.search import Problem, most_generations
@@ -52,7 +52,7 @@ class Outlook:
     @cached_property
     def problem(self) -> Problem | None:
         """What is searched, nothing of it measured; None where the fitness does not say of which kind it is."""
-        return outline(self.work)
+        return unmeasured_problem(self.work)
 
     @property
     def _free(self) -> bool:

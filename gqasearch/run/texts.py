@@ -1,36 +1,10 @@
-"""The three texts of a run: which of them it looks at, and the tokens that each gives."""
+"""The three texts of a run: which of them it looks at, and which are shorter than was asked for."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from gqasearch.calibration import shortage
 from gqasearch.embedded import SPLITS, Split
 from gqasearch.run.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class TextFacts:
-    """``source``: the text in words; ``wanted`` and ``found``: tokens, which are in ``blocks`` blocks; ``used``: by
-    this run; ``shortage``: the words on a text that has fewer than were wanted, None where it has enough.
-    """
-
-    source: str
-    wanted: int
-    found: int
-    blocks: int
-    used: bool
-    shortage: str | None
-
-
-def text_facts(work: Workspace) -> dict[Split, TextFacts]:
-    """Of every text, whether this run looks at it or not. Raises ``UserError`` as reading them does."""
-    facts: dict[Split, TextFacts] = {}
-    for split in SPLITS:
-        blocks, wanted = work.blocks(split), work.wanted_tokens(split)
-        used = split in used_texts(work)
-        facts[split] = TextFacts(blocks.source, wanted, blocks.tokens, len(blocks.ids), used, shortage(blocks, wanted))
-    return facts
 
 
 def used_texts(work: Workspace) -> list[Split]:

@@ -25,6 +25,10 @@ def test_a_healed_checkpoint_has_no_weights_but_its_own(tmp_path: Path) -> None:
     split(source, load_file(source / SINGLE))
     put(source, "consolidated.safetensors", load_file(source / SINGLE))
     (source / "pytorch_model.bin").write_bytes(b"stale")
+    (tmp_path / "secret").write_text("of nobody's business")
+    (source / "notes.txt").symlink_to(tmp_path / "secret")
+    for name in ("optimizer.pkl", ".hidden"):
+        (source / name).write_bytes(b"no part of a checkpoint")
     model = load_model(source, torch.float32, "cpu")
     with torch.no_grad():
         for parameter in model.parameters():
@@ -34,7 +38,8 @@ def test_a_healed_checkpoint_has_no_weights_but_its_own(tmp_path: Path) -> None:
     write_healed(source, tmp_path / "shards", model, "trained")
     for folder, shards in ((tmp_path / "single", 1), (tmp_path / "shards", 2)):
         assert len(list(folder.glob("*.safetensors"))) == shards and (folder / INDEX).is_file() == (shards == 2)
-        assert not (folder / "pytorch_model.bin").exists() and (folder / "tokenizer.json").is_file()
+        assert (folder / "tokenizer.json").is_file()
+        assert not [n for n in ("pytorch_model.bin", "optimizer.pkl", ".hidden", "notes.txt") if (folder / n).exists()]
         with torch.no_grad():
             assert torch.equal(load(folder)(some_ids()).logits, model(some_ids()).logits)
 

@@ -211,3 +211,10 @@ def test_verbs_on_a_run_tell_their_stages_where_no_terminal_is(
         code, output = call(*arguments)
         assert code == 0, output
         assert stages <= set(told) and bool(stages) == bool(told)
+
+
+@pytest.mark.parametrize("verb", [("evaluate",), ("heal", "--steps", "2", "--output-dir", "healed")])
+def test_a_folder_that_is_no_checkpoint_is_not_asked_for_its_parent(verb: tuple[str, ...], searched: RunFolder) -> None:
+    """Here the folder of all runs."""
+    code, output = call(*verb, searched.path.parent)
+    assert code == 2 and f"{searched.path.parent} is no checkpoint: it has no config.json" in output

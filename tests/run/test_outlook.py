@@ -20,9 +20,9 @@ from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord, MergeRecord, write_grouping
 from gqasearch.models import model_record
 from gqasearch.run import RunFolder, Workspace, build_config
-from gqasearch.run.outline import outline
 from gqasearch.run.outlook import COUNTS, ONE_SIZE, SIZES, Outlook, kinds
 from gqasearch.run.problem import build_problem, prepare_fitness
+from gqasearch.run.unmeasured_problem import unmeasured_problem
 from gqasearch.search import most_generations
 from tests.sweeps.helpers import started
 from tests.tiny_models import save_checkpoint, tiny_model
@@ -103,11 +103,11 @@ def test_what_a_method_cannot_search_is_refused_before_anything_is_measured(
 
 
 @pytest.mark.parametrize("name", ["kl", "merge-error", "weight-sharing-error", "attention-output-error"])
-def test_an_outline_has_the_form_of_the_problem(settings: dict[str, Any], name: str) -> None:
+def test_an_unmeasured_problem_has_the_form_of_the_measured_one(settings: dict[str, Any], name: str) -> None:
     """What is told of it holds for the search."""
     for more in ({}, {"kv_budget": 7}, {"objectives": [name, "kv-ratio"]}):
         work = Workspace(build_config({**settings, "objectives": [name], "refine": "none", **more}))
-        told, real = outline(work), build_problem(work, prepare_fitness(work), work.method)
+        told, real = unmeasured_problem(work), build_problem(work, prepare_fitness(work), work.method)
         assert told is not None
         assert (told.budget, told.free_counts, told.is_separable) == (real.budget, real.free_counts, real.is_separable)
         assert (told.partial is None, told.final is None) == (real.partial is None, real.final is None)

@@ -33,7 +33,7 @@ def prepared_kind(fitness: Fitness) -> type[PreparedFitness] | None:
     return found if known else None
 
 
-def outline(work: Workspace) -> Problem | None:
+def unmeasured_problem(work: Workspace) -> Problem | None:
     """As ``build_problem``, with zeros for everything that a model would have to be measured for; None where it cannot
     be told what kind of fitness it is.
     """
