@@ -128,7 +128,7 @@ def test_candidates_are_refined_quickly_and_finalists_as_the_result_will_be() ->
         ({"steps": 0}, "steps must be at least 1, got 0; kl ranks without healing"),
         ({"step_tokens": 1}, "step_tokens must be at least 2, got 1"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate: must be a finite number, got nan"),
         ({"descent_tokens": -1}, "descent_tokens must be at least 0"),
         ({"learning_rat": 0.1}, "did you mean 'learning_rate'"),
     ],

@@ -110,7 +110,7 @@ def test_every_verb_says_it_in_one_line(verb: str, whole: Path, tmp_path: Path) 
     grouping.write_text(json.dumps({**document, "kv_heads_total": 6, "kv_ratio": 0.5, "merge": {"name": "mean"}}))
     out = str(tmp_path / "out")
     arguments = {
-        "search": ["--output-dir", out],
+        "search": ["--output-dir", out, "--block-length", "64"],
         "materialize": [str(grouping), "--output-dir", out],
         "validate": [str(grouping)],
         "import": [str(map_), *export[:2], "-o", str(tmp_path / "imported.json")],

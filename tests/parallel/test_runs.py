@@ -103,7 +103,7 @@ def test_begun_alone_and_resumed_with_workers_gives_the_same_bits(settings: dict
         def stage(self, name: str, total: int | None = None) -> None:
             """Nothing."""
 
-        def update(self, completed: int, point: Any = None) -> None:
+        def update(self, completed: int, point: Any = None, detail: str = "") -> None:
             if point is not None and point.generation == 2:
                 raise Stop
 

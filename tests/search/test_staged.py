@@ -278,7 +278,7 @@ def test_values_that_are_no_numbers_are_refused_on_part_of_the_text_too() -> Non
         ({"reduction": 1}, "reduction must be a number of at least 2"),
         ({"first_tokens": 0}, "first_tokens must be a number of at least 1"),
         ({"crossover_rate": 1.5}, "crossover_rate is a chance, at most 1"),
-        ({"switch": float("nan")}, "switch must be a number of at least 0, got nan"),
+        ({"switch": float("nan")}, "switch: must be a finite number, got nan"),
         ({"swap": 0, "merge_split": 0}, "cannot both be 0"),
         ({"max_seconds": -1}, "max_seconds must be a number of at least 0"),
         ({"generation": 5}, "did you mean 'generations'"),
