@@ -462,7 +462,7 @@ def test_parameters_are_checked(parameters: dict[str, Any], message: str) -> Non
 
 
 def test_a_misspelt_stage_is_refused() -> None:
-    with pytest.raises(UserError, match="stage_two: must be .*, got 'tabel'"):
+    with pytest.raises(UserError, match=r"stage_two: must be .*, got 'tabel'"):
         construct(QCQAEqual, "method qcqa-ec", {"stage_two": "tabel"})
 
 
