@@ -18,15 +18,18 @@ def inputs_of(work: Workspace) -> dict[str, str]:
 
 
 def hold_inputs(file: Path, found: Mapping[str, str], folder: Path) -> None:
-    """Note in ``file`` what the work in ``folder`` is made from, where nothing is noted yet.
-
-    Raises ``UserError`` that names what is no longer what the work was begun with: half of one model or text and
-    half of another would come out.
-    """
-    if not file.is_file():
+    """Note in ``file`` what the work in ``folder`` is made from; where that is noted, ``require_same_inputs``."""
+    if file.is_file():
+        require_same_inputs(folder, read_json(file), found)
+    else:
         write_json(file, dict(found))
-        return
-    known = read_json(file)
+
+
+def require_same_inputs(folder: Path, known: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Raise ``UserError`` that names what is no longer what the work in ``folder`` was begun with.
+
+    What came out would be half of one model or text and half of another.
+    """
     differ = [name for name, value in found.items() if known.get(name, value) != value]
     if differ:
         raise UserError(

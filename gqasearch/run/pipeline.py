@@ -44,8 +44,8 @@ from gqasearch.run.evaluate import (
     measured_words,
 )
 from gqasearch.run.folder import RunFolder
-from gqasearch.run.kept import Kept
 from gqasearch.run.inputs import hold_inputs, inputs_of
+from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener, RunStart
 from gqasearch.run.outlook import Outlook
 from gqasearch.run.results import report_data, write_similarity

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from gqasearch.errors import UserError
-from gqasearch.run import RunFolder, build_config, run
+from gqasearch.run import RunFolder, Workspace, build_config, run
+from gqasearch.run.evaluate import checkpoint_subject, measure
 from tests.samples import random_text
 from tests.tiny_models import save_checkpoint, tiny_model
 
@@ -52,3 +53,19 @@ def test_a_finished_runs_checkpoint_is_written_again_of_the_same_only(stopped: d
     shutil.rmtree(folder.model)
     with pytest.raises(UserError, match="under the same name"):
         run(build_config(stopped), tmp_path / "run", report=False)
+
+
+def test_one_text_by_two_names_is_not_searched_and_reported_on(settings: dict[str, Any], tmp_path: Path) -> None:
+    link = tmp_path / "link.txt"
+    link.symlink_to(settings["calibration_text"])
+    with pytest.raises(UserError, match="must be reported on text that was not searched on"):
+        run(build_config({**settings, **QUICK, "evaluation_text": str(link)}), tmp_path / "run")
+
+
+def test_evaluate_reads_no_text_but_the_reported_one(stopped: dict[str, Any], tmp_path: Path) -> None:
+    config = build_config(stopped)
+    work = Workspace(config.model_copy(update={"calibration_tokens": 1 << 20}))
+    blocks, read = work.blocks, list[str]()
+    work.blocks = lambda split: read.append(split) or blocks(split)  # type: ignore[method-assign, func-returns-value]
+    metrics = measure(work, {"it": checkpoint_subject(work, tmp_path / "run" / "model")}, is_run=False)
+    assert set(read) == {"evaluation"} and metrics["texts"].keys() == {"reported"}
