@@ -106,7 +106,8 @@ def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> Non
 
     with SearchProgress(Console(stderr=True), quiet=json_) as progress:
         work = Workspace(settings, progress)
-        metrics = measure(work, {CONVERTED: checkpoint_subject(work, folder, trust_remote_code=trust)})
+        subjects = {CONVERTED: checkpoint_subject(work, folder, trust_remote_code=trust)}
+        metrics = measure(work, subjects, is_run=False)
     own, mine = metrics["parent"], metrics["results"][CONVERTED]
     if json_:
         for record in (own, mine):

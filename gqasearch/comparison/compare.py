@@ -10,7 +10,7 @@ import pandas as pd
 from gqasearch.comparison.config import ComparisonConfig
 from gqasearch.comparison.folder import ComparisonFolder
 from gqasearch.comparison.measure import measure_samples
-from gqasearch.comparison.report import comparison_data, write_facts
+from gqasearch.comparison.report import comparison_data, facts_of, write_facts
 from gqasearch.comparison.searches import Plan, search_winners
 from gqasearch.files import write_file
 from gqasearch.reporting.comparison import ComparisonData
@@ -34,12 +34,15 @@ def compare(
     shown: Progress = progress or NoProgress()
     kept, folder = Kept(), ComparisonFolder(output_dir)
     plan = Plan.of(config, kept)
+    # Read now for their errors, too, before there is a folder.
+    facts = None if folder.report.is_file() else facts_of(config, plan, kept)
     folder.open(config)
     for note in plan.notes:
         tell(note)
     lock = folder.acquire()
     try:
-        write_facts(config, folder, plan, kept)
+        if facts is not None:
+            write_facts(folder, facts)
         search_winners(config, folder, plan, kept, shown)
         if config.sample:
             measure_samples(config, folder, kept, shown)

@@ -34,6 +34,11 @@ class ComparisonFolder:
         return self.path / "environment.json"
 
     @property
+    def facts(self) -> Path:
+        """What is compared, on which model and texts."""
+        return self.path / "facts.json"
+
+    @property
     def ranking(self) -> Path:
         return self.path / "ranking.csv"
 

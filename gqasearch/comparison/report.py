@@ -15,6 +15,7 @@ from gqasearch.files import read_json, write_json
 from gqasearch.reporting import TextUse
 from gqasearch.reporting.comparison import ComparisonData
 from gqasearch.run import Kept, Workspace
+from gqasearch.run.inputs import require_same_inputs
 
 WINNER_RULE = (
     f"better or worse than no search (neighbours, the same merge and refinement): Holm's p below {LEVEL}; not told "
@@ -27,21 +28,33 @@ PURPOSES = {
 }
 
 
-def write_facts(config: ComparisonConfig, folder: ComparisonFolder, plan: Plan, kept: Kept) -> None:
-    """What a report needs besides the measurements: texts, entries, and what was left out."""
-    path = folder.path / "facts.json"
-    if path.is_file():
-        return
+def facts_of(config: ComparisonConfig, plan: Plan, kept: Kept) -> dict[str, Any]:
+    """What a report needs besides the measurements: model, texts, entries, and what was left out.
+
+    Raises ``UserError`` as reading the texts does.
+    """
     work = Workspace(config.run_config(next(config.settings()), NO_SEARCH), kept=kept)
     texts = {split: work.blocks(split) for split in ("calibration", "search", "evaluation")}
-    facts: dict[str, Any] = {
+    return {
         "model": work.parent.id,
         "fingerprint": work.parent.fingerprint,
         "texts": {split: _text(blocks) for split, blocks in texts.items()},
         "entries": [[entry.fitness, entry.method] for entry in plan.entries],
         "left_out": list(plan.left_out),
     }
-    write_json(path, facts)
+
+
+def write_facts(folder: ComparisonFolder, facts: dict[str, Any]) -> None:
+    """Once; raises ``UserError`` where those that are there are of another model or text."""
+    if folder.facts.is_file():
+        require_same_inputs(folder.path, _inputs(read_json(folder.facts)), _inputs(facts))
+    else:
+        write_json(folder.facts, facts)
+
+
+def _inputs(facts: dict[str, Any]) -> dict[str, str]:
+    texts = {f"{split} text": text["fingerprint"] for split, text in facts["texts"].items()}
+    return {"model": facts["fingerprint"], **texts}
 
 
 def _text(blocks: TokenBlocks) -> dict[str, Any]:
@@ -50,7 +63,7 @@ def _text(blocks: TokenBlocks) -> dict[str, Any]:
 
 def comparison_data(folder: ComparisonFolder) -> ComparisonData:
     """The report of a finished comparison. Raises ``UserError`` where something is not there yet."""
-    config, facts = folder.read_config(), read_json(folder.path / "facts.json")
+    config, facts = folder.read_config(), read_json(folder.facts)
     environment = read_json(folder.environment)
     packages = {str(name): str(number) for name, number in environment.pop("packages").items()}
     entries = tuple(Entry(fitness, method) for fitness, method in facts["entries"])

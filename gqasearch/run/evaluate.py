@@ -125,8 +125,11 @@ def baseline_subject(work: Workspace) -> Subject:
     return grouping_subject(work, converter, grouping)
 
 
-def measure(work: Workspace, subjects: Mapping[str, Subject]) -> dict[str, Any]:
-    """Metrics of the parent and of every subject on the held-out text, JSON-able."""
+def measure(work: Workspace, subjects: Mapping[str, Subject], *, is_run: bool = True) -> dict[str, Any]:
+    """Metrics of the parent and of every subject on the held-out text, JSON-able.
+
+    ``is_run``: tell of the other texts of the run, too; outside one they are not read.
+    """
     blocks = work.blocks("evaluation")
     parent = work.parent
     work.progress.stage("evaluation", total=len(blocks.ids))
@@ -143,8 +146,7 @@ def measure(work: Workspace, subjects: Mapping[str, Subject]) -> dict[str, Any]:
         "block_length": work.config.block_length,
         "targets": own.targets,
         "texts": {
-            "statistics": _text(work, "calibration"),
-            "search": _text(work, "search"),
+            **({"statistics": _text(work, "calibration"), "search": _text(work, "search")} if is_run else {}),
             "reported": {"source": blocks.source, "tokens": blocks.tokens, "fingerprint": blocks.fingerprint},
         },
         "parent": quality_record(own, *memory, work.config.seed),

@@ -49,6 +49,11 @@ class RunFolder:
         return self.path / "state" / "seconds.json"
 
     @property
+    def inputs(self) -> Path:
+        """Fingerprints of what the work is made from."""
+        return self.path / "state" / "inputs.json"
+
+    @property
     def grouping(self) -> Path:
         return self.path / "grouping.json"
 

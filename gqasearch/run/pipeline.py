@@ -44,6 +44,7 @@ from gqasearch.run.evaluate import (
     measured_words,
 )
 from gqasearch.run.folder import RunFolder
+from gqasearch.run.inputs import hold_inputs, inputs_of
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener, RunStart
 from gqasearch.run.outlook import Outlook
@@ -51,7 +52,6 @@ from gqasearch.run.results import report_data, write_similarity
 from gqasearch.run.search import search_step
 from gqasearch.run.search_log import failed_candidates, search_forward_tokens, search_seconds
 from gqasearch.run.stage_clock import LOAD, StageClock, stage_seconds
-from gqasearch.run.texts import shortages
 from gqasearch.run.warnings import warnings_of
 from gqasearch.run.workers import check_workers
 from gqasearch.run.workspace import Progress, Workspace
@@ -99,8 +99,9 @@ def run(
     folder.check(work.config)
     # Text and weights are read now for their errors, too, before there is a folder.
     notes = [] if folder.grouping.is_file() else outlook.notes()
-    if not folder.metrics.is_file():
-        shortages(work)  # reads the texts, and says so now where one is short
+    is_written = folder.model.is_dir() or not work.config.materialize
+    # Reads the texts, and says so now where one is short.
+    inputs = None if folder.metrics.is_file() and is_written else inputs_of(work)
     work.parent  # noqa: B018
     folder.open(work.config)
     for note in notes:
@@ -109,6 +110,8 @@ def run(
     if not folder.metrics.is_file():
         work.progress = StageClock(work.progress, folder.seconds)
     try:
+        if inputs is not None:
+            hold_inputs(folder.inputs, inputs, folder.path)
         run_steps(work, folder, crew, threads, report=report)
     finally:
         if isinstance(work.progress, StageClock):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain, islice
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -258,7 +259,7 @@ class Workspace:
         self.refinement  # noqa: B018
         self.budget  # noqa: B018
         self._check_target()
-        if self.config.evaluation_text is not None and self.config.evaluation_text == self.config.calibration_text:
+        if _same_text(self.config.evaluation_text, self.config.calibration_text):
             raise UserError(
                 f"evaluation_text and calibration_text are both {self.config.evaluation_text}: results must be "
                 "reported on text that was not searched on. Leave evaluation_text out to hold a part of it back"
@@ -272,6 +273,13 @@ class Workspace:
         if config.target is not None and config.materialize:
             uneven = config.layers_may_differ or self.method.splits_budget
             check_target(config.target, source.family, source.config, uneven=uneven, equal_sizes=config.equal_sizes)
+
+
+def _same_text(one: str | None, other: str) -> bool:
+    """Whether two names are of one text: the same word, or paths and links to the same file or folder."""
+    if one is None or "embedded" in (one, other):
+        return one == other
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def with_refinement(config: RunConfig) -> RunConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +170,25 @@ def test_another_configuration_is_refused_with_what_differs(values: dict[str, An
     (finished.path.parent / "other" / "thesis.txt").touch()
     with pytest.raises(UserError, match="holds no comparison"):
         compare(build_comparison(values), finished.path.parent / "other")
+
+
+def test_another_text_is_no_part_of_what_was_begun(
+    values: dict[str, Any], finished: ComparisonFolder, tmp_path: Path
+) -> None:
+    begun, short = ComparisonFolder(tmp_path / "begun"), tmp_path / "short.txt"
+    begun.path.mkdir()
+    shutil.copy(finished.config, begun.config)
+    facts = json.loads(finished.facts.read_text())
+    facts["texts"]["search"]["fingerprint"] = "sha256:before"
+    begun.facts.write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="another search text under the same name"):
+        compare(build_comparison(values), begun.path)
+    short.write_text("too short")
+    with pytest.raises(UserError, match="fewer than one block"):
+        compare(
+            build_comparison({**values, "run": {**values["run"], "calibration_text": str(short)}}), tmp_path / "new"
+        )
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_unfinished_comparison_says_what_is_missing(finished: ComparisonFolder, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from gqasearch.healing.state import HealState, latest_state, save_state
 from gqasearch.healing.trainer import arguments
 from gqasearch.run.heal import HealFolder
 from gqasearch.run.heal.ranks import Ranks
+from gqasearch.run.inputs import hold_inputs
 from tests import forked
 from tests.checkpoints.convert import stored_tensors
 from tests.healing.healed import converted, healed, history_of, settings
@@ -73,6 +74,17 @@ def test_killed_and_resumed_gives_the_same_bits(changes: dict[str, Any], kills: 
         forked.end(process)
         assert not killed.model.exists()
     assert_same(healed(tmp_path, "killed", **changes), healed(tmp_path, "whole", **changes))
+
+
+def test_another_text_under_the_same_name_ends_what_was_begun(tmp_path: Path) -> None:
+    converted(tmp_path, "stock-padded")
+    folder = healed(tmp_path, steps=1)
+    folder.metrics.unlink()
+    folder.states.mkdir()
+    # The states are removed at the end; one that was stopped has this.
+    hold_inputs(folder.inputs, {"validation text": "sha256:before"}, folder.path)
+    with pytest.raises(UserError, match="another validation text under the same name"):
+        healed(tmp_path, steps=1)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from gqasearch.run.heal.folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
 from gqasearch.run.heal.results import healing_data
 from gqasearch.run.heal.work import HealWork
+from gqasearch.run.inputs import hold_inputs
 from gqasearch.run.workspace import NoProgress, Progress
 
 START, HEALED = "start", "healed"
@@ -51,6 +52,8 @@ def heal(config: HealConfig, output_dir: Path, progress: Progress | None = None)
         folder.open(config)
         lock = folder.acquire()
         try:
+            if not folder.metrics.is_file():
+                hold_inputs(folder.inputs, work.inputs(), folder.path)
             ranks.wait()
             _steps(work)
         finally:

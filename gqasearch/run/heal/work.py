@@ -26,10 +26,12 @@ from gqasearch.healing.text import HealingTexts, TextPart, healing_texts
 from gqasearch.healing.training import Student
 from gqasearch.healing.written_layers import ProgressiveStudent, WrittenLayers
 from gqasearch.models import (
+    CheckpointTensors,
     Family,
     ModelSource,
     Parent,
     check_device,
+    fingerprint,
     load_parent,
     read_config,
     resolve_model,
@@ -120,6 +122,15 @@ class HealWork:
         if self.ranks.leads:
             # For their errors, which are not to come after the training.
             self.validation_blocks, self.reported_blocks  # noqa: B018
+
+    def inputs(self) -> dict[str, str]:
+        """Fingerprints of what healing is made from; of what is trained on, the tokens themselves are kept."""
+        return {
+            "parent": self.source.fingerprint,
+            "start": fingerprint(CheckpointTensors(self.start)),
+            "validation text": self.validation_blocks.fingerprint,
+            "reported text": self.reported_blocks.fingerprint,
+        }
 
     def _check_grouping(self) -> None:
         path = self.start / "grouping.json"
