@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +19,9 @@ from gqasearch.models.loading import load_model, load_tokenizer
 from gqasearch.models.registry import family_of
 from gqasearch.models.source import resolve_model
 from gqasearch.models.tensors import CheckpointTensors, fingerprint
+
+# Fields of a configuration that say where a model came from, or in what it is stored. What it runs in is asked for.
+COMPUTES_NOTHING = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"})
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,16 @@ class Parent:
         if self.directory is not None:
             return fingerprint(CheckpointTensors(self.directory))
         return fingerprint(self.model.state_dict())
+
+    @cached_property
+    def identity(self) -> str:
+        """``sha256:...`` of all that decides what the model computes: its weights, and its configuration.
+
+        The same weights are another model with another RoPE, window, scale or number of heads in ``config.json``.
+        """
+        computes = {name: value for name, value in self.config.items() if name not in COMPUTES_NOTHING}
+        parts = [self.fingerprint, json.dumps(computes, sort_keys=True, default=str)]
+        return f"sha256:{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"
 
     def layer(self, index: int) -> LayerWeights:
         """One layer's attention weights by head, sharing memory with the model."""

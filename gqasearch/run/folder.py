@@ -93,6 +93,20 @@ class RunFolder:
         if not self.environment.is_file():
             write_json(self.environment, environment())
 
+    def keep_model(self, name: str, identity: str) -> None:
+        """Note the ``Parent.identity`` of the run's model.
+
+        Raises ``UserError`` where the run was begun with another of that name: what it holds is that one's.
+        """
+        path = self.path / "state" / "model.json"
+        if not path.is_file():
+            write_json(path, {"identity": identity})
+        elif read_json(path).get("identity") != identity:
+            raise UserError(
+                f"{self.path} was begun with another model than {name} is now: its weights or its config.json have "
+                "changed since. Give another --output-dir"
+            )
+
     def check(self, config: Settings) -> None:
         """Raise ``UserError`` that names every setting that differs, or when the folder holds other things.
 

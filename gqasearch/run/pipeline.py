@@ -103,6 +103,7 @@ def run(
         shortages(work)  # reads the texts, and says so now where one is short
     work.parent  # noqa: B018
     folder.open(work.config)
+    folder.keep_model(config.model, work.parent.identity)
     for note in notes:
         tell(note)
     lock = folder.acquire()
