@@ -51,6 +51,9 @@ def test_no_other_model_is_suggested(given: str) -> None:
         ({"architectures": [3]}, "architectures must be a list of names, got [3]"),
         ({"architectures": {"a": 1}}, "architectures must be a list of names, got {'a': 1}"),
         ({"auto_map": "x"}, "auto_map must be an object or null, got 'x'"),
+        ({"torch_dtype": "bf16"}, "torch_dtype must be the name of torch's"),
+        ({"dtype": "int8"}, "got 'int8'"),
+        ({"architectures": None, "model_type": "llama"}, 'add "architectures": ["LlamaForCausalLM"]'),
         ({"rope_scaling": 2}, "rope_scaling must be an object or null, got 2"),
     ],
 )
