@@ -124,7 +124,7 @@ def _require_runs(model: PreTrainedModel, directory: Path) -> None:
 def _words(error: Exception) -> str:
     """What an error of a library says, in one line; of code that comes with a model, what holds here."""
     if "trust_remote_code" in str(error):
-        return "it needs Python code that comes with it, which gqasearch runs in evaluate alone, with --trust-remote-code"
+        return "it needs Python code that comes with it; only evaluate runs that, with --trust-remote-code"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gqasearch.models.family import Config, Family
+from gqasearch.models.identity import identity_of
 from gqasearch.models.layer import HeadGeometry, LayerWeights
 from gqasearch.models.loading import load_model, load_tokenizer
 from gqasearch.models.registry import family_of
 from gqasearch.models.source import resolve_model
 from gqasearch.models.tensors import CheckpointTensors, fingerprint
-
-# Fields of a configuration that say where a model came from, or in what it is stored. What it runs in is asked for.
-COMPUTES_NOTHING = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"})
 
 
 @dataclass(frozen=True)
@@ -53,13 +49,8 @@ class Parent:
 
     @cached_property
     def identity(self) -> str:
-        """``sha256:...`` of all that decides what the model computes: its weights, and its configuration.
-
-        The same weights are another model with another RoPE, window, scale or number of heads in ``config.json``.
-        """
-        computes = {name: value for name, value in self.config.items() if name not in COMPUTES_NOTHING}
-        parts = [self.fingerprint, json.dumps(computes, sort_keys=True, default=str)]
-        return f"sha256:{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"
+        """``identity_of`` the source."""
+        return identity_of(self.fingerprint, self.config)
 
     def layer(self, index: int) -> LayerWeights:
         """One layer's attention weights by head, sharing memory with the model."""

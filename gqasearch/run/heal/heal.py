@@ -49,6 +49,8 @@ def heal(config: HealConfig, output_dir: Path, progress: Progress | None = None)
             _train(work)
     else:
         folder.open(config)
+        if not folder.model.is_dir():
+            folder.keep_model(config.model, work.identity)
         lock = folder.acquire()
         try:
             ranks.wait()

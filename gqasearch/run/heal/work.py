@@ -26,10 +26,13 @@ from gqasearch.healing.text import HealingTexts, TextPart, healing_texts
 from gqasearch.healing.training import Student
 from gqasearch.healing.written_layers import ProgressiveStudent, WrittenLayers
 from gqasearch.models import (
+    CheckpointTensors,
     Family,
     ModelSource,
     Parent,
     check_device,
+    fingerprint,
+    identity_of,
     load_parent,
     read_config,
     resolve_model,
@@ -84,6 +87,11 @@ class HealWork:
         """The folder of the checkpoint that is healed: a run's, or the one that is named."""
         path = Path(self.config.model).expanduser()
         return path / "model" if (path / "model").is_dir() else resolve_model(self.config.model).directory
+
+    @property
+    def identity(self) -> str:
+        """Of the checkpoint that is healed; its ``grouping.json`` says which parent's it is."""
+        return identity_of(fingerprint(CheckpointTensors(self.start)), read_config(self.start))
 
     @cached_property
     def texts(self) -> HealingTexts:
