@@ -61,6 +61,12 @@ class Budget:
         return self.total == len(self.counts) * self.num_heads
 
     @property
+    def has_equal_sizes(self) -> bool:
+        """Whether all groups of a layer have one size in every grouping within it, asked for or not."""
+        heads = self.num_heads
+        return not self.movable and all(count in (1, heads) or count * self.largest == heads for count in self.counts)
+
+    @property
     def largest(self) -> int:
         """Largest allowed group size."""
         return self.num_heads if self.largest_group is None else self.largest_group

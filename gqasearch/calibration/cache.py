@@ -60,7 +60,7 @@ class CachedStatistics(Statistics):
 
 def statistics_key(parent: Parent, blocks: TokenBlocks, sample_tokens: int) -> str:
     """``sha256:...`` of all that the statistics depend on."""
-    parts = [FORMAT, parent.fingerprint, str(parent.model.dtype), blocks.fingerprint, sample_tokens]
+    parts = [FORMAT, parent.identity, str(parent.model.dtype), blocks.fingerprint, sample_tokens]
     if blocks.short_length is not None:  # else the key of versions that padded short texts there too
         parts.append(blocks.short_length)
     return f"sha256:{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"

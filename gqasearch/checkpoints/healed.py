@@ -15,7 +15,7 @@ from gqasearch.checkpoints.conversion import cast, convertible
 from gqasearch.checkpoints.folder import copy_companions, new_folder
 from gqasearch.checkpoints.healed_back import check_healed_back
 from gqasearch.checkpoints.loaded_back import CheckBlock, LoadedBack
-from gqasearch.checkpoints.same_tokenizer import check_tokenizer
+from gqasearch.checkpoints.same_tokenizer import keep_tokenizer
 from gqasearch.checkpoints.shards import Shards
 from gqasearch.errors import UserError
 from gqasearch.files import read_json
@@ -68,7 +68,7 @@ def write_healed(
         if (folder / "README.md").is_file():
             card = (folder / "README.md").read_text(encoding="utf-8")
             (folder / "README.md").write_text(healed_card(card, words), encoding="utf-8")
-        check_tokenizer(source_dir, folder)
+        keep_tokenizer(source_dir, folder)
         dtypes = {id(tensor): convertible(name, source.stored(name).dtype) for name, tensor in found.items()}
         block = block or CheckBlock.drawn(read_config(source_dir))
         return check_healed_back(folder, model, dtypes, block)

@@ -21,7 +21,7 @@ from gqasearch.checkpoints.loaded_back import CheckBlock, Computed, LoadedBack, 
 from gqasearch.checkpoints.plan import plan_checkpoint
 from gqasearch.checkpoints.ragged import ragged_config
 from gqasearch.checkpoints.remote_code import copy_modeling_file
-from gqasearch.checkpoints.same_tokenizer import check_tokenizer
+from gqasearch.checkpoints.same_tokenizer import keep_tokenizer
 from gqasearch.checkpoints.shards import Shards
 from gqasearch.config import LayoutChoice
 from gqasearch.grouping import Grouping
@@ -80,14 +80,14 @@ def write_checkpoint(
     if stored_apart(source, model):
         grouped["tie_word_embeddings"] = False
     with new_folder(out_dir) as folder, computed.kept_in(folder / ".computed"):
-        shards.write(folder, conversion.convert)
         (folder / "config.json").write_text(_json_text(grouped), encoding="utf-8")
         copy_modeling_file(grouped, folder)
         copy_companions(source_dir, folder)
         write_grouping(folder / "grouping.json", document)
         card = model_card(document, planned, grouped, source_dir, facts)
         (folder / "README.md").write_text(card, encoding="utf-8")
-        check_tokenizer(source_dir, folder)
+        keep_tokenizer(source_dir, folder)  # before the work, for its errors
+        shards.write(folder, conversion.convert)
         check = check_loaded_back(folder, planned.name, computed, block)
     return Written(planned, check)
 

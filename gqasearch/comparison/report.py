@@ -38,6 +38,7 @@ def facts_of(config: ComparisonConfig, plan: Plan, kept: Kept) -> dict[str, Any]
     return {
         "model": work.parent.id,
         "fingerprint": work.parent.fingerprint,
+        "identity": work.parent.identity,
         "texts": {split: _text(blocks) for split, blocks in texts.items()},
         "entries": [[entry.fitness, entry.method] for entry in plan.entries],
         "left_out": list(plan.left_out),
@@ -54,7 +55,8 @@ def write_facts(folder: ComparisonFolder, facts: dict[str, Any]) -> None:
 
 def _inputs(facts: dict[str, Any]) -> dict[str, str]:
     texts = {f"{split} text": text["fingerprint"] for split, text in facts["texts"].items()}
-    return {"model": facts["fingerprint"], **texts}
+    model = {"model": facts["identity"]} if "identity" in facts else {}  # not in those of earlier versions
+    return {**model, **texts}
 
 
 def _text(blocks: TokenBlocks) -> dict[str, Any]:

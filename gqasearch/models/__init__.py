@@ -2,6 +2,7 @@
 
 from gqasearch.models.device import check_device
 from gqasearch.models.family import Config, Family, Objective
+from gqasearch.models.identity import identity_of
 from gqasearch.models.layer import HeadGeometry, LayerWeights, augmented, tie_heads
 from gqasearch.models.loading import load_model, whole_tensors
 from gqasearch.models.parent import Parent, load_parent
@@ -36,6 +37,7 @@ __all__ = [
     "family_of",
     "fingerprint",
     "hidden_states_of",
+    "identity_of",
     "layers_replaced",
     "layers_stubbed",
     "load_model",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -15,6 +16,7 @@ from transformers import (
 )
 
 from gqasearch.errors import UserError
+from gqasearch.models.companions import has_tokenizer
 from gqasearch.models.device import check_device
 from gqasearch.models.modules_cache import own_modules_cache
 from gqasearch.models.registry import architecture_of, predicts_masked, read_config, supported_architectures
@@ -120,7 +122,9 @@ def _require_runs(model: PreTrainedModel, directory: Path) -> None:
 
 
 def _words(error: Exception) -> str:
-    """What an error of a library says, in one line."""
+    """What an error of a library says, in one line; of code that comes with a model, what holds here."""
+    if "trust_remote_code" in str(error):
+        return "it needs Python code that comes with it; only evaluate runs that, with --trust-remote-code"
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -136,5 +140,19 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
                 directory, trust_remote_code=trust_remote_code, local_files_only=True
             )
     except Exception as error:
-        raise UserError(f"cannot load the tokenizer in {directory}: {_words(error)}") from error
+        raise UserError(_why_no_tokenizer(directory, error, trust_remote_code=trust_remote_code)) from error
     return tokenizer
+
+
+def _why_no_tokenizer(directory: Path, error: Exception, *, trust_remote_code: bool) -> str:
+    """transformers reads the model's configuration first, and takes a folder without a tokenizer for a damaged one."""
+    if not has_tokenizer(directory):
+        return (
+            f"{directory} holds no tokenizer (tokenizer.json, or the files that its class reads); a training often "
+            "saves the model alone: copy them from the model that it began with"
+        )
+    try:
+        AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
+    except Exception as wrong:  # noqa: BLE001 - as above
+        return f"cannot load {directory}: {_words(wrong)}"
+    return f"cannot load the tokenizer in {directory}: {_words(error)}"

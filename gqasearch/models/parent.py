@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gqasearch.models.family import Config, Family
+from gqasearch.models.identity import identity_of
 from gqasearch.models.layer import HeadGeometry, LayerWeights
 from gqasearch.models.loading import load_model, load_tokenizer
 from gqasearch.models.registry import family_of
@@ -45,6 +46,11 @@ class Parent:
         if self.directory is not None:
             return fingerprint(CheckpointTensors(self.directory))
         return fingerprint(self.model.state_dict())
+
+    @cached_property
+    def identity(self) -> str:
+        """``identity_of`` the source."""
+        return identity_of(self.fingerprint, self.config)
 
     def layer(self, index: int) -> LayerWeights:
         """One layer's attention weights by head, sharing memory with the model."""

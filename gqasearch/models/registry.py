@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gqasearch.errors import UserError, nearest
 from gqasearch.models.bert import Bert
 from gqasearch.models.cohere import Cohere
@@ -92,11 +94,19 @@ def supported_architectures() -> dict[str, Family]:
 def family_of(config: dict[str, Any]) -> Family:
     """The family of a ``config.json``; raises ``UserError`` that lists what is supported."""
     known = supported_architectures()
-    given = architecture_of(config) or "(none named)"
+    given = architecture_of(config)
+    if given is None:
+        raise UserError(f"config.json names no architecture{_usual(config)}")
     if given not in known:
         reason = f": {REFUSED[given]}." if given in REFUSED else nearest(given, _of_same_model(given, known), 0.8)
         raise UserError(f"architecture {given} is not supported{reason or '.'} Supported: {', '.join(sorted(known))}")
     return known[given]
+
+
+def _usual(config: Config) -> str:
+    """What to write there, where ``model_type`` tells."""
+    usual = [family.architectures[0] for family in FAMILIES if family.name == config.get("model_type")]
+    return f'; add "architectures": ["{usual[0]}"] if this is one' if usual else ", which says what its weights are of"
 
 
 def _of_same_model(given: str, known: Iterable[str]) -> list[str]:
@@ -144,5 +154,19 @@ def read_config(directory: Path) -> dict[str, Any]:
     for field in ("rope_parameters", "rope_scaling", "auto_map"):
         if not isinstance(config.get(field), dict | None):
             raise UserError(f"{path}: {field} must be an object or null, got {config[field]!r}")
+    for field in ("dtype", "torch_dtype"):
+        if not _is_float_dtype(config.get(field)):
+            raise UserError(
+                f"{path}: {field} must be the name of torch's for numbers with a fraction, as float32, float16 or "
+                f"bfloat16, or null; got {config[field]!r}"
+            )
     refuse_foreign(directory, config)
     return config
+
+
+def _is_float_dtype(named: object) -> bool:
+    """Whether transformers takes this for what weights are stored in; of an object it takes one for each part."""
+    if named is None or isinstance(named, dict):
+        return True
+    dtype = getattr(torch, named, None) if isinstance(named, str) else None
+    return isinstance(dtype, torch.dtype) and dtype.is_floating_point

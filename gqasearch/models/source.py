@@ -12,6 +12,7 @@ from gqasearch.embedded import model_directory
 from gqasearch.errors import UserError
 from gqasearch.models.companions import WANTED_FILES
 from gqasearch.models.family import Config, Family
+from gqasearch.models.identity import identity_of
 from gqasearch.models.layer import HeadGeometry, LayerWeights
 from gqasearch.models.loading import whole_tensors
 from gqasearch.models.registry import family_of, read_config
@@ -52,6 +53,11 @@ class ModelSource:
     def fingerprint(self) -> str:
         """Content hash of the weights, as stored."""
         return fingerprint(self.tensors)
+
+    @cached_property
+    def identity(self) -> str:
+        """``identity_of`` the model."""
+        return identity_of(self.fingerprint, self.config)
 
     def layer(self, index: int) -> LayerWeights:
         """One layer's attention weights by head, in the dtype they are stored in.

@@ -65,7 +65,10 @@ def require_layers(tensors: CheckpointTensors, family: Family, config: Config) -
     pattern = re.compile(rf"({re.escape(before)}|{re.escape(bare)})(\d+){re.escape(after)}\.")
     held = {int(found[2]) for name in tensors.shard_of if (found := pattern.match(name))}
     if not held:
-        raise UserError(f"{tensors.directory} has no tensor {family.attention_path(0)}..., nor those of other layers")
+        raise UserError(
+            f"{tensors.directory} has no tensor {family.attention_path(0)}..., nor those of other layers; it has "
+            f"{few(sorted(tensors.shard_of))}. Save the model itself, not what it was wrapped in for training"
+        )
     if (len(held), max(held)) != (said, said - 1):
         field = next((name for name in LAYER_FIELDS if name in config), LAYER_FIELDS[0])
         numbers = f"{len(held)} ({min(held)} to {max(held)})"

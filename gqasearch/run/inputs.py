@@ -10,11 +10,13 @@ from gqasearch.files import read_json, write_json
 from gqasearch.run.texts import used_texts
 from gqasearch.run.workspace import Workspace
 
+MODEL = "model"
+
 
 def inputs_of(work: Workspace) -> dict[str, str]:
-    """Fingerprints of the model's weights and of the tokens of every text that the run looks at."""
+    """The model's identity, and fingerprints of the tokens of every text that the run looks at."""
     texts = {f"{split} text": work.blocks(split).fingerprint for split in used_texts(work)}
-    return {"model": work.source.fingerprint, **texts}
+    return {MODEL: work.source.identity, **texts}
 
 
 def hold_inputs(file: Path, found: Mapping[str, str], folder: Path) -> None:

@@ -44,7 +44,7 @@ from gqasearch.run.evaluate import (
     measured_words,
 )
 from gqasearch.run.folder import RunFolder
-from gqasearch.run.inputs import hold_inputs, inputs_of
+from gqasearch.run.inputs import MODEL, hold_inputs, inputs_of
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener, RunStart
 from gqasearch.run.outlook import Outlook
@@ -101,7 +101,7 @@ def run(
     notes = [] if folder.grouping.is_file() else outlook.notes()
     is_written = folder.model.is_dir() or not work.config.materialize
     # Reads the texts, and says so now where one is short.
-    inputs = None if folder.metrics.is_file() and is_written else inputs_of(work)
+    inputs = {MODEL: work.source.identity} if folder.metrics.is_file() and is_written else inputs_of(work)
     work.parent  # noqa: B018
     folder.open(work.config)
     for note in notes:
@@ -110,8 +110,7 @@ def run(
     if not folder.metrics.is_file():
         work.progress = StageClock(work.progress, folder.seconds)
     try:
-        if inputs is not None:
-            hold_inputs(folder.inputs, inputs, folder.path)
+        hold_inputs(folder.inputs, inputs, folder.path)
         run_steps(work, folder, crew, threads, report=report)
     finally:
         if isinstance(work.progress, StageClock):

@@ -272,7 +272,8 @@ class Workspace:
         config, source = self.config, self.source
         if config.target is not None and config.materialize:
             uneven = config.layers_may_differ or self.method.splits_budget
-            check_target(config.target, source.family, source.config, uneven=uneven, equal_sizes=config.equal_sizes)
+            equal = config.equal_sizes or self.budget.has_equal_sizes
+            check_target(config.target, source.family, source.config, uneven=uneven, equal_sizes=equal)
 
 
 def _same_text(one: str | None, other: str) -> bool:

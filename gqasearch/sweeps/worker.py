@@ -135,7 +135,7 @@ class Worker:
         _, _, drawn = next(extreme_draws(self.sweep.parameters))
         space = Workspace(self.sweep.trial_config(drawn), kept=self.kept)
         require_several_heads(space.source.geometry)
-        facts = {"model": space.parent.fingerprint, "validation text": space.blocks("evaluation").fingerprint}
+        facts = {"model": space.parent.identity, "validation text": space.blocks("evaluation").fingerprint}
         with self.place.storage.lock():
             agree(self.study, facts)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from gqasearch.calibration import load_or_collect, statistics_key
 from gqasearch.files import aside_of
+from gqasearch.models import load_parent
 from tests.samples import random_blocks
-from tests.tiny_models import tiny_parent
+from tests.tiny_models import save_checkpoint, tiny_model, tiny_parent
 
 
 def test_second_time_reads_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,6 +31,20 @@ def test_key_depends_on_model_text_and_settings() -> None:
     blocks, text = random_blocks(parent.config["vocab_size"]), random_blocks(parent.config["vocab_size"], seed=1)
     keys = {statistics_key(p, b, s) for p in (parent, other) for b in (blocks, text) for s in (10, 20)}
     assert len(keys) == 8
+
+
+@pytest.mark.parametrize("change", [{"rope_theta": 500.0}, {"rms_norm_eps": 0.1}, {"hidden_act": "gelu"}])
+def test_key_depends_on_what_config_json_makes_of_the_same_weights(change: dict[str, Any]) -> None:
+    parent, other = tiny_parent("llama"), tiny_parent("llama", **change)
+    assert parent.fingerprint == other.fingerprint
+    blocks = random_blocks(parent.config["vocab_size"])
+    assert statistics_key(parent, blocks, 10) != statistics_key(other, blocks, 10)
+
+
+def test_key_does_not_depend_on_where_the_model_lies(tmp_path: Path) -> None:
+    folders = [save_checkpoint(tiny_model("llama"), tmp_path / name) for name in ("one", "other")]
+    blocks = random_blocks(tiny_model("llama").config.vocab_size)
+    assert len({statistics_key(load_parent(str(folder)), blocks, 10) for folder in folders}) == 1
 
 
 def test_an_interrupted_pass_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,9 @@ from gqasearch.checkpoints import write_healed
 from gqasearch.checkpoints.folder import copy_companions
 from gqasearch.errors import UserError
 from gqasearch.models.companions import WANTED_FILES, companions
-from gqasearch.models.loading import load_model
+from gqasearch.models.loading import load_model, load_tokenizer
 from tests.checkpoints.convert import SYMMETRIC, convert
-from tests.checkpoints.uneven import saved
+from tests.checkpoints.uneven import UNEVEN, saved
 
 # What the slow and fast tokenizers of transformers call their files, and what goes with any.
 TOKENIZER_FILES = (
@@ -120,3 +120,15 @@ def test_the_tokenizer_does_not_hang_on_the_architecture(family: str, tmp_path: 
     told = {name: value for name, value in json.loads(path.read_text()).items() if name != "tokenizer_class"}
     path.write_text(json.dumps(told))
     convert(parent, source, tmp_path / "out", SYMMETRIC)
+
+
+@pytest.mark.parametrize("named", ["PreTrainedTokenizerFast", "LlamaTokenizerFast"])
+def test_a_class_that_transformers_chooses_by_the_model_type_stays(named: str, tmp_path: Path) -> None:
+    """Of a Qwen2, transformers 5 takes the class of that model, whatever is named; a ragged one is no Qwen2."""
+    parent, source = saved(tmp_path, "qwen2")
+    path = source / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": named}))
+    convert(parent, source, tmp_path / "out", UNEVEN)
+    first, second = (load_tokenizer(folder) for folder in (source, tmp_path / "out"))
+    assert type(first) is type(second)
+    assert first("def f(x): 12")["input_ids"] == second("def f(x): 12")["input_ids"]

@@ -28,6 +28,7 @@ from tests import forked
 from tests.checkpoints.convert import stored_tensors
 from tests.healing.healed import converted, healed, history_of, settings
 from tests.matrix import nightly
+from tests.tiny_models import edit_config
 
 
 def command(tmp_path: Path, name: str, *launcher: str, **changes: Any) -> list[str]:
@@ -54,6 +55,23 @@ def assert_same(one: HealFolder, other: HealFolder) -> None:
     weights = [(folder.model / "model.safetensors").read_bytes() for folder in (one, other)]
     assert weights[0] == weights[1]
     assert not list(one.path.rglob("*.pt")) and not list(one.path.rglob("*.bin"))
+
+
+def test_a_stopped_run_does_not_go_on_from_another_checkpoint_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted(tmp_path, "stock-symmetric")
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gqasearch.run.heal.work.load_parent", stopped)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            healed(tmp_path)
+    edit_config(tmp_path / "start", rms_norm_eps=0.1)
+    with pytest.raises(UserError, match="begun with another"):
+        healed(tmp_path)
 
 
 LONG: dict[str, Any] = {"steps": 60, "evaluate_every": 3, "validation_tokens": 100}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 
 from gqasearch.errors import UserError
 from gqasearch.models import family_of
+from gqasearch.models.loading import load_tokenizer
 from gqasearch.models.source import ModelSource
+from tests.tiny_models import edit_config, save_checkpoint, tiny_model
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,9 @@ def test_no_other_model_is_suggested(given: str) -> None:
         ({"architectures": [3]}, "architectures must be a list of names, got [3]"),
         ({"architectures": {"a": 1}}, "architectures must be a list of names, got {'a': 1}"),
         ({"auto_map": "x"}, "auto_map must be an object or null, got 'x'"),
+        ({"torch_dtype": "bf16"}, "torch_dtype must be the name of torch's"),
+        ({"dtype": "int8"}, "got 'int8'"),
+        ({"architectures": None, "model_type": "llama"}, 'add "architectures": ["LlamaForCausalLM"]'),
         ({"rope_scaling": 2}, "rope_scaling must be an object or null, got 2"),
     ],
 )
@@ -60,3 +66,24 @@ def test_fields_of_another_kind_are_named(change: dict[str, Any], message: str, 
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(UserError, match=re.escape(message)):
         _ = ModelSource(tmp_path, "").geometry
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "tokenizer.json").unlink(), "holds no tokenizer .* copy them from the model"),
+        (lambda folder: edit_config(folder, rms_norm_eps="1e-5"), "^cannot load /.*rms_norm_eps"),
+        (
+            lambda folder: (folder / "tokenizer_config.json").write_text(
+                json.dumps({"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}})
+            ),
+            "tokenizer in .* needs Python code that comes with it",
+        ),
+    ],
+)
+def test_why_there_is_no_tokenizer(spoil: Callable[[Path], object], message: str, tmp_path: Path) -> None:
+    folder = save_checkpoint(tiny_model("llama", layers=1), tmp_path)
+    (folder / "tokenizer_config.json").unlink()
+    spoil(folder)
+    with pytest.raises(UserError, match=message):
+        load_tokenizer(folder)

@@ -279,3 +279,13 @@ def test_a_run_that_ends_without_its_checkpoint_does_not_end_well(settings: dict
     assert not folder.model.exists() and json.loads(folder.metrics.read_text())["checkpoint"]["layout"] is None
     written = call("materialize", folder.path, "--layout", "auto", "--output-dir", tmp_path / "out")
     assert written.exit_code == 0, written.output
+
+
+@pytest.mark.parametrize("asked", [{"kv_heads": 1}, {"kv_heads": 3, "max_group_size": 2}, {"kv_heads": 6}])
+def test_groups_that_can_only_be_of_one_size_need_no_padding(asked: dict[str, Any], tmp_path: Path) -> None:
+    """A Qwen2 with added query heads loads in some engines alone."""
+    source = save_checkpoint(tiny_model("qwen2", layers=1), tmp_path / "source")
+    settings = {"model": str(source), "block_length": 32, "target": "any"}
+    Workspace(build_config({**settings, **asked})).check()
+    with pytest.raises(UserError, match="no query-padded Qwen2"):
+        Workspace(build_config({**settings, "kv_heads": 2})).check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
@@ -28,6 +29,7 @@ from gqasearch.run.pipeline import document_converter, document_refinement
 from tests import forked
 from tests.matrix import sampled
 from tests.samples import random_blocks
+from tests.tiny_models import edit_config
 
 SMALL = {"population": 8, "offspring": 8, "generations": 6}
 
@@ -119,6 +121,18 @@ def test_a_finished_run_is_not_touched_by_running_it_again(settings: dict[str, A
     finished(settings, tmp_path / "run", method="neighbour")
     after = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*") if path.name != ".lock"}
     assert {p: t for p, t in after.items() if p.is_file()} == {p: t for p, t in before.items() if p.is_file()}
+
+
+def test_a_run_does_not_go_on_with_another_model_under_the_same_name(
+    settings: dict[str, Any], checkpoint: Path, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(checkpoint, tmp_path / "source"))
+    cheap = {"method": "neighbour", "merge": "mean", "refine": "none"}
+    changes = {**cheap, "model": str(source), "baseline": False, "materialize": False}
+    finished(settings, tmp_path / "run", **changes)
+    edit_config(source, rope_theta=500.0)
+    with pytest.raises(UserError, match="begun with another"):
+        finished(settings, tmp_path / "run", **changes)
 
 
 def test_pareto_search_picks_within_the_budget(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -27,11 +27,11 @@ from gqasearch.run.evaluate import card_rows, measured_words, quality_record, st
 from gqasearch.run.heal.folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
 from gqasearch.run.heal.results import healing_data
-from gqasearch.run.heal.work import HealWork
+from gqasearch.run.heal.work import START, HealWork
 from gqasearch.run.inputs import hold_inputs
 from gqasearch.run.workspace import NoProgress, Progress
 
-START, HEALED = "start", "healed"
+HEALED = "healed"
 
 
 def heal(config: HealConfig, output_dir: Path, progress: Progress | None = None) -> HealFolder:
@@ -52,8 +52,8 @@ def heal(config: HealConfig, output_dir: Path, progress: Progress | None = None)
         folder.open(config)
         lock = folder.acquire()
         try:
-            if not folder.metrics.is_file():
-                hold_inputs(folder.inputs, work.inputs(), folder.path)
+            inputs = {START: work.identity} if folder.metrics.is_file() else work.inputs()
+            hold_inputs(folder.inputs, inputs, folder.path)
             ranks.wait()
             _steps(work)
         finally:

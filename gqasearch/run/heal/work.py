@@ -32,6 +32,7 @@ from gqasearch.models import (
     Parent,
     check_device,
     fingerprint,
+    identity_of,
     load_parent,
     read_config,
     resolve_model,
@@ -44,6 +45,7 @@ from gqasearch.run.workspace import Progress
 
 log = logging.getLogger(__name__)
 
+START = "start"  # the checkpoint that is healed, in figures and inputs
 # What the start and its parent have in common, whatever was grouped.
 COMMON = ("vocab_size", "hidden_size", "num_hidden_layers")
 
@@ -87,6 +89,11 @@ class HealWork:
         path = Path(self.config.model).expanduser()
         return path / "model" if (path / "model").is_dir() else resolve_model(self.config.model).directory
 
+    @property
+    def identity(self) -> str:
+        """Of the checkpoint that is healed; its ``grouping.json`` says which parent's it is."""
+        return identity_of(fingerprint(CheckpointTensors(self.start)), read_config(self.start))
+
     @cached_property
     def texts(self) -> HealingTexts:
         return healing_texts(self.config.text, self.config.evaluation_text)
@@ -126,8 +133,8 @@ class HealWork:
     def inputs(self) -> dict[str, str]:
         """Fingerprints of what healing is made from; of what is trained on, the tokens themselves are kept."""
         return {
-            "parent": self.source.fingerprint,
-            "start": fingerprint(CheckpointTensors(self.start)),
+            "parent": self.source.identity,
+            START: self.identity,
             "validation text": self.validation_blocks.fingerprint,
             "reported text": self.reported_blocks.fingerprint,
         }
