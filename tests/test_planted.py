@@ -80,7 +80,7 @@ def search(fitness: PreparedFitness) -> Grouping:
     return last.best.grouping
 
 
-@pytest.mark.parametrize("family", sampled(["llama", "mistral", "qwen2", "qwen3"], ["qwen2", "qwen3"]))
+@pytest.mark.parametrize("family", sampled(["llama", "mistral", "qwen2", "qwen3"], ["qwen2"]))
 def test_planted_groups_come_back(family: str, tmp_path: Path) -> None:
     parent, layers, hidden = planted(family)
     blocks = random_blocks(parent.config["vocab_size"], blocks=12, length=32)

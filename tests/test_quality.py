@@ -57,6 +57,7 @@ def test_committed_results_can_be_shown(section: str) -> None:
     assert len(table) and not table.columns.duplicated().any()
 
 
+@pytest.mark.nightly
 def test_refinements_are_measured(options: Options) -> None:
     rows = refinements.measure(options)
     assert list(rows["variant"]) == list(variants(True)) and (rows["kl"] > 0).all()
@@ -67,6 +68,7 @@ def test_refinements_are_measured(options: Options) -> None:
     assert list(table["variant"]) == list(variants(True)) and (table["KL at 0.5"] == kl.values).all()
 
 
+@pytest.mark.nightly
 def test_reuse_is_measured_and_both_ways_agree(options: Options) -> None:
     rows = reuse.measure(options)
     assert list(rows["layer"]) == [0, 1] and (rows[["reuse", "full", "convert"]] > 0).all(axis=None)

@@ -21,6 +21,7 @@ PREPARE = "search --method neighbour --merge mean --fitness weight-sharing-error
 SMALL = "--seeds 0 --sample 3 --sample-tokens 512 --refine none" + "".join(
     f" --set {name}_tokens=1024" for name in ("calibration", "search", "evaluation")
 )
+FEW_TOKENS = "".join(f" --{name}-tokens 1024" for name in ("calibration", "search", "evaluation"))
 # The last of two values counts.
 FEW_STEPS = " --steps 2 --batch-blocks 1 --validation-tokens 1024 --evaluation-tokens 1024"
 
@@ -33,12 +34,13 @@ def call(command: str) -> str:
 
 def test_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gqasearch.run.heal.work.POOL", 1 << 14)
     assert len(COMMANDS) >= 7
     call(PREPARE + " --evaluation-tokens 4096")
     for command in COMMANDS:
         verb = shlex.split(command)[0]
         if verb == "search":  # whole searches are run by other tests; here every flag must be right
-            call(command.replace("path/to/llama", "embedded") + " --dry-run")
+            call(command.replace("path/to/llama", "embedded") + FEW_TOKENS + " --dry-run")
         elif verb == "compare":
             assert call(f"{command} {SMALL}")
         elif verb == "sweep":

@@ -30,7 +30,7 @@ MODELS = {
 OF_THE_FOLDER = re.compile(r"general\.(?!architecture|alignment|file_type|quantization_version)")
 
 
-@pytest.mark.parametrize("model", sampled(MODELS, ["embedded", "qwen2"]))
+@pytest.mark.parametrize("model", sampled(MODELS, ["embedded"]))
 def test_layouts(model: str, tmp_path: Path, record_property: Any) -> None:
     LLAMACPP.require()
     case = make_case(model, MODELS[model], tmp_path)

@@ -18,9 +18,10 @@ from gqasearch.models import read_config
 from gqasearch.models.loading import load_model
 from tests.checkpoints.convert import some_ids, stored_tensors
 from tests.healing.healed import LAYOUTS, changed, converted, healed, history_of, settings, slots_of
+from tests.matrix import sampled
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", sampled(LAYOUTS, ["stock-padded", "ragged"]))
 def test_begins_at_the_parent_and_ends_at_the_checkpoint(layout: str, tmp_path: Path) -> None:
     _, start = converted(tmp_path, layout)
     folder = healed(tmp_path, progressive=0.5, evaluate_every=1)

@@ -107,8 +107,11 @@ def test_another_text_under_the_same_name_ends_what_was_begun(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("family", "layout", "changes"),
-    [("gpt2", "ragged", {}), ("llama", "stock-padded", LORA), ("llama", "stock-padded", PROGRESSIVE)],
-    ids=["dropout", "lora", "progressive"],
+    [
+        pytest.param("gpt2", "ragged", {}, id="dropout"),
+        pytest.param("llama", "stock-padded", LORA, id="lora", marks=pytest.mark.nightly),
+        pytest.param("llama", "stock-padded", PROGRESSIVE, id="progressive"),
+    ],
 )
 def test_stopped_and_resumed_gives_the_same_bits(
     family: str, layout: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -13,6 +13,7 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from tests.matrix import sampled
 from tests.run.conftest import checkpoint, settings, text
 
 __all__ = ["checkpoint", "settings", "text"]
@@ -51,7 +52,7 @@ SMALLER = {
 }
 
 
-@pytest.mark.parametrize("name", SMALLER)
+@pytest.mark.parametrize("name", sampled(SMALLER, ["anatomy_of_a_grouping"]))
 @pytest.mark.filterwarnings("ignore")  # a notebook has no such rule
 def test_code_runs(name: str, settings: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

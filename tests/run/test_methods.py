@@ -124,6 +124,7 @@ class Stop(RunListener):
             raise KeyboardInterrupt
 
 
+@pytest.mark.nightly
 def test_staged_evolution_by_healed_kl_goes_on_to_the_same_bits(settings: dict[str, Any], tmp_path: Path) -> None:
     """By objective or as the fitness of another method; what was remembered of candidates is computed anew."""
     few = {"steps": 2, "step_tokens": 64}
