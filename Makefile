@@ -7,8 +7,8 @@ SHELL := bash
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
-# One process per core, few enough for the memory of a small machine.
-TEST_WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$(( n < 4 ? n : 4 )))
+# One process more than cores, as some tests wait; few enough for the memory of a small machine.
+TEST_WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$(( n < 4 ? n + 1 : 4 )))
 
 BIN := .venv/bin
 # A process that has nothing left takes tests from one that has: files stay together, with what their tests share.

@@ -94,6 +94,7 @@ def test_staging_is_measured(options: Options) -> None:
     assert whole["tokens"].iloc[0] > staged["tokens"].iloc[0] > 0
 
 
+@pytest.mark.nightly
 def test_starts_are_measured(options: Options) -> None:
     rows = starts.measure(options)
     assert rows["split"].value_counts()[[starts.EVEN, starts.ERRORS]].tolist() == [1, 1] and (rows["kl"] > 0).all()
@@ -105,6 +106,7 @@ def test_starts_are_measured(options: Options) -> None:
     assert (table["0.5"] == table["0.25"]).all() and len(table) == 2 + 2 * 3 * len(starts.LEVELS)
 
 
+@pytest.mark.nightly
 def test_a_start_is_measured_as_the_search_measures_it(options: Options) -> None:
     work = starts.workspace(options, kv_ratio=0.5, **starts.SEARCH)
     problem = starts.build_problem(work, starts.prepare_fitness(work), work.method)

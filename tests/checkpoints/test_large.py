@@ -20,14 +20,14 @@ from gqasearch.models import CheckpointTensors, ModelSource
 from tests import forked
 from tests.checkpoints.killable import digest
 
-SIZE = {"layers": 20, "hidden": 768, "heads": 12, "vocab": 4000}
+SIZE = {"layers": 10, "hidden": 768, "heads": 12, "vocab": 4000}
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """300 MB of bfloat16 in four shards in ``source``, and ``grouping.json``; the largest tensor has 6 MB."""
+    """150 MB of bfloat16 in two shards in ``source``, and ``grouping.json``; the largest tensor has 6 MB."""
     folder = tmp_path_factory.mktemp("large")
-    make_checkpoint(llama_config(**SIZE), folder / "source", 4)
+    make_checkpoint(llama_config(**SIZE), folder / "source", 2)
     document = random_grouping(ModelSource(folder / "source", ""), "mean", 4)
     write_grouping(folder / "grouping.json", document)
     return folder
@@ -50,13 +50,14 @@ def test_committed_results_can_be_shown() -> None:
     assert (rows["added at the peak, MB"] < 300).all() and (rows["equal tensors"] == 165).all()
 
 
+@pytest.mark.nightly
 def test_command_that_is_interrupted_and_given_again(large: Path, tmp_path: Path) -> None:
     before, out, errors = digest(large / "source"), tmp_path / "target" / "out", tmp_path / "errors"
     out.parent.mkdir()
     words = ["materialize", large / "grouping.json", "--model", large / "source", "--output-dir", out]
     for number, share, left in ((signal.SIGKILL, 0.0, 1), (signal.SIGINT, 0.4, 0)):
         process = forked.start(forked.command, words, errors)
-        wait_for(process, out.parent, int(share * 300e6))
+        wait_for(process, out.parent, int(share * 150e6))
         forked.end(process, number)
         assert not out.exists()
         assert len(list(out.parent.glob(".out.partial-*"))) == left

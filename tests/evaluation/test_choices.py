@@ -95,6 +95,7 @@ def test_the_right_choice_is_what_the_source_says_next() -> None:
     assert len(identifier_items(4, [document])) == 4
 
 
+@pytest.mark.nightly
 def test_the_embedded_model_finds_more_than_guessing(items: list[ChoiceItem]) -> None:
     model, tokenizer = load_model(model_directory(), torch.float32, "cpu"), load_tokenizer(model_directory())
     steps: list[tuple[int, int]] = []

@@ -107,6 +107,7 @@ def test_gradients_added_up_over_passes_are_those_of_one_pass(tmp_path: Path) ->
         torch.testing.assert_close(stored_tensors(twice.model)[name], tensor, atol=2e-4, rtol=0)
 
 
+@pytest.mark.nightly
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     converted(tmp_path, "ragged")
     plain = healed(tmp_path, "plain", train="attention")
@@ -194,6 +195,7 @@ def test_the_card_tells_of_the_training(tmp_path: Path, monkeypatch: pytest.Monk
     assert "learning_rate: 0.003" in card and "Not measured" not in card
 
 
+@pytest.mark.nightly
 def test_a_checkpoint_healed_twice_tells_of_both(tmp_path: Path) -> None:
     converted(tmp_path, "stock-symmetric")
     once = healed(tmp_path, "once")

@@ -110,7 +110,7 @@ def test_another_text_under_the_same_name_ends_what_was_begun(tmp_path: Path) ->
     [
         pytest.param("gpt2", "ragged", {}, id="dropout"),
         pytest.param("llama", "stock-padded", LORA, id="lora", marks=pytest.mark.nightly),
-        pytest.param("llama", "stock-padded", PROGRESSIVE, id="progressive"),
+        pytest.param("llama", "stock-padded", PROGRESSIVE, id="progressive", marks=pytest.mark.nightly),
     ],
 )
 def test_stopped_and_resumed_gives_the_same_bits(

@@ -117,7 +117,7 @@ def test_refined_outputs_leave_their_bias_out(family: str, tmp_path: Path) -> No
     assert float((wanted - z @ refined.T).square().sum()) == pytest.approx(float(least), rel=1e-3)
 
 
-@pytest.mark.parametrize("family", sampled(UNGROUPED, UNGROUPED[::2]))
+@pytest.mark.parametrize("family", sampled(UNGROUPED, UNGROUPED[:1]))
 def test_a_run_ends_with_figures_and_a_checkpoint(family: str, tmp_path: Path) -> None:
     settings = {
         "model": str(save_checkpoint(tiny_model(family), tmp_path / "model")),

@@ -141,6 +141,7 @@ def test_parts_that_were_not_run_are_left_out(data):
     assert "What fewer KV heads cost" in source
 
 
+@pytest.mark.nightly
 def test_a_large_model_stays_under_two_megabytes():
     data = report_data(depth=32, heads=32, ratios=(0.5,))
     one = replace(data, results=data.results[1:2])

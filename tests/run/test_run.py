@@ -162,6 +162,7 @@ def test_every_fitness_drives_a_run(settings: dict[str, Any], tmp_path: Path, fi
     assert bool(metrics["warnings"]) == (fitness in ("kl", "perplexity"))
 
 
+@pytest.mark.nightly
 def test_text_that_spoils_the_figures_is_named(settings: dict[str, Any], tmp_path: Path) -> None:
     """A benchmark's test set that was searched and fitted on, and reported text that was seen before."""
     text = Path(settings["calibration_text"])

@@ -160,6 +160,7 @@ def test_two_objectives_have_a_front(values: dict[str, Any], tmp_path: Path) -> 
     assert "Pareto front" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.nightly
 def test_conditions_and_brute_force_try_everything_once(values: dict[str, Any], tmp_path: Path) -> None:
     values |= {"trials": 50, "sampler": "brute-force", "max_failed": 3}
     values["parameters"] = {
@@ -184,6 +185,7 @@ def test_trials_that_go_wrong_say_why_and_end_a_hopeless_sweep(values: dict[str,
     assert "trial 2 failed" in status.output
 
 
+@pytest.mark.nightly
 def test_export_and_status_tell_what_is_in_the_study(values: dict[str, Any], tmp_path: Path) -> None:
     study, _ = finished(tmp_path, values)
     arguments = (tmp_path / "tiny.yaml", "--output-dir", tmp_path / "out")
