@@ -49,7 +49,7 @@ def quick(ratio: float, name: str, folder: Path, less: dict[str, Any]) -> tuple[
     config = demo_configs(ratio, "embedded", 0)[name].model_dump()
     fitted = name == "gqasearch"  # the baseline has no refinement
     config |= {key: value for key, value in less.items() if fitted or key != "refine_parameters"}
-    found = run(build_config(config), folder / f"{ratio}-{name}")
+    found = run(build_config(config), folder / f"{ratio}-{name}", report=False)
     return found, json.loads(found.metrics.read_text())["results"]["converted"]["kl"]
 
 

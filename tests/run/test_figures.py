@@ -25,7 +25,7 @@ PLAIN = {"method": "neighbour", "merge": "mean", "objectives": ["weight-sharing-
 
 
 def finished(settings: dict[str, Any], folder: Path, **changes: Any) -> RunFolder:
-    return run(build_config({**settings, **PLAIN, **changes}), folder)
+    return run(build_config({**settings, **PLAIN, **changes}), folder, report=False)
 
 
 @pytest.mark.parametrize("changes", [{}, {"materialize": False}, {"dtype": "bfloat16"}], ids=str)

@@ -27,8 +27,8 @@ WSE = "weight-sharing-error"
 UNEVEN = {"kv_budget": 7, "method_parameters": SMALL, "baseline": False}
 
 
-def finished(settings: dict[str, Any], folder: Path, **changes: Any) -> RunFolder:
-    return run(build_config({**settings, **changes}), folder)
+def finished(settings: dict[str, Any], folder: Path, *, report: bool = False, **changes: Any) -> RunFolder:
+    return run(build_config({**settings, **changes}), folder, report=report)
 
 
 def call(*arguments: str | Path) -> tuple[int, str]:

@@ -32,8 +32,8 @@ SHORT: dict[str, dict[str, Any]] = {
 WSE = {"objectives": ["weight-sharing-error"], "merge": "mean"}
 
 
-def finished(settings: dict[str, Any], folder: Path, **changes: Any) -> RunFolder:
-    return run(build_config({**settings, **changes}), folder)
+def finished(settings: dict[str, Any], folder: Path, *, report: bool = False, **changes: Any) -> RunFolder:
+    return run(build_config({**settings, **changes}), folder, report=report)
 
 
 @pytest.mark.parametrize("method", PRESETS)
@@ -63,7 +63,7 @@ def test_certificates(settings: dict[str, Any], tmp_path: Path, fitness: str) ->
         assert best.proven_optimal and best.error == pytest.approx(best.lower_bound, rel=1e-8)
         assert layer.lower_bound == pytest.approx(best.error, rel=1e-8) and layer.lower_bound <= (layer.error or 0)
         assert layer.proven_optimal is (layer.grouping == best.grouping)
-    found = finished(settings, tmp_path / "found", certify=True, **changes)
+    found = finished(settings, tmp_path / "found", certify=True, report=True, **changes)
     certificate = certificate_words(read_grouping(found.grouping))
     assert certificate is not None and certificate.startswith("2 of 2 layers proven")
     assert "An error marked * is proven" in found.report.read_text()

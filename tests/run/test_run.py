@@ -34,12 +34,12 @@ from tests.tiny_models import edit_config
 SMALL = {"population": 8, "offspring": 8, "generations": 6}
 
 
-def finished(settings: dict[str, Any], folder: Path, **changes: Any) -> RunFolder:
-    return run(build_config({**settings, **changes}), folder)
+def finished(settings: dict[str, Any], folder: Path, *, report: bool = False, **changes: Any) -> RunFolder:
+    return run(build_config({**settings, **changes}), folder, report=report)
 
 
 def test_a_run_leaves_everything_the_format_promises(settings: dict[str, Any], tmp_path: Path) -> None:
-    folder = finished(settings, tmp_path / "run", method_parameters=SMALL)
+    folder = finished(settings, tmp_path / "run", method_parameters=SMALL, report=True)
     for path in (folder.config, folder.environment, folder.history, folder.state, folder.grouping, folder.metrics):
         assert path.is_file(), path
     assert folder.report.read_text().startswith("<!")
