@@ -7,12 +7,16 @@ from gqasearch.models.layer import HeadGeometry, LayerWeights, augmented, tie_he
 from gqasearch.models.loading import load_model, whole_tensors
 from gqasearch.models.parent import Parent, load_parent
 from gqasearch.models.partial import (
+    Arguments,
+    Entered,
     decoder_layer,
+    enter,
     hidden_states_of,
     layers_stubbed,
     output_projection,
     outputs_noted,
     run_from,
+    run_layer,
 )
 from gqasearch.models.record import model_record
 from gqasearch.models.registry import FAMILIES, family_of, predicts_masked, read_config, supported_architectures
@@ -23,8 +27,10 @@ from gqasearch.models.tied import layers_replaced
 
 __all__ = [
     "FAMILIES",
+    "Arguments",
     "CheckpointTensors",
     "Config",
+    "Entered",
     "Family",
     "HeadGeometry",
     "LayerWeights",
@@ -34,6 +40,7 @@ __all__ = [
     "augmented",
     "check_device",
     "decoder_layer",
+    "enter",
     "family_of",
     "fingerprint",
     "hidden_states_of",
@@ -49,6 +56,7 @@ __all__ = [
     "read_config",
     "resolve_model",
     "run_from",
+    "run_layer",
     "stream_after",
     "supported_architectures",
     "tie_heads",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +61,11 @@ class Parent:
             return self.model.get_parameter(name).detach()
 
         return self.family.read_layer(read, index, self.config)
+
+    @contextmanager
+    def layer_loaded(self, index: int) -> Iterator[None]:
+        """Within the block the weights of decoder layer ``index`` stay in memory, however often it is called."""
+        yield
 
     @classmethod
     def from_model(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Parent:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from gqasearch.models.parent import Parent
+
+# What a decoder layer is called with besides the hidden states: positional and named arguments.
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def decoder_layer(parent: Parent, index: int) -> torch.nn.Module:
@@ -41,6 +45,37 @@ def outputs_noted(module: torch.nn.Module) -> Iterator[list[Tensor]]:
         yield given
     finally:
         handle.remove()
+
+
+@dataclass(frozen=True)
+class Entered:
+    """One batch before the first layer: ``hidden`` (B, T, D), and with what every layer is called besides, (L,)."""
+
+    hidden: Tensor
+    arguments: tuple[Arguments, ...]
+
+
+def enter(parent: Parent, ids: Tensor, mask: Tensor) -> Entered:
+    """Run the model without its layers' work, to see what enters the first and how each is called."""
+    hidden: list[Tensor] = []
+    arguments: list[Arguments] = []
+
+    def note(hidden_states: Tensor, *others: Any, **named: Any) -> Tensor:
+        hidden.append(hidden_states)
+        arguments.append((others, named))
+        return hidden_states
+
+    with torch.no_grad(), layers_stubbed(parent, range(parent.geometry.num_layers), note):
+        parent.model.base_model(
+            input_ids=ids.to(parent.device), attention_mask=mask.long().to(parent.device), use_cache=False
+        )
+    return Entered(hidden[0], tuple(arguments))
+
+
+def run_layer(parent: Parent, index: int, hidden: Tensor, arguments: Arguments) -> Tensor:
+    """One decoder layer, (B, T, D) -> (B, T, D)."""
+    others, named = arguments
+    return hidden_states_of(decoder_layer(parent, index)(hidden, *others, **named))
 
 
 def run_from(

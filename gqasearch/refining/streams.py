@@ -15,14 +15,14 @@ from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks
 from gqasearch.models import (
+    Arguments,
     LayerWeights,
     Parent,
-    decoder_layer,
-    hidden_states_of,
+    enter,
     layers_replaced,
-    layers_stubbed,
     output_projection,
     outputs_noted,
+    run_layer,
     wanted_of_attention,
 )
 from gqasearch.refining.layer_site import AttentionCall, LayerSite, compute_dtype, with_floats
@@ -39,7 +39,7 @@ class _Batch:
     parent: Tensor
     converted: Tensor
     mask: Tensor
-    arguments: list[tuple[tuple[Any, ...], dict[str, Any]]]
+    arguments: tuple[Arguments, ...]
 
 
 class Streams:
@@ -102,22 +102,9 @@ class Streams:
 
     def _run(self, index: int, hidden: Tensor, batch: _Batch) -> Tensor:
         """One decoder layer, (B, T, D) -> (B, T, D)."""
-        others, named = batch.arguments[index]
-        return hidden_states_of(decoder_layer(self._parent, index)(hidden, *others, **named))
+        return run_layer(self._parent, index, hidden, batch.arguments[index])
 
 
 def _start(parent: Parent, ids: Tensor, mask: Tensor) -> _Batch:
-    """Run the parent without its layers' work, to see what every layer is called with besides the stream."""
-    hidden: list[Tensor] = []
-    arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-    def note(hidden_states: Tensor, *others: Any, **named: Any) -> Tensor:
-        hidden.append(hidden_states)
-        arguments.append((others, named))
-        return hidden_states
-
-    with layers_stubbed(parent, range(parent.geometry.num_layers), note):
-        parent.model.base_model(
-            input_ids=ids.to(parent.device), attention_mask=mask.long().to(parent.device), use_cache=False
-        )
-    return _Batch(hidden[0], hidden[0], mask.to(parent.device), arguments)
+    entered = enter(parent, ids, mask)
+    return _Batch(entered.hidden, entered.hidden, mask.to(parent.device), entered.arguments)
