@@ -28,7 +28,7 @@ from gqasearch.checkpoints.remote_code import runs_own_code
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, tie_heads
-from gqasearch.models.offloaded import load_offloaded, replace_tensors
+from gqasearch.models.on_demand import load_on_demand, replace_weights
 from gqasearch.models.written_as_phi import WrittenAsPhi
 
 MOST_TOKENS = 128
@@ -105,8 +105,8 @@ class Computed:
 
     def parent(self) -> PreTrainedModel:
         """The source with these layers."""
-        model = load_offloaded(self._source.directory)
-        replace_tensors(model, self._reader_of)
+        model = load_on_demand(self._source.directory, torch.float32, "cpu", room=0)
+        replace_weights(model, self._reader_of)
         return model
 
     def rounding(self) -> float:
@@ -165,7 +165,7 @@ def check_loaded_back(folder: Path, layout: str, computed: Computed, block: Chec
 def logits_of_folder(folder: Path, trusted: bool, block: CheckBlock) -> Tensor:
     """(1, T, V) of the checkpoint in ``folder``; raises ``UserError`` where it cannot be loaded or run."""
     try:
-        return logits(load_offloaded(folder, trust_remote_code=trusted), block)
+        return logits(load_on_demand(folder, torch.float32, "cpu", room=0, trust_remote_code=trusted), block)
     except Exception as error:  # whatever transformers, or the model's code, makes of a file that is wrong
         raise UserError(f"the checkpoint that was written does not load and run: {error}. It was removed") from error
 

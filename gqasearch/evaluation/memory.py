@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gqasearch.models import Family, outputs_noted
+from gqasearch.models import Family, device_of, outputs_noted
 
 
 def kv_bytes_per_token(model: PreTrainedModel, value_bytes: int | None = None, tokens: int = 16) -> int:
@@ -17,7 +17,7 @@ def kv_bytes_per_token(model: PreTrainedModel, value_bytes: int | None = None, t
     ``value_bytes``: of one number as the checkpoint stores it (``value_bytes``), whatever ``model`` computes in here;
     those of ``model`` if not given.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     ids = torch.ones(1, tokens, dtype=torch.int64, device=device)
     with torch.no_grad():
         cache = model(input_ids=ids, use_cache=True).past_key_values
@@ -35,7 +35,7 @@ def computed_kv_bytes_per_token(
     ``model``: of ``family``, or converted from one and its modules named alike. ``value_bytes``: as in
     ``kv_bytes_per_token``.
     """
-    ids = torch.ones(1, tokens, dtype=torch.int64, device=next(model.parameters()).device)
+    ids = torch.ones(1, tokens, dtype=torch.int64, device=device_of(model))
     names = [family.tensor_name(layer, f"{role}.weight") for layer in range(num_layers) for role in "kv"]
     with ExitStack() as hooks, torch.no_grad():
         projections = [model.get_submodule(name.removesuffix(".weight")) for name in names]
@@ -51,7 +51,7 @@ def _bytes(tensor: Tensor, value_bytes: int | None) -> int:
 
 def cached_kv_heads(model: PreTrainedModel, tokens: int = 4) -> list[int]:
     """KV heads that every layer of ``model`` really caches."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     with torch.no_grad():
         out = model(input_ids=torch.ones(1, tokens, dtype=torch.int64, device=device), use_cache=True)
     return [int(layer.keys.shape[1]) for layer in out.past_key_values.layers]

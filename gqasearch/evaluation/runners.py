@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gqasearch.models import LayerWeights, Parent, layers_replaced
+from gqasearch.models import LayerWeights, Parent, device_of, layers_replaced
 
 Runner = Callable[[Tensor, Tensor], Tensor]
 """(ids (B, T), mask (B, T) bool) -> logits (B, T, V) float32."""
@@ -16,7 +16,7 @@ Runner = Callable[[Tensor, Tensor], Tensor]
 
 def model_runner(model: PreTrainedModel) -> Runner:
     """Run a loaded model as it is."""
-    device = next(model.parameters()).device
+    device = device_of(model)
 
     def run(ids: Tensor, mask: Tensor) -> Tensor:
         with torch.no_grad():

@@ -5,6 +5,7 @@ from gqasearch.models.family import Config, Family, Objective
 from gqasearch.models.identity import identity_of
 from gqasearch.models.layer import HeadGeometry, LayerWeights, augmented, tie_heads
 from gqasearch.models.loading import load_model, whole_tensors
+from gqasearch.models.on_demand import device_of, load_model_within
 from gqasearch.models.parent import Parent, load_parent
 from gqasearch.models.partial import (
     Arguments,
@@ -40,6 +41,7 @@ __all__ = [
     "augmented",
     "check_device",
     "decoder_layer",
+    "device_of",
     "enter",
     "family_of",
     "fingerprint",
@@ -48,6 +50,7 @@ __all__ = [
     "layers_replaced",
     "layers_stubbed",
     "load_model",
+    "load_model_within",
     "load_parent",
     "model_record",
     "output_projection",

@@ -51,7 +51,7 @@ def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote
         require_finite(parameter, directory, name)
     torch.nn.Module.to(model, torch.device(device))  # in place; transformers' own wrapper hides the signature
     model.eval()
-    _require_runs(model, directory)
+    require_runs(model, directory, model.device)
     return model
 
 
@@ -109,9 +109,9 @@ def from_files(
     return loaded
 
 
-def _require_runs(model: PreTrainedModel, directory: Path) -> None:
-    """Some values of ``config.json`` load and then fail, or give no numbers: said here, not in the midst of a run."""
-    ids = torch.zeros((1, TRIED_TOKENS), dtype=torch.long, device=model.device)
+def require_runs(model: PreTrainedModel, directory: Path, device: torch.device) -> None:
+    """Raise ``UserError`` for a model that does not run, or gives no numbers: said here, not in the midst of a run."""
+    ids = torch.zeros((1, TRIED_TOKENS), dtype=torch.long, device=device)
     try:
         with torch.no_grad():
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits

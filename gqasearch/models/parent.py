@@ -16,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gqasearch.models.family import Config, Family
 from gqasearch.models.identity import identity_of
 from gqasearch.models.layer import HeadGeometry, LayerWeights
-from gqasearch.models.loading import load_model, load_tokenizer
+from gqasearch.models.loading import load_tokenizer
+from gqasearch.models.on_demand import OnDemand, decoder_layers, device_of, load_model_within, on_demand
 from gqasearch.models.registry import family_of
 from gqasearch.models.source import resolve_model
 from gqasearch.models.tensors import CheckpointTensors, fingerprint
@@ -40,7 +41,12 @@ class Parent:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return device_of(self.model)
+
+    @property
+    def weights(self) -> OnDemand | None:
+        """What reads the weights when they are needed; None where all are in memory."""
+        return on_demand(self.model)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -58,14 +64,24 @@ class Parent:
         """One layer's attention weights by head, sharing memory with the model."""
 
         def read(name: str) -> Tensor:
-            return self.model.get_parameter(name).detach()
+            return self.parameter(name)
 
         return self.family.read_layer(read, index, self.config)
+
+    def parameter(self, name: str) -> Tensor:
+        """A parameter of the model, read from its file where it is not in memory."""
+        if self.weights is not None and self.weights.has(name):
+            return self.weights.read(name)
+        return self.model.get_parameter(name).detach()
 
     @contextmanager
     def layer_loaded(self, index: int) -> Iterator[None]:
         """Within the block the weights of decoder layer ``index`` stay in memory, however often it is called."""
-        yield
+        if self.weights is None:
+            yield
+            return
+        with self.weights.held(decoder_layers(self.model)[index]):
+            yield
 
     @classmethod
     def from_model(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Parent:
@@ -89,7 +105,7 @@ def load_parent(
     source.tensors  # noqa: B018 - for its errors: they come before a large model is read
     return Parent(
         id=model,
-        model=load_model(source.directory, dtype, device),
+        model=load_model_within(source.directory, dtype, device),
         config=config,
         family=family,
         tokenizer=load_tokenizer(source.directory),

@@ -40,7 +40,7 @@ def wanted_of_attention(parent: Parent, index: int, behind: Tensor, attended: Te
 
 def _gain(parent: Parent, index: int, attended: Tensor) -> Tensor | None:
     def read(name: str) -> Tensor:
-        return parent.model.get_parameter(name).detach()
+        return parent.parameter(name)
 
     with torch.no_grad():
         return parent.family.stream_gain(read, index, parent.config, attended)

@@ -18,14 +18,22 @@ def layers_replaced(parent: Parent, layers: Mapping[int, LayerWeights]) -> Itera
 
     Layers not named keep their weights. All weights are put back on leaving, also after an error.
     """
+    with torch.no_grad():
+        written = {
+            name: tensor
+            for index, weights in layers.items()
+            for name, tensor in parent.family.write_layer(weights, index).items()
+        }
+    if parent.weights is not None:
+        with parent.weights.replaced(written):
+            yield
+        return
     before: dict[str, Tensor] = {}
     try:
-        with torch.no_grad():
-            for index, weights in layers.items():
-                for name, tensor in parent.family.write_layer(weights, index).items():
-                    parameter = parent.model.get_parameter(name)
-                    before[name] = parameter.data
-                    parameter.data = tensor.to(parameter.device, parameter.dtype)
+        for name, tensor in written.items():
+            parameter = parent.model.get_parameter(name)
+            before[name] = parameter.data
+            parameter.data = tensor.to(parameter.device, parameter.dtype)
         yield
     finally:
         for name, tensor in before.items():

@@ -27,7 +27,15 @@ from gqasearch.evaluation import (
 )
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import make_merge
-from gqasearch.models import Family, LayerWeights, ModelSource, Objective, load_model, predicts_masked, read_config
+from gqasearch.models import (
+    Family,
+    LayerWeights,
+    ModelSource,
+    Objective,
+    load_model_within,
+    predicts_masked,
+    read_config,
+)
 from gqasearch.models.stored_dtype import value_bytes
 from gqasearch.run.texts import used_texts
 from gqasearch.run.workspace import Workspace
@@ -61,7 +69,7 @@ def checkpoint_model(work: Workspace, directory: Path, *, trust_remote_code: boo
     if not trust_remote_code and needs_remote_code(directory):
         require_trust(directory)
     dtype: torch.dtype = getattr(torch, work.config.dtype)
-    return load_model(directory, dtype, work.config.device, trust_remote_code=trust_remote_code)
+    return load_model_within(directory, dtype, work.config.device, trust_remote_code=trust_remote_code)
 
 
 def require_same_tokens(source: ModelSource, checkpoint: Path) -> None:

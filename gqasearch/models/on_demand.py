@@ -1,0 +1,316 @@
+"""Weights on demand: a decoder layer is read from its files when it is called, and let go of when others need the room.
+
+What else a model has (embeddings, norms, the output head) is read module by module in the same way. transformers makes
+the model and says which stored tensor each parameter is; everything else of it runs as it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from accelerate.hooks import SequentialHook, remove_hook_from_module
+from accelerate.utils.offload import OffloadedWeightsLoader, PrefixedDataset
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from gqasearch.models.device import check_device
+from gqasearch.models.loading import from_files, load_model, require_runs
+from gqasearch.models.skeleton import without_values
+from gqasearch.models.tensors import CheckpointTensors, require_finite
+
+# Bytes of weights that stay in memory when no module is running. A single layer stays however large it is.
+ROOM = 2**28
+ATTRIBUTE = "weights_on_demand"  # of a model: its OnDemand
+# A parameter's value, or what reads it by the parameter's name.
+Value: TypeAlias = Tensor | Callable[[str], Tensor]
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Where a parameter sits (``owner.own``), what it is called in the model and in the files, and its dtype."""
+
+    owner: nn.Module
+    own: str
+    name: str
+    stored: str
+    dtype: torch.dtype
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        found = self.owner._parameters[self.own]  # noqa: SLF001 - nn.Module has no public way to exchange one
+        if found is None:
+            raise ValueError(f"{self.name} is gone")
+        return found
+
+    @property
+    def is_empty(self) -> bool:
+        return self.parameter.is_meta
+
+    def put(self, value: Tensor) -> None:
+        shape = self.parameter.shape
+        if value.shape != shape:
+            raise ValueError(f"{self.name} was computed in shape {tuple(value.shape)}, not {tuple(shape)}")
+        self.owner._parameters[self.own] = nn.Parameter(value, requires_grad=False)  # noqa: SLF001
+
+    def empty(self) -> None:
+        self.put(torch.empty(self.parameter.shape, dtype=self.dtype, device="meta"))
+
+
+class OnDemand:
+    """The weights of ``model``, which has none in memory yet; ``room``: bytes that may stay there.
+
+    Parameters that transformers loaded all the same (none of a matrix's size) stay as they are.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tensors: CheckpointTensors, stored: Mapping[str, str], device: str, room: int
+    ) -> None:
+        self.device, self.room = torch.device(device), room
+        self._tensors = tensors
+        self._values: dict[str, Value] = {}  # in place of what is stored
+        self._slots: dict[str, tuple[nn.Module, _Slot]] = {}
+        self._units: dict[nn.Module, list[_Slot]] = {}
+        self._resident: OrderedDict[nn.Module, None] = OrderedDict()  # the last one used is the last
+        self._held: set[nn.Module] = set()
+        layers = list(decoder_layers(model))
+        unit_of = {module: layer for layer in layers for module in layer.modules()}
+        for path, module in model.named_modules():
+            unit = unit_of.get(module, module)
+            for own, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+                name = f"{path}.{own}" if path else own
+                if parameter.is_meta:
+                    slot = _Slot(module, own, name, stored[name], parameter.dtype)
+                    self._slots[name] = unit, slot
+                    self._units.setdefault(unit, []).append(slot)
+        for unit in self._units:
+            for module in unit.modules() if unit in layers else [unit]:
+                module.register_forward_pre_hook(lambda module, _args, unit=unit: self._called(module, unit))
+
+    def _called(self, module: nn.Module, unit: nn.Module) -> None:
+        if "forward" not in module.__dict__ and "forward" not in unit.__dict__:  # else it is stubbed: no layer runs
+            self._need(unit)
+
+    def _need(self, unit: nn.Module) -> None:
+        """Have all of this unit in memory."""
+        empty = [slot for slot in self._units[unit] if slot.is_empty]
+        if unit not in self._resident or empty:
+            self._make_room(sum(map(_nbytes, self._units[unit])), unit)
+        self._resident[unit] = None
+        self._resident.move_to_end(unit)
+        for slot in empty:
+            slot.put(self.read(slot.name))
+
+    def _make_room(self, nbytes: int, unit: nn.Module) -> None:
+        taken = sum(_nbytes(slot) for other in self._resident for slot in self._units[other])
+        for other in [one for one in self._resident if one not in self._held and one is not unit]:
+            if taken + nbytes <= self.room:
+                return
+            taken -= sum(map(_nbytes, self._units[other]))
+            del self._resident[other]
+            for slot in self._units[other]:
+                slot.empty()
+            give_back()
+
+    def read(self, name: str) -> Tensor:
+        """A parameter by its name in the model, as the model computes with it."""
+        _, slot = self._slots[name]
+        if not slot.is_empty:
+            return slot.parameter.detach()
+        value = self._values.get(name)
+        if value is None:
+            value = self._tensors.read(slot.stored)
+        elif not isinstance(value, Tensor):
+            value = value(name)
+        return value.to(self.device, slot.dtype)
+
+    def has(self, name: str) -> bool:
+        """Whether the parameter is one that is read on demand."""
+        return name in self._slots
+
+    @contextmanager
+    def held(self, unit: nn.Module) -> Iterator[None]:
+        """Within the block this decoder layer stays in memory."""
+        outer = unit in self._held or unit not in self._units
+        self._held |= {unit} - ({unit} if outer else set())
+        try:
+            yield
+        finally:
+            if not outer:
+                self._held.remove(unit)
+
+    @contextmanager
+    def replaced(self, values: Mapping[str, Value]) -> Iterator[None]:
+        """Within the block the model computes with these values for the parameters of these names."""
+        before = {name: self._slots[name][1].parameter for name in values}
+        self._values |= values
+        try:
+            for name in values:
+                self._refill(name)
+            yield
+        finally:
+            for name in values:
+                del self._values[name]
+                unit, slot = self._slots[name]
+                if unit in self._resident and not before[name].is_meta:
+                    slot.put(before[name].detach())
+                else:
+                    slot.empty()
+
+    def replace(self, values: Mapping[str, Value]) -> None:
+        """The same for good."""
+        self._values |= values
+        for name in values:
+            self._refill(name)
+
+    def _refill(self, name: str) -> None:
+        """Forget what is in memory of a parameter, and read it again where the rest of its layer stays."""
+        unit, slot = self._slots[name]
+        slot.empty()
+        if unit in self._resident:
+            slot.put(self.read(name))
+
+    def require_finite(self) -> None:
+        """Read everything once; raise ``UserError`` for values that are not finite."""
+        for _, slot in self._slots.values():
+            require_finite(self.read(slot.name), self._tensors.directory, slot.name)
+
+
+def load_model_within(
+    directory: Path, dtype: torch.dtype, device: str, *, room: int | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The model in ``directory``: all of it in memory where it fits ``room`` bytes, else with weights on demand.
+
+    ``room``: ``ROOM`` if not given; on another device, half of what is free there. Raises ``UserError`` as
+    ``load_model`` does.
+    """
+    check_device(device)
+    room = room_on(device) if room is None else room
+    tensors = CheckpointTensors(directory)
+    values = sum(math.prod(tensors.stored(name).shape) for name in tensors.shard_of)
+    if values * dtype.itemsize <= room:
+        return load_model(directory, dtype, device, trust_remote_code=trust_remote_code)
+    model = load_on_demand(directory, dtype, device, room=room, trust_remote_code=trust_remote_code)
+    if (weights := on_demand(model)) is not None:
+        weights.require_finite()
+    require_runs(model, directory, torch.device(device))
+    return model
+
+
+def room_on(device: str) -> int:
+    """Bytes of weights that may stay on a device."""
+    kind = torch.device(device)
+    return torch.cuda.mem_get_info(kind)[0] // 2 if kind.type == "cuda" else ROOM
+
+
+def load_on_demand(
+    directory: Path, dtype: torch.dtype, device: str, *, room: int = ROOM, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The model in ``directory`` as transformers loads it, with weights that are read when they are needed.
+
+    Raises ``UserError`` as ``load_model`` does, but for values that are not finite and for a model that does not run.
+    """
+    tensors = CheckpointTensors(directory)
+    with without_values(tensors):
+        model = from_files(tensors, dtype, device_map={"": "disk"}, trust_remote_code=trust_remote_code)
+    stored = _stored_names(model, tensors)
+    if stored is None:
+        model = from_files(tensors, dtype, trust_remote_code=trust_remote_code)
+        nn.Module.to(model, torch.device(device))  # in place; transformers' own wrapper hides the signature
+        model.eval()
+        return model
+    remove_hook_from_module(model, recurse=True)
+    for module in model.modules():
+        module.__dict__.pop("forward", None)  # what accelerate leaves there is the class's own
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    setattr(model, ATTRIBUTE, OnDemand(model, tensors, stored, device, room))
+    found: PreTrainedModel = model.eval()
+    return found
+
+
+def on_demand(model: nn.Module) -> OnDemand | None:
+    """The weights of a model that ``load_on_demand`` made; None for one whose weights are all in memory."""
+    found: OnDemand | None = model.__dict__.get(ATTRIBUTE)
+    return found
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The layers of a model, or of an encoder: the list of modules with the most parameters."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=lambda found: sum(parameter.numel() for parameter in found.parameters()))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model computes, also while its weights are not in memory."""
+    weights = on_demand(model)
+    return next(model.parameters()).device if weights is None else weights.device
+
+
+def replace_weights(model: nn.Module, values: Mapping[str, Callable[[str], Tensor]]) -> None:
+    """Let ``model`` compute with other values for some parameters: name -> what reads it by name."""
+    if (weights := on_demand(model)) is not None:
+        weights.replace(values)
+        return
+    for name, read in values.items():
+        parameter = model.get_parameter(name)
+        parameter.data = read(name).to(parameter.device, parameter.dtype)
+
+
+def give_back() -> None:
+    """Let the system have the memory of weights that are gone.
+
+    glibc would keep it: matrices of several sizes come and go, and its heap grows to a good part of the model.
+    """
+    if (trim := getattr(_LIBC, "malloc_trim", None)) is not None:
+        trim(0)
+
+
+def _stored_names(model: PreTrainedModel, tensors: CheckpointTensors) -> dict[str, str] | None:
+    """Parameter -> the stored tensor that transformers would read for it; None where it names none for some."""
+    found: dict[str, str] = {}
+    tied = model.get_expanded_tied_weights_keys(all_submodels=True)
+    missing = []
+    for path, module in model.named_modules():
+        hook = module.__dict__.get("_hf_hook")
+        for own, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if not parameter.is_meta:
+                continue
+            name = f"{path}.{own}" if path else own
+            place = _place(hook, own)
+            if place is None or place not in tensors.shard_of:
+                missing.append(name)
+            else:
+                found[name] = place
+    for name in missing:  # stored under the name of the one that it is tied to
+        others = [*(one for one in tied if tied[one] == name), tied.get(name)]
+        place = next((found[one] for one in others if one in found), None)
+        if place is None:
+            return None
+        found[name] = place
+    return found
+
+
+def _place(hook: Any, own: str) -> str | None:
+    """What accelerate's hook of a module calls the stored tensor of one of its parameters."""
+    hooks = hook.hooks if isinstance(hook, SequentialHook) else (hook,)
+    for one in hooks:
+        weights = getattr(one, "weights_map", None)
+        if isinstance(weights, PrefixedDataset) and isinstance(weights.dataset, OffloadedWeightsLoader):
+            place = weights.dataset.index.get(f"{weights.prefix}{own}")
+            return None if place is None else str(place.get("weight_name", f"{weights.prefix}{own}"))
+    return None
+
+
+def _nbytes(slot: _Slot) -> int:
+    return slot.parameter.numel() * slot.dtype.itemsize
