@@ -19,6 +19,7 @@ from gqasearch.models.partial import (
     run_from,
     run_layer,
 )
+from gqasearch.models.precision import quick_products
 from gqasearch.models.record import model_record
 from gqasearch.models.registry import FAMILIES, family_of, predicts_masked, read_config, supported_architectures
 from gqasearch.models.source import ModelSource, resolve_model
@@ -56,6 +57,7 @@ __all__ = [
     "output_projection",
     "outputs_noted",
     "predicts_masked",
+    "quick_products",
     "read_config",
     "resolve_model",
     "run_from",
