@@ -69,6 +69,18 @@ def remove_abandoned(path: Path) -> None:
         _remove_if_abandoned(left)
 
 
+def adopt_abandoned(path: Path, aside: Path) -> None:
+    """Take over, as ``aside``, what a process of this machine that was killed while making the folder ``path`` left.
+
+    What this process itself left there after an error is there already.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.partial-{_machine()}-*"):
+        process = left.name.rpartition("-")[2]
+        if not aside.exists() and process.isdecimal() and not _is_running(int(process)):
+            with suppress(OSError):  # another process was quicker
+                left.rename(aside)
+
+
 def remove_all_abandoned(folder: Path) -> None:
     """The same of everything that other processes write in ``folder``."""
     for left in folder.glob(".*partial-*"):

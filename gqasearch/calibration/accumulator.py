@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ TINY = torch.finfo(torch.float64).tiny
 
 @dataclass(frozen=True)
 class _Fields:
-    """Shapes of the sums, laid out one after another in the layer's file."""
+    """Shapes of the sums."""
 
     geometry: HeadGeometry
     length: int
@@ -39,17 +38,13 @@ class _Fields:
 
 
 class LayerAccumulator:
-    """Sums in float64, in a memory-mapped file."""
+    """Sums in float64 on the CPU."""
 
     def __init__(
-        self, path: Path, geometry: HeadGeometry, weights: LayerWeights, length: int, stride: int, sample_tokens: int
+        self, geometry: HeadGeometry, weights: LayerWeights, length: int, stride: int, sample_tokens: int
     ) -> None:
         shapes = _Fields(geometry, length).shapes()
-        sizes = {name: torch.Size(shape).numel() for name, shape in shapes.items()}
-        flat = torch.from_file(str(path), shared=True, size=sum(sizes.values()), dtype=torch.float64)
-        flat.zero_()
-        parts = flat.split(list(sizes.values()))
-        self.sums = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+        self.sums = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
         self.reads = torch.einsum("qax,qay->qxy", weights.o.float(), weights.o.float())  # W_o^T W_o (Hq, dv, dv)
         self.stride, self.sample_tokens, self.seen, self.length = stride, sample_tokens, 0, length
         self.cosines = self.sines = torch.zeros(length, 0, dtype=torch.float64)
@@ -122,7 +117,7 @@ class LayerAccumulator:
     def _take_sample(self, x: Tensor) -> None:
         first = -self.seen % self.stride
         room = self.sample_tokens - sum(map(len, self.sample))
-        self.sample.append(x[first :: self.stride][:room].cpu())
+        self.sample.append(x[first :: self.stride][:room].to("cpu", copy=True))  # a view would keep all of x
         self.seen += len(x)
 
     def _add(self, name: str, value: Tensor) -> None:

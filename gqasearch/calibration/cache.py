@@ -14,9 +14,9 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from gqasearch.calibration.blocks import TokenBlocks
-from gqasearch.calibration.collect import collect, no_progress
+from gqasearch.calibration.collect import HIDDEN, collect, no_progress
 from gqasearch.calibration.statistics import LayerStatistics, Statistics
-from gqasearch.files import aside_of, remove_abandoned, remove_all_abandoned
+from gqasearch.files import adopt_abandoned, aside_of, remove_all_abandoned
 from gqasearch.models import Parent
 
 FORMAT = 2  # raise when the meaning of a statistic changes: older caches are then not found
@@ -54,7 +54,7 @@ class CachedStatistics(Statistics):
 
     @lru_cache(maxsize=2)  # noqa: B019 - a frozen instance, and two layers at most
     def layer(self, index: int) -> LayerStatistics:
-        tensors = load_file(self.folder / f"layer_{index:03d}.safetensors")
+        tensors = load_file(_layer_file(self.folder, index))
         return LayerStatistics(tokens=self.num_tokens, **tensors)
 
 
@@ -77,7 +77,8 @@ def load_or_collect(
 ) -> CachedStatistics:
     """Statistics of ``parent`` on ``blocks``: from the cache, or by one pass that fills it.
 
-    The folder appears under its name only when it is complete.
+    The folder appears under its name only when it is complete. A pass that was stopped goes on at the layer that it
+    was stopped in.
     """
     key = statistics_key(parent, blocks, sample_tokens)
     base = (root or cache_root()) / "statistics"
@@ -86,28 +87,48 @@ def load_or_collect(
     if (folder / MANIFEST).is_file():
         return found
     base.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(folder)
-    remove_all_abandoned(base)  # the same model and text may never come again
     aside = aside_of(folder)
+    adopt_abandoned(folder, aside)
+    remove_all_abandoned(base)  # the same model and text may never come again
+    aside.mkdir(exist_ok=True)
+    done = _layers_done(aside)
     try:
-        aside.mkdir()
         layers = collect(
-            parent, blocks, aside, batch_blocks=batch_blocks, sample_tokens=sample_tokens, progress=progress
+            *(parent, blocks, aside),
+            batch_blocks=batch_blocks,
+            sample_tokens=sample_tokens,
+            done=done,
+            progress=progress,
         )
-        for index, layer in enumerate(layers):
-            _write_layer(aside / f"layer_{index:03d}.safetensors", layer)
-            (aside / f"layer_{index:03d}.bin").unlink()
+        for index, layer in enumerate(layers, start=done):
+            _write_layer(_layer_file(aside, index), layer)
+        shutil.rmtree(aside / HIDDEN, ignore_errors=True)
         manifest = {"format": FORMAT, "key": key, "tokens": blocks.tokens, "source": blocks.source, "model": parent.id}
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         _put(aside, folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        if not _layers_done(aside):
+            shutil.rmtree(aside, ignore_errors=True)
     return found
+
+
+def _layer_file(folder: Path, index: int) -> Path:
+    return folder / f"layer_{index:03d}.safetensors"
+
+
+def _layers_done(folder: Path) -> int:
+    """Layers whose statistics are complete, from the first."""
+    done = 0
+    while _layer_file(folder, done).is_file():
+        done += 1
+    return done
 
 
 def _write_layer(path: Path, layer: LayerStatistics) -> None:
     tensors = {field.name: getattr(layer, field.name) for field in fields(layer) if field.name != "tokens"}
-    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
+    unfinished = path.with_suffix(".unfinished")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)
+    unfinished.replace(path)
 
 
 def _put(aside: Path, folder: Path) -> None:

@@ -1,14 +1,13 @@
-"""The calibration pass: run the parent over the text once and accumulate every layer's statistics.
+"""The calibration pass: the text goes up the parent once, and a layer's statistics are summed up as it passes.
 
-Accumulators live in one memory-mapped file per layer, so that memory is bounded by one layer's
-matrices and a batch, whatever the number of layers; the operating system writes the rest to disk.
+Memory is bounded by one layer's weights and matrices and a batch, whatever the number of layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gqasearch.calibration.accumulator import LayerAccumulator
+from gqasearch.calibration.ascent import Ascent
 from gqasearch.calibration.blocks import TokenBlocks
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.errors import UserError
-from gqasearch.models import Parent, output_projection, stream_after
+from gqasearch.models import LayerWeights, Parent, output_projection, stream_after
+
+HIDDEN = "hidden"  # folder of the hidden states of a pass under way
 
 
 def no_progress(done: int, total: int) -> None:
-    """For callers that show nothing: ``done`` of ``total`` blocks."""
+    """For callers that show nothing: ``done`` of ``total`` steps."""
 
 
 @contextmanager
@@ -52,78 +54,80 @@ def collect(
     *,
     batch_blocks: int = 8,
     sample_tokens: int = 256,
+    done: int = 0,
     progress: Callable[[int, int], None] = no_progress,
 ) -> Iterator[LayerStatistics]:
-    """Yield the statistics of layer 0, 1, ... after one pass over ``blocks``.
+    """Yield the statistics of layer ``done``, ``done + 1``, ...; the text passes a layer when they are asked for.
 
-    ``folder`` holds the accumulators while it runs. ``sample_tokens``: rows of x kept per layer.
+    ``folder`` holds the text's hidden states where memory does not; ``done``: layers whose statistics an earlier
+    process has, which left there where the text was. ``sample_tokens``: rows of x kept per layer. ``progress``:
+    layers done, of all.
     """
-    geometry = parent.geometry
-    stride = max(1, blocks.tokens // sample_tokens)
-    accumulators = [
-        LayerAccumulator(
-            folder / f"layer_{index:03d}.bin",
-            geometry,
-            parent.layer(index),
-            blocks.ids.shape[1],
-            stride,
-            sample_tokens,
-        )
-        for index in range(geometry.num_layers)
-    ]
-    running = _Running()
-    handles = [
-        handle for index in range(geometry.num_layers) for handle in _hooks(parent, index, accumulators[index], running)
-    ]
-    try:
-        with eager_attention(parent), torch.no_grad():
-            done = 0
-            for ids, mask in blocks.batches(batch_blocks):
-                running.mask = mask.to(parent.device)
-                parent.model(
-                    input_ids=ids.to(parent.device), attention_mask=mask.long().to(parent.device), use_cache=False
-                )
-                done += len(ids)
-                progress(done, len(blocks.ids))
-    finally:
-        for handle in handles:
-            handle.remove()
-    for accumulator in accumulators:
+    stride, layers = max(1, blocks.tokens // sample_tokens), parent.geometry.num_layers
+    with torch.no_grad(), eager_attention(parent):
+        text = Ascent(parent, blocks, batch_blocks, folder / HIDDEN)
+    text.resume(done)
+    while text.level < layers:
+        index = text.level
+        with torch.no_grad(), eager_attention(parent), parent.layer_loaded(index):
+            if index < done:
+                text.advance()
+                continue
+            weights = parent.layer(index)
+            accumulator = LayerAccumulator(parent.geometry, weights, blocks.ids.shape[1], stride, sample_tokens)
+            watched = _Watched(parent, index, accumulator, weights)
+            with watched.hooked():
+                text.advance(partial(_watch, text, watched))
+        progress(text.level, layers)
         yield accumulator.result()
+        text.forget_below()
 
 
-@dataclass
-class _Running:
-    """What the hooks of one batch share: its mask (B, T), the stream that enters the layer, and what attention adds."""
-
-    mask: Tensor = field(default_factory=lambda: torch.empty(0))
-    stream: Tensor = field(default_factory=lambda: torch.empty(0))
-    added: Tensor = field(default_factory=lambda: torch.empty(0))
+def _watch(text: Ascent, watched: _Watched, batch: int, hidden: Tensor) -> Tensor:
+    watched.mask, watched.stream = text.batches[batch].mask, hidden
+    return text.call(batch, hidden)
 
 
-def _hooks(parent: Parent, index: int, accumulator: LayerAccumulator, running: _Running) -> list[Any]:
-    path = parent.family.attention_path(index)
-    attention, block = parent.model.get_submodule(path), parent.model.get_submodule(path.rpartition(".")[0])
+class _Watched:
+    """A layer whose accumulator is given what every call of its attention block reads and makes.
 
-    def before_block(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        running.stream = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    ``mask`` (B, T) and ``stream`` (B, T, D): of the batch that the layer is about to be called on.
+    """
 
-    def after_projection(_module: torch.nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
-        running.added = output
+    mask: Tensor
+    stream: Tensor
 
-    def after_attention(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def __init__(self, parent: Parent, index: int, accumulator: LayerAccumulator, weights: LayerWeights) -> None:
+        self._parent, self._index, self._weights = parent, index, weights
+        self._accumulator, self._added = accumulator, torch.empty(0)
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Within the block the layer is watched."""
+        attention = self._parent.model.get_submodule(self._parent.family.attention_path(self._index))
+        handles = [
+            output_projection(self._parent, self._index).register_forward_hook(self._after_projection),
+            attention.register_forward_hook(self._after_attention, with_kwargs=True),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _after_projection(self, _module: torch.nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
+        self._added = output
+
+    def _after_attention(
+        self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         maps = output[1]
         if maps is None:
             raise UserError("this model's attention does not return its maps; calibration needs them")
-        if kwargs.get("position_embeddings") is not None:
-            cosines, sines = kwargs["position_embeddings"]
-            accumulator.set_turns(cosines[0], sines[0])
-        residual = stream_after(parent, index, running.stream, running.added)
-        accumulator.add(hidden, maps, residual, running.mask, parent.layer(index))
-
-    return [
-        block.register_forward_pre_hook(before_block, with_kwargs=True),
-        output_projection(parent, index).register_forward_hook(after_projection),
-        attention.register_forward_hook(after_attention, with_kwargs=True),
-    ]
+        with torch.autocast(hidden.device.type, enabled=False):
+            if kwargs.get("position_embeddings") is not None:
+                cosines, sines = kwargs["position_embeddings"]
+                self._accumulator.set_turns(cosines[0], sines[0])
+            residual = stream_after(self._parent, self._index, self.stream, self._added)
+            self._accumulator.add(hidden, maps, residual, self.mask, self._weights)

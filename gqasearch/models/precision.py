@@ -31,7 +31,7 @@ def quick_products(parent: Parent) -> AbstractContextManager[None]:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies in bfloat16 faster than in float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     found = torch.cpu.get_capabilities()

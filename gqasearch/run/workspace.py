@@ -157,14 +157,14 @@ class Workspace:
 
     def _load_statistics(self) -> Statistics:
         blocks = self.blocks("calibration")
-        self.progress.stage("calibration", total=len(blocks.ids))
+        self.progress.stage("calibration", total=self.source.geometry.num_layers)
         found = load_or_collect(
             self.parent,
             blocks,
             batch_blocks=self.config.batch_blocks,
             progress=lambda done, _: self.progress.update(done),
         )
-        self.progress.update(len(blocks.ids))  # also when the cache had them
+        self.progress.update(self.source.geometry.num_layers)  # also when the cache had them
         return found
 
     @cached_property

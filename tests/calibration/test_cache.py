@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import astuple
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,9 @@ import pytest
 import torch
 
 from gqasearch.calibration import load_or_collect, statistics_key
+from gqasearch.calibration.ascent import Ascent
 from gqasearch.files import aside_of
-from gqasearch.models import load_parent
+from gqasearch.models import load_parent, output_projection
 from tests.samples import random_blocks
 from tests.tiny_models import save_checkpoint, tiny_model, tiny_parent
 
@@ -47,21 +51,36 @@ def test_key_does_not_depend_on_where_the_model_lies(tmp_path: Path) -> None:
     assert len({statistics_key(load_parent(str(folder)), blocks, 10) for folder in folders}) == 1
 
 
-def test_an_interrupted_pass_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parent = tiny_parent("llama")
+@pytest.mark.parametrize("room", [0, 2**28])
+@pytest.mark.parametrize("stopped_in", [0, 1, 2])
+def test_a_pass_that_was_stopped_goes_on_at_its_layer(
+    stopped_in: int, room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("gqasearch.calibration.collect"), "Ascent", partial(Ascent, room=room))
+    parent = tiny_parent("llama", layers=3)
     blocks = random_blocks(parent.config["vocab_size"])
-    forward, calls = parent.model.forward, []
+    whole = load_or_collect(parent, blocks, root=tmp_path / "whole", batch_blocks=2)
 
-    def stop(*args: object, **kwargs: object) -> object:
-        calls.append(1)
-        if len(calls) > 1:
-            raise KeyboardInterrupt
-        return forward(*args, **kwargs)
+    def stop(*_args: object, **_kwargs: object) -> object:
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(parent.model, "forward", stop)
+    handle = output_projection(parent, stopped_in).register_forward_hook(stop)
     with pytest.raises(KeyboardInterrupt):
         load_or_collect(parent, blocks, root=tmp_path, batch_blocks=2)
-    assert not list((tmp_path / "statistics").iterdir())
+    handle.remove()
+    left = list((tmp_path / "statistics").iterdir())
+    assert len(left) == (1 if stopped_in else 0)
+    if left:  # as a process that is gone
+        left[0].rename(left[0].with_name(left[0].name.replace(f"-{os.getpid()}", "-4194305")))
+    calls: list[int] = []
+    handle = output_projection(parent, 0).register_forward_hook(lambda *_: calls.append(1))
+    found = load_or_collect(parent, blocks, root=tmp_path, batch_blocks=2)
+    handle.remove()
+    assert bool(calls) == (stopped_in == 0 or room > 0)  # what lay on disk is not computed again
+    for index in range(3):
+        for one, other in zip(astuple(found.layer(index)), astuple(whole.layer(index)), strict=True):
+            assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+    assert [path.name for path in found.folder.glob("*hidden*")] == []
 
 
 def test_what_a_killed_pass_left_is_removed_by_the_next(tmp_path: Path) -> None:
