@@ -165,7 +165,7 @@ class MLPStreams(Streams):
 
     def advance_converted(self, index: int, layer: LayerWeights | None) -> None:
         seen: list[Tensor] = []
-        projection = down_projection(self._parent, index)
+        projection = down_projection(self.parent, index)
         handle = projection.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
         try:
             super().advance_converted(index, layer)
@@ -174,18 +174,20 @@ class MLPStreams(Streams):
         if self._one:
             return
         change = self._fitted_change(seen)
-        for batch, z in zip(self._batches, seen, strict=True):
-            batch.converted = batch.converted + z @ change.T.to(z)
+        given = iter(seen)
+        self.converted.level -= 1
+        self.converted.advance(lambda _batch, hidden: hidden + (z := next(given)) @ change.T.to(z))
         self.changes[index] = change
 
     def _fitted_change(self, inputs: list[Tensor]) -> Tensor:
-        size, width = inputs[0].shape[-1], self._batches[0].converted.shape[-1]
+        size, width = inputs[0].shape[-1], self.parent.geometry.hidden_size
         gram = torch.zeros(size, size, dtype=torch.float64, device=inputs[0].device)
         cross = gram.new_zeros(width, size)
-        for batch, given in zip(self._batches, inputs, strict=True):
+        streams = zip(self.original.hidden, self.converted.hidden, strict=True)
+        for batch, given, (wanted, got) in zip(self.converted.batches, inputs, streams, strict=True):
             z = given[batch.mask].double()
             gram += z.T @ z
-            cross += (batch.parent - batch.converted)[batch.mask].double().T @ z
+            cross += (wanted - got)[batch.mask].double().T @ z
         gram.diagonal().add_(self.ridge * gram.diagonal().mean())
         change: Tensor = torch.linalg.solve(gram, cross, left=False)
         return change

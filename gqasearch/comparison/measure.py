@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from gqasearch.comparison.values import FITNESS, QUALITY, Column, Values
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Quality, Runner, evaluate_quality, model_runner
 from gqasearch.grouping import Grouping
+from gqasearch.models import LayerWeights
 from gqasearch.run import Kept, Progress, Workspace
 
 KL, PERPLEXITY = "kl", "perplexity"
@@ -95,7 +96,7 @@ def _qualities(work: Workspace, groupings: Sequence[Grouping], blocks: TokenBloc
     """Of every one of ``QUALITIES``, one number per grouping, as the run of this grouping would be measured."""
     runners: dict[str, Runner] = {}
     for index, grouping in enumerate(groupings):
-        refined = {}
+        refined: Mapping[int, LayerWeights] = {}
         if work.refinement.reads_text:
             refined = work.converter.refine(
                 grouping, work.blocks("calibration"), work.refinement, batch_blocks=work.config.batch_blocks

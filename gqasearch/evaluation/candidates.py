@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from gqasearch.calibration import Statistics, TokenBlocks, no_progress
 from gqasearch.evaluation.runners import Runner, tied_runner
@@ -66,14 +67,19 @@ class Converter:
         refinement: Refinement,
         *,
         batch_blocks: int = 8,
+        folder: Path | None = None,
         progress: Callable[[int, int], None] = no_progress,
-    ) -> dict[int, LayerWeights]:
-        """Every layer that ``refinement``, fitted on ``blocks``, changes after the merge: k, v (G, ...)."""
+    ) -> Mapping[int, LayerWeights]:
+        """Every layer that ``refinement``, fitted on ``blocks``, changes after the merge: k, v (G, ...).
+
+        ``folder``: see ``Refinement.refine``.
+        """
         return refinement.refine(
             self.parent,
             grouping,
             lambda index: self.merged_layer(grouping, index),
             blocks,
             batch_blocks=batch_blocks,
+            folder=folder,
             progress=progress,
         )

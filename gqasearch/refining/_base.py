@@ -9,9 +9,12 @@ corrected and not added up. No language-model loss is involved, and no layer abo
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +23,7 @@ from gqasearch.calibration import TokenBlocks, no_progress
 from gqasearch.grouping import Grouping
 from gqasearch.models import LayerWeights, Parent, tie_heads
 from gqasearch.refining.layer_site import LayerSite, compute_dtype
+from gqasearch.refining.refined_layers import RefinedLayers, copied
 from gqasearch.refining.streams import Streams
 
 
@@ -53,12 +57,15 @@ class Refinement(ABC):
         blocks: TokenBlocks,
         *,
         batch_blocks: int = 8,
+        folder: Path | None = None,
         progress: Callable[[int, int], None] = no_progress,
-    ) -> dict[int, LayerWeights]:
+    ) -> Mapping[int, LayerWeights]:
         """Every layer that was changed, by index: k, v (G, ...), in float32 or the parent's dtype if wider.
 
         ``merged_layer(i)``: layer i after its merge. Layers in which nothing is shared stay the parent's,
         also above layers that are not. ``batch_blocks``: blocks per forward pass.
+        ``folder``: where refined layers are kept, and what does not fit into memory. What an earlier process with the
+        same arguments left there is gone on from. All is in memory if it is not given.
         """
 
     def parameters(self) -> dict[str, Any]:
@@ -95,27 +102,58 @@ class LayerwiseRefinement(Refinement):
         blocks: TokenBlocks,
         *,
         batch_blocks: int = 8,
+        folder: Path | None = None,
         progress: Callable[[int, int], None] = no_progress,
-    ) -> dict[int, LayerWeights]:
+    ) -> Mapping[int, LayerWeights]:
         grouped = _grouped_layers(grouping)
-        found: dict[int, LayerWeights] = {}
+        if folder is None:
+            with TemporaryDirectory(prefix="gqasearch-refine-") as temporary:
+                kept = self.refine(
+                    *(parent, grouping, merged_layer, blocks),
+                    batch_blocks=batch_blocks,
+                    folder=Path(temporary),
+                    progress=progress,
+                )
+                return {index: copied(layer) for index, layer in kept.items()}
+        found = RefinedLayers(folder / "layers")
         if not grouped:
             return found
         counter = _Counter(self.total_steps(grouping), progress)
         with torch.no_grad():
-            streams = Streams(parent, blocks, self.blocks_per_pass(batch_blocks))
-            for index in range(grouped[-1] + 1):
-                streams.advance_parent(index)
-                tied: LayerWeights | None = None
-                if index in grouped:
-                    labels = grouping.layers[index].labels
-                    merged = merged_layer(index).to(compute_dtype(parent))
-                    found[index] = self.refine_layer(streams.site(index, labels), merged, counter.step)
-                    tied = tie_heads(found[index], labels, parent.geometry.queries_per_kv)
-                if index < grouped[-1]:
-                    streams.advance_converted(index, tied)
-                counter.step()
+            streams = Streams(parent, blocks, self.blocks_per_pass(batch_blocks), folder / "streams")
+            known = next((index for index in grouped if index not in found), grouped[-1] + 1)
+            streams.resume(known, grouped[0])
+            counter.skip(sum(1 + self.layer_steps * (index in grouped) for index in range(streams.level)))
+            for index in range(streams.level, grouped[-1] + 1):
+                with parent.layer_loaded(index):
+                    self._pass_layer(streams, index, grouping, merged_layer, found, counter)
+        shutil.rmtree(folder / "streams", ignore_errors=True)
         return found
+
+    def _pass_layer(
+        self,
+        streams: Streams,
+        index: int,
+        grouping: Grouping,
+        merged_layer: Callable[[int], LayerWeights],
+        found: RefinedLayers,
+        counter: _Counter,
+    ) -> None:
+        """Refine one layer, unless that is done, and move both streams past it."""
+        layer, parent = grouping.layers[index], streams.parent
+        streams.advance_parent(index)
+        tied: LayerWeights | None = None
+        if layer.num_groups < layer.num_heads:
+            if index in found:
+                counter.skip(self.layer_steps)
+            else:
+                site = streams.site(index, layer.labels)
+                merged = merged_layer(index).to(compute_dtype(parent))
+                found.put(index, self.refine_layer(site, merged, counter.step))
+                site.forget()
+            tied = tie_heads(found[index], layer.labels, parent.geometry.queries_per_kv)
+        streams.advance_converted(index, tied)
+        counter.step()
 
 
 class _Counter:
@@ -125,8 +163,13 @@ class _Counter:
         self.done, self.total, self.progress = 0, total, progress
 
     def step(self) -> None:
-        self.done += 1
-        self.progress(self.done, self.total)
+        self.skip(1)
+
+    def skip(self, steps: int) -> None:
+        """Steps that an earlier process did."""
+        self.done += steps
+        if steps:
+            self.progress(self.done, self.total)
 
 
 def _grouped_layers(grouping: Grouping) -> list[int]:

@@ -17,9 +17,15 @@ from gqasearch.refining._base import LayerwiseRefinement
 from gqasearch.refining.layer_site import LayerSite
 from gqasearch.refining.streams import Streams
 
+# Bytes of what all layers' attention reads and should add that are kept in memory.
+ROOM = 2**28
+
 
 class LayersAlone:
-    """Refines any layer to what the parent's attention gives on ``blocks``; keeps 2 * layers * tokens * D values."""
+    """Refines any layer to what the parent's attention gives on ``blocks``.
+
+    Keeps 2 * layers * tokens * D values, in memory up to ``ROOM`` bytes and on disk from there on.
+    """
 
     def __init__(
         self, parent: Parent, blocks: TokenBlocks, refinement: LayerwiseRefinement, *, batch_blocks: int = 8
@@ -27,11 +33,13 @@ class LayersAlone:
         self.refinement = refinement
         self._sites: list[LayerSite] = []
         with torch.no_grad():
-            streams = Streams(parent, blocks, refinement.blocks_per_pass(batch_blocks))
+            # Kept, as the files of its sites go with it.
+            self._streams = streams = Streams(parent, blocks, refinement.blocks_per_pass(batch_blocks))
             for index in range(parent.geometry.num_layers):
-                streams.advance_parent(index)
-                self._sites.append(streams.site(index, ()))
-                streams.advance_converted(index, None)
+                with parent.layer_loaded(index):
+                    streams.advance_parent(index)
+                    self._sites.append(streams.site(index, (), ROOM // parent.geometry.num_layers))
+                    streams.advance_converted(index, None)
 
     def refine(self, index: int, layer: LayerGrouping, merged: LayerWeights) -> LayerWeights:
         """``merged``, layer ``index`` after its merge (k, v (G, ...)), refined; in ``LayerSite.dtype``."""

@@ -7,7 +7,7 @@ layer's attention is run at a time, against a target that is known, so steps are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -97,7 +97,7 @@ class Descent(LayerwiseRefinement):
     def _decay(self, step: int) -> float:
         return 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
-    def _minibatches(self, calls: list[AttentionCall]) -> Iterator[AttentionCall]:
+    def _minibatches(self, calls: Sequence[AttentionCall]) -> Iterator[AttentionCall]:
         """``steps`` batches: every batch once, then every batch again in another order, and so on."""
         generator = torch.Generator().manual_seed(self.seed)
         order: list[int] = []

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from gqasearch.calibration import TensorFiles
 from gqasearch.models import LayerWeights, Parent, output_projection, outputs_noted, tie_heads
 
 
@@ -38,6 +40,38 @@ class AttentionCall:
             return replace(self, args=(hidden, *self.args[1:]))
         return replace(self, kwargs={**self.kwargs, "hidden_states": hidden})
 
+    def with_wanted(self, wanted: Tensor) -> AttentionCall:
+        """The same call, from which something else is wanted."""
+        return replace(self, wanted=wanted)
+
+
+class StoredCalls(Sequence[AttentionCall]):
+    """One layer's calls, batch by batch; what they read and what they should add comes back when it is asked for."""
+
+    def __init__(self, folder: Path, device: torch.device, room: int) -> None:
+        self._frames: list[AttentionCall] = []
+        self._inputs = TensorFiles(folder / "inputs", room // 2, device)
+        self._wanted = TensorFiles(folder / "wanted", room // 2, device)
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def append(self, call: AttentionCall) -> None:
+        self._inputs.append(call.hidden)
+        self._wanted.append(call.wanted)
+        self._frames.append(call.with_hidden(call.hidden.new_empty(0)).with_wanted(call.wanted.new_empty(0)))
+
+    def __getitem__(self, index: int) -> AttentionCall:  # type: ignore[override]  # no slices
+        return self._frames[index].with_hidden(self._inputs[index]).with_wanted(self._wanted[index])
+
+    def __iter__(self) -> Iterator[AttentionCall]:
+        return (self[index] for index in range(len(self)))
+
+    def remove(self) -> None:
+        """Forget them all."""
+        self._inputs.remove()
+        self._wanted.remove()
+
 
 @dataclass(frozen=True)
 class LayerSite:
@@ -50,18 +84,27 @@ class LayerSite:
     parent: Parent
     index: int
     labels: tuple[int, ...]
-    calls: list[AttentionCall]
+    calls: Sequence[AttentionCall]
     constants: dict[str, Tensor]
     dtype: torch.dtype
 
     @classmethod
-    def at(cls, parent: Parent, index: int, labels: tuple[int, ...], calls: list[AttentionCall]) -> LayerSite:
-        """The site of layer ``index``; ``calls`` as ``Streams.attention_calls`` gives them."""
+    def at(cls, parent: Parent, index: int, labels: tuple[int, ...], calls: Sequence[AttentionCall]) -> LayerSite:
+        """The site of layer ``index``; ``calls`` as ``Streams`` gives them."""
         dtype = compute_dtype(parent)
-        module = parent.model.get_submodule(parent.family.attention_path(index))
+        path = parent.family.attention_path(index)
+        module = parent.model.get_submodule(path)
+        given = set(parent.family.layer_tensors(index, parent.config).values())
         tensors = [*module.named_parameters(), *module.named_buffers()]
-        constants = {name: with_floats(tensor.detach(), dtype) for name, tensor in tensors}
+        constants = {
+            name: with_floats(tensor.detach(), dtype) for name, tensor in tensors if f"{path}.{name}" not in given
+        }
         return cls(parent, index, labels, calls, constants, dtype)
+
+    def forget(self) -> None:
+        """Let go of what the calls read and should add, in memory and on disk."""
+        if isinstance(self.calls, StoredCalls):
+            self.calls.remove()
 
     @property
     def attention(self) -> torch.nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from gqasearch.calibration import TokenBlocks, no_progress
@@ -35,6 +36,7 @@ class NoRefinement(Refinement):
         blocks: TokenBlocks,
         *,
         batch_blocks: int = 8,
+        folder: Path | None = None,
         progress: Callable[[int, int], None] = no_progress,
     ) -> dict[int, LayerWeights]:
         return {}

@@ -1,91 +1,123 @@
 """The text in two streams, the parent's and the converted model's, moved upwards a layer at a time.
 
 Up to the first grouped layer the two are one. While a layer is refined four values per token and hidden
-dimension are kept: both streams, what its attention reads and what it should add.
+dimension are kept, in memory or in files: both streams, what its attention reads and what it should add.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gqasearch.calibration import TokenBlocks
+from gqasearch.calibration import Ascent, TensorFiles, TokenBlocks
+from gqasearch.calibration.hidden_states import ROOM
 from gqasearch.models import (
-    Arguments,
     LayerWeights,
     Parent,
-    enter,
     layers_replaced,
     output_projection,
     outputs_noted,
-    run_layer,
     wanted_of_attention,
 )
-from gqasearch.refining.layer_site import AttentionCall, LayerSite, compute_dtype, with_floats
+from gqasearch.refining.layer_site import AttentionCall, LayerSite, StoredCalls, compute_dtype, with_floats
 
 
 class _Reached(Exception):  # noqa: N818 - no error: it ends a forward pass that has gone far enough
     """The attention module was called."""
 
 
-@dataclass
-class _Batch:
-    """One batch in both streams: hidden states (B, T, D), the mask, and the arguments of every decoder layer."""
-
-    parent: Tensor
-    converted: Tensor
-    mask: Tensor
-    arguments: tuple[Arguments, ...]
-
-
 class Streams:
-    """Hidden states before the layer that is next; no gradients. ``batch_blocks``: blocks per forward pass."""
+    """Hidden states before the layer that is next; no gradients. ``batch_blocks``: blocks per forward pass.
 
-    def __init__(self, parent: Parent, blocks: TokenBlocks, batch_blocks: int) -> None:
-        self._parent = parent
+    ``folder``: where hidden states lie that do not fit into memory; a temporary one if not given.
+    """
+
+    def __init__(self, parent: Parent, blocks: TokenBlocks, batch_blocks: int, folder: Path | None = None) -> None:
+        self.parent = parent
+        self._folder = folder or Path(tempfile.mkdtemp(prefix="gqasearch-streams-"))
+        if folder is None:
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._one = True  # no layer was converted yet: both streams are the parent's
-        # Per batch, what attention has to add for the parent's stream, at the layer that the parent's passed last.
-        self._wanted: list[Tensor] = []
-        self._batches = [_start(parent, ids, mask) for ids, mask in blocks.batches(batch_blocks)]
+        self.original = Ascent(parent, blocks, batch_blocks, self._folder / "parent")
+        self.converted = self.original.beside(self._folder / "converted")
+        # What attention has to add for the parent's stream, at the layer that the parent's passed last.
+        self._wanted = self._wanted_files()
+
+    def resume(self, most: int, first_grouped: int) -> None:
+        """Go on from where an earlier process with the same ``folder`` left both streams, ``most`` layers up or fewer.
+
+        ``first_grouped``: the lowest layer in which heads share.
+        """
+        self.original.resume(most)
+        self._one = self.original.level <= first_grouped
+        if self._one:
+            self.converted.follow(self.original)
+        else:
+            self.converted.resume(self.original.level)
+        if self.converted.level != self.original.level:
+            raise ValueError(f"the streams in {self._folder} are at different layers")
+
+    @property
+    def level(self) -> int:
+        """The layer that the converted stream is next to pass."""
+        return self.converted.level
 
     def advance_parent(self, index: int) -> None:
         """Move the parent's stream past layer ``index``."""
-        dtype = compute_dtype(self._parent)
-        self._wanted = []
-        with outputs_noted(output_projection(self._parent, index)) as added:
-            for batch in self._batches:
-                behind = batch.parent.to(dtype) - batch.converted.to(dtype)
-                batch.parent = self._run(index, batch.parent, batch)
-                self._wanted.append(wanted_of_attention(self._parent, index, behind, added.pop().to(dtype)))
+        dtype = compute_dtype(self.parent)
+        self._wanted.remove()
+        self._wanted = self._wanted_files()
+        others = iter(self.converted.hidden)
+        with outputs_noted(output_projection(self.parent, index)) as added:
 
-    def site(self, index: int, labels: tuple[int, ...]) -> LayerSite:
-        """Layer ``index``, which the parent's stream has passed last and the converted one has yet to pass."""
-        return LayerSite.at(self._parent, index, labels, self._attention_calls(index))
+            def run(batch: int, hidden: Tensor) -> Tensor:
+                behind = hidden.to(dtype) - next(others).to(dtype)
+                risen = self.original.call(batch, hidden)
+                self._wanted.append(wanted_of_attention(self.parent, index, behind, added.pop().to(dtype)))
+                return risen
 
-    def _attention_calls(self, index: int) -> list[AttentionCall]:
-        attention = self._attention(index)
+            self.original.advance(run)
+
+    def site(self, index: int, labels: tuple[int, ...], room: int = ROOM) -> LayerSite:
+        """Layer ``index``, which the parent's stream has passed last and the converted one has yet to pass.
+
+        ``room``: bytes of its calls that are kept in memory. They are there until they are removed.
+        """
+        calls = StoredCalls(self._folder / f"layer-{index}", self.parent.device, room)
+        with self._attention_reached(index) as reach:
+            for batch, (hidden, wanted) in enumerate(zip(self.converted.hidden, self._wanted, strict=True)):
+                calls.append(reach(batch, hidden, wanted))
+        return LayerSite.at(self.parent, index, labels, calls)
+
+    @contextmanager
+    def _attention_reached(self, index: int) -> Iterator[Callable[[int, Tensor, Tensor], AttentionCall]]:
+        """Gives what runs a layer up to its attention module, and notes how that is called."""
+        attention = self.parent.model.get_submodule(self.parent.family.attention_path(index))
         seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
         def note(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             seen.append((args, kwargs))
             raise _Reached  # what follows in the layer is not needed
 
+        def reach(batch: int, hidden: Tensor, wanted: Tensor) -> AttentionCall:
+            with suppress(_Reached):
+                self.converted.call(batch, hidden)
+            args, kwargs = with_floats(seen.pop(), compute_dtype(self.parent))
+            return AttentionCall(args, kwargs, wanted, self.converted.batches[batch].mask)
+
         handle = attention.register_forward_pre_hook(note, with_kwargs=True)
-        dtype = compute_dtype(self._parent)
-        calls: list[AttentionCall] = []
         try:
-            for batch in self._batches:
-                with suppress(_Reached):
-                    self._run(index, batch.converted, batch)
-                args, kwargs = with_floats(seen.pop(), dtype)
-                calls.append(AttentionCall(args, kwargs, self._wanted.pop(0), batch.mask))
+            yield reach
         finally:
             handle.remove()
-        return calls
 
     def advance_converted(self, index: int, layer: LayerWeights | None) -> None:
         """Move the converted stream past layer ``index``, where the parent's is already.
@@ -93,18 +125,13 @@ class Streams:
         ``layer``: the layer's tied weights; None for the parent's own.
         """
         self._one = self._one and layer is None
-        with layers_replaced(self._parent, {} if layer is None else {index: layer}):
-            for batch in self._batches:
-                batch.converted = batch.parent if self._one else self._run(index, batch.converted, batch)
+        if self._one:
+            self.converted.follow(self.original)
+        else:
+            with layers_replaced(self.parent, {} if layer is None else {index: layer}):
+                self.converted.advance()
+        self.original.forget_below()
+        self.converted.forget_below()
 
-    def _attention(self, index: int) -> torch.nn.Module:
-        return self._parent.model.get_submodule(self._parent.family.attention_path(index))
-
-    def _run(self, index: int, hidden: Tensor, batch: _Batch) -> Tensor:
-        """One decoder layer, (B, T, D) -> (B, T, D)."""
-        return run_layer(self._parent, index, hidden, batch.arguments[index])
-
-
-def _start(parent: Parent, ids: Tensor, mask: Tensor) -> _Batch:
-    entered = enter(parent, ids, mask)
-    return _Batch(entered.hidden, entered.hidden, mask.to(parent.device), entered.arguments)
+    def _wanted_files(self) -> TensorFiles:
+        return TensorFiles(self._folder / "next", device=self.parent.device)

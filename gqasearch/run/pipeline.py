@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +224,7 @@ def converted_layers(work: Workspace, document: GroupingDocument) -> Callable[[i
     return lambda index: converter.converted_layer(grouping, index, refined)
 
 
-def refine_step(work: Workspace, converter: Converter, document: GroupingDocument) -> dict[int, LayerWeights]:
+def refine_step(work: Workspace, converter: Converter, document: GroupingDocument) -> Mapping[int, LayerWeights]:
     """Layers that the grouping's refinement changes after the merge, fitted on the calibration text."""
     refinement = document_refinement(work, document)
     if not refinement.reads_text:

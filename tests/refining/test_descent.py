@@ -67,7 +67,7 @@ def test_gradients_are_those_of_attention_by_hand(family: str, kv_heads: int, tm
 def test_one_step_is_adams_first(family: str, kv_heads: int, tmp_path: Path) -> None:
     """Adam's first step: the learning rate times the sign of the gradient (almost: epsilon)."""
     parent, site, weights = case(family, kv_heads, tmp_path)
-    only = replace(site, calls=site.calls[:1])
+    only = replace(site, calls=list(site.calls)[:1])
     moved = Descent(steps=1).descend(only, weights, plain(site), lambda: None)
     for name, gradient in by_hand(parent, site, weights, site.calls[0]).items():
         start = getattr(weights, name)
@@ -127,9 +127,9 @@ def test_the_learning_rate_falls_to_nothing_along_a_cosine() -> None:
 def test_minibatches_cover_the_text_before_they_repeat(tmp_path: Path) -> None:
     parent = tiny_parent("llama")
     site = site_of(parent, Grouping.uniform(LayerGrouping.neighbours(6, 2), 2), blocks_of(parent))
-    place = {id(call): index for index, call in enumerate(site.calls)}
+    place = {id(call.wanted): index for index, call in enumerate(site.calls)}
     drawn = {
-        seed: [place[id(call)] for call in Descent(steps=10, seed=seed)._minibatches(site.calls)] for seed in range(3)
+        seed: [place[id(call.wanted)] for call in Descent(steps=10, seed=seed)._minibatches(site.calls)] for seed in range(3)
     }
     assert all(sorted(order[:5]) == sorted(order[5:]) == [0, 1, 2, 3, 4] for order in drawn.values())
     assert len({tuple(order) for order in drawn.values()}) == 3
