@@ -117,8 +117,8 @@ def _write(
     from gqasearch.reporting import SearchProgress
     from gqasearch.run import Workspace
     from gqasearch.run import materialize as write
+    from gqasearch.run.convert import check_convertible, reads_text
     from gqasearch.run.origin import grouping_file, with_text_used
-    from gqasearch.run.pipeline import check_convertible, reads_text
     from gqasearch.run.search import calibration_record
 
     document = read_grouping(grouping_file(grouping))

@@ -1,10 +1,11 @@
 """The pipeline: the one place that knows the order of the steps."""
 
 from gqasearch.config import RunConfig, apply_settings, build_config, read_config_file
+from gqasearch.run.convert import materialize
 from gqasearch.run.folder import RunFolder, without_passwords
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener, RunStart
-from gqasearch.run.pipeline import default_output_dir, materialize, run
+from gqasearch.run.pipeline import default_output_dir, run
 from gqasearch.run.results import label_of, report_data
 from gqasearch.run.workspace import NoProgress, Progress, Workspace
 

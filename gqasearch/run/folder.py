@@ -54,6 +54,11 @@ class RunFolder:
         return self.path / "state" / "inputs.json"
 
     @property
+    def refined(self) -> Path:
+        """Layers that the refinement is done with, and its hidden states, until the result is there."""
+        return self.path / "state" / "refined"
+
+    @property
     def grouping(self) -> Path:
         return self.path / "grouping.json"
 

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gqasearch.budget import require_several_heads
 from gqasearch.checkpoints import (
     CardFacts,
     Layout,
-    Written,
-    merged_by_group,
     model_card,
     plan_checkpoint,
     runs_own_code,
-    write_checkpoint,
 )
 from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
-from gqasearch.evaluation import Converter
 from gqasearch.files import read_json, write_file, write_json
 from gqasearch.fitness import to_numpy
-from gqasearch.grouping_document import GroupingDocument, check_fits, read_grouping
-from gqasearch.merging import Merge, make_merge
-from gqasearch.models import LayerWeights, read_config
+from gqasearch.grouping_document import GroupingDocument, read_grouping
+from gqasearch.models import read_config
 from gqasearch.parallel import ONE, Workers, parse_workers
-from gqasearch.refining import NoRefinement, Refinement, make_refinement
 from gqasearch.reporting.html import write_report
 from gqasearch.run.certify import check_certifiable
-from gqasearch.run.check_block import check_block
+from gqasearch.run.convert import (
+    document_converter,
+    materialize,
+    refine_step,
+)
 from gqasearch.run.evaluate import (
     BASELINE,
     CONVERTED,
@@ -144,9 +142,10 @@ def run_steps(
     document = read_grouping(folder.grouping)
     layout, _ = checkpoint_layout(work, document)
     if work.config.materialize and layout is not None and not folder.model.is_dir():
-        materialize(work, document, folder.model)
+        materialize(work, document, folder.model, refined_in=folder.refined)
     if not folder.metrics.is_file():
         evaluate_step(work, folder, document)
+    shutil.rmtree(folder.refined, ignore_errors=True)
     if report and not folder.report.is_file():
         work.progress.stage("report")
         write_report(folder.report, report_data([folder]))
@@ -165,82 +164,6 @@ def checkpoint_layout(work: Workspace, document: GroupingDocument) -> tuple[Layo
     return layout, layout.reason
 
 
-def document_merge(work: Workspace, document: GroupingDocument) -> Merge:
-    """The merge that the grouping was searched for; the workspace's, if it names none."""
-    return work.merge if document.merge is None else make_merge(document.merge.name, dict(document.merge.parameters))
-
-
-def document_converter(work: Workspace, document: GroupingDocument) -> Converter:
-    """A converter with the merge of the grouping."""
-    return Converter(work.parent, document_merge(work, document), lambda: work.statistics)
-
-
-def document_refinement(work: Workspace, document: GroupingDocument) -> Refinement:
-    """The refinement that the grouping names; the workspace's for a grouping that names no merge either."""
-    if document.refinement is not None:
-        return make_refinement(document.refinement.name, dict(document.refinement.parameters))
-    return work.refinement if document.merge is None else NoRefinement()
-
-
-def materialize(work: Workspace, document: GroupingDocument, out_dir: Path) -> Written:
-    """Write the converted checkpoint to ``out_dir``, which appears only when it is complete and was loaded back.
-
-    The model is loaded only where the merge or the refinement has to run it.
-    """
-    source, layout, target = work.source, work.config.layout, work.config.target
-    check_convertible(work, document)
-    block = check_block(source, work.config.calibration_text)
-    converted = converted_layers(work, document)
-    work.progress.stage("convert", total=source.geometry.num_layers)
-
-    def layer(index: int) -> LayerWeights:
-        work.progress.update(index)
-        return converted(index)
-
-    return write_checkpoint(source.directory, out_dir, document, layer, layout=layout, target=target, block=block)
-
-
-def reads_text(work: Workspace, document: GroupingDocument) -> bool:
-    """Whether the grouping's merge or refinement is fitted on the calibration text."""
-    return document_merge(work, document).needs != "weights" or document_refinement(work, document).reads_text
-
-
-def check_convertible(work: Workspace, document: GroupingDocument) -> None:
-    """Raise ``UserError`` for a grouping of another model, and one that can have no checkpoint as it is asked for."""
-    source = work.source
-    require_several_heads(source.geometry)
-    check_fits(document, source.geometry, fingerprint=None)  # before the weights are read
-    plan_checkpoint(source.family, source.config, document.grouping, work.config.layout, work.config.target)
-    check_fits(document, source.geometry, source.fingerprint if document.model.fingerprint else None)
-
-
-def converted_layers(work: Workspace, document: GroupingDocument) -> Callable[[int], LayerWeights]:
-    """What gives a layer after the grouping's merge and refinement: k, v (G, ...)."""
-    merge, grouping = document_merge(work, document), document.grouping
-    if not reads_text(work, document):
-        return lambda index: merged_by_group(merge, work.source.layer(index), grouping.layers[index])
-    converter = document_converter(work, document)
-    refined = refine_step(work, converter, document)
-    return lambda index: converter.converted_layer(grouping, index, refined)
-
-
-def refine_step(work: Workspace, converter: Converter, document: GroupingDocument) -> Mapping[int, LayerWeights]:
-    """Layers that the grouping's refinement changes after the merge, fitted on the calibration text."""
-    refinement = document_refinement(work, document)
-    if not refinement.reads_text:
-        return {}
-    if converter.merge.needs == "statistics":
-        work.statistics  # noqa: B018 - a stage of its own, before this one
-    work.progress.stage("refine", total=refinement.total_steps(document.grouping))
-    return converter.refine(
-        document.grouping,
-        work.blocks("calibration"),
-        refinement,
-        batch_blocks=work.config.batch_blocks,
-        progress=lambda done, _: work.progress.update(done),
-    )
-
-
 def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument) -> None:
     """Measure and write ``metrics.json``; the checkpoint's model card then tells the figures."""
     subjects: dict[str, Subject] = {}
@@ -249,7 +172,7 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
         subjects[CONVERTED] = own_subject(work, folder.model)
     else:
         converter = document_converter(work, document)
-        refined = refine_step(work, converter, document)
+        refined = refine_step(work, converter, document, folder.refined)
         work.progress.stage("convert")
         subjects[CONVERTED] = grouping_subject(work, converter, document.grouping, refined)
     if work.config.baseline and not _is_baseline(work.config):
@@ -262,9 +185,12 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
     made = {"layout": layout.name if layout else None, "reason": reason}
     metrics["checkpoint"] = made if work.config.materialize else None
     if "statistics" in work.needs():
-        layers = [work.statistics.layer(index) for index in range(len(document.layers))]
-        key = np.stack([to_numpy(layer.key_cosine) for layer in layers])
-        write_similarity(folder.similarity, key, np.stack([to_numpy(layer.value_cosine) for layer in layers]))
+        keys, values = [], []
+        for index in range(len(document.layers)):  # one in memory at a time
+            layer = work.statistics.layer(index)
+            keys.append(to_numpy(layer.key_cosine))
+            values.append(to_numpy(layer.value_cosine))
+        write_similarity(folder.similarity, np.stack(keys), np.stack(values))
     write_json(folder.metrics, metrics, overwrite=True)
     if folder.model.is_dir() and layout is not None:
         write_card(work, folder, document, layout, metrics)

@@ -22,8 +22,9 @@ from gqasearch.merging import Merge, make_merge
 from gqasearch.models import Parent
 from gqasearch.refining import NoRefinement, Refinement, make_refinement
 from gqasearch.run import Workspace, build_config, run
+from gqasearch.run.convert import document_converter, document_refinement
 from gqasearch.run.evaluate import grouping_subject
-from gqasearch.run.pipeline import document_converter, document_refinement, own_subject
+from gqasearch.run.pipeline import own_subject
 from gqasearch.testing import InMemoryStatistics
 from tests.samples import text_file
 from tests.tiny_encoders import encoder_parent, masked_blocks, save_encoder, tiny_encoder

@@ -129,7 +129,8 @@ def test_minibatches_cover_the_text_before_they_repeat(tmp_path: Path) -> None:
     site = site_of(parent, Grouping.uniform(LayerGrouping.neighbours(6, 2), 2), blocks_of(parent))
     place = {id(call.wanted): index for index, call in enumerate(site.calls)}
     drawn = {
-        seed: [place[id(call.wanted)] for call in Descent(steps=10, seed=seed)._minibatches(site.calls)] for seed in range(3)
+        seed: [place[id(call.wanted)] for call in Descent(steps=10, seed=seed)._minibatches(site.calls)]
+        for seed in range(3)
     }
     assert all(sorted(order[:5]) == sorted(order[5:]) == [0, 1, 2, 3, 4] for order in drawn.values())
     assert len({tuple(order) for order in drawn.values()}) == 3

@@ -18,8 +18,9 @@ from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord, MergeRecord, read_grouping
 from gqasearch.models import model_record
 from gqasearch.run import RunFolder, Workspace, build_config, run
+from gqasearch.run.convert import document_converter, document_refinement, materialize
 from gqasearch.run.evaluate import grouping_subject
-from gqasearch.run.pipeline import document_converter, document_refinement, materialize, own_subject
+from gqasearch.run.pipeline import own_subject
 from tests.samples import random_blocks
 
 SMALL = {"population": 8, "offspring": 8, "generations": 4}

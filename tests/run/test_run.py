@@ -25,7 +25,7 @@ from gqasearch.grouping_document import GroupingDocument, LayerRecord, MergeReco
 from gqasearch.models import layers_replaced, load_parent, model_record, tie_heads
 from gqasearch.refining import Descent, NoRefinement, Outputs
 from gqasearch.run import RunFolder, Workspace, build_config, report_data, run
-from gqasearch.run.pipeline import document_converter, document_refinement
+from gqasearch.run.convert import document_converter, document_refinement
 from tests import forked
 from tests.matrix import sampled
 from tests.samples import random_blocks

@@ -1,0 +1,135 @@
+"""From a grouping to a checkpoint: merge, refine, write; a layer at a time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from gqasearch.budget import require_several_heads
+from gqasearch.checkpoints import (
+    Written,
+    merged_by_group,
+    plan_checkpoint,
+    write_checkpoint,
+)
+from gqasearch.evaluation import Converter
+from gqasearch.files import write_file
+from gqasearch.grouping_document import GroupingDocument, check_fits
+from gqasearch.merging import Merge, make_merge
+from gqasearch.models import LayerWeights
+from gqasearch.refining import NoRefinement, Refinement, make_refinement
+from gqasearch.run.check_block import check_block
+from gqasearch.run.workspace import Workspace
+
+
+def document_merge(work: Workspace, document: GroupingDocument) -> Merge:
+    """The merge that the grouping was searched for; the workspace's, if it names none."""
+    return work.merge if document.merge is None else make_merge(document.merge.name, dict(document.merge.parameters))
+
+
+def document_converter(work: Workspace, document: GroupingDocument) -> Converter:
+    """A converter with the merge of the grouping."""
+    return Converter(work.parent, document_merge(work, document), lambda: work.statistics)
+
+
+def document_refinement(work: Workspace, document: GroupingDocument) -> Refinement:
+    """The refinement that the grouping names; the workspace's for a grouping that names no merge either."""
+    if document.refinement is not None:
+        return make_refinement(document.refinement.name, dict(document.refinement.parameters))
+    return work.refinement if document.merge is None else NoRefinement()
+
+
+def materialize(
+    work: Workspace, document: GroupingDocument, out_dir: Path, *, refined_in: Path | None = None
+) -> Written:
+    """Write the converted checkpoint to ``out_dir``, which appears only when it is complete and was loaded back.
+
+    The model is loaded only where the merge or the refinement has to run it. ``refined_in``: see ``refine_step``; a
+    temporary folder if not given.
+    """
+    source, layout, target = work.source, work.config.layout, work.config.target
+    check_convertible(work, document)
+    block = check_block(source, work.config.calibration_text)
+    with _kept_in(refined_in) as folder:
+        converted = converted_layers(work, document, folder)
+        work.progress.stage("convert", total=source.geometry.num_layers)
+
+        def layer(index: int) -> LayerWeights:
+            work.progress.update(index)
+            return converted(index)
+
+        return write_checkpoint(source.directory, out_dir, document, layer, layout=layout, target=target, block=block)
+
+
+@contextmanager
+def _kept_in(folder: Path | None) -> Iterator[Path]:
+    """This folder, or a temporary one."""
+    if folder is not None:
+        yield folder
+        return
+    with TemporaryDirectory(prefix="gqasearch-refined-") as temporary:
+        yield Path(temporary)
+
+
+def reads_text(work: Workspace, document: GroupingDocument) -> bool:
+    """Whether the grouping's merge or refinement is fitted on the calibration text."""
+    return document_merge(work, document).needs != "weights" or document_refinement(work, document).reads_text
+
+
+def check_convertible(work: Workspace, document: GroupingDocument) -> None:
+    """Raise ``UserError`` for a grouping of another model, and one that can have no checkpoint as it is asked for."""
+    source = work.source
+    require_several_heads(source.geometry)
+    check_fits(document, source.geometry, fingerprint=None)  # before the weights are read
+    plan_checkpoint(source.family, source.config, document.grouping, work.config.layout, work.config.target)
+    check_fits(document, source.geometry, source.fingerprint if document.model.fingerprint else None)
+
+
+def converted_layers(
+    work: Workspace, document: GroupingDocument, folder: Path | None = None
+) -> Callable[[int], LayerWeights]:
+    """What gives a layer after the grouping's merge and refinement: k, v (G, ...). ``folder``: see ``refine_step``."""
+    merge, grouping = document_merge(work, document), document.grouping
+    if not reads_text(work, document):
+        return lambda index: merged_by_group(merge, work.source.layer(index), grouping.layers[index])
+    converter = document_converter(work, document)
+    refined = refine_step(work, converter, document, folder)
+    return lambda index: converter.converted_layer(grouping, index, refined)
+
+
+def refine_step(
+    work: Workspace, converter: Converter, document: GroupingDocument, folder: Path | None = None
+) -> Mapping[int, LayerWeights]:
+    """Layers that the grouping's refinement changes after the merge, fitted on the calibration text.
+
+    ``folder``: where they lie, and what a step that was stopped left is gone on from, if it was of the same grouping;
+    they are in memory if it is not given.
+    """
+    refinement = document_refinement(work, document)
+    if not refinement.reads_text:
+        return {}
+    if converter.merge.needs == "statistics":
+        work.statistics  # noqa: B018 - a stage of its own, before this one
+    if folder is not None:
+        _keep_of(document, folder)
+    work.progress.stage("refine", total=refinement.total_steps(document.grouping))
+    return converter.refine(
+        document.grouping,
+        work.blocks("calibration"),
+        refinement,
+        batch_blocks=work.config.batch_blocks,
+        folder=folder,
+        progress=lambda done, _: work.progress.update(done),
+    )
+
+
+def _keep_of(document: GroupingDocument, folder: Path) -> None:
+    """Empty ``folder`` of what was made for another grouping."""
+    said, now = folder / "grouping.json", document.to_json()
+    if not said.is_file() or said.read_text(encoding="utf-8") != now:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_file(said, now)
