@@ -38,13 +38,16 @@ class _Fields:
 
 
 class LayerAccumulator:
-    """Sums in float64 on the CPU."""
+    """Sums in float64, on the device of ``weights`` where that has float64, else on the CPU."""
 
     def __init__(
         self, geometry: HeadGeometry, weights: LayerWeights, length: int, stride: int, sample_tokens: int
     ) -> None:
         shapes = _Fields(geometry, length).shapes()
-        self.sums = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
+        self.device = torch.device("cpu") if weights.q.device.type == "mps" else weights.q.device
+        self.sums = {
+            name: torch.zeros(shape, dtype=torch.float64, device=self.device) for name, shape in shapes.items()
+        }
         self.reads = torch.einsum("qax,qay->qxy", weights.o.float(), weights.o.float())  # W_o^T W_o (Hq, dv, dv)
         self.stride, self.sample_tokens, self.seen, self.length = stride, sample_tokens, 0, length
         self.cosines = self.sines = torch.zeros(length, 0, dtype=torch.float64)
@@ -112,7 +115,7 @@ class LayerAccumulator:
         spread = norms[:, :, None] - 2 * read @ values.mT + energy[..., None]
         cost = maps.square() * spread.clamp_min(0) * mask[:, None, :, None]
         self._add("score_gain", cost.sum((0, 2, 3)))
-        self.sums["distance"][:, : cost.shape[-1]] += _by_distance(cost.sum(0)).to("cpu", torch.float64)
+        self.sums["distance"][:, : cost.shape[-1]] += _by_distance(cost.sum(0)).to(self.device, torch.float64)
 
     def _take_sample(self, x: Tensor) -> None:
         first = -self.seen % self.stride
@@ -121,12 +124,12 @@ class LayerAccumulator:
         self.seen += len(x)
 
     def _add(self, name: str, value: Tensor) -> None:
-        self.sums[name] += value.to("cpu", torch.float64)
+        self.sums[name] += value.to(self.device, torch.float64)
 
     def result(self) -> LayerStatistics:
         """The statistics so far."""
         count = float(self.sums["tokens"])
-        mean = {name: total / count for name, total in self.sums.items()}
+        mean = {name: total.cpu() / count for name, total in self.sums.items()}
         moment, attended = mean["second_moment"], mean["attended_moment"]
         return LayerStatistics(
             tokens=round(count),

@@ -96,8 +96,8 @@ class GroupedParent(torch.nn.Module):
             for index in range(len(self.grouping))
             for name in self.parent.family.layer_tensors(index, self.parent.config).values()
         }
-        named = self.parent.model.named_parameters()
-        return {name: tensor.detach() for name, tensor in named if name not in written}
+        names = (name for name, _ in self.parent.model.named_parameters())
+        return {name: self.parent.parameter(name) for name in names if name not in written}
 
     def source_shaped(self, index: int) -> LayerWeights:
         """The weights that layer ``index`` is run with, k and v (H, ...), with their graph."""
@@ -121,7 +121,7 @@ class GroupedParent(torch.nn.Module):
 
     def _tensors(self) -> dict[str, Tensor]:
         """Every parameter of the model: constants, and those that are trained, in the model's own dtypes."""
-        tensors = {name: tensor.detach() for name, tensor in self.parent.model.named_parameters()}
+        tensors = {name: self.parent.parameter(name) for name, _ in self.parent.model.named_parameters()}
         trained = {name.replace("/", "."): tensor for name, tensor in self.rest.items()}
         for index in range(len(self.grouping)):
             trained |= self.parent.family.write_layer(self.source_shaped(index), index)

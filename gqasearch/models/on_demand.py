@@ -22,7 +22,7 @@ from accelerate.utils.offload import OffloadedWeightsLoader, PrefixedDataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gqasearch.models.device import check_device
+from gqasearch.models.device import check_device, resolve_device
 from gqasearch.models.loading import from_files, load_model, require_runs
 from gqasearch.models.skeleton import without_values
 from gqasearch.models.tensors import CheckpointTensors, require_finite
@@ -38,20 +38,27 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where a parameter sits (``owner.own``), what it is called in the model and in the files, and its dtype."""
+    """Where a parameter sits: ``places``, a module and its name there, more than one where weights are tied.
 
-    owner: nn.Module
-    own: str
+    ``stored``: what the files call it.
+    """
+
     name: str
     stored: str
     dtype: torch.dtype
+    places: list[tuple[nn.Module, str]]
 
     @property
     def parameter(self) -> nn.Parameter:
-        found = self.owner._parameters[self.own]  # noqa: SLF001 - nn.Module has no public way to exchange one
+        owner, own = self.places[0]
+        found = owner._parameters[own]  # noqa: SLF001 - nn.Module has no public way to exchange one
         if found is None:
             raise ValueError(f"{self.name} is gone")
         return found
+
+    @property
+    def nbytes(self) -> int:
+        return self.parameter.numel() * self.dtype.itemsize
 
     @property
     def is_empty(self) -> bool:
@@ -61,7 +68,9 @@ class _Slot:
         shape = self.parameter.shape
         if value.shape != shape:
             raise ValueError(f"{self.name} was computed in shape {tuple(value.shape)}, not {tuple(shape)}")
-        self.owner._parameters[self.own] = nn.Parameter(value, requires_grad=False)  # noqa: SLF001
+        parameter = nn.Parameter(value, requires_grad=False)
+        for owner, own in self.places:
+            owner._parameters[own] = parameter  # noqa: SLF001 - as above
 
     def empty(self) -> None:
         self.put(torch.empty(self.parameter.shape, dtype=self.dtype, device="meta"))
@@ -84,15 +93,19 @@ class OnDemand:
         self._resident: OrderedDict[nn.Module, None] = OrderedDict()  # the last one used is the last
         self._held: set[nn.Module] = set()
         layers = list(decoder_layers(model))
+        of_stored: dict[str, _Slot] = {}
         unit_of = {module: layer for layer in layers for module in layer.modules()}
         for path, module in model.named_modules():
             unit = unit_of.get(module, module)
             for own, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
                 name = f"{path}.{own}" if path else own
                 if parameter.is_meta:
-                    slot = _Slot(module, own, name, stored[name], parameter.dtype)
+                    slot = of_stored.setdefault(stored[name], _Slot(name, stored[name], parameter.dtype, []))
+                    slot.places.append((module, own))
                     self._slots[name] = unit, slot
                     self._units.setdefault(unit, []).append(slot)
+        for slot in of_stored.values():
+            slot.empty()  # in all its places
         for unit in self._units:
             for module in unit.modules() if unit in layers else [unit]:
                 module.register_forward_pre_hook(lambda module, _args, unit=unit: self._called(module, unit))
@@ -104,23 +117,27 @@ class OnDemand:
     def _need(self, unit: nn.Module) -> None:
         """Have all of this unit in memory."""
         empty = [slot for slot in self._units[unit] if slot.is_empty]
-        if unit not in self._resident or empty:
-            self._make_room(sum(map(_nbytes, self._units[unit])), unit)
-        self._resident[unit] = None
-        self._resident.move_to_end(unit)
-        for slot in empty:
-            slot.put(self.read(slot.name))
+        if empty:  # else they are there, or the caller of ``functional_call`` has put others in their places
+            self._make_room(self._size(unit), unit)
+            for slot in empty:
+                slot.put(self.read(slot.name))
+            self._resident[unit] = None
+        if unit in self._resident:
+            self._resident.move_to_end(unit)
 
     def _make_room(self, nbytes: int, unit: nn.Module) -> None:
-        taken = sum(_nbytes(slot) for other in self._resident for slot in self._units[other])
+        taken = sum(map(self._size, self._resident))
         for other in [one for one in self._resident if one not in self._held and one is not unit]:
             if taken + nbytes <= self.room:
                 return
-            taken -= sum(map(_nbytes, self._units[other]))
+            taken -= self._size(other)
             del self._resident[other]
             for slot in self._units[other]:
                 slot.empty()
             give_back()
+
+    def _size(self, unit: nn.Module) -> int:
+        return sum(slot.nbytes for slot in self._units[unit])
 
     def read(self, name: str) -> Tensor:
         """A parameter by its name in the model, as the model computes with it."""
@@ -194,6 +211,7 @@ def load_model_within(
     ``room``: ``ROOM`` if not given; on another device, half of what is free there. Raises ``UserError`` as
     ``load_model`` does.
     """
+    device = resolve_device(device)
     check_device(device)
     room = room_on(device) if room is None else room
     tensors = CheckpointTensors(directory)
@@ -310,7 +328,3 @@ def _place(hook: Any, own: str) -> str | None:
             place = weights.dataset.index.get(f"{weights.prefix}{own}")
             return None if place is None else str(place.get("weight_name", f"{weights.prefix}{own}"))
     return None
-
-
-def _nbytes(slot: _Slot) -> int:
-    return slot.parameter.numel() * slot.dtype.itemsize

@@ -93,10 +93,16 @@ class Parent:
 
 
 def load_parent(
-    model: str, *, revision: str | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    model: str,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    room: int | None = None,
 ) -> Parent:
     """Load ``model``: ``embedded``, a checkpoint folder, or a hub id. Safetensors only, no remote code.
 
+    ``room``: bytes of weights that may stay in memory; see ``load_model_within``.
     Raises ``UserError`` for a missing folder, an unsupported architecture, damaged or non-finite weights.
     """
     source = resolve_model(model, revision)
@@ -105,7 +111,7 @@ def load_parent(
     source.tensors  # noqa: B018 - for its errors: they come before a large model is read
     return Parent(
         id=model,
-        model=load_model_within(source.directory, dtype, device),
+        model=load_model_within(source.directory, dtype, device, room=room),
         config=config,
         family=family,
         tokenizer=load_tokenizer(source.directory),

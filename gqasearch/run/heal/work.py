@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,7 +74,7 @@ class HealWork:
 
     @cached_property
     def parent(self) -> Parent:
-        return load_parent(self.config.parent, revision=self.config.revision, device=self.device)
+        return load_parent(self.config.parent, revision=self.config.revision, device=self.device, room=sys.maxsize)
 
     def run_parent(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Logits of the parent, (B, T, V)."""
