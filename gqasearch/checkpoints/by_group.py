@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gqasearch.grouping import LayerGrouping
 from gqasearch.merging import Merge
+from gqasearch.merging.selected import OF_HEADS, OF_QUERIES, queries_of, selected
 from gqasearch.models import LayerWeights
 
 
@@ -30,30 +31,13 @@ def merged_by_group(merge: Merge, weights: LayerWeights, grouping: LayerGrouping
         v_bias=None if weights.v_bias is None else _room(weights.v_bias, groups),
     )
     for index, heads in enumerate(grouping.groups):
-        queries = [query for head in heads for query in weights.queries_of(head)]
-        alone = _selected(weights, list(heads), queries).to(wide)
-        group = merge.for_layer(alone).merge(LayerGrouping.neighbours(len(heads), 1))
-        for role, places in _places([index], queries).items():
+        places = dict.fromkeys(OF_HEADS, [index]) | dict.fromkeys(OF_QUERIES, queries_of(weights, heads))
+        group = merge.for_layer(selected(weights, heads).to(wide)).merge(LayerGrouping.neighbours(len(heads), 1))
+        for role, rows in places.items():
             if (of_all := getattr(merged, role)) is not None:
-                of_all.index_copy_(0, places, getattr(group, role).to(of_all.dtype))
+                of_all[rows] = getattr(group, role).to(of_all.dtype)
     return merged
 
 
 def _room(heads: Tensor, groups: int) -> Tensor:
     return heads.new_empty(groups, *heads.shape[1:])
-
-
-def _places(kv: list[int], queries: list[int]) -> dict[str, Tensor]:
-    """Role -> which of its heads are meant."""
-    of_kv, of_queries = torch.tensor(kv), torch.tensor(queries)
-    return dict.fromkeys(("k", "v", "k_bias", "v_bias"), of_kv) | dict.fromkeys(("q", "o", "q_bias"), of_queries)
-
-
-def _selected(weights: LayerWeights, heads: list[int], queries: list[int]) -> LayerWeights:
-    """These heads and their queries as a layer."""
-    chosen = {
-        role: tensor.index_select(0, places)
-        for role, places in _places(heads, queries).items()
-        if (tensor := getattr(weights, role)) is not None
-    }
-    return replace(weights, **chosen)

@@ -21,15 +21,17 @@ from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.merging.merged_group import MergedGroup
-from gqasearch.merging.positions import RelativePositions
+from gqasearch.merging.moments import like
+from gqasearch.merging.positions import turning_of
 from gqasearch.merging.score_pairs import centred_moment, effective_rows
+from gqasearch.merging.selected import queries_of, selected
 from gqasearch.models import LayerWeights, augmented
 
 
 def measured_error(
     source: LayerWeights, group: MergedGroup, heads: tuple[int, ...], statistics: LayerStatistics
 ) -> float:
-    """Error of replacing ``heads`` of the float64 layer ``source`` by ``group`` (its query order)."""
+    """Error of replacing ``heads`` of the layer ``source`` by the float64 ``group`` (its query order)."""
     return sum(error_parts(source, group, heads, statistics))
 
 
@@ -37,48 +39,40 @@ def error_parts(
     source: LayerWeights, group: MergedGroup, heads: tuple[int, ...], statistics: LayerStatistics
 ) -> tuple[float, float]:
     """The two parts of ``measured_error``: values (v, o) and scores (k, q)."""
-    moment = statistics.moment(source.has_biases).to(source.q)
-    owner = torch.tensor([head for head in heads for _ in source.queries_of(head)], device=moment.device)
-    queries = torch.tensor([query for head in heads for query in source.queries_of(head)], device=moment.device)
-    value = value_errors(source, group, owner, queries, statistics.attended(source.has_biases).to(source.q))
-    score = score_errors(source, group, owner, queries, statistics)
-    gain = statistics.score_gain.to(moment)[queries]
+    own, queries = selected(source, heads).to(torch.float64), queries_of(source, heads)
+    value = value_errors(own, group, like(statistics.attended(own.has_biases), own.q))
+    score = score_errors(own, group, queries, statistics)
+    gain = like(statistics.score_gain, own.q)[queries]
     return float(value.sum().clamp_min(0)), float((gain * score).sum().clamp_min(0))
 
 
-def value_errors(source: LayerWeights, group: MergedGroup, owner: Tensor, queries: Tensor, moment: Tensor) -> Tensor:
-    """E||W_o W_v x - W'_o W'_v x||^2 for every query head of the group, (m,)."""
-    with_bias = source.has_biases
-    old = augmented(source.v, source.v_bias, with_bias)[owner]
-    new = augmented(group.v, group.v_bias, with_bias).expand_as(old)
+def value_errors(own: LayerWeights, group: MergedGroup, moment: Tensor) -> Tensor:
+    """E||W_o W_v x - W'_o W'_v x||^2 for every query head of the heads ``own``, (m,)."""
+    old = augmented(own.v, own.v_bias, own.has_biases).repeat_interleave(own.queries_per_kv, dim=0)
+    new = augmented(group.v, group.v_bias, own.has_biases).expand_as(old)
     inner = torch.cat([old, new], dim=1)
-    outer = torch.cat([source.o[queries], -group.o], dim=2)
+    outer = torch.cat([own.o, -group.o], dim=2)
     return torch.einsum("mab,mba->m", outer.transpose(1, 2) @ outer, inner @ moment @ inner.transpose(1, 2))
 
 
-def score_errors(
-    source: LayerWeights, group: MergedGroup, owner: Tensor, queries: Tensor, statistics: LayerStatistics
-) -> Tensor:
-    """Mean squared error of the scores of every query head of the group, (m,)."""
-    moment = statistics.moment(source.has_biases).to(source.q)
-    bias = None if source.q_bias is None else source.q_bias[queries]
-    q = effective_rows(source.q[queries], bias, source.q_norm, moment)
-    q_new = effective_rows(group.q, group.q_bias, source.q_norm, moment)
-    bias = None if source.k_bias is None else source.k_bias[owner]
-    k = effective_rows(source.k[owner], bias, source.k_norm, moment)
+def score_errors(own: LayerWeights, group: MergedGroup, queries: list[int], statistics: LayerStatistics) -> Tensor:
+    """Mean squared error of the scores of every query head of the heads ``own``, (m,); ``queries``: their numbers."""
+    moment = like(statistics.moment(own.has_biases), own.q)
+    q = effective_rows(own.q, own.q_bias, own.q_norm, moment)
+    q_new = effective_rows(group.q, group.q_bias, own.q_norm, moment)
+    k = effective_rows(own.k, own.k_bias, own.k_norm, moment).repeat_interleave(own.queries_per_kv, dim=0)
     bias = None if group.k_bias is None else group.k_bias[None]
-    k_new = effective_rows(group.k[None], bias, source.k_norm, moment).expand_as(k)
-    r, rows = source.rotary_dim, (q, q_new, k, k_new)
-    turning = RelativePositions(statistics, moment, r).of(queries.tolist())
+    k_new = effective_rows(group.k[None], bias, own.k_norm, moment).expand_as(k)
+    r, rows = own.rotary_dim, (q, q_new, k, k_new)
     rotated = _errors(
         *(part[:, :r] for part in rows),
         moment=moment,
         of_keys=moment,
-        turned=turning.forth,
+        turned=turning_of(statistics, own.q, r, queries).forth,
     )
-    centred = centred_moment(statistics, source.has_biases).to(moment)
+    centred = like(centred_moment(statistics, own.has_biases), own.q)
     fixed = _errors(*(part[:, r:] for part in rows), moment=moment, of_keys=centred, turned=lambda keys: keys)
-    return (rotated + fixed) / source.score_divisor
+    return (rotated + fixed) / own.score_divisor
 
 
 def _errors(
@@ -92,8 +86,12 @@ def _errors(
     turned: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """E|q^T R k - q'^T R k'|^2 of rows (m, s, D), (m,); ``turned``: E[R X R^T] of moments X (m, s, s)."""
+    if not q.shape[1]:
+        return q.new_zeros(len(q))
 
     def product(q_left: Tensor, q_right: Tensor, k_left: Tensor, k_right: Tensor) -> Tensor:
-        return ((q_left @ moment @ q_right.mT) * turned(k_left @ of_keys @ k_right.mT)).sum((-2, -1))
+        return ((q_left @ q_right.mT) * turned(k_left @ k_right.mT)).sum((-2, -1))
 
-    return product(q, q, k, k) + product(q_new, q_new, k_new, k_new) - 2 * product(q, q_new, k, k_new)
+    q_read, q_new_read, k_read, k_new_read = q @ moment, q_new @ moment, k @ of_keys, k_new @ of_keys
+    before, after = product(q_read, q, k_read, k), product(q_new_read, q_new, k_new_read, k_new)
+    return before + after - 2 * product(q_read, q_new, k_read, k_new)

@@ -14,39 +14,35 @@ from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.models import LayerWeights
 
 
-def weighted_mean_of(
-    weights: LayerWeights, heads: tuple[int, ...], key_shares: Tensor, value_shares: Tensor
-) -> MergedGroup:
-    """K and V averaged with these shares (n,), each summing to 1; queries and outputs stay as they are."""
-    index = list(heads)
-    queries = [query for head in heads for query in weights.queries_of(head)]
+def weighted_mean_of(own: LayerWeights, key_shares: Tensor, value_shares: Tensor) -> MergedGroup:
+    """K and V of the n heads ``own`` averaged with these shares (n,), each summing to 1; the rest stays as it is."""
 
     def mean(tensor: Tensor, shares: Tensor) -> Tensor:
-        average: Tensor = torch.tensordot(shares, tensor[index], dims=1)
+        average: Tensor = torch.tensordot(shares, tensor, dims=1)
         return average
 
     return MergedGroup(
-        k=mean(weights.k, key_shares),
-        v=mean(weights.v, value_shares),
-        q=weights.q[queries],
-        o=weights.o[queries],
-        k_bias=None if weights.k_bias is None else mean(weights.k_bias, key_shares),
-        v_bias=None if weights.v_bias is None else mean(weights.v_bias, value_shares),
-        q_bias=None if weights.q_bias is None else weights.q_bias[queries],
+        k=mean(own.k, key_shares),
+        v=mean(own.v, value_shares),
+        q=own.q,
+        o=own.o,
+        k_bias=None if own.k_bias is None else mean(own.k_bias, key_shares),
+        v_bias=None if own.v_bias is None else mean(own.v_bias, value_shares),
+        q_bias=own.q_bias,
     )
 
 
-def mean_of(weights: LayerWeights, heads: tuple[int, ...]) -> MergedGroup:
-    """The plain average of ``heads``."""
-    equal = weights.k.new_full((len(heads),), 1 / len(heads))
-    return weighted_mean_of(weights, heads, equal, equal)
+def mean_of(own: LayerWeights) -> MergedGroup:
+    """The plain average of the heads ``own``."""
+    equal = own.k.new_full((len(own.k),), 1 / len(own.k))
+    return weighted_mean_of(own, equal, equal)
 
 
 class MeanLayer(LayerMerge):
     """Averages; queries and outputs stay as they are."""
 
-    def _merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
-        return mean_of(self.weights, heads)
+    def merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
+        return mean_of(self.heads(heads))
 
 
 @dataclass(frozen=True)

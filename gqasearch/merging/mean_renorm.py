@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
-from gqasearch.merging._base import Merge
-from gqasearch.merging.mean import MeanLayer
+from gqasearch.merging._base import LayerMerge, Merge
+from gqasearch.merging.mean import mean_of
 from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.models import LayerWeights
 
@@ -22,14 +22,13 @@ def norm_ratio(merged: Tensor, sources: Tensor) -> Tensor:
     return mean / norm if norm > 0 else torch.ones_like(norm)
 
 
-class MeanRenormLayer(MeanLayer):
+class MeanRenormLayer(LayerMerge):
     """The mean, scaled so that K and V keep the group's mean weight norm."""
 
-    def _merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
-        group, index = super()._merge_group(heads), list(heads)
-        k_scale = norm_ratio(group.k, self.weights.k[index])
-        v_scale = norm_ratio(group.v, self.weights.v[index])
-        return group.scaled(k_scale, v_scale)
+    def merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
+        own = self.heads(heads)
+        group = mean_of(own)
+        return group.scaled(norm_ratio(group.k, own.k), norm_ratio(group.v, own.v))
 
 
 @dataclass(frozen=True)

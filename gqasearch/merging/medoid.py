@@ -18,11 +18,11 @@ from gqasearch.models import LayerWeights, augmented
 class MedoidLayer(LayerMerge):
     """K and V are chosen apart: with queries and outputs unchanged nothing ties one to the other."""
 
-    def _merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
-        w = self.weights
-        keys = augmented(w.k, w.k_bias, w.k_bias is not None)[list(heads)]
-        values = augmented(w.v, w.v_bias, w.v_bias is not None)[list(heads)]
-        return weighted_mean_of(w, heads, _all_on_medoid(keys), _all_on_medoid(values))
+    def merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
+        own = self.heads(heads)
+        keys = augmented(own.k, own.k_bias, own.k_bias is not None)
+        values = augmented(own.v, own.v_bias, own.v_bias is not None)
+        return weighted_mean_of(own, _all_on_medoid(keys), _all_on_medoid(values))
 
 
 def _all_on_medoid(rows: Tensor) -> Tensor:

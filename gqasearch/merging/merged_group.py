@@ -1,10 +1,16 @@
-"""One group after its merge."""
+"""One group after its merge, and a layer of such groups."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor
+
+from gqasearch.grouping import LayerGrouping
+from gqasearch.merging.selected import OF_HEADS, OF_QUERIES, queries_of
+from gqasearch.models import LayerWeights
 
 
 @dataclass(frozen=True)
@@ -32,3 +38,35 @@ class MergedGroup:
             k_bias=None if self.k_bias is None else self.k_bias * k_scale,
             v_bias=None if self.v_bias is None else self.v_bias * v_scale,
         )
+
+    def to(self, dtype: torch.dtype) -> MergedGroup:
+        """The same in another dtype."""
+        return MergedGroup(**{role: None if part is None else part.to(dtype) for role, part in self._parts()})
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all its tensors."""
+        return sum(part.nbytes for _, part in self._parts() if part is not None)
+
+    def _parts(self) -> list[tuple[str, Tensor | None]]:
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+
+
+def with_groups(
+    source: LayerWeights, grouping: LayerGrouping, merged: Callable[[tuple[int, ...]], MergedGroup]
+) -> LayerWeights:
+    """The layer with one K and V per group: k, v (G, ...); q, o keep the source's query order.
+
+    ``merged`` gives a group of two or more heads. Single heads are copied bit for bit.
+    """
+    firsts = [heads[0] for heads in grouping.groups]
+    roles = (*OF_HEADS, *OF_QUERIES)
+    parts = {role: tensor for role in roles if (tensor := getattr(source, role)) is not None}
+    parts = {role: tensor[firsts] if role in OF_HEADS else tensor.clone() for role, tensor in parts.items()}
+    for row, heads in enumerate(grouping.groups):
+        if len(heads) == 1:
+            continue
+        group, queries = merged(heads), queries_of(source, heads)
+        for role, tensor in parts.items():
+            tensor[row if role in OF_HEADS else queries] = getattr(group, role).to(tensor.dtype)
+    return replace(source, **parts)

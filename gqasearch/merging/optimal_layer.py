@@ -11,16 +11,11 @@ from torch import Tensor
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.merging._base import LayerMerge
 from gqasearch.merging.merged_group import MergedGroup
-from gqasearch.merging.positions import RelativePositions
-from gqasearch.merging.score_pairs import (
-    centred_moment,
-    effective_rows,
-    mapped_queries,
-    pair_moments,
-    to_pairs,
-)
+from gqasearch.merging.moments import cross_moments, like
+from gqasearch.merging.positions import turning_of
+from gqasearch.merging.score_pairs import centred_moment, effective_rows, mapped_queries, query_moments
 from gqasearch.merging.shared_pairs import SharedPairs
-from gqasearch.merging.shared_rotated import SharedRotated
+from gqasearch.merging.shared_rotated import SharedRotated, side_by_side
 from gqasearch.merging.shared_subspace import SharedSubspace
 from gqasearch.models import LayerWeights, augmented
 
@@ -31,22 +26,43 @@ class OptimalLayer(LayerMerge):
     def __init__(self, weights: LayerWeights, statistics: LayerStatistics) -> None:
         super().__init__(weights, statistics)
         self.statistics: LayerStatistics = statistics
-        w, r = self.weights, weights.rotary_dim
-        self.moment = statistics.moment(w.has_biases).to(w.q)
-        attended = statistics.attended(w.has_biases).to(w.q)
-        self.values = SharedSubspace(augmented(w.v, w.v_bias, w.has_biases), self._value_reads(), attended)
-        keys = effective_rows(w.k, w.k_bias, w.k_norm, self.moment)
-        queries = effective_rows(w.q, w.q_bias, w.q_norm, self.moment)
-        cost = statistics.score_gain.to(w.q) / w.score_divisor
-        self.pairs = SharedPairs(to_pairs(keys[:, :r]), self._pair_energy(queries[:, :r], cost), self.moment)
-        reads = cost[:, None, None] * (queries[:, :r] @ self.moment @ queries[:, :r].mT)
-        positions = RelativePositions(statistics, w.q, r)
-        self.rotated = SharedRotated(keys[:, :r], reads, self.moment, self.pairs, positions)
+        self.values = SharedSubspace(self._value_rows(weights), self._value_reads(), self._attended())
+        self._bind_keys(like(statistics.moment(weights.has_biases), weights.k))
+
+    def _bind_keys(self, moment: Tensor) -> None:
+        """Gram matrices of what enters the scores; ``moment`` E[x x^T]."""
+        w, r = self.source, self.source.rotary_dim
+        cost = like(self.statistics.score_gain, w.q)[:, None, None] / w.score_divisor
+        reads = query_moments(w, moment) * cost
         self.fixed: SharedSubspace | None = None
+        keys = self._key_rows(w, moment)
         if r < w.head_dim:
-            reads = cost[:, None, None] * (queries[:, r:] @ self.moment @ queries[:, r:].mT)
-            centred = centred_moment(statistics, w.has_biases).to(w.q)
-            self.fixed = SharedSubspace(keys[:, r:], self._by_head(reads), centred)
+            self.fixed = SharedSubspace(keys[:, r:], self._by_head(reads[:, r:, r:]), self._centred())
+        order = side_by_side(r)
+        reads, gram = reads[:, order][:, :, order], cross_moments(keys[:, order], moment)
+        self.pairs = SharedPairs(gram, self._pair_energy(reads))
+        self._bind_rotated(gram, reads)
+
+    def _bind_rotated(self, gram: Tensor, reads: Tensor) -> None:
+        """What rotated keys are fitted from: moments of keys and of queries, pairs side by side."""
+        turning = turning_of(self.statistics, gram, self.source.rotary_dim, range(len(reads)))
+        self.rotated = SharedRotated(gram, reads, self.pairs, turning)
+
+    def _value_rows(self, weights: LayerWeights) -> Tensor:
+        """W_v (H, dv, D), float64, with a column for biases where the model has any."""
+        bias = None if weights.v_bias is None else weights.v_bias.double()
+        return augmented(weights.v.double(), bias, self.source.has_biases)
+
+    def _key_rows(self, weights: LayerWeights, moment: Tensor) -> Tensor:
+        """W_k (H, d, D), float64, likewise, that give what enters the scores."""
+        bias = None if weights.k_bias is None else weights.k_bias.double()
+        return effective_rows(weights.k.double(), bias, weights.k_norm, moment)
+
+    def _attended(self) -> Tensor:
+        return like(self.statistics.attended(self.source.has_biases), self.source.v)
+
+    def _centred(self) -> Tensor:
+        return like(centred_moment(self.statistics, self.source.has_biases), self.source.k)
 
     def _by_head(self, of_queries: Tensor) -> Tensor:
         """Sum over the queries of every head, (Hq, ...) -> (H, ...)."""
@@ -55,12 +71,13 @@ class OptimalLayer(LayerMerge):
 
     def _value_reads(self) -> Tensor:
         """What an error of a value costs: sum over the head's queries of W_o^T W_o, (H, dv, dv)."""
-        return self._by_head(self.weights.o.mT @ self.weights.o)
+        reads = [wide.mT @ wide for wide in (of_query.double() for of_query in self.source.o)]
+        return self._by_head(torch.stack(reads))
 
-    def _pair_energy(self, queries: Tensor, cost: Tensor) -> Tensor:
+    def _pair_energy(self, reads: Tensor) -> Tensor:
         """e (H, r/2): what a unit squared error of a key pair costs at any position; 1/2 is the mean of cos^2."""
-        pairs = to_pairs(queries)
-        return self._by_head(pair_moments(pairs, pairs, self.moment).real * cost[:, None] / 2)
+        energy = reads.diagonal(dim1=1, dim2=2).unflatten(1, (-1, 2)).sum(2)
+        return self._by_head(energy / 2)
 
     def _group_errors(self, groups: Sequence[tuple[int, ...]]) -> list[float]:
         errors = np.zeros(len(groups))
@@ -73,26 +90,30 @@ class OptimalLayer(LayerMerge):
             errors[rows] = self.values.errors(same) + self.rotated.errors(same) + fixed
         return [float(error) for error in errors]
 
-    def _merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
-        v, v_bias, o = self._merge_values(heads)
-        k, k_bias, q, q_bias = self._merge_keys(heads)
+    def merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
+        own = self.heads(heads)
+        v, v_bias, o = self._merge_values(heads, own)
+        k, k_bias, q, q_bias = self._merge_keys(heads, own)
         return MergedGroup(k=k, v=v, q=q, o=o, k_bias=k_bias, v_bias=v_bias, q_bias=q_bias)
 
-    def _merge_values(self, heads: tuple[int, ...]) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Shared V (dv, D), its bias, and the outputs (m, D, dv) that read it."""
-        w, hidden = self.weights, self.weights.v.shape[-1]
-        shared, maps = self.values.fit(heads)
-        o = w.o[self.queries_of(heads)] @ maps.repeat_interleave(self.source.queries_per_kv, dim=0)
-        return shared[:, :hidden], None if w.v_bias is None else shared[:, hidden], o
+    def _merge_values(self, heads: tuple[int, ...], own: LayerWeights) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Shared V (dv, D), its bias, and the outputs (m, D, dv) that read it; ``own``: these heads."""
+        hidden = own.v.shape[-1]
+        shared, maps = self.values.fit(heads, self._value_rows(own), self._attended())
+        o = own.o @ maps.repeat_interleave(own.queries_per_kv, dim=0)
+        return shared[:, :hidden], None if own.v_bias is None else shared[:, hidden], o
 
-    def _merge_keys(self, heads: tuple[int, ...]) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    def _merge_keys(
+        self, heads: tuple[int, ...], own: LayerWeights
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
         """Shared K (d, D), its bias, and the queries (m, d, D) turned to read it, with theirs."""
-        w, hidden = self.weights, self.weights.k.shape[-1]
-        k, maps = self.rotated.fit(heads)
+        hidden, r = own.k.shape[-1], own.rotary_dim
+        rows = augmented(own.k, own.k_bias, self.source.has_biases)
+        k, maps = self.rotated.fit(heads, rows[:, :r])
         if self.fixed is not None:
-            rows, fixed = self.fixed.fit(heads)
-            k = torch.cat([k, rows])
-            fixed = fixed.mT.repeat_interleave(self.source.queries_per_kv, dim=0)
+            fixed_k, fixed = self.fixed.fit(heads, rows[:, r:], self._centred())
+            k = torch.cat([k, fixed_k])
+            fixed = fixed.mT.repeat_interleave(own.queries_per_kv, dim=0)
             maps = torch.stack([torch.block_diag(*pair) for pair in zip(maps, fixed, strict=True)])
-        q, q_bias = mapped_queries(w, self.queries_of(heads), maps)
-        return k[:, :hidden], None if w.k_bias is None else k[:, hidden], q, q_bias
+        q, q_bias = mapped_queries(own, maps)
+        return k[:, :hidden], None if own.k_bias is None else k[:, hidden], q, q_bias

@@ -18,8 +18,9 @@ from gqasearch.errors import UserError
 from gqasearch.merging.error import measured_error
 from gqasearch.merging.mean import mean_of
 from gqasearch.merging.merged_group import MergedGroup
+from gqasearch.merging.moments import like
 from gqasearch.merging.optimal_layer import OptimalLayer
-from gqasearch.merging.score_pairs import before_norm, from_pairs, turned_queries
+from gqasearch.merging.score_pairs import before_norm, from_pairs, to_pairs, turned_queries
 from gqasearch.models import LayerWeights
 
 
@@ -36,25 +37,29 @@ class OptimalNormedLayer(OptimalLayer):
             )
         super().__init__(weights, statistics)
 
+    def _bind_rotated(self, gram: Tensor, reads: Tensor) -> None:
+        """Nothing: no matrix passes the norm, but for one factor per pair."""
+
     def _group_errors(self, groups: Sequence[tuple[int, ...]]) -> list[float]:
         return [self.measured_error(heads) for heads in groups]
 
-    def _merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
-        v, v_bias, o = self._merge_values(heads)
-        leading = self.pairs.leading(heads)
-        phases = _unit(leading)
+    def merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
+        own = self.heads(heads)
+        v, v_bias, o = self._merge_values(heads, own)
+        phases = _unit(self.pairs.leading(torch.tensor([heads]))[0])
         phases = phases * _unit(phases.sum(0)).conj()  # one phase for all heads is free: turn them least
-        mean = mean_of(self.weights, heads)
-        keys = [self._keys(heads, torch.ones_like(phases)), self._keys(heads, phases), (mean.k, mean.q)]
+        mean = mean_of(own)
+        keys = [self._keys(heads, own, torch.ones_like(phases)), self._keys(heads, own, phases), (mean.k, mean.q)]
         groups = [MergedGroup(k=k, v=v, q=q, o=o, v_bias=v_bias) for k, q in keys]
-        return min(groups, key=lambda g: measured_error(self.weights, g, heads, self.statistics))
+        return min(groups, key=lambda group: measured_error(self.source, group, heads, self.statistics))
 
-    def _keys(self, heads: tuple[int, ...], phases: Tensor) -> tuple[Tensor, Tensor]:
+    def _keys(self, heads: tuple[int, ...], own: LayerWeights, phases: Tensor) -> tuple[Tensor, Tensor]:
         """Least squares for given unit factors (n, d/2): z = sum e_h conj(c_h) k_h / sum e_h; and its queries."""
-        w, index, energy = self.weights, list(heads), self.pairs.energy[list(heads)]
-        shared = ((energy / energy.sum(0) * phases.conj())[..., None] * self.pairs.pairs[index]).sum(0)
-        q, _ = turned_queries(w, self.queries_of(heads), phases, None)
-        return before_norm(from_pairs(shared), w.k_norm), q
+        energy, moment = self.pairs.energy[list(heads)], like(self.statistics.moment(own.has_biases), own.k)
+        pairs = to_pairs(self._key_rows(own, moment))
+        shared = ((energy / energy.sum(0) * phases.conj())[..., None] * pairs).sum(0)
+        q, _ = turned_queries(own, phases, None)
+        return before_norm(from_pairs(shared), own.k_norm), q
 
 
 def _unit(numbers: Tensor) -> Tensor:

@@ -9,45 +9,35 @@ factor through. Averages over the positions that are looked at know the differen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.merging.score_pairs import from_pairs, to_pairs
-from gqasearch.pairwise import FloatArray, IntArray
-
-ComplexArray: TypeAlias = NDArray[np.complex128]
 
 # Share of the positions drawn from anywhere: a score that goes wrong where attention does not look draws it there.
 ANYWHERE = 0.1
 
 
-class RelativePositions:
-    """Averages over a layer's relative positions, for every query head by where its own attention goes."""
+def turning_of(statistics: LayerStatistics, like: Tensor, rotary_dim: int, queries: Sequence[int]) -> Turning:
+    """Averages over a layer's relative positions for m of its query heads, each by where its own attention goes.
 
-    def __init__(self, statistics: LayerStatistics, like: Tensor, rotary_dim: int) -> None:
-        """``like``: a tensor of the dtype and device to compute in.
-
-        ``rotary_dim``: 0 in a layer that does not use the turns that the model computes for its others.
-        """
-        distance = statistics.distance.to(like)  # zeros for a head that nothing reads, whose scores cost nothing
-        length = distance.shape[1]
-        anywhere = torch.arange(length, 0, -1).to(like)  # pairs of tokens that far apart
-        shares = (1 - ANYWHERE) * distance + ANYWHERE * anywhere / anywhere.sum()
-        half = rotary_dim // 2
-        cosines, sines = (table[:, :half].to(like) for table in (statistics.cosines, statistics.sines))
-        turns = torch.complex(cosines, -sines)
-        self._same = torch.einsum("ht,ta,tb->hab", shares.to(turns), cosines.to(turns), turns)
-        self._other = torch.einsum("ht,ta,tb->hab", shares.to(turns), sines.to(turns), turns)
-
-    def of(self, queries: list[int]) -> Turning:
-        """The averages of these query heads."""
-        return Turning(self._same[queries], self._other[queries])
+    ``like``: a float64 tensor on the device to compute on. ``rotary_dim``: 0 in a layer that does not use the turns
+    that the model computes for its others.
+    """
+    distance = statistics.distance.to(like)[list(queries)]  # zeros for a head that nothing reads
+    length = distance.shape[1]
+    anywhere = torch.arange(length, 0, -1).to(like)  # pairs of tokens that far apart
+    shares = ((1 - ANYWHERE) * distance + ANYWHERE * anywhere / anywhere.sum()).to(torch.complex128)
+    half = rotary_dim // 2
+    cosines, sines = (table[:, :half].to(like) for table in (statistics.cosines, statistics.sines))
+    turns = torch.complex(cosines, -sines)
+    same = torch.einsum("ht,ta,tb->hab", shares, cosines.to(turns), turns)
+    other = torch.einsum("ht,ta,tb->hab", shares, sines.to(turns), turns)
+    return Turning(same, other)
 
 
 @dataclass(frozen=True)
@@ -70,42 +60,43 @@ class Turning:
         return from_pairs(torch.cat(turned, dim=-2).mT).mT
 
     def side_by_side(self) -> TurningSideBySide:
-        """The same for numpy, on the CPU, of moments with pairs side by side."""
-        same, other = (table.cpu().numpy() for table in (self.same, self.other))
-        both = np.stack([same, same], axis=-2), np.stack([other, -other], axis=-2)
-        return TurningSideBySide(*both, both[0].conj(), -both[1].conj())
+        """The same, of moments with pairs side by side."""
+        same, other = self.same, self.other
+        return TurningSideBySide(same, other, same.conj().resolve_conj(), -other.conj().resolve_conj())
 
 
 @dataclass(frozen=True)
 class TurningSideBySide:
     """As ``Turning``, of rows and columns in the order x_0, y_0, x_1, y_1, ...: no number is copied to be turned.
 
-    Each table (..., m, r/2, 2, r/2).
+    Each table (..., m, r/2, r/2).
     """
 
-    same: ComplexArray
-    other: ComplexArray
-    same_back: ComplexArray
-    other_back: ComplexArray
+    same: Tensor
+    other: Tensor
+    same_back: Tensor
+    other_back: Tensor
 
-    def of(self, queries: IntArray) -> TurningSideBySide:
+    def of(self, queries: Tensor) -> TurningSideBySide:
         """The averages of some of these query heads, (..., m)."""
         return TurningSideBySide(
             self.same[queries], self.other[queries], self.same_back[queries], self.other_back[queries]
         )
 
-    def forth(self, moments: FloatArray) -> FloatArray:
+    def forth(self, moments: Tensor) -> Tensor:
         """E_delta[R X R^T]: X (..., m, r, r), or with 1 for m -> (..., m, r, r); of X^T it is the transpose."""
         return _turned(moments, self.same, self.other)
 
-    def back(self, moments: FloatArray) -> FloatArray:
+    def back(self, moments: Tensor) -> Tensor:
         """E_delta[R^T X R], likewise."""
         return _turned(moments, self.same_back, self.other_back)
 
 
-def _turned(moments: FloatArray, same: ComplexArray, other: ComplexArray) -> FloatArray:
+def _turned(moments: Tensor, same: Tensor, other: Tensor) -> Tensor:
     half = same.shape[-1]
-    pairs = moments.reshape(*moments.shape[:-2], half, 2, 2 * half).view(np.complex128)
-    turned: ComplexArray = same * pairs
-    turned += other * pairs[..., ::-1, :]
-    return turned.view(np.float64).reshape(*turned.shape[:-3], 2 * half, 2 * half)
+    rows = torch.view_as_complex(moments.reshape(*moments.shape[:-2], half, 2, half, 2))
+    first, second = rows[..., 0, :], rows[..., 1, :]
+    turned = same.new_empty(*same.shape[:-2], half, 2, half)
+    torch.addcmul(same * first, other, second, out=turned[..., 0, :])
+    torch.addcmul(same * second, other, first, value=-1, out=turned[..., 1, :])
+    return torch.view_as_real(turned).view(*same.shape[:-2], 2 * half, 2 * half)

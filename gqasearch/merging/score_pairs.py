@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
+from gqasearch.merging.moments import ROWS
 from gqasearch.models import LayerWeights, augmented
 
 
@@ -41,9 +42,15 @@ def effective_rows(weight: Tensor, bias: Tensor | None, norm: Tensor | None, mom
     return full * norm[:, None] / energy.clamp_min(torch.finfo(full.dtype).tiny).sqrt()[:, None, None]
 
 
-def pair_moments(left: Tensor, right: Tensor, moment: Tensor) -> Tensor:
-    """E[l conj(r)] per pair, (..., r/2), for complex weights (..., r/2, D) and E[x x^T]."""
-    return ((left @ moment.to(left.dtype)) * right.conj()).sum(-1)
+def query_moments(weights: LayerWeights, moment: Tensor) -> Tensor:
+    """E[q q^T] of what enters the scores, of every query head, (Hq, d, d), float64; ``moment`` as above."""
+    step, found = max(1, ROWS // weights.head_dim), []
+    for first in range(0, len(weights.q), step):
+        some = slice(first, first + step)
+        bias = None if weights.q_bias is None else weights.q_bias[some].double()
+        rows = effective_rows(weights.q[some].double(), bias, weights.q_norm, moment)
+        found.append(rows @ moment @ rows.mT)
+    return torch.cat(found)
 
 
 def centred_moment(statistics: LayerStatistics, with_bias: bool) -> Tensor:
@@ -57,32 +64,29 @@ def centred_moment(statistics: LayerStatistics, with_bias: bool) -> Tensor:
     return statistics.moment(with_bias) - torch.outer(mean, mean)
 
 
-def turned_queries(
-    weights: LayerWeights, queries: list[int], factors: Tensor, maps: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """Query weights (m, d, D) and biases (m, d) that read a shared key z in place of their head's k.
+def turned_queries(own: LayerWeights, factors: Tensor, maps: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Query weights (m, d, D) and biases (m, d) that read a shared key z in place of the key of their head.
 
-    ``factors`` (n, r/2) complex: k ~ c z on the pairs, so q' = conj(c) q. ``maps`` (n, s, s): k ~ P z on the
-    s = d - r other dimensions, so q' = P^T q; None where there are none. ``queries``: those of the n heads.
+    ``own``: the n heads. ``factors`` (n, r/2) complex: k ~ c z on the pairs, so q' = conj(c) q. ``maps`` (n, s, s):
+    k ~ P z on the s = d - r other dimensions, so q' = P^T q; None where there are none.
     """
-    rows, m, r = weights.q[queries], len(queries) // len(factors), weights.rotary_dim
-    if weights.q_bias is not None:
-        rows = torch.cat([rows, weights.q_bias[queries][..., None]], dim=-1)
-    if weights.q_norm is not None:  # the norm's weights stand between W_q and the rotation
-        rows = rows * weights.q_norm[:, None]
+    rows, m, r = own.q, own.queries_per_kv, own.rotary_dim
+    if own.q_bias is not None:
+        rows = torch.cat([rows, own.q_bias[..., None]], dim=-1)
+    if own.q_norm is not None:  # the norm's weights stand between W_q and the rotation
+        rows = rows * own.q_norm[:, None]
     turn = factors.conj().repeat_interleave(m, dim=0)[..., None]
     turned = from_pairs(turn * to_pairs(rows[:, :r]))
     if maps is not None:
         turned = torch.cat([turned, maps.mT.repeat_interleave(m, dim=0) @ rows[:, r:]], dim=1)
-    turned = before_norm(turned, weights.q_norm)
-    hidden = weights.q.shape[-1]
-    return turned[..., :hidden], None if weights.q_bias is None else turned[..., hidden]
+    turned = before_norm(turned, own.q_norm)
+    hidden = own.q.shape[-1]
+    return turned[..., :hidden], None if own.q_bias is None else turned[..., hidden]
 
 
-def mapped_queries(weights: LayerWeights, queries: list[int], maps: Tensor) -> tuple[Tensor, Tensor | None]:
+def mapped_queries(own: LayerWeights, maps: Tensor) -> tuple[Tensor, Tensor | None]:
     """Query weights (m, d, D) and biases (m, d) times ``maps`` (m, d, d), for heads without norms."""
-    bias = None if weights.q_bias is None else (maps @ weights.q_bias[queries][..., None])[..., 0]
-    return maps @ weights.q[queries], bias
+    return maps @ own.q, None if own.q_bias is None else (maps @ own.q_bias[..., None])[..., 0]
 
 
 def before_norm(rows: Tensor, norm: Tensor | None) -> Tensor:

@@ -9,27 +9,26 @@ from gqasearch.merging.shared_subspace import NEGLIGIBLE
 
 
 class SharedPairs:
-    """Pairs k_h = u_h x, one complex number each; a group shares z with k_h ~ c_h z, c_h complex.
+    """Pairs k_h, one complex number each; a group shares z with k_h ~ c_h z, c_h complex.
 
-    ``pairs`` u (H, p, D) complex; ``energy`` e (H, p): what a unit squared error of a pair costs;
-    ``moment`` E[x x^T] (D, D). Per pair the best z is a^H k~ with a the leading eigenvector of the Hermitian
+    ``moments`` E[k k^T] of the heads' keys (H, H, r, r), pairs side by side; ``energy`` e (H, r/2): what a unit
+    squared error of a pair costs. Per pair the best z is a^H k~ with a the leading eigenvector of the Hermitian
     Gram of k~_h = sqrt(e_h) k_h over the group, and c_h = a_h / sqrt(e_h).
     """
 
-    def __init__(self, pairs: Tensor, energy: Tensor, moment: Tensor) -> None:
-        self.pairs = pairs
+    def __init__(self, moments: Tensor, energy: Tensor) -> None:
         if energy.numel():  # a head that nothing reads has no say, and no infinite factor either
             energy = energy.clamp_min(NEGLIGIBLE * float(energy.max().clamp_min(torch.finfo(energy.dtype).tiny)))
-        self.energy = energy
-        scaled = (self.energy.sqrt()[..., None] * pairs).transpose(0, 1)
-        self.gram = scaled @ moment.to(scaled.dtype) @ scaled.mH
+        self.energy, self.roots = energy, energy.sqrt()
+        # E[k_h conj(k_j)] of k = x + iy, (r/2, H, H)
+        xx, yy, yx, xy = (
+            moments[:, :, a::2, b::2].diagonal(dim1=2, dim2=3).permute(2, 0, 1) for a, b in ((0, 0), (1, 1), (1, 0), (0, 1))
+        )
+        roots = self.roots.T
+        self.gram = torch.complex(xx + yy, yx - xy) * roots[:, :, None] * roots[:, None, :]
 
-    def leading(self, heads: tuple[int, ...]) -> Tensor:
-        """The eigenvectors a, (n, p) complex."""
-        _, vectors = torch.linalg.eigh(self._block(heads))
-        leading: Tensor = vectors[..., -1].T
-        return leading
-
-    def _block(self, heads: tuple[int, ...]) -> Tensor:
-        index = torch.tensor(heads, device=self.gram.device)
-        return self.gram[:, index][:, :, index]
+    def leading(self, groups: Tensor) -> Tensor:
+        """The eigenvectors a of groups (N, n), (N, n, r/2) complex."""
+        heads = groups.to(self.gram.device)
+        _, vectors = torch.linalg.eigh(self.gram[:, heads[:, :, None], heads[:, None, :]])  # (r/2, N, n, n)
+        return vectors[..., -1].movedim(0, -1)

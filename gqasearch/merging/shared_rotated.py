@@ -7,170 +7,189 @@ alternating least squares, from the better of two starts: one complex factor per
 the mean. Every step lowers the error, so it never exceeds theirs.
 
 A search asks for the errors of thousands of groups and the matrices are small, so many groups of one size are
-computed at once, in numpy: torch would spend its time on calls, but for the solves, where it is twice as fast. Every
-group is computed by itself in the stack, so that its bits do not depend on what is computed beside it.
+computed at once. Every group is computed by itself in the stack, so that its bits do not depend on what is
+computed beside it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gqasearch.merging.positions import RelativePositions
+from gqasearch.merging.positions import Turning
 from gqasearch.merging.shared_pairs import SharedPairs
 from gqasearch.pairwise import FloatArray, IntArray
 
+# Rounds of the alternation: for the merge itself, and for the error that a search is told.
 ROUNDS = 5
+SEARCH_ROUNDS = 2
 # Relative ridge of the solves: heads that are copies leave directions that nothing reads.
 RIDGE = 1e-10
-TINY = np.finfo(np.float64).tiny
+TINY = torch.finfo(torch.float64).tiny
 # Numbers in one array over the query heads of a stack of groups, 0.5 MB: more leaves the processor's cache.
 STACK = 2**16
 
+# Moments with the n heads' keys, (..., n, r), to those with z, (..., r).
+Mix: TypeAlias = Callable[[Tensor], Tensor]
+
 
 class SharedRotated:
-    """``rows`` W_k (H, r, D); ``reads`` (Hq, r, r): E[q q^T] times what a squared error of a score costs;
-    ``moment`` E[x x^T] (D, D).
+    """``gram`` E[k k^T] of the keys (H, H, r, r); ``reads`` (Hq, r, r): E[q q^T] times what a squared error of a score
+    costs; both with pairs side by side (``side_by_side``), as the turning takes them.
     """
 
-    def __init__(
-        self, rows: Tensor, reads: Tensor, moment: Tensor, pairs: SharedPairs, positions: RelativePositions
-    ) -> None:
-        self.rows, self.size, self.per_head = rows, rows.shape[1], len(reads) // len(rows)
-        # Pairs side by side, as the turning takes them; ``rows`` and what is handed out keep the halves apart.
-        self.order = torch.arange(self.size, device=rows.device).reshape(2, -1).T.flatten()
-        flat = rows[:, self.order].flatten(0, 1)
-        gram = (flat @ moment @ flat.T).reshape(len(rows), self.size, len(rows), self.size)
-        self.gram = _array(gram.transpose(1, 2).contiguous())  # E[k k^T] (H, H, r, r)
-        self.reads = _array(reads[:, self.order][:, :, self.order])
-        self.turning = positions.of(list(range(len(reads)))).side_by_side()
-        self.pair_gram, self.pair_roots = pairs.gram.cpu().numpy(), pairs.energy.sqrt().cpu().numpy()
+    def __init__(self, gram: Tensor, reads: Tensor, pairs: SharedPairs, turning: Turning) -> None:
+        self.gram, self.reads, self.pairs, self.turning = gram, reads, pairs, turning.side_by_side()
+        self.size, self.per_head = gram.shape[-1], len(reads) // len(gram)
 
     def errors(self, groups: IntArray) -> FloatArray:
-        """The groups' errors after the last round, (N,); ``groups`` (N, n)."""
+        """The groups' errors after ``SEARCH_ROUNDS`` rounds, (N,); ``groups`` (N, n).
+
+        They are no less than those of ``fit``, which goes on to ``ROUNDS``.
+        """
         if not self.size:  # no RoPE
             return np.zeros(len(groups))
         step = max(STACK // (groups.shape[1] * self.per_head * self.size**2), 1)
-        stacks = (_Groups(self, groups[first : first + step]) for first in range(0, len(groups), step))
-        return np.concatenate([stack.errors(stack.alternate()) for stack in stacks])
+        stacks = (_Groups(self, some) for some in torch.from_numpy(groups).to(self.gram.device).split(step))
+        return np.concatenate([stack.errors_after(SEARCH_ROUNDS).cpu().numpy() for stack in stacks])
 
-    def fit(self, heads: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """z (r, D), of the heads' typical size per pair, and M (m, r, r) of the m query heads: q' = M q."""
-        own = self.rows[list(heads)]
+    def fit(self, heads: tuple[int, ...], own: Tensor) -> tuple[Tensor, Tensor]:
+        """z (r, D), of the heads' typical size per pair, and M (m, r, r) of the m query heads: q' = M q.
+
+        ``own``: rows W of these heads' keys (n, r, D). Here, pairs are the halves again.
+        """
         if not self.size:
             return own[0], own.new_zeros(len(heads) * self.per_head, 0, 0)
-        found = _Groups(self, np.array([heads])).alternate()
-        back = self.order.argsort()
-        shared = (torch.from_numpy(found.mixing[0]).to(own).mT @ own[:, self.order].flatten(0, 1))[back]
-        maps = torch.from_numpy(found.maps[0]).to(own).mT[:, back][:, :, back]
+        mixing, found = _Groups(self, torch.tensor([heads], device=self.gram.device)).after(ROUNDS)
+        order = side_by_side(self.size)
+        back = order.argsort()
+        shared = (mixing[0].mT @ own[:, order].flatten(0, 1))[back]
+        maps = found.maps[0].mT[:, back][:, :, back]
         typical, size = _pair_sizes(own).mean(0), _pair_sizes(shared)
         scale = torch.where((size > 0) & (typical > 0), typical / size.clamp_min(TINY), 1.0).repeat(2)[:, None]
         return shared * scale, maps / scale
 
-    def pair_mixing(self, groups: IntArray) -> FloatArray:
-        """T^T of one complex factor per pair, as real matrices: a multiplication by x + iy is [[x, -y], [y, x]]."""
-        half, pair = self.size // 2, np.arange(self.size // 2)
-        _, vectors = np.linalg.eigh(self.pair_gram[:, groups[:, :, None], groups[:, None, :]])  # (r/2, N, n, n)
-        factors = np.moveaxis(vectors[..., -1].conj(), 0, -1) * self.pair_roots[groups]  # (N, n, r/2)
-        mixing = np.zeros((*groups.shape, half, 2, half), dtype=np.complex128)
-        mixing[..., pair, 0, pair], mixing[..., pair, 1, pair] = factors, 1j * factors
-        return mixing.view(np.float64).reshape(len(groups), -1, self.size)
+
+def side_by_side(size: int) -> Tensor:
+    """Where x_0, y_0, x_1, y_1, ... stand in x_0, x_1, ..., y_0, y_1, ...: (r,)."""
+    return torch.arange(size).reshape(2, -1).T.flatten()
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """Keys and maps of N groups with m query heads, all transposed: a solve works by columns, and need not copy.
+    """Maps of N groups with m query heads, all transposed: a solve works by columns, and need not copy.
 
-    ``mixing`` T^T (N, n r, r); ``maps`` M^T, ``moved`` (M E[q q^T])^T and ``wanted`` E[R k z^T R^T], (N, m, r, r);
-    ``ridge`` (N, m, 1, 1): (E[R z z^T R^T] + ridge) M = wanted^T.
+    ``maps`` M^T, ``moved`` (M E[q q^T])^T and ``wanted`` E[R k z^T R^T], (N, m, r, r); ``ridge`` (N, m, 1, 1):
+    (E[R z z^T R^T] + ridge) M = wanted^T.
     """
 
-    mixing: FloatArray
-    maps: FloatArray
-    moved: FloatArray
-    wanted: FloatArray
-    ridge: FloatArray
+    maps: Tensor
+    moved: Tensor
+    wanted: Tensor
+    ridge: Tensor
 
 
 class _Groups:
     """The least squares of N groups of n heads, their m query heads; ``heads`` (N, n)."""
 
-    def __init__(self, keys: SharedRotated, heads: IntArray) -> None:
+    def __init__(self, keys: SharedRotated, heads: Tensor) -> None:
         self.keys, self.heads, self.size = keys, heads, keys.size
-        self.by_head = (*heads.shape, keys.per_head, keys.size, keys.size)
-        queries = (heads[..., None] * keys.per_head + np.arange(keys.per_head)).reshape(len(heads), -1)
+        queries = heads[..., None] * keys.per_head + torch.arange(keys.per_head, device=heads.device)
+        queries = queries.flatten(1)
         self.reads, self.turning = keys.reads[queries], keys.turning.of(queries)
-        blocks = keys.gram[heads[:, :, None], heads[:, None, :]].swapaxes(2, 3)
-        self.gram = blocks.reshape(len(heads), heads.shape[1] * keys.size, -1)
+        blocks = keys.gram[heads[:, :, None], heads[:, None, :]]  # (N, n, n, r, r)
+        self.gram = blocks.transpose(2, 3).reshape(len(heads), heads.shape[1] * keys.size, -1)
         own = self.turning.forth(self._of_queries(keys.gram[heads, heads]))  # E[R k k^T R^T]
         self.energy = _summed(self.reads * own)
 
-    def alternate(self) -> _Fit:
-        """Where the alternation ends from the better start."""
-        mean = np.tile(np.eye(self.size), (*self.heads.shape, 1)).reshape(len(self.heads), -1, self.size)
-        found = self._better(*map(self.with_best_maps, (self.keys.pair_mixing(self.heads), mean / self.heads.shape[1])))
-        for _ in range(ROUNDS):
-            found = self.with_best_maps(self.best_mixing(found))
-        return found
+    def after(self, rounds: int) -> tuple[Tensor, _Fit]:
+        """T^T (N, n r, r) and the maps, after one round or more from the better start."""
+        found = self._better(self._start(self._one_factor_per_pair()), self._start(_mean))
+        for _ in range(rounds):
+            mixing = self.best_mixing(found)
+            found = self.with_best_maps(cross := self.gram @ mixing, mixing.mT @ cross)
+        return mixing, found
 
-    def with_best_maps(self, mixing: FloatArray) -> _Fit:
-        """The best M for these z."""
-        cross = self.gram @ mixing  # E[k z^T], (N, n r, r)
-        reading = self.turning.forth((mixing.mT @ cross)[:, None])
+    def errors_after(self, rounds: int) -> Tensor:
+        """The errors, (N,), after these rounds."""
+        if not rounds:
+            return torch.minimum(*(self.errors(self._start(mix)) for mix in (self._one_factor_per_pair(), _mean)))
+        return self.errors(self.after(rounds)[1])
+
+    def _start(self, mix: Mix) -> _Fit:
+        """The best M for a z whose T is too simple for a product of matrices."""
+        heads = self.heads.shape[1]
+        cross = mix(self.gram.unflatten(2, (heads, self.size)))
+        return self.with_best_maps(cross, mix(cross.mT.unflatten(2, (heads, self.size))))
+
+    def _one_factor_per_pair(self) -> Mix:
+        """T of one complex factor per pair; as a real matrix a multiplication by x + iy is [[x, -y], [y, x]]."""
+        pairs = self.keys.pairs
+        factors = (pairs.leading(self.heads).conj() * pairs.roots[self.heads])[:, None]  # (N, 1, n, r/2)
+
+        def mix(moments: Tensor) -> Tensor:
+            by_pair = torch.view_as_complex(moments.unflatten(3, (-1, 2)).contiguous())
+            return torch.view_as_real((by_pair * factors).sum(2)).flatten(2)
+
+        return mix
+
+    def with_best_maps(self, cross: Tensor, own: Tensor) -> _Fit:
+        """The best M for a z with E[k z^T] (N, n r, r) and E[z z^T] (N, r, r)."""
         wanted = self.turning.forth(self._of_queries(cross))
-        maps, ridge = _solve(reading, wanted)
-        return _Fit(mixing, maps, self.reads @ maps, wanted, ridge)
+        maps, ridge = _solve(self.turning.forth(own[:, None]), wanted)
+        return _Fit(maps, self.reads @ maps, wanted, ridge)
 
-    def best_mixing(self, found: _Fit) -> FloatArray:
-        """The best T for these M: what all query heads together want of z."""
-        wanted = self.turning.back(found.moved).reshape(self.by_head).sum(2)
+    def best_mixing(self, found: _Fit) -> Tensor:
+        """The best T^T for these M: what all query heads together want of z."""
+        wanted = self.turning.back(found.moved).unflatten(1, (-1, self.keys.per_head)).sum(2)
         total = self.turning.back(found.maps.mT @ found.moved).sum(1)
-        return _solve(total, wanted.reshape(len(wanted), -1, self.size))[0]
+        return _solve(total, wanted.flatten(1, 2))[0]
 
-    def errors(self, found: _Fit) -> FloatArray:
+    def errors(self, found: _Fit) -> Tensor:
         """sum_q E (q^T R k - (M q)^T R z)^2, (N,): each M being best for its z, what it matches is subtracted once."""
         matched = found.wanted + found.ridge * found.maps
-        return np.asarray(np.maximum(self.energy - _summed(found.moved * matched), 0.0))
+        return (self.energy - _summed(found.moved * matched)).clamp_min(0.0)
 
     def _better(self, one: _Fit, other: _Fit) -> _Fit:
         """Of every group the fit with the smaller error."""
-        other_wins = self.errors(other) < self.errors(one)
+        other_wins = (self.errors(other) < self.errors(one))[:, None, None, None]
         pairs = ((getattr(one, field.name), getattr(other, field.name)) for field in fields(_Fit))
-        return _Fit(*(np.where(other_wins.reshape(-1, *[1] * (a.ndim - 1)), b, a) for a, b in pairs))
+        return _Fit(*(torch.where(other_wins, b, a) for a, b in pairs))
 
-    def _of_queries(self, by_head: FloatArray) -> FloatArray:
+    def _of_queries(self, by_head: Tensor) -> Tensor:
         """Matrices of the heads, (N, n r, r) or (N, n, r, r), for each of their query heads, (N, m, r, r)."""
         matrices = by_head.reshape(len(by_head), -1, self.size, self.size)
-        return matrices if self.keys.per_head == 1 else matrices.repeat(self.keys.per_head, axis=1)
+        return matrices if self.keys.per_head == 1 else matrices.repeat_interleave(self.keys.per_head, dim=1)
 
 
-def _solve(matrix: FloatArray, right: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _mean(moments: Tensor) -> Tensor:
+    return moments.mean(2)
+
+
+def _solve(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """right matrix^-1 for positive semidefinite matrices (..., r, r), and their ridge (..., 1, 1), added in place.
 
     ``right`` (..., k, r).
     """
-    size = matrix.shape[-1]
-    diagonal = matrix.reshape(*matrix.shape[:-2], -1)[..., :: size + 1]  # a view
-    ridge = np.maximum(RIDGE * diagonal.sum(-1, keepdims=True) / size, TINY)
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+    ridge = (RIDGE * diagonal.mean(-1, keepdim=True)).clamp_min(TINY)
     diagonal += ridge
-    left, columns = torch.from_numpy(matrix), torch.from_numpy(right).mT
-    factor, failed = torch.linalg.cholesky_ex(left)
+    columns = right.mT
+    factor, failed = torch.linalg.cholesky_ex(matrix)
     solution = torch.cholesky_solve(columns, factor)
     if failed.any():  # the rounding of huge factors that cancel can exceed the ridge
-        solution[failed > 0] = torch.linalg.solve(left[failed > 0], columns[failed > 0])
-    return solution.mT.numpy(), ridge[..., None]
+        solution[failed > 0] = torch.linalg.solve(matrix[failed > 0], columns[failed > 0])
+    return solution.mT, ridge[..., None]
 
 
-def _summed(numbers: FloatArray) -> FloatArray:
+def _summed(numbers: Tensor) -> Tensor:
     """(N, ...) -> (N,)."""
-    return np.asarray(numbers.reshape(len(numbers), -1).sum(1))
-
-
-def _array(tensor: Tensor) -> FloatArray:
-    return tensor.detach().to("cpu", torch.float64).numpy()
+    return numbers.flatten(1).sum(1)
 
 
 def _pair_sizes(rows: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gqasearch.merging.moments import cross_moments
 from gqasearch.pairwise import FloatArray, IntArray
 
 # Relative floor under which an eigenvalue counts as zero, in float64.
@@ -23,37 +24,37 @@ class SharedSubspace:
     """
 
     def __init__(self, rows: Tensor, reads: Tensor, moment: Tensor) -> None:
-        self.rows, self.moment = rows, moment
         values, vectors = torch.linalg.eigh(reads)
-        self.scaled = values.clamp_min(0).sqrt()[..., None] * vectors.mT @ rows  # S_h W_h
-        flat = self.scaled.flatten(0, 1)
-        self.gram = flat @ moment @ flat.T
+        self.roots = values.clamp_min(0).sqrt()[..., None] * vectors.mT  # S (H, s, s)
+        self.gram = cross_moments(self.roots @ rows, moment)  # (H, H, s, s)
 
     def errors(self, groups: IntArray) -> FloatArray:
         """Sum of the discarded eigenvalues of each group, (N,); ``groups`` (N, n)."""
-        kept, width = self.rows.shape[1], groups.shape[1] * self.rows.shape[1]
+        kept, width = self.gram.shape[-1], groups.shape[1] * self.gram.shape[-1]
         found = []
         for some in torch.from_numpy(groups).split(max(STACK // max(width**2, 1), 1)):
             values = torch.linalg.eigvalsh(self._blocks(some))[:, : width - kept]
             found.append(values.clamp_min(0).cpu().numpy().sum(1))
         return np.concatenate(found)
 
-    def fit(self, heads: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Rows of z (s, D), of the heads' typical size, and the maps P (n, s, s)."""
-        size, own = self.rows.shape[1], self.rows[list(heads)]
+    def fit(self, heads: tuple[int, ...], own: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of z (s, D), of the heads' typical size, and the maps P (n, s, s).
+
+        ``own``: rows W of these heads (n, s, D); ``moment`` as before.
+        """
+        size = own.shape[1]
         energies, vectors = torch.linalg.eigh(self._blocks(torch.tensor([heads]))[0])
         top, energies = vectors[:, -size:], energies[-size:]
         tiny = torch.finfo(energies.dtype).tiny
-        shared = top.T @ self.scaled[list(heads)].flatten(0, 1)
-        maps = own @ self.moment @ shared.T  # times 1 / energies: the regression of y_h on z
-        typical = torch.einsum("hdi,ij,hdj->hd", own, self.moment, own).mean().clamp_min(tiny)
         usable = energies > NEGLIGIBLE * energies[-1].clamp_min(tiny)
+        shared = top.T @ (self.roots[list(heads)] @ own).flatten(0, 1)
+        moments = torch.where(usable, own @ (moment @ shared.T), 0.0)  # E[y z^T] (n, s, s)
+        typical = (moments.square() / energies.clamp_min(tiny)).sum(-1).mean().clamp_min(tiny)
         scale = torch.where(usable, (typical / energies.clamp_min(tiny)).sqrt(), 0.0)
-        return scale[:, None] * shared, torch.where(usable, maps * scale / typical, 0.0)
+        return scale[:, None] * shared, moments * scale / typical
 
     def _blocks(self, groups: Tensor) -> Tensor:
         """The Gram matrices of groups (N, n), (N, n s, n s)."""
-        heads, size = groups.to(self.gram.device), self.rows.shape[1]
-        by_head = self.gram.reshape(len(self.rows), size, len(self.rows), size).transpose(1, 2)
-        blocks: Tensor = by_head[heads[:, :, None], heads[:, None, :]]  # (N, n, n, s, s)
+        heads = groups.to(self.gram.device)
+        blocks = self.gram[heads[:, :, None], heads[:, None, :]]  # (N, n, n, s, s)
         return blocks.transpose(2, 3).flatten(3, 4).flatten(1, 2)

@@ -12,8 +12,9 @@ from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.merging._base import LayerMerge, Merge, Need, required
 from gqasearch.merging.mean import weighted_mean_of
 from gqasearch.merging.merged_group import MergedGroup
-from gqasearch.merging.score_pairs import effective_rows
-from gqasearch.models import LayerWeights, augmented
+from gqasearch.merging.moments import like
+from gqasearch.merging.score_pairs import query_moments
+from gqasearch.models import LayerWeights
 
 HeadWeight = Literal["key-norm", "query-energy"]
 
@@ -25,9 +26,9 @@ class WeightedMeanLayer(LayerMerge):
         super().__init__(weights, statistics)
         self.key_weights, self.value_weights = keys, values
 
-    def _merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
+    def merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
         shares = (_shares(of[list(heads)]) for of in (self.key_weights, self.value_weights))
-        return weighted_mean_of(self.weights, heads, *shares)
+        return weighted_mean_of(self.heads(heads), *shares)
 
 
 def _shares(weights: Tensor) -> Tensor:
@@ -37,22 +38,20 @@ def _shares(weights: Tensor) -> Tensor:
 
 
 def norms(rows: Tensor, bias: Tensor | None) -> Tensor:
-    """Frobenius norm of every head's weights and bias, (H,)."""
-    size: Tensor = torch.linalg.vector_norm(augmented(rows, bias, bias is not None), dim=(1, 2))
-    return size
+    """Frobenius norm of every head's weights and bias, (H,), float64."""
+    squares = torch.stack([head.double().square().sum() for head in rows])
+    return (squares if bias is None else squares + bias.double().square().sum(1)).sqrt()
 
 
 def query_energy(weights: LayerWeights, statistics: LayerStatistics) -> Tensor:
     """E|q|^2 of what enters the scores, summed over the queries of every head, (H,)."""
-    moment = statistics.moment(weights.has_biases).to(weights.q)
-    rows = effective_rows(weights.q, weights.q_bias, weights.q_norm, moment)
-    energy = torch.einsum("qdi,ij,qdj->q", rows, moment, rows)
-    return _by_head(energy, weights)
+    moment = like(statistics.moment(weights.has_biases), weights.q)
+    return _by_head(query_moments(weights, moment).diagonal(dim1=1, dim2=2).sum(1), weights)
 
 
 def output_energy(weights: LayerWeights) -> Tensor:
     """||W_o||_F^2, summed over the queries of every head, (H,)."""
-    return _by_head(weights.o.square().sum((1, 2)), weights)
+    return _by_head(torch.stack([of_query.double().square().sum() for of_query in weights.o]), weights)
 
 
 def _by_head(of_queries: Tensor, weights: LayerWeights) -> Tensor:
@@ -79,10 +78,9 @@ class WeightedMean(Merge):
         return "weights" if self.weight == "key-norm" else "statistics"
 
     def for_layer(self, weights: LayerWeights, statistics: LayerStatistics | None = None) -> WeightedMeanLayer:
-        wide = weights.to(torch.float64)
         if self.weight == "key-norm":
-            keys, values = norms(wide.k, wide.k_bias), norms(wide.v, wide.v_bias)
+            keys, values = norms(weights.k, weights.k_bias), norms(weights.v, weights.v_bias)
         else:
             moments = required(statistics, "weighted-mean with weight=query-energy")
-            keys, values = query_energy(wide, moments), output_energy(wide)
+            keys, values = query_energy(weights, moments), output_energy(weights)
         return WeightedMeanLayer(weights, statistics, keys, values)

@@ -23,6 +23,11 @@ def bound(name: str, family: str, seed: int = 0, kv_heads: int | None = None) ->
     return make_merge(name).for_layer(layer, synthetic_statistics(layer, seed))
 
 
+def wide(merge: LayerMerge) -> LayerWeights:
+    """The layer that a merge is bound to, float64."""
+    return merge.source.to(torch.float64)
+
+
 @cache
 def source_layer(family: str, seed: int = 0, kv_heads: int | None = None) -> LayerWeights:
     """Layer 0 of a tiny model with 6 query heads of 8; no test changes it."""

@@ -21,7 +21,7 @@ from gqasearch.merging.error import error_parts, measured_error
 from gqasearch.merging.positions import ANYWHERE
 from gqasearch.models import LayerWeights
 from tests.matrix import FAMILIES, SOURCES, examples, sampled, values_of
-from tests.merging.layers import MATRIX, bound, source_layer
+from tests.merging.layers import MATRIX, bound, source_layer, wide
 from tests.samples import synthetic_statistics
 from tests.tiny_models import kv_head_choices
 
@@ -49,8 +49,8 @@ def rotated_scores(q: Tensor, k: Tensor, turn: Tensor) -> Tensor:
 
 def explicit_error(merge: LayerMerge, group: MergedGroup, heads: tuple[int, ...]) -> float:
     """Sums over tokens and relative positions; what all keys of a query share is left out where nothing rotates."""
-    w, stats = merge.weights, merge.require_statistics()
-    x, r, total = stats.sample.double(), merge.weights.rotary_dim, 0.0
+    w, stats = wide(merge), merge.require_statistics()
+    x, r, total = stats.sample.double(), wide(merge).rotary_dim, 0.0
 
     def rows(weight: Tensor, bias: Tensor | None) -> Tensor:
         return x @ weight.T + (0 if bias is None else bias)
@@ -80,7 +80,7 @@ def explicit_error(merge: LayerMerge, group: MergedGroup, heads: tuple[int, ...]
 def test_error_counts_what_the_layer_computes(name: str, family: str) -> None:
     merge = on_sample(name, family)
     group = merge.merge_group((1, 4))
-    measured = measured_error(merge.weights, group, (1, 4), merge.require_statistics())
+    measured = measured_error(merge.source, group, (1, 4), merge.require_statistics())
     assert measured == pytest.approx(explicit_error(merge, group, (1, 4)), rel=1e-9)
 
 
@@ -91,15 +91,18 @@ def test_what_all_keys_share_costs_nothing_where_nothing_rotates() -> None:
         group = merge.merge_group((0, 1))
         assert group.k_bias is not None
         shifted = replace(group, k_bias=group.k_bias + 3.0)
-        errors = [error_parts(merge.weights, g, (0, 1), merge.require_statistics())[1] for g in (group, shifted)]
+        errors = [error_parts(merge.source, g, (0, 1), merge.require_statistics())[1] for g in (group, shifted)]
         assert (errors[1] == pytest.approx(errors[0], rel=1e-9)) is free
 
 
 @pytest.mark.parametrize(("name", "family"), [case for case in MATRIX if "qwen3" not in values_of(case)])
-def test_closed_form_error_equals_the_measured_one(name: str, family: str) -> None:
+def test_closed_form_error_equals_the_measured_one(
+    name: str, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_rotated, "SEARCH_ROUNDS", shared_rotated.ROUNDS)
     merge = bound(name, family)
     for heads in [(0, 1), (1, 3, 4), (0, 1, 2, 3, 4, 5)]:
-        measured = measured_error(merge.weights, merge.merge_group(heads), heads, merge.require_statistics())
+        measured = measured_error(merge.source, merge.merge_group(heads), heads, merge.require_statistics())
         assert merge.group_error(heads) == pytest.approx(measured, rel=1e-9)
 
 
@@ -122,14 +125,15 @@ def test_aligned_never_exceeds_the_mean(family: str, kv_heads: int, seed: int) -
     aligned, mean = bound("aligned", family, seed, kv_heads=kv_heads), bound("mean", family, seed, kv_heads=kv_heads)
     statistics = aligned.require_statistics()
     for heads in CLOSE:
-        parts = [error_parts(m.weights, m.merge_group(heads), heads, statistics) for m in (aligned, mean)]
+        parts = [error_parts(m.source, m.merge_group(heads), heads, statistics) for m in (aligned, mean)]
         assert all(a <= b * (1 + 1e-12) for a, b in zip(*parts, strict=True))
         assert aligned.group_error(heads) < 0.9 * mean.group_error(heads)
 
 
 def test_no_small_change_lowers_the_optimal_merge(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the alternation has come to rest: random steps of shared heads and of what reads them, several sizes."""
-    monkeypatch.setattr(shared_rotated, "ROUNDS", 2000)
+    for name in ("ROUNDS", "SEARCH_ROUNDS"):
+        monkeypatch.setattr(shared_rotated, name, 2000)
     for family in ("llama", "opt", "gpt_neox"):
         merge = bound("optimal", family)
         heads = (0, 2, 5)
@@ -140,14 +144,14 @@ def test_no_small_change_lowers_the_optimal_merge(monkeypatch: pytest.MonkeyPatc
                 tensor = getattr(group, name)
                 noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64) * tensor.std() * step
                 changed = replace(group, **{name: tensor + noise})
-                assert measured_error(merge.weights, changed, heads, merge.require_statistics()) >= best * (1 - 1e-7)
+                assert measured_error(merge.source, changed, heads, merge.require_statistics()) >= best * (1 - 1e-7)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt_neox"])
 def test_every_round_lowers_the_error(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     errors = []
     for rounds in (0, 1, 2, 5, 20):
-        monkeypatch.setattr(shared_rotated, "ROUNDS", rounds)
+        monkeypatch.setattr(shared_rotated, "SEARCH_ROUNDS", rounds)
         errors.append(bound("optimal", family).group_error((0, 2, 5)))
     assert all(one > two for one, two in pairwise(errors))
 
@@ -175,7 +179,7 @@ def test_without_rope_the_queries_are_no_worse_than_any_map() -> None:
         maps = torch.eye(8).double() + step * torch.randn(2, 8, 8, generator=generator, dtype=torch.float64)
         bias = (maps @ group.q_bias[..., None])[..., 0]
         changed = replace(group, q=maps @ group.q, q_bias=bias)
-        assert measured_error(merge.weights, changed, heads, merge.require_statistics()) > best
+        assert measured_error(merge.source, changed, heads, merge.require_statistics()) > best
 
 
 @pytest.mark.parametrize("name", sorted(MERGES))
@@ -270,11 +274,12 @@ def test_every_group_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_solves_take_what_rounding_has_made_indefinite() -> None:
     """One such matrix in a stack of positive ones, each with right sides as rows."""
-    matrix = np.array([[[2.0, 1.0], [1.0, 3.0]], [[0.0, 1.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    right = np.array([[[1.0, 2.0], [0.0, 1.0], [3.0, 3.0]], [[1.0, 2.0], [4.0, 5.0], [0.0, 0.0]], np.zeros((3, 2))])
-    found, ridge = shared_rotated._solve(matrix.copy(), right)
+    matrices = [[[2.0, 1.0], [1.0, 3.0]], [[0.0, 1.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]
+    rows = [[[1.0, 2.0], [0.0, 1.0], [3.0, 3.0]], [[1.0, 2.0], [4.0, 5.0], [0.0, 0.0]], [[0.0, 0.0]] * 3]
+    matrix, right = torch.tensor(matrices, dtype=torch.float64), torch.tensor(rows, dtype=torch.float64)
+    found, ridge = shared_rotated._solve(matrix.clone(), right)
     assert ridge.shape == (3, 1, 1) and ridge[0, 0, 0] == pytest.approx(2.5 * shared_rotated.RIDGE)
-    np.testing.assert_allclose(found @ matrix, right, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found @ matrix, right, rtol=1e-9, atol=1e-9)
     assert not found[2].any()
 
 
@@ -311,8 +316,8 @@ def test_where_procrustes_would_do_harm_heads_stay_unaligned() -> None:
     merge, mean = (make_merge(name).for_layer(deaf, statistics) for name in ("aligned", "mean"))
     assert isinstance(merge, AlignedLayer)
     parts = [
-        error_parts(merge.weights, g, (0, 1), statistics)
+        error_parts(merge.source, g, (0, 1), statistics)
         for g in (merge.aligned_group((0, 1)), merge.merge_group((0, 1)))
     ]
     assert parts[0][0] > 1.0 and parts[0][1] > 1.0
-    assert parts[1] == error_parts(mean.weights, mean.merge_group((0, 1)), (0, 1), statistics)
+    assert parts[1] == error_parts(mean.source, mean.merge_group((0, 1)), (0, 1), statistics)

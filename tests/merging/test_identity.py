@@ -16,7 +16,7 @@ from gqasearch.merging.aligned_layer import AlignedLayer
 from gqasearch.merging.score_pairs import turned_queries
 from gqasearch.models import LayerWeights
 from tests.matrix import SOURCES, sampled
-from tests.merging.layers import MATRIX, bound, copies, even_norms, logits_with, source_layer, tied, turned
+from tests.merging.layers import MATRIX, bound, copies, even_norms, logits_with, source_layer, tied, turned, wide
 from tests.samples import synthetic_statistics
 from tests.tiny_models import tiny_parent
 
@@ -82,12 +82,12 @@ def test_alignment_alone_leaves_logits_unchanged(family: str, kv_heads: int) -> 
     merge, heads = make_merge("aligned").for_layer(layer, synthetic_statistics(layer)), tuple(range(kv_heads))
     assert isinstance(merge, AlignedLayer)
     turns, factors, maps = merge.alignment(heads)
-    k, k_bias = merge.turned_keys(heads, factors, maps)
-    v, v_bias = merge.turned_values(heads, turns)
-    q, q_bias = turned_queries(merge.weights, list(range(6)), factors, maps)
-    o = merge.weights.o @ turns.repeat_interleave(layer.queries_per_kv, dim=0)
+    k, k_bias = merge.turned_keys(wide(merge), factors, maps)
+    v, v_bias = merge.turned_values(wide(merge), turns)
+    q, q_bias = turned_queries(wide(merge), factors, maps)
+    o = wide(merge).o @ turns.repeat_interleave(layer.queries_per_kv, dim=0)
     alone = replace(layer, q=q, k=k, v=v, o=o, q_bias=q_bias, k_bias=k_bias, v_bias=v_bias)
-    assert not torch.allclose(alone.v, merge.weights.v, atol=0.1)
+    assert not torch.allclose(alone.v, wide(merge).v, atol=0.1)
     assert torch.allclose(logits_with(parent, alone), logits_with(parent, layer), atol=3e-5)
 
 

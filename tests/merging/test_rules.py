@@ -13,7 +13,7 @@ from gqasearch.errors import UserError
 from gqasearch.merging import MERGES, make_merge
 from gqasearch.merging.procrustes import align
 from tests.matrix import FAMILIES
-from tests.merging.layers import bound, orthogonal
+from tests.merging.layers import bound, orthogonal, wide
 from tests.samples import synthetic_statistics
 from tests.tiny_models import tiny_parent
 
@@ -21,7 +21,7 @@ from tests.tiny_models import tiny_parent
 @pytest.mark.parametrize("family", FAMILIES)
 def test_mean_is_the_mean(family: str) -> None:
     merge = bound("mean", family)
-    w, group = merge.weights, merge.merge_group((0, 2, 5))
+    w, group = wide(merge), merge.merge_group((0, 2, 5))
     torch.testing.assert_close(group.k, (w.k[0] + w.k[2] + w.k[5]) / 3)
     torch.testing.assert_close(group.v, (w.v[0] + w.v[2] + w.v[5]) / 3)
     if w.k_bias is not None:
@@ -36,7 +36,7 @@ def test_medoid_is_the_nearest_by_brute_force(family: str, seed: int) -> None:
     heads = (0, 1, 3, 4)
     group = merge.merge_group(heads)
     for role, chosen, bias in (("k", group.k, group.k_bias), ("v", group.v, group.v_bias)):
-        rows, biases = getattr(merge.weights, role), getattr(merge.weights, f"{role}_bias")
+        rows, biases = getattr(wide(merge), role), getattr(wide(merge), f"{role}_bias")
 
         def distance(one: int, other: int, rows: torch.Tensor = rows, biases: torch.Tensor | None = biases) -> float:
             extra = 0.0 if biases is None else float((biases[one] - biases[other]).square().sum())
@@ -51,13 +51,13 @@ def test_medoid_is_the_nearest_by_brute_force(family: str, seed: int) -> None:
 def test_medoid_of_two_is_the_larger(heads: tuple[int, int]) -> None:
     merge = bound("medoid", "llama")
     group = merge.merge_group(heads)
-    for rows, chosen in ((merge.weights.k, group.k), (merge.weights.v, group.v)):
+    for rows, chosen in ((wide(merge).k, group.k), (wide(merge).v, group.v)):
         assert torch.equal(chosen, max((rows[head] for head in heads), key=torch.linalg.vector_norm))
 
 
 def test_weighted_mean_by_norm() -> None:
     merge = bound("weighted-mean", "llama")
-    w, group, heads = merge.weights, merge.merge_group((1, 2, 4)), [1, 2, 4]
+    w, group, heads = wide(merge), merge.merge_group((1, 2, 4)), [1, 2, 4]
     for rows, merged in ((w.k, group.k), (w.v, group.v)):
         norms = [float(rows[head].square().sum()) ** 0.5 for head in heads]
         wanted = sum((norm * rows[head] for norm, head in zip(norms, heads, strict=True)), torch.zeros(()))
@@ -72,7 +72,7 @@ def test_weighted_mean_by_query_energy(family: str, kv_heads: int) -> None:
     x = statistics.sample.double()
     statistics = replace(statistics, second_moment=x.T @ x / len(x), mean=x.mean(0))
     merge = make_merge("weighted-mean", {"weight": "query-energy"}).for_layer(layer, statistics)
-    w, m = merge.weights, layer.queries_per_kv
+    w, m = wide(merge), layer.queries_per_kv
     group, key, value = merge.merge_group((0, 2)), [], []
     for head in (0, 2):
         mine = range(head * m, head * m + m)
@@ -88,13 +88,13 @@ def test_heads_without_weight_share_equally() -> None:
     layer = tiny_parent("llama").layer(0)
     silent = replace(layer, q=torch.zeros_like(layer.q))
     merge = make_merge("weighted-mean", {"weight": "query-energy"}).for_layer(silent, synthetic_statistics(layer))
-    torch.testing.assert_close(merge.merge_group((0, 1)).k, merge.weights.k[:2].mean(0))
+    torch.testing.assert_close(merge.merge_group((0, 1)).k, wide(merge).k[:2].mean(0))
 
 
 def test_norm_is_restored_in_the_weights() -> None:
     merge = bound("mean-renorm", "llama")
     group = merge.merge_group((0, 1, 2))
-    for merged, sources in ((group.k, merge.weights.k[:3]), (group.v, merge.weights.v[:3])):
+    for merged, sources in ((group.k, wide(merge).k[:3]), (group.v, wide(merge).v[:3])):
         assert float(merged.norm()) == pytest.approx(float(sources.flatten(1).norm(dim=1).mean()), rel=1e-12)
 
 
@@ -106,7 +106,7 @@ def test_norm_is_restored_in_the_activations(family: str) -> None:
     x, r = statistics.sample.double(), layer.rotary_dim
     statistics = replace(statistics, second_moment=x.T @ x / len(x), mean=x.mean(0))
     merge = make_merge("aligned-renorm").for_layer(layer, statistics)
-    w, group = merge.weights, merge.merge_group((0, 1, 2))
+    w, group = wide(merge), merge.merge_group((0, 1, 2))
 
     def norm(rows: torch.Tensor, bias: torch.Tensor | None, kept: int) -> float:
         y = x @ rows.T + (0 if bias is None else bias)

@@ -82,7 +82,7 @@ def test_merges_on_collected_statistics(family: str, kv_heads: int, tmp_path: Pa
             merge = make_merge(name).for_layer(source, statistics)
             errors[name] = merge.group_errors(GROUPS)
             groups = [merge.merge_group(heads) for heads in GROUPS]
-            found = [measured_error(merge.weights, g, h, statistics) for g, h in zip(groups, GROUPS, strict=True)]
+            found = [measured_error(merge.source, g, h, statistics) for g, h in zip(groups, GROUPS, strict=True)]
             assert errors[name] == pytest.approx(found, rel=1e-8)
             single = merge.merge(LayerGrouping.singletons(kv_heads))
             for field in fields(LayerWeights):
@@ -125,7 +125,7 @@ def test_errors_of_scores_grow_with_the_square_of_their_scale(family: str, scale
     for weights in (layer, replace(layer, score_scale=None)):
         merge = make_merge("optimal").for_layer(weights, statistics)
         found.append(
-            error_parts(merge.weights, make_merge("mean").for_layer(weights).merge_group((0, 1)), (0, 1), statistics)
+            error_parts(merge.source, make_merge("mean").for_layer(weights).merge_group((0, 1)), (0, 1), statistics)
         )
     assert found[0][0] == found[1][0]
     assert found[0][1] / found[1][1] == pytest.approx(scale**2 * 8, rel=1e-9)

@@ -1,0 +1,47 @@
+"""A part of a layer: some heads, with the queries that they carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gqasearch.models import LayerWeights
+
+OF_QUERIES = ("q", "o", "q_bias")
+OF_HEADS = ("k", "v", "k_bias", "v_bias")
+
+
+def queries_of(weights: LayerWeights, heads: Sequence[int]) -> list[int]:
+    """The query heads that these heads of a source layer carry, in order."""
+    return [query for head in heads for query in weights.queries_of(head)]
+
+
+def selected(weights: LayerWeights, heads: Sequence[int]) -> LayerWeights:
+    """These n heads of a source layer and their m queries as a layer of their own, copied: k (n, d, D), q (m, d, D)."""
+    places = {
+        **dict.fromkeys(OF_HEADS, torch.tensor(list(heads), device=weights.k.device)),
+        **dict.fromkeys(OF_QUERIES, torch.tensor(queries_of(weights, heads), device=weights.k.device)),
+    }
+    chosen: dict[str, Any] = {
+        role: tensor.index_select(0, index)
+        for role, index in places.items()
+        if (tensor := getattr(weights, role)) is not None
+    }
+    return replace(weights, **chosen)
+
+
+def held_bytes(*things: object) -> int:
+    """Memory of all tensors that these objects of ours hold, or objects in their fields; each storage once."""
+    storages: dict[int, int] = {}
+    waiting = list(things)
+    while waiting:
+        thing = waiting.pop()
+        if isinstance(thing, Tensor):
+            storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+        elif type(thing).__module__.startswith("gqasearch.") and hasattr(thing, "__dict__"):
+            waiting.extend(vars(thing).values())
+    return sum(storages.values())
