@@ -62,7 +62,7 @@ class TwoWays:
     def layer(self, index: int, layer: LayerGrouping) -> LayerWeights:
         """The converted layer in the parent's shape."""
         if (index, layer) not in self.converted:
-            merged = self.work.converter.layer_merge(index).merge(layer)
+            merged = self.work.converter.merged(index, layer)
             refined = self.alone.refine(index, layer, merged)
             self.converted[index, layer] = tie_heads(refined, layer.labels, self.work.parent.geometry.queries_per_kv)
         return self.converted[index, layer]

@@ -116,7 +116,7 @@ def converted_layers(
         alone = LayersAlone(context.parent, context.load_calibration_blocks().first(tokens), refinement)
 
     def converted_layer(index: int, layer: LayerGrouping) -> LayerWeights:
-        merged = converter.layer_merge(index).merge(layer)
+        merged = converter.merged(index, layer)
         return merged if alone is None else alone.refine(index, layer, merged)
 
     return converted_layer

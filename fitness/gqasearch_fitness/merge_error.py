@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gqasearch.calibration import Statistics
 from gqasearch.evaluation import Converter
 from gqasearch.fitness import Fitness, FitnessContext, PreparedGroupFitness
 from gqasearch.merging import Need
@@ -17,18 +16,16 @@ class PreparedMergeError(PreparedGroupFitness):
 
     def __init__(self, context: FitnessContext) -> None:
         super().__init__()
-        self.statistics: Statistics = context.load_statistics()
-        self.converter = Converter(context.parent, context.merge, lambda: self.statistics, measure=True)
-        self._scales: dict[int, float] = {}
+        statistics = context.load_statistics()
+        self.converter = Converter(context.parent, context.merge, lambda: statistics, measure=True)
 
     def compute_group_error(self, layer: int, heads: tuple[int, ...]) -> float:
         return self.compute_group_errors(layer, [heads])[0]
 
     def compute_group_errors(self, layer: int, groups: Sequence[tuple[int, ...]]) -> list[float]:
-        if layer not in self._scales:
-            self._scales[layer] = 1.0 / float(self.statistics.layer(layer).residual_energy)
-        errors = self.converter.layer_merge(layer).group_errors(groups)
-        return [error * self._scales[layer] for error in errors]
+        bound = self.converter.layer_merge(layer)
+        scale = 1.0 / float(bound.require_statistics().residual_energy)
+        return [error * scale for error in bound.group_errors(groups)]
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,10 @@ class MergeError(Fitness):
     """Expected squared change of each layer's attention output under the chosen merge.
 
     A fraction of the energy of the residual stream that it is added to, summed over groups and layers.
-    With the optimal merge it is the sum of discarded eigenvalues: no model is run.
+    With the optimal merge it is what its fits leave over, and no model is run. Keys with RoPE are fitted by an
+    alternation that a search cuts short and the merge carries on: the error told, here and in grouping.json, is never
+    less than that of the merge in use, on the embedded model 1% more on average. Other merges' errors are those of
+    their weights.
     """
 
     name: ClassVar[str] = "merge-error"

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from gqasearch.calibration import Statistics, TokenBlocks, no_progress
+from gqasearch.evaluation.recent import Recent
 from gqasearch.evaluation.runners import Runner, tied_runner
-from gqasearch.grouping import Grouping
-from gqasearch.merging import LayerMerge, Merge
+from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.merging import LayerMerge, Merge, MergedGroup, held_bytes, with_groups
 from gqasearch.models import LayerWeights, Parent, tie_heads
 from gqasearch.refining import Refinement
 
+Group: TypeAlias = tuple[int, ...]
+
+
+# Memory of bound layers, with the weights and statistics that they hold: all of a small model, one of Llama-2-7B.
+LAYER_BYTES = 2**30
+# Memory of merged groups.
+GROUP_BYTES = 2**28
+
 
 class Converter:
-    """Merges groupings of one parent. Merged groups are kept, so similar candidates cost little.
+    """Merges groupings of one parent.
+
+    Layers are bound when they are first needed, and merged groups kept, so similar candidates cost little; what was
+    not used longest is dropped where it takes too much memory.
 
     ``measure``: errors of groups will be asked for, so bind statistics even where the merge needs none.
     """
@@ -26,18 +40,44 @@ class Converter:
         self.merge = merge
         self._load_statistics = load_statistics
         self._bind_statistics = measure or merge.needs == "statistics"
-        self._layers: dict[int, LayerMerge] = {}
+        self._layers: OrderedDict[int, LayerMerge] = OrderedDict()
+        # In the layer's own dtype, by layer and heads.
+        self._groups: Recent[tuple[int, Group], MergedGroup] = Recent(GROUP_BYTES, lambda group: group.nbytes)
 
     def layer_merge(self, layer: int) -> LayerMerge:
-        """The merge bound to one layer, made when it is first needed."""
+        """The merge bound to one layer; bound again where it was dropped."""
         if layer not in self._layers:
+            self._make_room()
             statistics = self._load_statistics().layer(layer) if self._bind_statistics else None
             self._layers[layer] = self.merge.for_layer(self.parent.layer(layer), statistics)
+        self._layers.move_to_end(layer)
         return self._layers[layer]
 
+    def _make_room(self) -> None:
+        """Drop bound layers until one more, as large as the last, fits."""
+        while self._layers:
+            last = next(reversed(self._layers.values()))
+            if held_bytes(*self._layers.values()) + held_bytes(last) <= LAYER_BYTES:
+                return
+            self._layers.popitem(last=False)
+
+    def merged(self, layer: int, grouping: LayerGrouping) -> LayerWeights:
+        """One layer with one K and V per group of this grouping of its heads."""
+        bound = self._layers.get(layer)
+        source = self.parent.layer(layer) if bound is None else bound.source
+        return with_groups(source, grouping, lambda heads: self._merged_group(layer, heads))
+
+    def _merged_group(self, layer: int, heads: Group) -> MergedGroup:
+        known = self._groups.get((layer, heads))
+        if known is None:
+            bound = self.layer_merge(layer)
+            known = bound.merge_group(heads).to(bound.source.q.dtype)
+            self._groups.put((layer, heads), known)
+        return known
+
     def merged_layer(self, grouping: Grouping, layer: int) -> LayerWeights:
-        """One layer with one K and V per group."""
-        return self.layer_merge(layer).merge(grouping.layers[layer])
+        """``merged`` of this layer's part of a grouping of all."""
+        return self.merged(layer, grouping.layers[layer])
 
     def converted_layer(
         self, grouping: Grouping, layer: int, refined: Mapping[int, LayerWeights] | None = None

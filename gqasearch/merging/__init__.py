@@ -9,8 +9,9 @@ from gqasearch.merging.aligned_renorm import AlignedRenorm
 from gqasearch.merging.mean import Mean
 from gqasearch.merging.mean_renorm import MeanRenorm
 from gqasearch.merging.medoid import Medoid
-from gqasearch.merging.merged_group import MergedGroup
+from gqasearch.merging.merged_group import MergedGroup, with_groups
 from gqasearch.merging.optimal import Optimal
+from gqasearch.merging.selected import held_bytes, selected
 from gqasearch.merging.weighted_mean import WeightedMean
 from gqasearch.parameters import construct
 
@@ -27,7 +28,10 @@ __all__ = [
     "Need",
     "Optimal",
     "WeightedMean",
+    "held_bytes",
     "make_merge",
+    "selected",
+    "with_groups",
 ]
 
 MERGES: dict[str, type[Merge]] = {

@@ -19,6 +19,7 @@ from gqasearch.merging.moments import cross_moments, like
 from gqasearch.merging.procrustes import align
 from gqasearch.merging.score_pairs import before_norm, centred_moment, from_pairs, to_pairs, turned_queries
 from gqasearch.models import LayerWeights, augmented
+from gqasearch.threads import pinned
 
 # For each head of a group: V (n, dv, dv), RoPE pairs (n, r/2), the rest of K (n, s, s) or None.
 Alignment: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
@@ -107,13 +108,13 @@ class AlignedLayer(LayerMerge):
     def _align_all(self, groups: Sequence[tuple[int, ...]]) -> list[Alignment]:
         """``alignment`` of groups of one size."""
         index = torch.tensor(groups, device=self.value_gram.device)
-        turns = align(_blocks(self.value_gram, index))
-        pairs = align(_blocks(self.pair_gram, index).flatten(0, 1)).unflatten(0, (-1, len(groups)))
+        with pinned(1):
+            turns = align(_blocks(self.value_gram, index))
+            pairs = align(_blocks(self.pair_gram, index).flatten(0, 1)).unflatten(0, (-1, len(groups)))
+            maps = align(_blocks(self.fixed_gram, index))
         factors = pairs[..., 0, 0].permute(1, 2, 0)
-        if not self.fixed_gram.shape[-1]:
-            return [(turn, factor, None) for turn, factor in zip(turns, factors, strict=True)]
-        maps = align(_blocks(self.fixed_gram, index))
-        return list(zip(turns, factors, maps, strict=True))
+        of_rest = maps if self.fixed_gram.shape[-1] else [None] * len(groups)
+        return list(zip(turns, factors, of_rest, strict=True))
 
     def turned_values(self, own: LayerWeights, turns: Tensor) -> tuple[Tensor, Tensor | None]:
         """V (n, dv, D) and biases (n, dv) of the heads ``own``, turned towards their mean."""

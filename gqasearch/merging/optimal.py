@@ -13,7 +13,8 @@ linear solves given each other (``shared_rotated``). Dimensions that are not rot
 some with partial rotary) merge like values: E[q q^T] stands for W_o^T W_o, and P_h goes into the queries,
 q' = P_h^T q. Under per-head norms (Qwen3) only a complex factor of modulus 1 passes (``optimal_normed``).
 
-The error of a group is what these fits leave over: a set function of its heads.
+The error of a group is what these fits leave over: a set function of its heads. For rotated keys a search is told what
+``SEARCH_ROUNDS`` rounds of the alternation leave, and the merge goes on to ``ROUNDS``, which never leaves more.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ class SharedPairs:
         self.energy, self.roots = energy, energy.sqrt()
         # E[k_h conj(k_j)] of k = x + iy, (r/2, H, H)
         xx, yy, yx, xy = (
-            moments[:, :, a::2, b::2].diagonal(dim1=2, dim2=3).permute(2, 0, 1) for a, b in ((0, 0), (1, 1), (1, 0), (0, 1))
+            moments[:, :, a::2, b::2].diagonal(dim1=2, dim2=3).permute(2, 0, 1)
+            for a, b in ((0, 0), (1, 1), (1, 0), (0, 1))
         )
         roots = self.roots.T
         self.gram = torch.complex(xx + yy, yx - xy) * roots[:, :, None] * roots[:, None, :]

@@ -24,6 +24,7 @@ from torch import Tensor
 from gqasearch.merging.positions import Turning
 from gqasearch.merging.shared_pairs import SharedPairs
 from gqasearch.pairwise import FloatArray, IntArray
+from gqasearch.threads import pinned, shared_out
 
 # Rounds of the alternation: for the merge itself, and for the error that a search is told.
 ROUNDS = 5
@@ -55,8 +56,9 @@ class SharedRotated:
         if not self.size:  # no RoPE
             return np.zeros(len(groups))
         step = max(STACK // (groups.shape[1] * self.per_head * self.size**2), 1)
-        stacks = (_Groups(self, some) for some in torch.from_numpy(groups).to(self.gram.device).split(step))
-        return np.concatenate([stack.errors_after(SEARCH_ROUNDS).cpu().numpy() for stack in stacks])
+        stacks = torch.from_numpy(groups).to(self.gram.device).split(step)
+        found = shared_out(lambda some: _Groups(self, some).errors_after(SEARCH_ROUNDS), stacks)
+        return np.asarray(torch.cat(found).cpu().numpy())
 
     def fit(self, heads: tuple[int, ...], own: Tensor) -> tuple[Tensor, Tensor]:
         """z (r, D), of the heads' typical size per pair, and M (m, r, r) of the m query heads: q' = M q.
@@ -65,7 +67,8 @@ class SharedRotated:
         """
         if not self.size:
             return own[0], own.new_zeros(len(heads) * self.per_head, 0, 0)
-        mixing, found = _Groups(self, torch.tensor([heads], device=self.gram.device)).after(ROUNDS)
+        with pinned(1):
+            mixing, found = _Groups(self, torch.tensor([heads], device=self.gram.device)).after(ROUNDS)
         order = side_by_side(self.size)
         back = order.argsort()
         shared = (mixing[0].mT @ own[:, order].flatten(0, 1))[back]

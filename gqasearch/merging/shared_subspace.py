@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gqasearch.merging.moments import cross_moments
 from gqasearch.pairwise import FloatArray, IntArray
+from gqasearch.threads import pinned, shared_out
 
 # Relative floor under which an eigenvalue counts as zero, in float64.
 NEGLIGIBLE = 1e-13
@@ -24,18 +25,21 @@ class SharedSubspace:
     """
 
     def __init__(self, rows: Tensor, reads: Tensor, moment: Tensor) -> None:
-        values, vectors = torch.linalg.eigh(reads)
+        with pinned(1):
+            values, vectors = torch.linalg.eigh(reads)
         self.roots = values.clamp_min(0).sqrt()[..., None] * vectors.mT  # S (H, s, s)
         self.gram = cross_moments(self.roots @ rows, moment)  # (H, H, s, s)
 
     def errors(self, groups: IntArray) -> FloatArray:
         """Sum of the discarded eigenvalues of each group, (N,); ``groups`` (N, n)."""
         kept, width = self.gram.shape[-1], groups.shape[1] * self.gram.shape[-1]
-        found = []
-        for some in torch.from_numpy(groups).split(max(STACK // max(width**2, 1), 1)):
+
+        def of_some(some: Tensor) -> FloatArray:
             values = torch.linalg.eigvalsh(self._blocks(some))[:, : width - kept]
-            found.append(values.clamp_min(0).cpu().numpy().sum(1))
-        return np.concatenate(found)
+            return np.asarray(values.clamp_min(0).cpu().numpy().sum(1))
+
+        stacks = torch.from_numpy(groups).split(max(STACK // max(width**2, 1), 1))
+        return np.concatenate(shared_out(of_some, stacks))
 
     def fit(self, heads: tuple[int, ...], own: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of z (s, D), of the heads' typical size, and the maps P (n, s, s).
@@ -43,7 +47,8 @@ class SharedSubspace:
         ``own``: rows W of these heads (n, s, D); ``moment`` as before.
         """
         size = own.shape[1]
-        energies, vectors = torch.linalg.eigh(self._blocks(torch.tensor([heads]))[0])
+        with pinned(1):
+            energies, vectors = torch.linalg.eigh(self._blocks(torch.tensor([heads]))[0])
         top, energies = vectors[:, -size:], energies[-size:]
         tiny = torch.finfo(energies.dtype).tiny
         usable = energies > NEGLIGIBLE * energies[-1].clamp_min(tiny)

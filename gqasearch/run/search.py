@@ -28,7 +28,7 @@ from gqasearch.run.certify import certify, check_certifiable
 from gqasearch.run.folder import RunFolder
 from gqasearch.run.problem import build_problem, prepare_fitness
 from gqasearch.run.search_log import SearchLog
-from gqasearch.run.workers import evaluator_of, pinned, threads_of
+from gqasearch.run.workers import evaluator_of, threads_of
 from gqasearch.run.workspace import Workspace
 from gqasearch.search import (
     FAILED,
@@ -42,6 +42,7 @@ from gqasearch.search import (
     run_search,
 )
 from gqasearch.search.exact import CLOSED_GAP
+from gqasearch.threads import pinned
 
 
 def search_step(work: Workspace, folder: RunFolder, workers: Workers = ONE, threads: int | None = None) -> None:

@@ -38,17 +38,6 @@ def threads_of(workers: Workers, threads: int | None) -> int:
 
 
 @contextmanager
-def pinned(threads: int) -> Iterator[None]:
-    """This process on so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def evaluator_of(work: Workspace, workers: Workers, threads: int) -> Iterator[Evaluator | None]:
     """Workers that hold this run's fitness functions, ended with the block; None where there is one process."""
     if workers.is_one_process:

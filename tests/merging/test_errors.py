@@ -7,7 +7,6 @@ from functools import cache
 from itertools import combinations, pairwise
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -96,9 +95,7 @@ def test_what_all_keys_share_costs_nothing_where_nothing_rotates() -> None:
 
 
 @pytest.mark.parametrize(("name", "family"), [case for case in MATRIX if "qwen3" not in values_of(case)])
-def test_closed_form_error_equals_the_measured_one(
-    name: str, family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closed_form_error_equals_the_measured_one(name: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_rotated, "SEARCH_ROUNDS", shared_rotated.ROUNDS)
     merge = bound(name, family)
     for heads in [(0, 1), (1, 3, 4), (0, 1, 2, 3, 4, 5)]:
