@@ -31,11 +31,11 @@ def merged_by_group(merge: Merge, weights: LayerWeights, grouping: LayerGrouping
         v_bias=None if weights.v_bias is None else _room(weights.v_bias, groups),
     )
     for index, heads in enumerate(grouping.groups):
-        places = dict.fromkeys(OF_HEADS, [index]) | dict.fromkeys(OF_QUERIES, queries_of(weights, heads))
+        queries = queries_of(weights, heads)
         group = merge.for_layer(selected(weights, heads).to(wide)).merge(LayerGrouping.neighbours(len(heads), 1))
-        for role, rows in places.items():
+        for role in (*OF_HEADS, *OF_QUERIES):
             if (of_all := getattr(merged, role)) is not None:
-                of_all[rows] = getattr(group, role).to(of_all.dtype)
+                of_all[[index] if role in OF_HEADS else queries] = getattr(group, role).to(of_all.dtype)
     return merged
 
 

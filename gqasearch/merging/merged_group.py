@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,15 +42,15 @@ class MergedGroup:
 
     def to(self, dtype: torch.dtype) -> MergedGroup:
         """The same in another dtype."""
-        return MergedGroup(**{role: None if part is None else part.to(dtype) for role, part in self._parts()})
+        return replace(self, **{role: part.to(dtype) for role, part in self._parts().items()})
 
     @property
     def nbytes(self) -> int:
         """Memory of all its tensors."""
-        return sum(part.nbytes for _, part in self._parts() if part is not None)
+        return sum(part.nbytes for part in self._parts().values())
 
-    def _parts(self) -> list[tuple[str, Tensor | None]]:
-        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+    def _parts(self) -> dict[str, Any]:
+        return {field.name: part for field in fields(self) if (part := getattr(self, field.name)) is not None}
 
 
 def with_groups(

@@ -35,13 +35,13 @@ def selected(weights: LayerWeights, heads: Sequence[int]) -> LayerWeights:
 
 
 def held_bytes(*things: object) -> int:
-    """Memory of all tensors that these objects of ours hold, or objects in their fields; each storage once."""
-    storages: dict[int, int] = {}
+    """Memory of all tensors that these objects of ours hold, themselves or in their fields; each tensor once."""
+    found: dict[int, int] = {}
     waiting = list(things)
     while waiting:
         thing = waiting.pop()
         if isinstance(thing, Tensor):
-            storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+            found[thing.data_ptr()] = thing.nbytes
         elif type(thing).__module__.startswith("gqasearch.") and hasattr(thing, "__dict__"):
             waiting.extend(vars(thing).values())
-    return sum(storages.values())
+    return sum(found.values())

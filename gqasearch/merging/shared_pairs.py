@@ -32,4 +32,5 @@ class SharedPairs:
         """The eigenvectors a of groups (N, n), (N, n, r/2) complex."""
         heads = groups.to(self.gram.device)
         _, vectors = torch.linalg.eigh(self.gram[:, heads[:, :, None], heads[:, None, :]])  # (r/2, N, n, n)
-        return vectors[..., -1].movedim(0, -1)
+        leading: Tensor = vectors[..., -1].movedim(0, -1)
+        return leading
