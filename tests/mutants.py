@@ -32,10 +32,11 @@ class Mutant:
 
 MUTANTS = (
     # The merges and what they cost.
-    Mutant("merging/shared_rotated.py", "factors, 1j * factors", "factors, -1j * factors", "merging"),
-    Mutant("merging/shared_rotated.py", "maps[0]).to(own).mT[:, back]", "maps[0]).to(own)[:, back]", "merging"),
-    Mutant("merging/error.py", "- 2 * product(q, q_new", "- product(q, q_new", "merging"),
-    Mutant("merging/error.py", "source.o[queries], -group.o]", "source.o[queries], group.o]", "merging"),
+    Mutant("merging/shared_rotated.py", "self.heads).conj() * pairs.roots", "self.heads) * pairs.roots", "merging"),
+    Mutant("merging/shared_rotated.py", "found.maps[0].mT[:, back]", "found.maps[0][:, back]", "merging"),
+    Mutant("merging/error.py", "- 2 * product(q_read, q_new", "- product(q_read, q_new", "merging"),
+    Mutant("merging/error.py", "[own.o, -group.o]", "[own.o, group.o]", "merging"),
+    Mutant("merging/shared_pairs.py", "torch.complex(xx + yy, yx - xy)", "torch.complex(xx + yy, xy - yx)", "merging"),
     Mutant("merging/score_pairs.py", "turn = factors.conj()", "turn = factors", "merging"),
     Mutant("merging/procrustes.py", "towards = gram[:, head]", "towards = -gram[:, head]", "merging"),
     Mutant("merging/positions.py", "self.same * second - self.other", "self.same * second + self.other", "merging"),

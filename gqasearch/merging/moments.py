@@ -7,6 +7,8 @@ from torch import Tensor
 
 # Rows of weights that are multiplied with a moment at once.
 ROWS = 512
+# Numbers in one array over a stack of groups on a device other than the CPU, 128 MB: enough to keep it busy.
+DEVICE_STACK = 2**24
 
 
 def like(tensor: Tensor, weights: Tensor) -> Tensor:
@@ -28,3 +30,8 @@ def cross_moments(rows: Tensor, moment: Tensor) -> Tensor:
         gram[first:last, :last] = blocks
         gram[:first, first:last] = blocks[:, :first].transpose(0, 1).mT
     return gram
+
+
+def stack_of(tensor: Tensor, on_cpu: int) -> int:
+    """Numbers in one array over a stack of groups where ``tensor`` is: ``on_cpu``, or what suits a device."""
+    return on_cpu if tensor.device.type == "cpu" else DEVICE_STACK

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gqasearch.merging.moments import stack_of
 from gqasearch.merging.positions import Turning
 from gqasearch.merging.shared_pairs import SharedPairs
 from gqasearch.pairwise import FloatArray, IntArray
@@ -32,7 +33,7 @@ SEARCH_ROUNDS = 2
 # Relative ridge of the solves: heads that are copies leave directions that nothing reads.
 RIDGE = 1e-10
 TINY = torch.finfo(torch.float64).tiny
-# Numbers in one array over the query heads of a stack of groups, 0.5 MB: more leaves the processor's cache.
+# Numbers in one array over the query heads of a stack of groups on the CPU, 0.5 MB: more leaves its cache.
 STACK = 2**16
 
 # Moments with the n heads' keys, (..., n, r), to those with z, (..., r).
@@ -55,7 +56,7 @@ class SharedRotated:
         """
         if not self.size:  # no RoPE
             return np.zeros(len(groups))
-        step = max(STACK // (groups.shape[1] * self.per_head * self.size**2), 1)
+        step = max(stack_of(self.gram, STACK) // (groups.shape[1] * self.per_head * self.size**2), 1)
         stacks = torch.from_numpy(groups).to(self.gram.device).split(step)
         found = shared_out(lambda some: _Groups(self, some).errors_after(SEARCH_ROUNDS), stacks)
         return np.asarray(torch.cat(found).cpu().numpy())

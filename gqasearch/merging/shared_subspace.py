@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gqasearch.merging.moments import cross_moments
+from gqasearch.merging.moments import cross_moments, stack_of
 from gqasearch.pairwise import FloatArray, IntArray
 from gqasearch.threads import pinned, shared_out
 
 # Relative floor under which an eigenvalue counts as zero, in float64.
 NEGLIGIBLE = 1e-13
-# Numbers in the Gram matrices that are made at once: 16 MB.
+# Numbers in the Gram matrices that are made at once on the CPU: 16 MB.
 STACK = 2**21
 
 
@@ -38,7 +38,7 @@ class SharedSubspace:
             values = torch.linalg.eigvalsh(self._blocks(some))[:, : width - kept]
             return np.asarray(values.clamp_min(0).cpu().numpy().sum(1))
 
-        stacks = torch.from_numpy(groups).split(max(STACK // max(width**2, 1), 1))
+        stacks = torch.from_numpy(groups).split(max(stack_of(self.gram, STACK) // max(width**2, 1), 1))
         return np.concatenate(shared_out(of_some, stacks))
 
     def fit(self, heads: tuple[int, ...], own: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
