@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gqasearch.calibration import LayerStatistics, collect
 from gqasearch.grouping import LayerGrouping
-from gqasearch.merging import make_merge
+from gqasearch.merging import make_merge, shared_rotated
 from gqasearch.merging.error import error_parts, measured_error
 from gqasearch.models import LayerWeights, Parent, layers_replaced, tie_heads
 from tests.merging.layers import copies, logits_with, tied, turned
@@ -72,8 +72,11 @@ def test_tied_heads_are_the_grouped_computation(family: str, kv_heads: int) -> N
 
 
 @pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
-def test_merges_on_collected_statistics(family: str, kv_heads: int, tmp_path: Path) -> None:
+def test_merges_on_collected_statistics(
+    family: str, kv_heads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Single heads keep their bits; the error is the measured one, and that of the optimal merge the smaller."""
+    monkeypatch.setattr(shared_rotated, "SEARCH_ROUNDS", shared_rotated.ROUNDS)
     parent = tiny_parent(family, kv_heads=kv_heads)
     for layer, statistics in enumerate(statistics_of(parent, tmp_path)):
         source = parent.layer(layer)
