@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -102,6 +102,10 @@ class SetErrors(GroupErrors):
                     raise UserError(f"the fitness gave {value} for heads {list(heads)}")
                 self._known[mask] = value
         return [self._known[mask] for mask in masks]
+
+    def remember(self, known: Mapping[int, float]) -> None:
+        """Take these errors of groups, by bit mask, as computed."""
+        self._known.update(known)
 
     def evaluate(self, labels: IntArray) -> FloatArray:
         rows = [group_masks(row) for row in labels.tolist()]

@@ -72,20 +72,34 @@ class CurveRun(EvolutionRun):
                 yield individual
 
     def _children(self) -> list[Grouping]:
-        """``niche`` new groupings for every niche that is bred, and merges and splits from beside."""
+        """New groupings for every niche that is bred, all different."""
         niches = self._niches(self.population)
         children: dict[Grouping, None] = {}
-        for count in self.counts:
-            near = [one for c in (count - 1, count, count + 1) for one in niches.get(c, [])]
-            quiet = min(self.idle_niches.get(c, self.idle) for c in (count - 1, count, count + 1))
-            if quiet >= self.method.patience or not 1 < count < self.problem.num_heads:
-                continue
-            for child in self._from_beside(count, niches):
-                self._add_new(child, children)
-            for _ in range(self.method.niche):
-                father = near[int(self.rng.integers(len(near)))]
-                self._add_new(self._child(self.toolbox.pick(niches[count]), father), children)
+        for count in filter(self._is_bred, self.counts):
+            self._breed(count, niches, children)
         return list(children)
+
+    def _is_bred(self, count: int) -> bool:
+        """Whether a niche has more than one partition, and it or one beside it found something of late."""
+        return self._quiet(count) < self.method.patience and 1 < count < self.problem.num_heads
+
+    def _quiet(self, count: int) -> int:
+        """Generations since this niche or one beside it found something better."""
+        return min(self.idle_niches.get(c, self.idle) for c in (count - 1, count, count + 1))
+
+    def _breed(self, count: int, niches: dict[int, list[Individual]], children: dict[Grouping, None]) -> None:
+        """Add merges and splits from beside, and ``niche`` new groupings."""
+        for child in self._from_beside(count, niches):
+            self._add_new(child, children)
+        for child in self._crossed(count, niches, self.method.niche):
+            self._add_new(child, children)
+
+    def _crossed(self, count: int, niches: dict[int, list[Individual]], number: int) -> Iterator[Grouping]:
+        """Children of a mother in this niche and a father in it or beside it."""
+        near = [one for c in (count - 1, count, count + 1) for one in niches.get(c, [])]
+        for _ in range(number):
+            father = near[int(self.rng.integers(len(near)))]
+            yield self._child(self.toolbox.pick(niches[count]), father)
 
     def _from_beside(self, count: int, niches: dict[int, list[Individual]]) -> Iterator[Grouping]:
         """The best merge of the best above and the best split of the best below, where these are new."""

@@ -12,6 +12,8 @@ from gqasearch.search.drive import generations_of
 from gqasearch.search.evolution.curve_run import CurveRun
 from gqasearch.search.evolution.evolution_run import EvolutionRun
 from gqasearch.search.evolution.parameters import EvolutionParameters
+from gqasearch.search.evolution.screened_curve_run import ScreenedCurveRun
+from gqasearch.search.group_errors import SetErrors
 from gqasearch.search.problem import Generation, Problem
 
 
@@ -29,7 +31,9 @@ class Evolution(EvolutionParameters):
     children for pairwise errors, 4 elsewhere; 100 steps where the objective is a sum over groups, and 0 elsewhere,
     as for one that runs the model. Where the whole error-against-groups curve of a layer is traced, every number
     of groups has ``niche`` survivors and ``niche`` children in place of ``population`` and ``offspring``, and all
-    children descend.
+    children descend. Where each group's error has to be computed and there are more groups than ``max_groups``, a model
+    fitted to the errors known says which are worth asking for, of ``looks`` neighbours at a time, and that number is
+    the most ever asked for (None: no limit, and no model).
 
     Ends after ``generations``, after ``patience`` of them in a row without a better candidate, with
     ``max_evaluations``, or when the operators find nothing that was not evaluated yet.
@@ -44,6 +48,11 @@ class Evolution(EvolutionParameters):
         self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
     ) -> Iterator[Generation]:
         """See :meth:`SearchMethod.search`; the state of a finished search gives its last generation again."""
-        is_curve = problem.layer_errors is not None and problem.free_counts and problem.num_layers == 1
-        run = CurveRun(self, problem, rng) if is_curve else EvolutionRun(self, problem, rng)
-        yield from generations_of(run, state)
+        yield from generations_of(self._run(problem, rng), state)
+
+    def _run(self, problem: Problem, rng: np.random.Generator) -> EvolutionRun:
+        errors = problem.layer_errors
+        if errors is None or not problem.free_counts or problem.num_layers > 1:
+            return EvolutionRun(self, problem, rng)
+        few = self.max_groups is not None and 2**problem.num_heads > self.max_groups
+        return (ScreenedCurveRun if few and isinstance(errors[0], SetErrors) else CurveRun)(self, problem, rng)

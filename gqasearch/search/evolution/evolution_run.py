@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from deap import base, tools  # type: ignore[import-untyped]
@@ -13,6 +13,7 @@ from gqasearch.search.evolution.descent import Descent
 from gqasearch.search.evolution.group_descent import GroupDescent
 from gqasearch.search.evolution.pairwise_descent import PairwiseDescent
 from gqasearch.search.evolution.parameters import EvolutionParameters
+from gqasearch.search.evolution.screened_descent import ScreenedDescent
 from gqasearch.search.evolution.selection import crowded_tournament, tournament
 from gqasearch.search.evolution.variation import mutate, usable_weights
 from gqasearch.search.group_errors import PairwiseErrors, SetErrors
@@ -21,6 +22,8 @@ from gqasearch.search.problem import Generation, Problem
 from gqasearch.search.record import Individual, Record
 from gqasearch.search.starts import starting_groupings
 from gqasearch.search.state import require_method, restore_rng, save_rng
+
+AnyDescent: TypeAlias = PairwiseDescent | GroupDescent | ScreenedDescent | Descent
 
 # A child that was evaluated before is mutated again, at most so often.
 ATTEMPTS = 10
@@ -35,8 +38,11 @@ class EvolutionRun:
         self.index = self.idle = 0
         self.exhausted = False
         self.population: list[Individual] = []
-        self.descent = make_descent(self.record, rng)
+        self.descent = self._make_descent()
         self.toolbox = self._make_toolbox()
+
+    def _make_descent(self) -> AnyDescent:
+        return make_descent(self.record, self.rng)
 
     def _make_toolbox(self) -> Any:
         method, problem, rng = self.method, self.problem, self.rng
@@ -166,7 +172,7 @@ class EvolutionRun:
         """Take up what a subclass keeps beside."""
 
 
-def make_descent(record: Record, rng: np.random.Generator) -> PairwiseDescent | GroupDescent | Descent:
+def make_descent(record: Record, rng: np.random.Generator) -> AnyDescent:
     """The descent that makes the most of what is known of the objective."""
     problem = record.problem
     if problem.layer_errors is not None and problem.num_layers == 1:

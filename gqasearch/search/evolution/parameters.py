@@ -32,6 +32,8 @@ LEAST: dict[str, float] = {
     "local_individuals": 0,
     "local_steps": 0,
     "niche": 1,
+    "looks": 1,
+    "max_groups": 1,
     "max_evaluations": 1,
 }
 
@@ -56,6 +58,8 @@ class EvolutionParameters(SearchMethod):
     local_individuals: int | None = None
     local_steps: int | None = None
     niche: int = 2
+    looks: int = 6
+    max_groups: int | None = 10_000
     max_evaluations: int | None = None
 
     def __post_init__(self) -> None:
