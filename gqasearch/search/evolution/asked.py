@@ -46,10 +46,10 @@ class AskedErrors:
         """The error of a group that was asked for; 0 for a single head."""
         return self._known[mask] if mask & (mask - 1) else 0.0
 
-    def table(self, length: int) -> tuple[FloatArray, FloatArray]:
-        """The first ``length`` groups as 0 and 1, (length, H), and their errors, (length,)."""
-        masks, values = list(self._known)[:length], list(self._known.values())[:length]
-        rows = np.frombuffer(self._bytes(masks), dtype=np.uint8).reshape(len(masks), -1)
+    def table(self, start: int, end: int) -> tuple[FloatArray, FloatArray]:
+        """The groups from ``start`` up to ``end`` as 0 and 1, (N, H), and their errors, (N,)."""
+        masks, values = list(self._known)[start:end], list(self._known.values())[start:end]
+        rows = np.frombuffer(self._bytes(masks), dtype=np.uint8).reshape(len(masks), self._width)
         members = np.unpackbits(rows, axis=1, count=self._errors.num_heads, bitorder="little")
         return members.astype(np.float64), np.array(values)
 

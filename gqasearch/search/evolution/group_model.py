@@ -9,6 +9,7 @@ from gqasearch.pairwise import FloatArray, IntArray
 # The errors of a group's pairs are summed to these powers: low ones tell many small errors from few large ones.
 POWERS = (1.0, 0.25, 0.5, 2.0)
 DEGREE = 3  # of the polynomial in log n
+SHAPE = len(POWERS) + DEGREE + 1  # weights of the two
 # Ridge on the weights of powers and size, of the heads, and of the pairs.
 RIDGE_SHAPE, RIDGE_HEAD, RIDGE_PAIR = 1e-4, 0.1, 1.0
 # Relative floor under errors whose logarithms are taken: heads may be copies.
@@ -34,27 +35,31 @@ class GroupModel:
         self._least = self._powers.max((1, 2), initial=0.0) * FLOOR
         self._upper = np.triu_indices(heads, 1)
         self._pair_errors = pair_errors / self._unit
-        self._set(np.zeros(len(POWERS) + DEGREE + 1), np.zeros(heads), np.zeros((heads, heads)))
+        ridge = np.repeat([RIDGE_SHAPE, RIDGE_HEAD, RIDGE_PAIR], [SHAPE, heads, len(self._upper[0])])
+        self._squares, self._products = np.diag(ridge), np.zeros(len(ridge))
+        self._set(np.zeros(SHAPE), np.zeros(heads), np.zeros((heads, heads)))
 
     def fit(self, members: FloatArray, errors: FloatArray) -> None:
-        """To groups ``members`` (N, H), 0 or 1, and their ``errors`` (N,)."""
+        """To groups ``members`` (N, H), 0 or 1, and their ``errors`` (N,), and all those that it was given before."""
         large = members.sum(1) > 2
-        if not large.any():
-            return
-        members, errors = members[large], np.maximum(errors[large] / self._unit, FLOOR)
-        sizes = members.sum(1)
-        sums = np.log(np.maximum(((members @ self._powers) * members).sum(2) / 2, self._least[:, None])).T
-        target = np.log(errors) - sums[:, 0] - np.log(2 / sizes)
+        if large.any():
+            self._add(members[large], np.maximum(errors[large] / self._unit, FLOOR))
+        weights = np.linalg.solve(self._squares, self._products)
         one, two = self._upper
-        each = np.concatenate([members, members[:, one] * members[:, two]], axis=1) / np.sqrt(sizes)[:, None]
-        features = np.concatenate([sums, _powers_of_log(sizes), each], axis=1)
-        counts = [len(POWERS) + DEGREE + 1, members.shape[1], len(one)]
-        ridge = np.repeat([RIDGE_SHAPE, RIDGE_HEAD, RIDGE_PAIR], counts)
-        weights = np.linalg.solve(features.T @ features + np.diag(ridge), features.T @ target)
-        shape, heads, of_pairs = np.split(weights, np.cumsum(counts)[:-1])
+        shape, heads, of_pairs = np.split(weights, [SHAPE, SHAPE + len(self._heads)])
         pairs = np.zeros_like(self._pair_errors)
         pairs[one, two] = pairs[two, one] = of_pairs
         self._set(shape, heads, pairs)
+
+    def _add(self, members: FloatArray, errors: FloatArray) -> None:
+        """To the normal equations."""
+        sizes = members.sum(1)
+        sums = np.log(np.maximum(((members @ self._powers) * members).sum(2) / 2, self._least[:, None])).T
+        one, two = self._upper
+        each = np.concatenate([members, members[:, one] * members[:, two]], axis=1) / np.sqrt(sizes)[:, None]
+        features = np.concatenate([sums, _powers_of_log(sizes), each], axis=1)
+        self._squares += features.T @ features
+        self._products += features.T @ (np.log(errors) - sums[:, 0] - np.log(2 / sizes))
 
     def errors(self, members: FloatArray) -> FloatArray:
         """Of groups (N, H), (N,)."""

@@ -58,7 +58,7 @@ class EvolutionParameters(SearchMethod):
     local_individuals: int | None = None
     local_steps: int | None = None
     niche: int = 2
-    looks: int = 6
+    looks: int = 8
     max_groups: int | None = 10_000
     max_evaluations: int | None = None
 

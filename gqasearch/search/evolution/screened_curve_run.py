@@ -55,20 +55,17 @@ class ScreenedCurveRun(CurveRun):
     def start(self) -> None:
         """Generation 0: the chain of merges."""
         self.screen.ask_pairs()
-        self._learn()
+        self.screen.learn()
         self.screen.asked.ask(list(self._agglomerated()))
-        self._learn()
+        self.screen.learn()
         self._survive(list(self._chain()))
         self.screen.asked.limit = self.method.max_groups
 
     def advance(self) -> None:
         """One generation; there may be another where this one evaluated nothing."""
-        self._learn()
+        self.screen.learn()
         super().advance()
         self.exhausted = not any(map(self._is_bred, self.counts))
-
-    def _learn(self) -> None:
-        self.screen.learn(len(self.screen.asked))
 
     def _agglomerated(self) -> Iterator[int]:
         """Groups of all sizes, so that the model need not guess how errors grow with size."""
@@ -92,7 +89,7 @@ class ScreenedCurveRun(CurveRun):
             if count and not starts:
                 starts = [repair(layer.groups, count, self.problem.budget, self.rng)]
             found = self.toolbox.evaluate([Grouping((self.screen.by_model(one, self.rng).layer,)) for one in starts])
-            self._learn()
+            self.screen.learn()
 
     def _evaluate(self, groupings: Sequence[Grouping]) -> list[Individual]:
         """Evaluate those whose groups the limit leaves room for."""
@@ -132,11 +129,11 @@ class ScreenedCurveRun(CurveRun):
 
     def _own_state(self) -> dict[str, Any]:
         asked = self.screen.asked
-        return {**super()._own_state(), "learnt": self.screen.learnt, "is_full": asked.is_full}
+        return {**super()._own_state(), "learnt": list(self.screen.learnt), "is_full": asked.is_full}
 
     def _load_own(self, saved: dict[str, Any]) -> None:
         super()._load_own(saved)
-        self.screen.learn(saved["learnt"])
+        self.screen.learn_again(saved["learnt"])
         self.screen.asked.is_full, self.screen.asked.limit = saved["is_full"], self.method.max_groups
 
 

@@ -34,8 +34,8 @@ class ScreenedDescent:
     def __init__(self, record: Record, errors: SetErrors, looks: int) -> None:
         self.asked = AskedErrors(errors)
         self.model = GroupModel(np.zeros((errors.num_heads, errors.num_heads)))
-        # Groups asked for when the model was fitted last.
-        self.learnt = 0
+        # Groups asked for each time the model learnt.
+        self.learnt: list[int] = []
         self._record, self._looks = record, looks
 
     def __len__(self) -> int:
@@ -53,15 +53,28 @@ class ScreenedDescent:
         """What the model starts from."""
         self.asked.ask(list(map(mask_of, combinations(range(self._record.problem.num_heads), 2))))
 
-    def learn(self, length: int) -> None:
-        """Fit the model to the first ``length`` groups asked for, all pairs among them."""
-        members, errors = self.asked.table(length)
-        pairs = members.sum(1) == 2
-        table = (members[pairs] * errors[pairs, None]).T @ members[pairs]
-        np.fill_diagonal(table, 0.0)
-        self.model = GroupModel(table)
-        self.model.fit(members, errors)
-        self.learnt = length
+    def learn(self) -> None:
+        """Fit the model to what was asked for, all pairs of heads first."""
+        self._learn_to(len(self.asked))
+
+    def learn_again(self, learnt: Sequence[int]) -> None:
+        """As a run did that learnt after so many groups: in the same parts, as sums of other parts round otherwise."""
+        self.learnt = []
+        for length in learnt:
+            self._learn_to(length)
+
+    def _learn_to(self, length: int) -> None:
+        before = self.learnt[-1] if self.learnt else 0
+        if length == before:
+            return
+        members, errors = self.asked.table(before, length)
+        if not self.learnt:
+            table = (members * errors[:, None]).T @ members
+            np.fill_diagonal(table, 0.0)
+            self.model = GroupModel(table)
+        else:
+            self.model.fit(members, errors)
+        self.learnt.append(length)
 
     def draft(self, layer: LayerGrouping) -> Draft:
         """``layer``, priced by what is known and by the model."""
