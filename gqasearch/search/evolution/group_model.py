@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from gqasearch.pairwise import FloatArray, IntArray
 
@@ -91,14 +94,15 @@ class GroupModel:
         found = self._errors(sums, sizes)
         return found[:, 0], found[:, 1 : 1 + groups], found[:, 1 + groups :]
 
-    def _errors(self, sums: FloatArray, sizes: IntArray) -> FloatArray:
+    def _errors(self, sums: NDArray[np.floating[Any]], sizes: IntArray) -> FloatArray:
         """``sums`` (K + 2, ...): of powers, of weights, and of the errors themselves, over pairs; ``sizes`` (...)."""
         kind, count = sums.dtype, len(POWERS)
         logs = np.log(np.maximum(sums[:count].reshape(count, -1), self._least[:, None].astype(kind)))
         found = self._of_powers.astype(kind) @ logs + self._of_size.astype(kind)[sizes].ravel()
         found += sums[-2].ravel() * self._root.astype(kind)[sizes].ravel()
         found = np.exp(found).reshape(sizes.shape)
-        return np.where(sizes > 2, found, np.where(sizes == 2, sums[-1], 0)) * self._unit
+        found = np.where(sizes > 2, found, np.where(sizes == 2, sums[-1], 0))
+        return found.astype(np.float64) * self._unit
 
     def _set(self, shape: FloatArray, heads: FloatArray, pairs: FloatArray) -> None:
         """Take these weights, ``shape``: of the powers and of the polynomial; make tables for every size."""
