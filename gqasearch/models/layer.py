@@ -111,8 +111,8 @@ def tie_heads(merged: LayerWeights, labels: tuple[int, ...], queries_per_kv: int
     index = torch.tensor(labels, device=merged.k.device)
     return replace(
         merged,
-        k=merged.k[index],
-        v=merged.v[index],
-        k_bias=None if merged.k_bias is None else merged.k_bias[index],
-        v_bias=None if merged.v_bias is None else merged.v_bias[index],
+        k=merged.k.index_select(0, index),
+        v=merged.v.index_select(0, index),
+        k_bias=None if merged.k_bias is None else merged.k_bias.index_select(0, index),
+        v_bias=None if merged.v_bias is None else merged.v_bias.index_select(0, index),
     )

@@ -7,7 +7,7 @@ layer's attention is run at a time, against a target that is known, so steps are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -17,21 +17,23 @@ from torch import Tensor
 from gqasearch.models import LayerWeights
 from gqasearch.refining._base import LayerwiseRefinement
 from gqasearch.refining.layer_site import AttentionCall, LayerSite
-from gqasearch.refining.ridge import fit_outputs
-from gqasearch.refining.whitening import Whitening
+from gqasearch.refining.ridge import OutputRegression, fit_outputs
+from gqasearch.refining.whitening import WhitenedCalls, Whitening
 
 FITTED = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias")
-BETAS = (0.9, 0.99)  # a short second memory: there are few steps
+BETAS = (0.6, 0.98)  # short memories: there are few steps, and the rate falls from the first one on
 
 
 @dataclass(frozen=True)
 class Descent(LayerwiseRefinement):
     """W_o by ridge regression, then ``steps`` steps of Adam on W_q, W_k, W_v, W_o and biases, then W_o again.
 
-    The loss is the mean over tokens of ||r_parent - h - attention(x)||^2; shared K and V stay shared. Where
-    it does not fall over the whole text, the first regression's weights are kept. Inputs are whitened
-    (``Whitening``). ``learning_rate``: of each tensor relative to the standard deviation of its entries,
-    falling to 0 along a cosine. ``batch_blocks``: blocks of text per step (and per forward pass), drawn without
+    The loss is the mean over tokens of ||r_parent - h - attention(x)||^2; shared K and V stay shared. The first
+    regression, the whitening of inputs (``Whitening``) and the comparison before and after take a part of the text
+    (``LayerSite.spread_part``), the last regression all of it. Where the loss does not fall, the layer is refined as
+    ``outputs`` would. Products may be in bfloat16 (``LayerSite.in_bfloat16``): on machines with and without it results
+    agree within its rounding. ``learning_rate``: of each tensor relative to the standard deviation of its entries,
+    falling to 0 in a line. ``batch_blocks``: blocks of text per step (and per forward pass), drawn without
     replacement until all were seen, in an order made from ``seed``. ``ridge``: as in ``outputs``.
     """
 
@@ -39,9 +41,9 @@ class Descent(LayerwiseRefinement):
     reference: ClassVar[str] = "https://arxiv.org/abs/1412.6980"
     summary: ClassVar[str] = "outputs, then Adam on W_q, W_k, W_v, W_o of one layer at a time, to the same target"
 
-    steps: int = 160
-    learning_rate: float = 0.015
-    batch_blocks: int = 4
+    steps: int = 200
+    learning_rate: float = 0.02
+    batch_blocks: int = 2
     ridge: float = 1e-3
     seed: int = 0
 
@@ -61,12 +63,22 @@ class Descent(LayerwiseRefinement):
         return self.batch_blocks
 
     def refine_layer(self, site: LayerSite, merged: LayerWeights, step: Callable[[], None]) -> LayerWeights:
-        start, before = fit_outputs(site, merged, self.ridge)
+        part, rest = site.spread_part()
+        first = OutputRegression(site, merged)
+        first.read(site.calls[index] for index in part)
+        start, before = first.fit(self.ridge)
         step()
-        moved = self.descend(site, start, Whitening.of(site), step)
-        found, after = fit_outputs(site, moved, self.ridge)
+        moved = self.descend(site, start, Whitening.of(site, part), step)
+        last = OutputRegression(site, moved)
+        last.read(site.calls[index] for index in part)
+        found, after = last.fit(self.ridge)
+        if not after < before:
+            found, _ = fit_outputs(site, merged, self.ridge)
+        elif rest:
+            last.read(site.calls[index] for index in rest)
+            found, _ = last.fit(self.ridge)
         step()
-        return found if after < before else start
+        return found
 
     def descend(
         self, site: LayerSite, weights: LayerWeights, whitening: Whitening, step: Callable[[], None]
@@ -82,28 +94,30 @@ class Descent(LayerwiseRefinement):
             {"params": [tensor], "lr": self.learning_rate * float(tensor.detach().std(correction=0))}
             for tensor in fitted.values()
         ]
-        optimizer = torch.optim.Adam(groups, betas=BETAS)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._decay)
-        for call in self._minibatches(site.calls):
+        optimizer = torch.optim.Adam(groups, betas=BETAS, fused=True)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        inputs = WhitenedCalls(site, whitening)
+        for done, index in enumerate(self._minibatches(len(site.calls))):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * self._decay(done)
             with torch.enable_grad():
-                loss = layer_loss(site, replace(whitened, **fitted), whitening.call(call))
+                loss = layer_loss(site, replace(whitened, **fitted), inputs[index])
                 loss.backward()
             optimizer.step()
-            schedule.step()
             optimizer.zero_grad()
             step()
         return whitening.out_of(replace(whitened, **{name: tensor.detach() for name, tensor in fitted.items()}))
 
     def _decay(self, step: int) -> float:
-        return 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return 1 - step / self.steps
 
-    def _minibatches(self, calls: Sequence[AttentionCall]) -> Iterator[AttentionCall]:
-        """``steps`` batches: every batch once, then every batch again in another order, and so on."""
+    def _minibatches(self, calls: int) -> Iterator[int]:
+        """``steps`` of the batches: every batch once, then every batch again in another order, and so on."""
         generator = torch.Generator().manual_seed(self.seed)
         order: list[int] = []
         for _ in range(self.steps):
-            order = order or torch.randperm(len(calls), generator=generator).tolist()
-            yield calls[order.pop()]
+            order = order or torch.randperm(calls, generator=generator).tolist()
+            yield order.pop()
 
 
 def layer_loss(site: LayerSite, weights: LayerWeights, call: AttentionCall) -> Tensor:
@@ -111,6 +125,8 @@ def layer_loss(site: LayerSite, weights: LayerWeights, call: AttentionCall) -> T
 
     The quotient makes gradients independent of the model's scale, which Adam's epsilon is not.
     """
-    wanted = call.wanted[call.mask]
-    error = (site.attend(weights, call) - call.wanted)[call.mask]
+    wanted = call.counted(call.wanted)
+    with site.products():
+        attended = site.attend(weights, call)
+    error = call.counted(attended) - wanted
     return error.square().sum() / wanted.square().sum().clamp_min(torch.finfo(wanted.dtype).tiny)

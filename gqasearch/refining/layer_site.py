@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ from torch.func import functional_call
 
 from gqasearch.calibration import TensorFiles
 from gqasearch.models import LayerWeights, Parent, output_projection, outputs_noted, tie_heads
+from gqasearch.models.precision import LEAST_WIDTH, has_bfloat16
+
+PART_PER_INPUT = 4  # tokens per unknown of every row of W_o: enough to start from
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,15 @@ class AttentionCall:
         """x (B, T, D): the input of the attention module, after the norm."""
         found: Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
         return found
+
+    @cached_property
+    def unpadded(self) -> bool:
+        """Whether every token counts."""
+        return bool(self.mask.all())
+
+    def counted(self, values: Tensor) -> Tensor:
+        """Of values (B, T, ...) at every token those that count, (N, ...)."""
+        return values.flatten(0, 1) if self.unpadded else values[self.mask]
 
     def with_hidden(self, hidden: Tensor) -> AttentionCall:
         """The same call on another x."""
@@ -77,8 +92,8 @@ class StoredCalls(Sequence[AttentionCall]):
 class LayerSite:
     """A grouped layer of the converted model and all it is called with.
 
-    ``labels``: the layer's partition. ``dtype``: what everything here is computed in, whatever the
-    parent runs in. The module's own parameters enter as constants: they never get a gradient.
+    ``labels``: the layer's partition. ``dtype``: what weights and errors are kept in, whatever the
+    parent runs in. The module's other parameters enter as constants: they never get a gradient.
     """
 
     parent: Parent
@@ -115,21 +130,61 @@ class LayerSite:
         """The module of W_o."""
         return output_projection(self.parent, self.index)
 
+    def spread_part(self) -> tuple[list[int], list[int]]:
+        """Indices of calls spread over the text that hold a part of it, and those of the others.
+
+        A quarter, or ``PART_PER_INPUT`` tokens for each of the inputs of W_o or of the layer where that is more.
+        """
+        geometry, calls = self.parent.geometry, len(self.calls)
+        inputs = max(geometry.hidden_size, geometry.num_attention_heads * geometry.head_dim)
+        least = math.ceil(PART_PER_INPUT * inputs / max(1, int(self.calls[0].mask.sum())))
+        count = min(calls, max(math.ceil(calls / 4), least))
+        part = {index * calls // count for index in range(count)}
+        return sorted(part), [index for index in range(calls) if index not in part]
+
     @property
-    def output_bias(self) -> Tensor | None:
-        """The bias (D,) that W_o's module adds, which no merge or refinement changes; None where there is none."""
-        prefix = self.parent.family.attention_path(self.index) + "."
-        return self.constants.get(self._name("o.bias").removeprefix(prefix))
+    def in_bfloat16(self) -> bool:
+        """Whether ``products`` rounds: in layers at least ``LEAST_WIDTH`` wide, on devices made for it."""
+        wide = self.parent.geometry.hidden_size >= LEAST_WIDTH
+        return wide and self.dtype == torch.float32 and has_bfloat16(self.parent.device)
+
+    def products(self) -> AbstractContextManager[None]:
+        """Within the block the matrices of ``attend`` are multiplied in bfloat16, if ``in_bfloat16``.
+
+        Weights, their gradients and sums over tokens stay in ``dtype``.
+        """
+        return torch.autocast(self.parent.device.type, torch.bfloat16, enabled=self.in_bfloat16)
 
     def attend(self, weights: LayerWeights, call: AttentionCall) -> Tensor:
-        """What attention adds to the stream, (B, T, D), for grouped ``weights`` (k, v (G, ...)) in ``dtype``."""
+        """What attention adds to the stream, (B, T, D), for grouped ``weights`` (k, v (G, ...))."""
         family = self.parent.family
-        tied = tie_heads(weights, self.labels, self.parent.geometry.queries_per_kv)
         prefix = family.attention_path(self.index) + "."
-        written = {name.removeprefix(prefix): t for name, t in family.write_layer(tied, self.index).items()}
-        with outputs_noted(self.projection) as added:
+        with ExitStack() as stack:
+            added = stack.enter_context(outputs_noted(self.projection))
+            if {"k", "v"} <= set(family.projections):
+                stack.enter_context(self._groups_repeated(weights))
+            else:
+                weights = tie_heads(weights, self.labels, self.parent.geometry.queries_per_kv)
+            tensors = family.write_layer(weights, self.index)
+            written = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
             functional_call(self.attention, {**self.constants, **written}, call.args, dict(call.kwargs))
         return added[0]
+
+    @contextmanager
+    def _groups_repeated(self, weights: LayerWeights) -> Iterator[None]:
+        """Within the block W_k and W_v give (B, T, H d) of weights for G heads, each group's for all of its heads."""
+        index = torch.tensor(self.labels, device=weights.k.device)
+
+        def repeat(_module: torch.nn.Module, _args: Any, output: Tensor) -> Tensor:
+            return output.unflatten(-1, (weights.num_kv_heads, -1)).index_select(-2, index).flatten(-2)
+
+        names = (self._name(f"{role}.weight").removesuffix(".weight") for role in ("k", "v"))
+        handles = [self.parent.model.get_submodule(name).register_forward_hook(repeat) for name in names]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _name(self, role: str) -> str:
         return self.parent.family.tensor_name(self.index, role)

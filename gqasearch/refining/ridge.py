@@ -5,54 +5,78 @@ made for. With b the bias that W_o's module may have, and P = W_o as it is:
 
     W = argmin_W  E||r_parent - h - b - W z||^2 + ridge * mean(diag E[z z^T]) * ||W - P||^2
 
-Solved in float64 for the change W - P, so that a layer that is right already stays what it is.
+Solved for the change W - P, so that a layer that is right already stays what it is. Products over the tokens of a
+batch are taken in the layer's dtype, their sums over batches and the solution in float64.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from gqasearch.models import LayerWeights
-from gqasearch.refining.layer_site import LayerSite
+from gqasearch.refining.layer_site import AttentionCall, LayerSite
+
+
+class OutputRegression:
+    """The regression for grouped ``weights``, on the calls that it has read so far."""
+
+    def __init__(self, site: LayerSite, weights: LayerWeights) -> None:
+        self._site, self._weights = site, weights
+        heads, width, head_dim = weights.o.shape
+        # Sums over tokens of z z^T, of e z^T and of ||e||^2, e the error that W_o leaves as it is.
+        self._gram = torch.zeros(heads * head_dim, heads * head_dim, dtype=torch.float64, device=weights.o.device)
+        self._cross = self._gram.new_zeros(width, heads * head_dim)
+        self._energy = self._gram.new_zeros(())
+        self._tokens = 0
+
+    def read(self, calls: Iterable[AttentionCall]) -> None:
+        """Take these calls into account; padding left out."""
+        seen: list[Tensor] = []
+        handle = self._site.projection.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+        try:
+            for call in calls:
+                with self._site.products():
+                    attended = self._site.attend(self._weights, call)
+                z = call.counted(seen.pop()).to(self._site.dtype)
+                left = call.counted(call.wanted) - call.counted(attended)
+                self._gram += z.T @ z
+                self._cross += left.T @ z
+                self._energy += left.double().square().sum()
+                self._tokens += len(z)
+        finally:
+            handle.remove()
+
+    def fit(self, ridge: float) -> tuple[LayerWeights, float]:
+        """The weights with W_o refitted, and their mean over tokens of ||r_parent - h - attention||^2.
+
+        The error never rises: where rounding would make it, W_o is left alone.
+        """
+        change = self._change(ridge)
+        gain = float(2 * (change * self._cross).sum() - (change @ self._gram * change).sum())
+        before = float(self._energy) / self._tokens
+        if not gain > 0:
+            return self._weights, before
+        o = self._weights.o
+        fitted = o + change.unflatten(1, (len(o), -1)).transpose(0, 1)
+        return replace(self._weights, o=fitted.to(o)), before - gain / self._tokens
+
+    def _change(self, ridge: float) -> Tensor:
+        """W - P, (D, Hq dv)."""
+        penalty = (ridge * self._gram.diagonal().mean()).clamp_min(torch.finfo(self._gram.dtype).tiny)
+        held = self._gram.clone()
+        held.diagonal().add_(penalty)
+        factor, failed = torch.linalg.cholesky_ex(held)
+        if failed:  # under a tiny ridge rounding may leave a direction that z hardly has below 0
+            return torch.linalg.solve(held, self._cross, left=False)
+        return torch.cholesky_solve(self._cross.T, factor).T
 
 
 def fit_outputs(site: LayerSite, weights: LayerWeights, ridge: float) -> tuple[LayerWeights, float]:
-    """``weights`` (grouped) with W_o refitted, and their mean over tokens of ||r_parent - h - attention||^2.
-
-    The error never rises: where rounding would make it, W_o is left alone.
-    """
-    start = weights.o.transpose(0, 1).flatten(1).double()  # (D, Hq dv), as W_o is stored
-    gram, cross, energy = _moments(site, weights, start)
-    penalty = (ridge * gram.diagonal().mean()).clamp_min(torch.finfo(gram.dtype).tiny)
-    change = torch.linalg.solve(gram + penalty * torch.eye(len(gram)).to(gram), cross, left=False)
-    gain = float(2 * (change * cross).sum() - (change @ gram * change).sum())
-    if not gain > 0:
-        return weights, energy
-    by_head = (start + change).unflatten(1, (weights.o.shape[0], -1)).transpose(0, 1)
-    return replace(weights, o=by_head.to(weights.o)), energy - gain
-
-
-def _moments(site: LayerSite, weights: LayerWeights, start: Tensor) -> tuple[Tensor, Tensor, float]:
-    """E[z z^T], E[e z^T] and E||e||^2 of the error e that ``start`` leaves, float64."""
-    gram, cross = start.new_zeros(start.shape[1], start.shape[1]), torch.zeros_like(start)
-    energy, tokens = 0.0, 0
-    seen: list[Tensor] = []
-    handle = site.projection.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
-    try:
-        for call in site.calls:
-            site.attend(weights, call)
-            z = seen.pop()[call.mask].double()
-            wanted = call.wanted[call.mask].double()
-            if site.output_bias is not None:
-                wanted = wanted - site.output_bias.double()
-            left = wanted - z @ start.T
-            gram += z.T @ z
-            cross += left.T @ z
-            energy += float(left.square().sum())
-            tokens += len(z)
-    finally:
-        handle.remove()
-    return gram / tokens, cross / tokens, energy / tokens
+    """``OutputRegression.fit`` on all calls of the site."""
+    regression = OutputRegression(site, weights)
+    regression.read(site.calls)
+    return regression.fit(ridge)

@@ -6,6 +6,7 @@ where those on W would crawl along the directions that x hardly has.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,32 +16,40 @@ from gqasearch.models import LayerWeights
 from gqasearch.refining.layer_site import AttentionCall, LayerSite
 
 RELATIVE_FLOOR = 1e-3  # added to C's diagonal, relative to its mean: rare directions are not blown up
+KEPT_BYTES = 2**28
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """R = (C + floor * mean(diag C) * I)^1/2 and its inverse, (D, D) float64, symmetric; C = E[x x^T]."""
+    """R and its inverse, (D, D) float64, R R^T = C + floor * mean(diag C) * I; C = E[x x^T].
+
+    R is lower triangular: Cholesky's takes a small part of the time of a symmetric root.
+    """
 
     root: Tensor
     inverse: Tensor
 
     @classmethod
-    def of(cls, site: LayerSite) -> Whitening:
-        """From the inputs of ``site``, padding left out."""
+    def of(cls, site: LayerSite, indices: Iterable[int] | None = None) -> Whitening:
+        """From the inputs of ``site``, of the calls ``indices`` alone if given; padding left out."""
         size = site.calls[0].hidden.shape[-1]
         moment = torch.zeros(size, size, dtype=torch.float64, device=site.calls[0].hidden.device)
-        for call in site.calls:
-            x = call.hidden[call.mask].double()
+        tokens = 0
+        for index in range(len(site.calls)) if indices is None else indices:
+            call = site.calls[index]
+            x = call.counted(call.hidden)
             moment += x.T @ x
+            tokens += len(x)
+        moment /= tokens
         floor = (RELATIVE_FLOOR * moment.diagonal().mean()).clamp_min(torch.finfo(moment.dtype).tiny)
-        tokens = sum(int(call.mask.sum()) for call in site.calls)
-        values, vectors = torch.linalg.eigh((moment + floor * torch.eye(size).to(moment)) / tokens)
-        roots = values.clamp_min(floor / tokens).sqrt()
-        return cls((vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T)
+        moment.diagonal().add_(floor)
+        root = torch.linalg.cholesky(moment)
+        eye = torch.eye(size, dtype=root.dtype, device=root.device)
+        return cls(root, torch.linalg.solve_triangular(root, eye, upper=False))
 
     def call(self, call: AttentionCall) -> AttentionCall:
         """The call on x'."""
-        return call.with_hidden(call.hidden @ self.inverse.to(call.hidden))
+        return call.with_hidden(call.hidden @ self.inverse.to(call.hidden).T)
 
     def into(self, weights: LayerWeights) -> LayerWeights:
         """Weights that read x', from weights that read x."""
@@ -49,6 +58,30 @@ class Whitening:
     def out_of(self, weights: LayerWeights) -> LayerWeights:
         """Weights that read x, from weights that read x'."""
         return _times(weights, self.inverse)
+
+
+class WhitenedCalls:
+    """The calls of ``site`` on x', by index.
+
+    Their inputs are computed once and kept, those that fit into ``KEPT_BYTES``; in bfloat16 where that is what the
+    products are in.
+    """
+
+    def __init__(self, site: LayerSite, whitening: Whitening) -> None:
+        self._calls, self._whitening = site.calls, replace(whitening, inverse=whitening.inverse.to(site.dtype))
+        self._dtype = torch.bfloat16 if site.in_bfloat16 else site.dtype
+        self._kept: dict[int, Tensor] = {}
+        self._room = KEPT_BYTES
+
+    def __getitem__(self, index: int) -> AttentionCall:
+        call = self._calls[index]
+        if index in self._kept:
+            return call.with_hidden(self._kept[index])
+        hidden = self._whitening.call(call).hidden.to(self._dtype)
+        if hidden.nbytes <= self._room:
+            self._kept[index] = hidden
+            self._room -= hidden.nbytes
+        return call.with_hidden(hidden)
 
 
 def _times(weights: LayerWeights, matrix: Tensor) -> LayerWeights:

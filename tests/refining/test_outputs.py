@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import layers_replaced
+from gqasearch.refining.ridge import OutputRegression, fit_outputs
 from tests.matrix import SOURCES
-from tests.refining.cases import THIRDS, blocks_of, converter_of, refinement
+from tests.refining.cases import THIRDS, blocks_of, converter_of, refinement, site_error, site_of
 from tests.samples import logits_of
 from tests.tiny_models import tiny_parent
 
@@ -56,3 +58,42 @@ def test_a_strong_ridge_keeps_what_the_merge_made(tmp_path: Path) -> None:
     converter = converter_of(parent, tmp_path)
     for index, layer in converter.refine(THIRDS, blocks_of(parent), refinement("outputs", ridge=1e9)).items():
         torch.testing.assert_close(layer.o, converter.merged_layer(THIRDS, index).o, atol=1e-5, rtol=1e-5)
+
+
+def test_a_regression_may_read_its_calls_in_parts(tmp_path: Path) -> None:
+    """A part and then the rest is all of them; a part alone is the fit on that part."""
+    parent = tiny_parent("opt")
+    merged = converter_of(parent, tmp_path).merged_layer(THIRDS, 0)
+    site = site_of(parent, THIRDS, blocks_of(parent, padded=True))
+    calls, regression = list(site.calls), OutputRegression(site, merged)
+    with torch.no_grad():
+        regression.read(calls[::2])
+        for read in (calls[::2], [*calls[::2], *calls[1::2]]):
+            found, error = regression.fit(1e-3)
+            wanted, wanted_error = fit_outputs(replace(site, calls=read), merged, 1e-3)
+            assert torch.equal(found.o, wanted.o) and error == wanted_error
+            assert error == pytest.approx(site_error(replace(site, calls=read), found), rel=1e-4)
+            regression.read(calls[1::2])
+
+
+def test_a_part_is_spread_over_the_text(tmp_path: Path) -> None:
+    """A quarter, or four tokens for every input of W_o: 48 of them."""
+    parent = tiny_parent("llama")
+    site = site_of(parent, THIRDS, blocks_of(parent, blocks=80))
+    tokens = int(site.calls[0].mask.sum())
+    for calls in (1, 5, 20):
+        part, rest = replace(site, calls=list(site.calls)[:calls]).spread_part()
+        assert sorted(part + rest) == list(range(calls))
+        assert len(part) == min(calls, max(-(-calls // 4), -(-4 * 48 // tokens)))
+        assert max(b - a for a, b in zip(part, [*part[1:], calls], strict=True)) <= -(-calls // len(part))
+
+
+def test_a_direction_that_z_does_not_have_does_no_harm(tmp_path: Path) -> None:
+    """Two heads that give the same, and next to no ridge: the Gram matrix is singular."""
+    parent = tiny_parent("llama")
+    merged = converter_of(parent, tmp_path).merged_layer(THIRDS, 0)
+    twins = replace(merged, q=merged.q[torch.tensor([0, 0, 0, 3, 4, 5])])
+    site = site_of(parent, THIRDS, blocks_of(parent))
+    with torch.no_grad():
+        found, error = fit_outputs(site, twins, 1e-13)
+    assert torch.isfinite(found.o).all() and error < site_error(site, twins)
