@@ -64,18 +64,16 @@ class Descent(LayerwiseRefinement):
 
     def refine_layer(self, site: LayerSite, merged: LayerWeights, step: Callable[[], None]) -> LayerWeights:
         part, rest = site.spread_part()
-        first = OutputRegression(site, merged)
-        first.read(site.calls[index] for index in part)
-        start, before = first.fit(self.ridge)
+        start, before = fit_outputs(site, merged, self.ridge, part)
         step()
         moved = self.descend(site, start, Whitening.of(site, part), step)
         last = OutputRegression(site, moved)
-        last.read(site.calls[index] for index in part)
+        last.read(part)
         found, after = last.fit(self.ridge)
         if not after < before:
             found, _ = fit_outputs(site, merged, self.ridge)
         elif rest:
-            last.read(site.calls[index] for index in rest)
+            last.read(rest)
             found, _ = last.fit(self.ridge)
         step()
         return found
@@ -90,6 +88,7 @@ class Descent(LayerwiseRefinement):
             for name in FITTED
             if (tensor := getattr(whitened, name)) is not None
         }
+        whitened = replace(whitened, **fitted)
         groups = [
             {"params": [tensor], "lr": self.learning_rate * float(tensor.detach().std(correction=0))}
             for tensor in fitted.values()
@@ -101,7 +100,7 @@ class Descent(LayerwiseRefinement):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * self._decay(done)
             with torch.enable_grad():
-                loss = layer_loss(site, replace(whitened, **fitted), inputs[index])
+                loss = layer_loss(site, whitened, inputs[index])
                 loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.models import LayerWeights
-from gqasearch.refining.layer_site import AttentionCall, LayerSite
+from gqasearch.refining.layer_site import LayerSite
 
 
 class OutputRegression:
@@ -33,12 +33,12 @@ class OutputRegression:
         self._energy = self._gram.new_zeros(())
         self._tokens = 0
 
-    def read(self, calls: Iterable[AttentionCall]) -> None:
-        """Take these calls into account; padding left out."""
+    def read(self, indices: Iterable[int]) -> None:
+        """Take these of the site's calls into account; padding left out."""
         seen: list[Tensor] = []
         handle = self._site.projection.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
         try:
-            for call in calls:
+            for call in (self._site.calls[index] for index in indices):
                 with self._site.products():
                     attended = self._site.attend(self._weights, call)
                 z = call.counted(seen.pop()).to(self._site.dtype)
@@ -75,8 +75,10 @@ class OutputRegression:
         return torch.cholesky_solve(self._cross.T, factor).T
 
 
-def fit_outputs(site: LayerSite, weights: LayerWeights, ridge: float) -> tuple[LayerWeights, float]:
-    """``OutputRegression.fit`` on all calls of the site."""
+def fit_outputs(
+    site: LayerSite, weights: LayerWeights, ridge: float, indices: Iterable[int] | None = None
+) -> tuple[LayerWeights, float]:
+    """``OutputRegression.fit`` on the calls ``indices`` of the site, on all of them if not given."""
     regression = OutputRegression(site, weights)
-    regression.read(site.calls)
+    regression.read(range(len(site.calls)) if indices is None else indices)
     return regression.fit(ridge)
