@@ -140,3 +140,18 @@ def test_whitened_inputs_are_the_same_kept_or_not(tmp_path: Path, monkeypatch: p
                 torch.testing.assert_close(inputs[index].hidden.double(), wanted, atol=1e-4, rtol=1e-4)
                 assert torch.equal(inputs[index].wanted, call.wanted)
         assert len(inputs._kept) == min(len(site.calls), room // size)
+
+
+def test_products_are_in_bfloat16_in_wide_layers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the device is made for it; what is fitted stays in float32 and comes as far."""
+    _, site, weights = case("llama", 6, tmp_path)
+    monkeypatch.setattr("gqasearch.refining.layer_site.has_bfloat16", lambda device: True)
+    assert not site.in_bfloat16
+    exact = Descent(steps=10).refine_layer(site, weights, lambda: None)
+    monkeypatch.setattr("gqasearch.refining.layer_site.LEAST_WIDTH", 48)
+    assert site.in_bfloat16 and not replace(site, dtype=torch.float64).in_bfloat16
+    found = Descent(steps=10).refine_layer(site, weights, lambda: None)
+    assert found.q.dtype == found.o.dtype == torch.float32 and not torch.equal(found.q, exact.q)
+    monkeypatch.undo()
+    before, wanted, error = (site_error(site, layer) for layer in (weights, exact, found))
+    assert wanted < 0.9 * before and error == pytest.approx(wanted, rel=0.02)
