@@ -21,7 +21,7 @@ from gqasearch.refining.ridge import OutputRegression, fit_outputs
 from gqasearch.refining.whitening import WhitenedCalls, Whitening
 
 FITTED = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias")
-BETAS = (0.6, 0.98)  # short memories: there are few steps, and the rate falls from the first one on
+BETAS = (0.9, 0.99)  # a short second memory: there are few steps
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Descent(LayerwiseRefinement):
     (``LayerSite.spread_part``), the last regression all of it. Where the loss does not fall, the layer is refined as
     ``outputs`` would. Products may be in bfloat16 (``LayerSite.in_bfloat16``): on machines with and without it results
     agree within its rounding. ``learning_rate``: of each tensor relative to the standard deviation of its entries,
-    falling to 0 in a line. ``batch_blocks``: blocks of text per step (and per forward pass), drawn without
+    falling to 0 along a cosine. ``batch_blocks``: blocks of text per step (and per forward pass), drawn without
     replacement until all were seen, in an order made from ``seed``. ``ridge``: as in ``outputs``.
     """
 
@@ -41,9 +41,9 @@ class Descent(LayerwiseRefinement):
     reference: ClassVar[str] = "https://arxiv.org/abs/1412.6980"
     summary: ClassVar[str] = "outputs, then Adam on W_q, W_k, W_v, W_o of one layer at a time, to the same target"
 
-    steps: int = 200
-    learning_rate: float = 0.02
-    batch_blocks: int = 2
+    steps: int = 160
+    learning_rate: float = 0.015
+    batch_blocks: int = 4
     ridge: float = 1e-3
     seed: int = 0
 
@@ -108,7 +108,7 @@ class Descent(LayerwiseRefinement):
         return whitening.out_of(replace(whitened, **{name: tensor.detach() for name, tensor in fitted.items()}))
 
     def _decay(self, step: int) -> float:
-        return 1 - step / self.steps
+        return 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
     def _minibatches(self, calls: int) -> Iterator[int]:
         """``steps`` of the batches: every batch once, then every batch again in another order, and so on."""

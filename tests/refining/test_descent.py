@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,9 +117,11 @@ def test_whitening_gets_further_in_as_many_steps(tmp_path: Path) -> None:
     assert errors[1] < 0.9 * errors[0]
 
 
-def test_the_learning_rate_falls_to_nothing_in_a_line() -> None:
+def test_the_learning_rate_falls_to_nothing_along_a_cosine() -> None:
     method = Descent(steps=8)
-    assert [method._decay(step) for step in range(9)] == [1 - step / 8 for step in range(9)]
+    rates = [method._decay(step) for step in range(9)]
+    assert rates[0] == 1 and rates[4] == pytest.approx(0.5) and rates[8] == pytest.approx(0, abs=1e-15)
+    assert rates[2] == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
 
 
 def test_minibatches_cover_the_text_before_they_repeat() -> None:
