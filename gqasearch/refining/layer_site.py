@@ -177,7 +177,8 @@ class LayerSite:
         index = torch.tensor(self.labels, device=weights.k.device)
 
         def repeat(_module: torch.nn.Module, _args: Any, output: Tensor) -> Tensor:
-            return output.unflatten(-1, (weights.num_kv_heads, -1)).index_select(-2, index).flatten(-2)
+            by_group: Tensor = output.unflatten(-1, (weights.num_kv_heads, -1))
+            return by_group.index_select(-2, index).flatten(-2)
 
         names = (self._name(f"{role}.weight").removesuffix(".weight") for role in ("k", "v"))
         handles = [self.parent.model.get_submodule(name).register_forward_hook(repeat) for name in names]

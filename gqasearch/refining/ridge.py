@@ -70,9 +70,12 @@ class OutputRegression:
         held = self._gram.clone()
         held.diagonal().add_(penalty)
         factor, failed = torch.linalg.cholesky_ex(held)
+        change: Tensor
         if failed:  # under a tiny ridge rounding may leave a direction that z hardly has below 0
-            return torch.linalg.solve(held, self._cross, left=False)
-        return torch.cholesky_solve(self._cross.T, factor).T
+            change = torch.linalg.solve(held, self._cross, left=False)
+        else:
+            change = torch.cholesky_solve(self._cross.T, factor).T
+        return change
 
 
 def fit_outputs(
