@@ -76,11 +76,13 @@ def test_a_regression_may_read_its_calls_in_parts(tmp_path: Path) -> None:
             assert error == pytest.approx(site_error(replace(site, calls=read), found), rel=1e-4)
 
 
-def test_a_part_is_spread_over_the_text(tmp_path: Path) -> None:
-    """A quarter, or four tokens for every input of W_o: 48 of them."""
+def test_a_part_is_spread_over_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter, or four tokens for every input of W_o: 48 of them. All of it in narrow layers."""
     parent = tiny_parent("llama")
     site = site_of(parent, THIRDS, blocks_of(parent, blocks=80))
     tokens = int(site.calls[0].mask.sum())
+    assert site.spread_part() == (list(range(len(site.calls))), [])
+    monkeypatch.setattr("gqasearch.refining.layer_site.LEAST_WIDTH", 48)
     for calls in (1, 5, 20):
         part, rest = replace(site, calls=list(site.calls)[:calls]).spread_part()
         assert sorted(part + rest) == list(range(calls))
