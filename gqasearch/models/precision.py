@@ -34,5 +34,6 @@ def has_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
-    found = torch.cpu.get_capabilities()
+    tell = getattr(torch.cpu, "get_capabilities", dict)  # newer than the oldest torch that we take
+    found = tell()
     return any(found.get(name) for name in INSTRUCTIONS)
