@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks
 from gqasearch.errors import UserError
-from gqasearch.evaluation import Converter, Runner, tied_runner
+from gqasearch.evaluation import Converter, LayerStack, WholeModel, tied_runner
 from gqasearch.grouping import Grouping
 from gqasearch.models import LayerWeights, Parent, decoder_layer, tie_heads
 from gqasearch.refining import (
@@ -29,7 +29,7 @@ from gqasearch.refining import (
 from gqasearch.refining.whitening import Whitening
 
 # (converter, grouping, calibration text, blocks per forward pass) -> the converted model.
-Variant: TypeAlias = Callable[[Converter, Grouping, TokenBlocks, int], Runner]
+Variant: TypeAlias = Callable[[Converter, Grouping, TokenBlocks, int], LayerStack]
 
 STEPS = (40, 80, 160, 320)
 QUICK_STEPS = (1, 2)
@@ -62,7 +62,7 @@ def variants(quick: bool) -> dict[str, Variant]:
 def refined(refinement: Refinement) -> Variant:
     """Merge, then refine."""
 
-    def convert(converter: Converter, grouping: Grouping, blocks: TokenBlocks, batch_blocks: int) -> Runner:
+    def convert(converter: Converter, grouping: Grouping, blocks: TokenBlocks, batch_blocks: int) -> LayerStack:
         return converter.runner(grouping, converter.refine(grouping, blocks, refinement, batch_blocks=batch_blocks))
 
     return convert
@@ -113,7 +113,7 @@ def by_itself(inner: LayerwiseRefinement) -> Variant:
     attention output.
     """
 
-    def convert(converter: Converter, grouping: Grouping, blocks: TokenBlocks, batch_blocks: int) -> Runner:
+    def convert(converter: Converter, grouping: Grouping, blocks: TokenBlocks, batch_blocks: int) -> LayerStack:
         alone = LayersAlone(converter.parent, blocks, inner, batch_blocks=batch_blocks)
         grouped = [(i, layer) for i, layer in enumerate(grouping) if layer.num_groups < layer.num_heads]
         refined = {i: alone.refine(i, layer, converter.merged_layer(grouping, i)) for i, layer in grouped}
@@ -125,7 +125,7 @@ def by_itself(inner: LayerwiseRefinement) -> Variant:
 def with_mlp(inner: LayerwiseRefinement) -> Variant:
     """``inner``, and after every block from the first grouped one on W_down of its MLP (``MLPStreams``)."""
 
-    def convert(converter: Converter, grouping: Grouping, blocks: TokenBlocks, batch_blocks: int) -> Runner:
+    def convert(converter: Converter, grouping: Grouping, blocks: TokenBlocks, batch_blocks: int) -> LayerStack:
         parent, tied = converter.parent, dict[int, LayerWeights]()
         with torch.no_grad():
             streams = MLPStreams(parent, blocks, inner.blocks_per_pass(batch_blocks))
@@ -143,7 +143,7 @@ def with_mlp(inner: LayerwiseRefinement) -> Variant:
             with mlps_changed(parent, streams.changes):
                 return run_tied(ids, mask)
 
-        return run
+        return WholeModel(run)
 
     return convert
 

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.evaluation import Converter, PrefixLosses, SummedLoss, TiedLayer
+from gqasearch.evaluation import Converter, PrefixLosses, SummedLoss, TiedLayer, mean_loss
 from gqasearch.fitness import FitnessContext, FloatArray
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import LayerWeights, tie_heads
@@ -100,11 +100,8 @@ class CandidateLosses:
     def _refined(self, grouping: Grouping) -> float:
         context = self.context
         layers = self.converter.refine(grouping, context.load_calibration_blocks(), context.refinement)
-        run = self.converter.runner(grouping, layers)
-        size = batch_size(self.blocks)
-        batches = list(self.blocks.batches(size))
-        total = sum(self.summed_loss(index, run(ids, mask)) for index, (ids, mask) in enumerate(batches))
-        return total / sum(targets.count for targets in self.blocks.targets(size))
+        converted = self.converter.runner(grouping, layers)
+        return mean_loss(converted, self.blocks, batch_size(self.blocks), self.summed_loss)
 
 
 def converted_layers(

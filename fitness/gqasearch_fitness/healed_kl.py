@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gqasearch.evaluation import ParentLogProbs, model_runner
+from gqasearch.evaluation import ParentLayers, ParentLogProbs
 from gqasearch.fitness import Fitness, FitnessContext, FloatArray, PreparedTextFitness
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.healing import ShortHealing, healed_runner
@@ -23,9 +23,7 @@ class PreparedHealedKL(PreparedTextFitness):
 
     def __init__(self, parameters: HealedKL, context: FitnessContext) -> None:
         blocks = context.load_search_blocks().first(parameters.tokens)
-        self.reference = ParentLogProbs.compute(
-            model_runner(context.parent.model), blocks, batch_blocks=batch_size(blocks)
-        )
+        self.reference = ParentLogProbs.compute(ParentLayers(context.parent), blocks, batch_blocks=batch_size(blocks))
         self.losses = CandidateLosses(parameters, context, blocks, self.reference.summed_kl)
         self.batch_tokens = self.losses.batch_tokens
         # From the end: the quick refinement has read the beginning.

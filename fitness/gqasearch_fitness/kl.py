@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gqasearch.evaluation import ParentLogProbs, model_runner
+from gqasearch.evaluation import ParentLayers, ParentLogProbs
 from gqasearch.fitness import Fitness, FitnessContext, FloatArray, PreparedTextFitness
 from gqasearch.grouping import Grouping
 from gqasearch.merging import Need
@@ -18,8 +18,7 @@ class PreparedKL(PreparedTextFitness):
 
     def __init__(self, parameters: KLToParent, context: FitnessContext) -> None:
         blocks = context.load_search_blocks().first(parameters.tokens)
-        runner = model_runner(context.parent.model)
-        reference = ParentLogProbs.compute(runner, blocks, batch_blocks=batch_size(blocks))
+        reference = ParentLogProbs.compute(ParentLayers(context.parent), blocks, batch_blocks=batch_size(blocks))
         self.losses = CandidateLosses(parameters, context, blocks, reference.summed_kl)
         self.batch_tokens = self.losses.batch_tokens
 

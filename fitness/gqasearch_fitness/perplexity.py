@@ -22,8 +22,8 @@ class PreparedPerplexity(PreparedTextFitness):
         blocks = context.load_search_blocks().first(parameters.tokens)
         batches = list(blocks.targets(batch_size(blocks)))
 
-        def summed_nll(batch: int, logits: Tensor) -> float:
-            return batches[batch].summed_nll(logits)
+        def summed_nll(batch: int, scores: Tensor, rows: slice) -> float:
+            return batches[batch].summed_nll(scores, rows)
 
         self.losses = CandidateLosses(parameters, context, blocks, summed_nll)
         self.batch_tokens = self.losses.batch_tokens

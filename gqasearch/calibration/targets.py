@@ -53,7 +53,17 @@ class Targets:
         lost = torch.nn.functional.cross_entropy(scores.flatten(0, 1), tokens.flatten(), reduction="none")
         return lost.view_as(tokens)
 
-    def summed_nll(self, logits: Tensor) -> float:
-        """The same of the logits of a batch (B, T, V), summed over what is wanted."""
-        found = self.nll(self.of(logits))
-        return float(found[self.wanted.to(found.device)].double().sum())
+    def chosen(self, values: Tensor) -> Tensor:
+        """What of (B, T, X) stands where the predictions do, of those that are wanted, (n, X); n is ``count``."""
+        found = self.of(values)
+        return found[self.wanted.to(found.device)]
+
+    @property
+    def chosen_tokens(self) -> Tensor:
+        """The tokens that are wanted, (n,)."""
+        return self.tokens[self.wanted]
+
+    def summed_nll(self, scores: Tensor, rows: slice = slice(None)) -> float:
+        """Negative log-likelihood of the wanted tokens ``rows`` under their logits (n, V), summed, nats."""
+        tokens = self.chosen_tokens[rows].to(scores.device)
+        return float(torch.nn.functional.cross_entropy(scores, tokens, reduction="none").double().sum())

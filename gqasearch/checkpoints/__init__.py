@@ -8,7 +8,13 @@ from gqasearch.checkpoints.healed import write_healed
 from gqasearch.checkpoints.layout import Layout, lay_out, slots
 from gqasearch.checkpoints.loaded_back import MOST_TOKENS, CheckBlock, LoadedBack
 from gqasearch.checkpoints.plan import check_target, plan_checkpoint, plan_layout
-from gqasearch.checkpoints.remote_code import needs_remote_code, require_own_code, require_trust, runs_own_code
+from gqasearch.checkpoints.remote_code import (
+    needs_remote_code,
+    require_own_code,
+    require_trust,
+    runs_own_code,
+    strange_code,
+)
 from gqasearch.checkpoints.stock import Written, write_checkpoint
 
 __all__ = [
@@ -34,6 +40,7 @@ __all__ = [
     "runs_own_code",
     "slots",
     "stock_config",
+    "strange_code",
     "write_checkpoint",
     "write_healed",
 ]

@@ -35,12 +35,16 @@ def code_in(folder: Path) -> dict[str, bool]:
     return {path.name: ours.get(path.name) == path.read_bytes() for path in sorted(folder.rglob("*.py"))}
 
 
-def require_own_code(folder: Path) -> None:
-    """Raise ``UserError`` when the checkpoint would run any code but that of this gqasearch."""
+def strange_code(folder: Path) -> list[str]:
+    """Files and classes of a checkpoint folder that are not of this gqasearch."""
     strange = [name for name, is_ours in code_in(folder).items() if not is_ours]
     maps = (read_config(folder).get("auto_map") or {}).values()
-    strange += [str(name) for name in maps if f"{str(name).partition('.')[0]}.py" not in MODELING_FILES]
-    if strange:
+    return strange + [str(name) for name in maps if f"{str(name).partition('.')[0]}.py" not in MODELING_FILES]
+
+
+def require_own_code(folder: Path) -> None:
+    """Raise ``UserError`` when the checkpoint would run any code but that of this gqasearch."""
+    if strange := strange_code(folder):
         raise UserError(
             f"{folder} holds code that this version of gqasearch did not write ({', '.join(strange)}); it is not run. "
             "Read it and, if you trust it, use gqasearch evaluate FOLDER --trust-remote-code"

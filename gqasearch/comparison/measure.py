@@ -15,7 +15,7 @@ from gqasearch.comparison.searches import top_sample
 from gqasearch.comparison.setting import Setting
 from gqasearch.comparison.values import FITNESS, QUALITY, Column, Values
 from gqasearch.errors import UserError
-from gqasearch.evaluation import Quality, Runner, evaluate_quality, model_runner
+from gqasearch.evaluation import LayerStack, ParentLayers, Quality, evaluate_quality
 from gqasearch.grouping import Grouping
 from gqasearch.models import LayerWeights
 from gqasearch.run import Kept, Progress, Workspace
@@ -94,7 +94,7 @@ def _measure_qualities(work: Workspace, tokens: int, pool: Pool, values: Values,
 
 def _qualities(work: Workspace, groupings: Sequence[Grouping], blocks: TokenBlocks) -> list[list[float]]:
     """Of every one of ``QUALITIES``, one number per grouping, as the run of this grouping would be measured."""
-    runners: dict[str, Runner] = {}
+    runners: dict[str, LayerStack] = {}
     for index, grouping in enumerate(groupings):
         refined: Mapping[int, LayerWeights] = {}
         if work.refinement.reads_text:
@@ -102,7 +102,7 @@ def _qualities(work: Workspace, groupings: Sequence[Grouping], blocks: TokenBloc
                 grouping, work.blocks("calibration"), work.refinement, batch_blocks=work.config.batch_blocks
             )
         runners[str(index)] = work.converter.runner(grouping, refined)
-    _, found = evaluate_quality(model_runner(work.parent.model), runners, blocks, batch_blocks=work.config.batch_blocks)
+    _, found = evaluate_quality(ParentLayers(work.parent), runners, blocks, batch_blocks=work.config.batch_blocks)
     rows = [_numbers(found[name]) for name in runners]
     return [list(column) for column in zip(*rows, strict=True)]
 

@@ -2,6 +2,7 @@
 
 from gqasearch.evaluation.attention_calls import AttentionCalls
 from gqasearch.evaluation.candidates import Converter
+from gqasearch.evaluation.climb import SummedLoss, mean_loss
 from gqasearch.evaluation.cost import ForwardCount, counted_forwards
 from gqasearch.evaluation.interval import mean_interval
 from gqasearch.evaluation.memory import (
@@ -10,10 +11,10 @@ from gqasearch.evaluation.memory import (
     count_parameters,
     kv_bytes_per_token,
 )
-from gqasearch.evaluation.prefix import PrefixLosses, SummedLoss, TiedLayer
+from gqasearch.evaluation.prefix import PrefixLosses, TiedLayer
 from gqasearch.evaluation.quality import CONVENTION, Quality, convention_of, evaluate_quality, kl_per_token
 from gqasearch.evaluation.reference import KeptPredictions, ParentLogProbs
-from gqasearch.evaluation.runners import Runner, model_runner, tied_runner
+from gqasearch.evaluation.runners import LayerStack, ParentLayers, Runner, WholeModel, model_runner, tied_runner
 
 __all__ = [
     "CONVENTION",
@@ -21,12 +22,15 @@ __all__ = [
     "Converter",
     "ForwardCount",
     "KeptPredictions",
+    "LayerStack",
+    "ParentLayers",
     "ParentLogProbs",
     "PrefixLosses",
     "Quality",
     "Runner",
     "SummedLoss",
     "TiedLayer",
+    "WholeModel",
     "cached_kv_heads",
     "computed_kv_bytes_per_token",
     "convention_of",
@@ -36,6 +40,7 @@ __all__ = [
     "kl_per_token",
     "kv_bytes_per_token",
     "mean_interval",
+    "mean_loss",
     "model_runner",
     "tied_runner",
 ]

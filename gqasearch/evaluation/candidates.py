@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from gqasearch.calibration import Statistics, TokenBlocks, no_progress
 from gqasearch.evaluation.recent import Recent
-from gqasearch.evaluation.runners import Runner, tied_runner
+from gqasearch.evaluation.runners import ParentLayers
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import LayerMerge, Merge, MergedGroup, held_bytes, with_groups
 from gqasearch.models import LayerWeights, Parent, tie_heads
@@ -85,20 +85,27 @@ class Converter:
         """One layer as ``refined`` (what ``refine`` gave) has it, or else as the merge makes it."""
         return refined[layer] if refined and layer in refined else self.merged_layer(grouping, layer)
 
+    def tied_layer(
+        self, grouping: Grouping, layer: int, refined: Mapping[int, LayerWeights] | None = None
+    ) -> LayerWeights:
+        """``converted_layer`` in the parent's shape."""
+        labels = grouping.layers[layer].labels
+        return tie_heads(self.converted_layer(grouping, layer, refined), labels, self.parent.geometry.queries_per_kv)
+
     def tied_layers(
         self, grouping: Grouping, refined: Mapping[int, LayerWeights] | None = None
     ) -> dict[int, LayerWeights]:
         """Every layer that the grouping changes, in the parent's shape; ``refined``: what ``refine`` gave."""
-        m = self.parent.geometry.queries_per_kv
-        return {
-            index: tie_heads(self.converted_layer(grouping, index, refined), layer.labels, m)
-            for index, layer in enumerate(grouping)
-            if layer.num_groups < layer.num_heads
-        }
+        changed = [index for index, layer in enumerate(grouping) if layer.num_groups < layer.num_heads]
+        return {index: self.tied_layer(grouping, index, refined) for index in changed}
 
-    def runner(self, grouping: Grouping, refined: Mapping[int, LayerWeights] | None = None) -> Runner:
-        """Logits of the parent converted by this grouping, without writing a checkpoint."""
-        return tied_runner(self.parent, self.tied_layers(grouping, refined))
+    def runner(self, grouping: Grouping, refined: Mapping[int, LayerWeights] | None = None) -> ParentLayers:
+        """The parent converted by this grouping, without writing a checkpoint; ``refined``: what ``refine`` gave.
+
+        A layer is made when the text comes to it.
+        """
+        changed = [index for index, layer in enumerate(grouping) if layer.num_groups < layer.num_heads]
+        return ParentLayers(self.parent, changed, lambda index: self.tied_layer(grouping, index, refined))
 
     def refine(
         self,

@@ -1,28 +1,35 @@
 """Losses of many converted models that differ in few layers.
 
-A candidate that changes layers from l on shares its hidden states below l with every candidate that has
-the same layers there: they are kept and the run goes on from them. A converted layer is kept too, so a
-candidate costs what is new in it.
+Candidates go up through the parent together, a layer at a time: what has the same layers below is one hidden state,
+and the weights of a layer are read once for all. A candidate that changes layers from l on shares its hidden states
+below l with every candidate of earlier calls that has the same layers there, too: they are kept and the run goes on
+from them. A converted layer is kept as well, so a candidate costs what is new in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks
+from gqasearch.evaluation.climb import SummedLoss
 from gqasearch.evaluation.recent import Recent
+from gqasearch.evaluation.runners import ParentLayers
 from gqasearch.grouping import Grouping, LayerGrouping
-from gqasearch.models import LayerWeights, Parent, layers_replaced, run_from
+from gqasearch.models import Entered, LayerWeights, Parent, layers_replaced, run_layer
 from gqasearch.pairwise import FloatArray
 
-# (batch, logits (B, T, V)) -> loss summed over the batch's targets, and (batch) -> how many they are.
-SummedLoss: TypeAlias = Callable[[int, Tensor], float]
 # (layer, its grouping) -> the converted layer in the parent's shape.
 TiedLayer: TypeAlias = Callable[[int, LayerGrouping], LayerWeights]
+# A batch and a candidate.
+Pair: TypeAlias = tuple[int, Grouping]
+# A batch and the layers that it has passed: what names a hidden state.
+Passed: TypeAlias = tuple[int, tuple[LayerGrouping, ...]]
 
 HIDDEN_BYTES = 2**29
 WEIGHT_BYTES = 2**29
@@ -32,8 +39,9 @@ MOST_LOSSES = 2**18
 class PrefixLosses:
     """Mean loss per target of candidates, on all batches of ``blocks`` or on some.
 
-    ``summed_loss``: of one batch's logits. ``batch_tokens``: tokens of every batch, (B,). ``tokens_run``: tokens that
-    candidates were run on so far; ``layers_run``: tokens times the layers that were computed for them.
+    ``batch_tokens``: tokens of every batch, (B,). ``tokens_run``: tokens that candidates were run on so far;
+    ``layers_run``: tokens times the layers that were computed for them. ``hidden_bytes``: of the hidden states that are
+    kept, and as much again of those on their way up (of one candidate at least); ``weight_bytes``: of converted layers.
     """
 
     def __init__(
@@ -47,61 +55,110 @@ class PrefixLosses:
         hidden_bytes: int = HIDDEN_BYTES,
         weight_bytes: int = WEIGHT_BYTES,
     ) -> None:
-        self.parent = parent
+        self.parent, self._model = parent, ParentLayers(parent)
         self.batches = list(blocks.batches(batch_blocks))
         self.batch_tokens = tuple(int(mask.sum()) for _, mask in self.batches)
-        self._targets = [targets.count for targets in blocks.targets(batch_blocks)]
+        self._targets = list(blocks.targets(batch_blocks))
         self.tokens_run = self.layers_run = 0
-        self._losses: Recent[tuple[int, Grouping], float] = Recent(MOST_LOSSES, lambda _: 1)
+        self._losses: Recent[Pair, float] = Recent(MOST_LOSSES, lambda _: 1)
         self._tied_layer = tied_layer
         self._summed_loss = summed_loss
-        self._hidden: Recent[tuple[int, tuple[LayerGrouping, ...]], Tensor] = Recent(hidden_bytes, lambda t: t.nbytes)
+        self._hidden: Recent[Passed, Tensor] = Recent(hidden_bytes, lambda t: t.nbytes)
         self._weights: Recent[tuple[int, LayerGrouping], LayerWeights] = Recent(weight_bytes, _bytes)
 
     def __call__(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
         """Mean loss of every grouping over these batches, (N,). Each is independent of the others."""
-        count = sum(self._targets[batch] for batch in batches)
-        # Batch by batch: what candidates share of one batch is used again before it is forgotten.
-        columns = [[self._loss(grouping, batch) for grouping in groupings] for batch in batches]
-        return np.array([sum(row) / count for row in zip(*columns, strict=True)], dtype=np.float64)
+        # In the order of their layers: where not all go up at once, those do that share the lowest.
+        candidates = sorted(set(groupings), key=lambda grouping: [layer.groups for layer in grouping])
+        known = {(batch, one): self._losses.get((batch, one)) for batch in batches for one in candidates}
+        found = {pair: loss for pair, loss in known.items() if loss is not None}
+        for pairs in self._together(pair for pair in known if pair not in found):
+            for pair, loss in self._run(pairs):
+                found[pair] = loss
+                self._losses.put(pair, loss)
+        count = sum(self._targets[batch].count for batch in batches)
+        sums = [sum(found[batch, grouping] for batch in batches) for grouping in groupings]
+        return np.array(sums, dtype=np.float64) / count
 
-    def _loss(self, grouping: Grouping, batch: int) -> float:
-        known = self._losses.get((batch, grouping))
-        if known is None:
-            known = self._run(grouping, batch)
-            self._losses.put((batch, grouping), known)
-        return known
+    def _together(self, pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+        """As many as have room for a hidden state before a layer and one after it, at least one."""
+        taken: list[Pair] = []
+        room = self._hidden.most_bytes
+        for batch, grouping in pairs:
+            values = self.batches[batch][0].numel() * self.parent.geometry.hidden_size
+            needed = 2 * values * self.parent.model.dtype.itemsize
+            if taken and needed > room:
+                yield taken
+                taken, room = [], self._hidden.most_bytes
+            taken.append((batch, grouping))
+            room -= needed
+        if taken:
+            yield taken
 
-    def _run(self, grouping: Grouping, batch: int) -> float:
-        ids, mask = self.batches[batch]
-        start, hidden = self._deepest(grouping.layers, batch)
-        changed = {
-            index: self._converted(index, layer)
-            for index, layer in enumerate(grouping)
-            if index >= start and layer.num_groups < layer.num_heads
-        }
-        with layers_replaced(self.parent, changed):
-            logits, between = run_from(self.parent, ids, mask, start, hidden)
-        for offset, state in enumerate(between[:-1]):
-            self._hidden.put((batch, grouping.layers[: start + offset + 1]), state)
-        self.tokens_run += self.batch_tokens[batch]
-        self.layers_run += self.batch_tokens[batch] * (len(grouping) - start)
-        return self._summed_loss(batch, logits.float())
+    def _run(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, float]]:
+        """Losses of these, each summed over the targets of its batch."""
+        layers = self.parent.geometry.num_layers
+        entered = {batch: self._model.enter(*self.batches[batch]) for batch in dict.fromkeys(b for b, _ in pairs)}
+        entering: list[dict[Passed, Tensor]] = [{} for _ in range(layers)]  # states that a run begins with, by layer
+        wanted: list[dict[Passed, None]] = [{} for _ in range(layers)]  # what has to leave each layer, in order
+        for batch, grouping in pairs:
+            start, hidden = self._deepest(batch, grouping.layers)
+            before = (batch, grouping.layers[:start])
+            entering[start][before] = entered[batch].hidden if hidden is None else hidden
+            for index in range(start, layers):
+                wanted[index][batch, grouping.layers[: index + 1]] = None
+            self.tokens_run += self.batch_tokens[batch]
+        states: dict[Passed, Tensor] = {}
+        for index in range(layers):
+            states |= entering[index]
+            entering[index] = {}
+            states = self._advance(index, states, list(wanted[index]), entered)
+        with self._model.head_loaded():
+            for batch, layers_passed in list(states):
+                hidden = self._targets[batch].chosen(states.pop((batch, layers_passed)))
+                parts = self._model.predictions(hidden)
+                loss = sum(self._summed_loss(batch, scores, rows) for rows, scores in parts)
+                yield (batch, Grouping(layers_passed)), loss
 
-    def _deepest(self, layers: tuple[LayerGrouping, ...], batch: int) -> tuple[int, Tensor | None]:
-        """The highest layer that can be started at, and what enters it."""
+    def _deepest(self, batch: int, layers: tuple[LayerGrouping, ...]) -> tuple[int, Tensor | None]:
+        """The highest layer that can be started at, and what enters it; None below the first."""
         for start in range(len(layers) - 1, 0, -1):
             hidden = self._hidden.get((batch, layers[:start]))
             if hidden is not None:
                 return start, hidden
         return 0, None
 
-    def _converted(self, index: int, layer: LayerGrouping) -> LayerWeights:
+    def _advance(
+        self, index: int, states: dict[Passed, Tensor], wanted: Sequence[Passed], entered: Mapping[int, Entered]
+    ) -> dict[Passed, Tensor]:
+        """What leaves layer ``index``, ``wanted``. Every state that enters it is gone with its last use."""
+        by_layer: dict[LayerGrouping, list[Passed]] = {}
+        for batch, passed in wanted:
+            by_layer.setdefault(passed[-1], []).append((batch, passed))
+        uses = Counter((batch, passed[:-1]) for batch, passed in wanted)
+        found: dict[Passed, Tensor] = {}
+        with torch.no_grad(), self.parent.layer_loaded(index):
+            for layer, alike in by_layer.items():
+                with layers_replaced(self.parent, self._converted(index, layer)):
+                    for batch, passed in alike:
+                        before = (batch, passed[:-1])
+                        uses[before] -= 1
+                        hidden = states[before] if uses[before] else states.pop(before)
+                        found[batch, passed] = run_layer(self.parent, index, hidden, entered[batch].arguments[index])
+                        self.layers_run += self.batch_tokens[batch]
+                        if index + 1 < self.parent.geometry.num_layers:
+                            self._hidden.put((batch, passed), found[batch, passed])
+        return found
+
+    def _converted(self, index: int, layer: LayerGrouping) -> dict[int, LayerWeights]:
+        """The layer in the parent's shape, by its number; nothing for one that is left whole."""
+        if layer.num_groups == layer.num_heads:
+            return {}
         known = self._weights.get((index, layer))
         if known is None:
             known = self._tied_layer(index, layer)
             self._weights.put((index, layer), known)
-        return known
+        return {index: known}
 
 
 def _bytes(layer: LayerWeights) -> int:

@@ -1,4 +1,4 @@
-"""Perplexity, and KL to the parent, of any number of candidates in one pass over the text.
+"""Perplexity, and KL to the parent, of any number of candidates, layer by layer over the text.
 
 Convention: blocks of a fixed length, each from an empty context; every token but the first of a block
 is a target; padding never is. Perplexity is exp of the mean negative log-likelihood per target. KL is
@@ -12,13 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks, no_progress
 from gqasearch.calibration.masking import SHARE
-from gqasearch.evaluation.runners import Runner
+from gqasearch.evaluation.climb import HIDDEN_BYTES, climb
+from gqasearch.evaluation.runners import LayerStack
 
 CONVENTION = "Blocks from an empty context; every token but a block's first is a target."
 MASKED_CONVENTION = (
@@ -40,48 +42,53 @@ class Quality:
     kl_blocks: tuple[float, ...]
 
 
-@dataclass
 class _Sums:
-    nll: float = 0.0
-    kl: float = 0.0
+    """Of one model over the targets so far: ``nll``, and ``kl`` of every block, (N,)."""
 
-    def quality(self, targets: int, bytes_per_token: float, kl_blocks: list[float]) -> Quality:
-        nll = self.nll / targets
+    def __init__(self, blocks: int) -> None:
+        self.nll, self.kl = 0.0, torch.zeros(blocks, dtype=torch.float64)
+
+    def add(self, reference: Tensor, logp: Tensor, tokens: Tensor, blocks: Tensor) -> None:
+        """Targets (n,) and their ``blocks`` (n,), under log-probabilities (n, V) of the parent and of this model."""
+        self.nll -= float(logp.gather(-1, tokens.to(logp.device)[:, None]).double().sum())
+        if logp is not reference:
+            self.kl.index_add_(0, blocks, kl_per_token(reference, logp).double().cpu())
+
+    def quality(self, targets: Tensor, bytes_per_token: float) -> Quality:
+        """``targets`` (N,): of every block."""
+        count = int(targets.sum())
+        nll = self.nll / count
         perplexity = math.exp(nll) if nll < 700 else math.inf
         bits = nll / math.log(2) / bytes_per_token
-        return Quality(perplexity, nll, self.kl / targets, bits, targets, tuple(kl_blocks))
+        per_block = (self.kl / targets.clamp_min(1)).tolist()
+        return Quality(perplexity, nll, float(self.kl.sum()) / count, bits, count, tuple(per_block))
 
 
 def evaluate_quality(
-    parent: Runner,
-    candidates: Mapping[str, Runner],
+    parent: LayerStack,
+    candidates: Mapping[str, LayerStack],
     blocks: TokenBlocks,
     *,
     batch_blocks: int = 8,
+    hidden_bytes: int = HIDDEN_BYTES,
     progress: Callable[[int, int], None] = no_progress,
 ) -> tuple[Quality, dict[str, Quality]]:
-    """Quality of the parent and of every candidate. The parent runs once per batch for all of them."""
-    names = list(candidates)
-    own, sums = _Sums(), {name: _Sums() for name in names}
-    per_block: dict[str, list[float]] = {name: [] for name in names}
-    count, done = 0, 0
-    for (ids, mask), targets in zip(blocks.batches(batch_blocks), blocks.targets(batch_blocks), strict=True):
-        wanted = targets.wanted
-        reference = targets.of(parent(ids, mask)).log_softmax(-1)
-        own.nll += float(_nll(reference, targets.tokens)[wanted].double().sum())
-        for name in names:
-            logp = targets.of(candidates[name](ids, mask)).log_softmax(-1)
-            kl = kl_per_token(reference, logp) * wanted.to(reference.device)
-            sums[name].nll += float(_nll(logp, targets.tokens)[wanted].double().sum())
-            sums[name].kl += float(kl.double().sum())
-            per_block[name] += (kl.double().sum(1).cpu() / wanted.sum(1).clamp_min(1)).tolist()
-        count += targets.count
-        done += len(ids)
-        progress(done, len(blocks.ids))
-    size = blocks.bytes_per_token
-    return own.quality(count, size, [0.0] * len(blocks.ids)), {
-        name: sums[name].quality(count, size, per_block[name]) for name in names
-    }
+    """Quality of the parent and of every candidate, which go up through their layers together (see ``climb``).
+
+    ``hidden_bytes``: of the hidden states in memory; for more text than fits, every layer's weights are read again.
+    """
+    stacks = [parent, *candidates.values()]
+    counts = [targets.wanted.sum(1) for targets in blocks.targets(batch_blocks)]
+    first = [0, *accumulate(map(len, counts))]  # the first block of every batch
+    sums = [_Sums(first[-1]) for _ in stacks]
+    for found in climb(stacks, blocks, batch_blocks, hidden_bytes=hidden_bytes, progress=progress):
+        reference: Tensor | None = None
+        for own, scores in zip(sums, found.scores, strict=True):
+            logp = scores.log_softmax(-1)
+            reference = logp if reference is None else reference
+            own.add(reference, logp, found.tokens, first[found.batch] + found.blocks)
+    qualities = [own.quality(torch.cat(counts), blocks.bytes_per_token) for own in sums]
+    return qualities[0], dict(zip(candidates, qualities[1:], strict=True))
 
 
 def kl_per_token(reference: Tensor, candidate: Tensor) -> Tensor:
@@ -92,8 +99,3 @@ def kl_per_token(reference: Tensor, candidate: Tensor) -> Tensor:
 def convention_of(blocks: TokenBlocks) -> str:
     """How figures on this text are made, in words."""
     return CONVENTION if blocks.labels is None else MASKED_CONVENTION
-
-
-def _nll(logp: Tensor, tokens: Tensor) -> Tensor:
-    """Negative log-likelihood of the tokens (B, P) under predictions (B, P, V), (B, P), on the CPU."""
-    return -logp.gather(-1, tokens[..., None].to(logp.device))[..., 0].cpu()

@@ -1,20 +1,192 @@
-"""Ways to compute logits: a loaded model, or the parent with some layers replaced."""
+"""Ways to compute logits: a loaded model, or the parent with some layers replaced; whole, or a layer at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gqasearch.models import LayerWeights, Parent, device_of, layers_replaced
+from gqasearch.models import (
+    Arguments,
+    Entered,
+    LayerWeights,
+    Parent,
+    device_of,
+    enter,
+    layers_replaced,
+    layers_stubbed,
+    run_from,
+    run_layer,
+)
 
-Runner = Callable[[Tensor, Tensor], Tensor]
+Runner: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(ids (B, T), mask (B, T) bool) -> logits (B, T, V) float32."""
+# One layer: (hidden states (B, T, D), what else it is called with) -> (B, T, D).
+RunLayer: TypeAlias = Callable[[Tensor, Arguments], Tensor]
+
+# Of the logits that are computed at once. glibc gives anything above 32 MiB back to the system when it is freed, and
+# getting its pages again takes twice as long as the arithmetic of a KL.
+LOGIT_BYTES = 24 * 2**20
 
 
-def model_runner(model: PreTrainedModel) -> Runner:
+class LayerStack(ABC):
+    """A model that a text goes up through: it enters, passes ``num_layers`` layers one by one, and is predicted from.
+
+    Called as a ``Runner`` it does all of this for one batch. ``source``: whose layers these are; stacks of one source
+    differ in the layers ``changed`` alone.
+    """
+
+    @property
+    @abstractmethod
+    def num_layers(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def source(self) -> object: ...
+
+    @property
+    def changed(self) -> Collection[int]:
+        return ()
+
+    @abstractmethod
+    def enter(self, ids: Tensor, mask: Tensor) -> Entered:
+        """One batch before the first layer."""
+
+    @abstractmethod
+    def layer_loaded(self, index: int) -> AbstractContextManager[RunLayer]:
+        """What runs layer ``index``, whose weights stay in memory within the block."""
+
+    @abstractmethod
+    def predict(self, hidden: Tensor) -> Tensor:
+        """Logits (n, V) float32 of any n tokens from what leaves the last layer there, (n, D)."""
+
+    @abstractmethod
+    def most_tokens(self, width: int) -> int:
+        """How many tokens, ``width`` values each, are predicted from at once."""
+
+    def head_loaded(self) -> AbstractContextManager[None]:
+        """Within the block what ``predict`` needs stays in memory."""
+        return nullcontext()
+
+    def predictions(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """``predict`` for tokens (n, D), a part of them at a time: which, and their logits."""
+        most = self.most_tokens(hidden.shape[-1])
+        for start in range(0, len(hidden), most):
+            rows = slice(start, start + most)
+            yield rows, self.predict(hidden[rows])
+
+    @abstractmethod
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Logits of one batch, (B, T, V) float32."""
+
+    def shared_layers(self, other: LayerStack) -> int:
+        """How many layers, from the first on, compute what those of ``other`` do."""
+        if other.source is not self.source:
+            return 0
+        return min({*self.changed, *other.changed}, default=self.num_layers)
+
+
+@dataclass(frozen=True)
+class ParentLayers(LayerStack):
+    """The parent with the layers ``changed`` replaced.
+
+    ``tied_layer``: gives one of these in the source's shape (see ``tie_heads``); asked anew every time, so that no
+    more than one need be in memory.
+    """
+
+    parent: Parent
+    changed: Collection[int] = ()
+    tied_layer: Callable[[int], LayerWeights] | None = None
+
+    @property
+    def num_layers(self) -> int:
+        return self.parent.geometry.num_layers
+
+    @property
+    def source(self) -> object:
+        return self.parent.model
+
+    def enter(self, ids: Tensor, mask: Tensor) -> Entered:
+        return enter(self.parent, ids, mask)
+
+    @contextmanager
+    def layer_loaded(self, index: int) -> Iterator[RunLayer]:
+        def run(hidden: Tensor, arguments: Arguments) -> Tensor:
+            return run_layer(self.parent, index, hidden, arguments)
+
+        replaced = {}
+        if self.tied_layer is not None and index in self.changed:
+            replaced[index] = self.tied_layer(index)
+        with torch.no_grad(), self.parent.layer_loaded(index), layers_replaced(self.parent, replaced):
+            yield run
+
+    def predict(self, hidden: Tensor) -> Tensor:
+        # Norm and head look at every token by itself: any tokens make a block. What enters is never looked at, and in
+        # place of ids, which would need the embeddings' weights.
+        model = self.parent.model
+        width = next(model.get_input_embeddings().parameters()).shape[1]
+        nothing = hidden.new_zeros(1, len(hidden), width)
+        with torch.no_grad(), layers_stubbed(self.parent, range(self.num_layers), lambda *_, **__: hidden[None]):
+            out = model(inputs_embeds=nothing, use_cache=False)
+        logits: Tensor = out.logits
+        return logits[0].float()
+
+    def head_loaded(self) -> AbstractContextManager[None]:
+        weights = self.parent.weights
+        return nullcontext() if weights is None else weights.held(self.parent.model.get_output_embeddings())
+
+    def most_tokens(self, width: int) -> int:
+        vocabulary = int(self.parent.model.config.get_text_config().vocab_size)
+        most = max(1, LOGIT_BYTES // (4 * vocabulary))
+        limit = self.parent.family.context_length(self.parent.config)
+        return most if limit is None else min(most, limit)
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
+        entered = self.enter(ids, mask)
+        hidden = entered.hidden
+        for index, arguments in enumerate(entered.arguments):
+            with self.layer_loaded(index) as run:
+                hidden = run(hidden, arguments)
+        return run_from(self.parent, ids, mask, self.num_layers, hidden)[0].float()
+
+
+@dataclass(frozen=True)
+class WholeModel(LayerStack):
+    """A model whose layers nobody knows, run as a whole: its logits enter, and pass no layer."""
+
+    run: Runner
+
+    @property
+    def num_layers(self) -> int:
+        return 0
+
+    @property
+    def source(self) -> object:
+        return self.run
+
+    def enter(self, ids: Tensor, mask: Tensor) -> Entered:
+        return Entered(self.run(ids, mask), ())
+
+    def layer_loaded(self, index: int) -> AbstractContextManager[RunLayer]:
+        raise IndexError(f"layer {index} of a model that runs as a whole")
+
+    def predict(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+    def most_tokens(self, width: int) -> int:
+        return max(1, LOGIT_BYTES // (4 * width))
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.run(ids, mask)
+
+
+def model_runner(model: PreTrainedModel) -> WholeModel:
     """Run a loaded model as it is."""
     device = device_of(model)
 
@@ -24,15 +196,9 @@ def model_runner(model: PreTrainedModel) -> Runner:
         logits: Tensor = out.logits
         return logits.float()
 
-    return run
+    return WholeModel(run)
 
 
-def tied_runner(parent: Parent, layers: Mapping[int, LayerWeights]) -> Runner:
+def tied_runner(parent: Parent, layers: Mapping[int, LayerWeights]) -> ParentLayers:
     """Run the parent with these source-shaped layers in place of its own (see ``tie_heads``)."""
-    inner = model_runner(parent.model)
-
-    def run(ids: Tensor, mask: Tensor) -> Tensor:
-        with layers_replaced(parent, layers):
-            return inner(ids, mask)
-
-    return run
+    return ParentLayers(parent, layers, layers.__getitem__)

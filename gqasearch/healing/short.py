@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.evaluation import ParentLogProbs, Runner, model_runner
+from gqasearch.evaluation import ParentLayers, ParentLogProbs, WholeModel
 from gqasearch.grouping import Grouping
 from gqasearch.healing.grouped_parent import GroupedParent
 from gqasearch.models import LayerWeights, Parent
@@ -38,7 +38,7 @@ class ShortHealing:
         """Runs the parent on as much of ``blocks`` as the steps will read."""
         length = max(1, int(blocks.mask.sum(1).max()))
         read = blocks.first(steps * batch_blocks * length)
-        reference = ParentLogProbs.compute(model_runner(parent.model), read, batch_blocks=batch_blocks)
+        reference = ParentLogProbs.compute(ParentLayers(parent), read, batch_blocks=batch_blocks)
         return cls(parent, reference, steps, learning_rate)
 
     def heal(self, grouping: Grouping, layers: Mapping[int, LayerWeights]) -> GroupedParent:
@@ -65,7 +65,9 @@ class ShortHealing:
     ) -> None:
         optimizer.zero_grad()
         with torch.enable_grad():
-            loss = self.reference.kl(batch, _logits(model, *batches[batch])).sum() / self.reference.targets(batch)
+            targets = self.reference.targets[batch]
+            scores = targets.chosen(_logits(model, *batches[batch]))
+            loss = self.reference.kl(batch, scores).sum() / targets.count
             loss.backward()
         optimizer.step()
 
@@ -73,14 +75,14 @@ class ShortHealing:
         return 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
-def healed_runner(model: GroupedParent) -> Runner:
+def healed_runner(model: GroupedParent) -> WholeModel:
     """Logits of a healed model."""
 
     def run(ids: Tensor, mask: Tensor) -> Tensor:
         with torch.no_grad():
             return _logits(model, ids, mask)
 
-    return run
+    return WholeModel(run)
 
 
 def _logits(model: GroupedParent, ids: Tensor, mask: Tensor) -> Tensor:

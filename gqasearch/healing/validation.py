@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.evaluation import ParentLogProbs, Runner, model_runner
+from gqasearch.evaluation import ParentLogProbs, Runner, WholeModel, model_runner
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Validation:
     @cached_property
     def reference(self) -> ParentLogProbs:
         """The parent's distribution; the parent is not run again after."""
-        return ParentLogProbs.compute(self.parent, self.blocks, batch_blocks=self.batch_blocks)
+        return ParentLogProbs.compute(WholeModel(self.parent), self.blocks, batch_blocks=self.batch_blocks)
 
     def measure(self, model: Any) -> Measured:
         """``model`` in evaluation mode, then in the mode that it was in."""
@@ -46,9 +46,9 @@ class Validation:
         count = 0
         batches, targets = self.blocks.batches(self.batch_blocks), self.blocks.targets(self.batch_blocks)
         for index, ((ids, mask), wanted) in enumerate(zip(batches, targets, strict=True)):
-            logits = run(ids, mask)
-            kl += self.reference.summed_kl(index, logits)
-            nll += wanted.summed_nll(logits)
+            scores = wanted.chosen(run(ids, mask))
+            kl += self.reference.summed_kl(index, scores)
+            nll += wanted.summed_nll(scores)
             count += wanted.count
         mean = nll / count
         return Measured(kl / count, math.exp(mean) if mean < 700 else math.inf)

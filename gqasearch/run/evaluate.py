@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from gqasearch.checkpoints import MetricRow, needs_remote_code, require_trust
+from gqasearch.checkpoints import MetricRow, needs_remote_code, require_trust, strange_code
 from gqasearch.errors import UserError
 from gqasearch.evaluation import (
     Converter,
+    LayerStack,
+    ParentLayers,
     Quality,
-    Runner,
     computed_kv_bytes_per_token,
     convention_of,
     count_parameters,
@@ -32,10 +33,13 @@ from gqasearch.models import (
     LayerWeights,
     ModelSource,
     Objective,
+    Parent,
     load_model_within,
     predicts_masked,
     read_config,
+    supported_architectures,
 )
+from gqasearch.models.registry import architecture_of
 from gqasearch.models.stored_dtype import value_bytes
 from gqasearch.run.texts import used_texts
 from gqasearch.run.workspace import Workspace
@@ -48,7 +52,7 @@ CONVERTED = "converted"
 class Subject:
     """Something to measure: how it runs, its keys and values per token in bytes, its parameters."""
 
-    runner: Runner
+    runner: LayerStack
     kv_bytes_per_token: int
     parameters: int
 
@@ -56,7 +60,22 @@ class Subject:
 def checkpoint_subject(work: Workspace, directory: Path, *, trust_remote_code: bool = False) -> Subject:
     """A checkpoint on disk; its cache is measured. Raises as ``checkpoint_model`` does."""
     model = checkpoint_model(work, directory, trust_remote_code=trust_remote_code)
-    return Subject(model_runner(model), _kv_bytes_per_token(work, model, directory), count_parameters(model))
+    runner = checkpoint_layers(work.source, directory, model)
+    return Subject(runner, _kv_bytes_per_token(work, model, directory), count_parameters(model))
+
+
+def checkpoint_layers(source: ModelSource, directory: Path, model: PreTrainedModel) -> LayerStack:
+    """``model``, loaded from ``directory`` and made from ``source``, a layer at a time.
+
+    One whose layers nobody here knows, by its architecture or because it brings code of others, runs as a whole.
+    """
+    config = read_config(directory)
+    family = supported_architectures().get(architecture_of(config) or "")
+    if family is None and needs_remote_code(directory) and not strange_code(directory):
+        family, config = source.family.written_as(source.config)
+    if family is None:
+        return model_runner(model)
+    return ParentLayers(Parent(str(directory), model, config, family, directory=directory))
 
 
 def checkpoint_model(work: Workspace, directory: Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -142,7 +161,7 @@ def measure(work: Workspace, subjects: Mapping[str, Subject], *, is_run: bool = 
     parent = work.parent
     work.progress.stage("evaluation", total=len(blocks.ids))
     own, qualities = evaluate_quality(
-        model_runner(parent.model),
+        ParentLayers(parent),
         {name: subject.runner for name, subject in subjects.items()},
         blocks,
         batch_blocks=work.config.batch_blocks,

@@ -54,7 +54,7 @@ def test_stored_parent_gives_the_same_kl_and_a_lower_bound_from_few_tokens() -> 
     kls = []
     for top in (5, 40, 200):
         few = ParentLogProbs.compute(run, blocks, top=top, exact_bytes=0)
-        assert few.batches[0].kept.probability.shape[-1] == top
+        assert few.kept[0].probability.shape[-1] == top
         assert few.mean_kl(run) == pytest.approx(0.0, abs=1e-6)
         kls.append(few.mean_kl(candidate))
     assert 0 < kls[0] < kls[1] < kls[2] < exact
@@ -82,13 +82,15 @@ def test_kl_of_batches_adds_up_and_padding_is_no_target() -> None:
     run, candidate = model_runner(parent.model), model_runner(other.model)
     for top, exact_bytes in ((256, 2**28), (40, 0)):
         kept = ParentLogProbs.compute(run, blocks, batch_blocks=4, top=top, exact_bytes=exact_bytes)
-        assert [kept.targets(batch) for batch in range(2)] == [4 * 23, 23 + 11]
-        sums = [kept.summed_kl(i, candidate(*batch)) for i, batch in enumerate(blocks.batches(4))]
+        assert [targets.count for targets in kept.targets] == [4 * 23, 23 + 11]
+        sums = [
+            kept.summed_kl(i, kept.targets[i].chosen(candidate(*batch))) for i, batch in enumerate(blocks.batches(4))
+        ]
         assert kept.mean_kl(candidate) == pytest.approx(sum(sums) / (5 * 23 + 11), rel=1e-12)
         ids, mask = list(blocks.batches(4))[1]
         logits = candidate(ids, mask)
         logits[~mask] = 50 * torch.rand(logits.shape)[~mask]
-        assert kept.summed_kl(1, logits) == sums[1]
+        assert kept.summed_kl(1, kept.targets[1].chosen(logits)) == sums[1]
 
 
 def test_tied_runner_leaves_the_parent_as_it_was() -> None:

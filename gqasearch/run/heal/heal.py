@@ -13,17 +13,17 @@ from transformers import PreTrainedModel
 from gqasearch.calibration import TokenBlocks
 from gqasearch.checkpoints import MOST_TOKENS, CardFacts, CheckBlock, healed_card, write_healed
 from gqasearch.evaluation import (
+    ParentLayers,
     convention_of,
     count_parameters,
     evaluate_quality,
-    model_runner,
 )
 from gqasearch.files import read_json, write_file, write_json
 from gqasearch.heal_config import HealConfig
 from gqasearch.healing.training import Lessons, Trained, train
 from gqasearch.healing.validation import Validation
 from gqasearch.reporting.healing_html import write_healing
-from gqasearch.run.evaluate import card_rows, measured_words, quality_record, stored_kv_bytes
+from gqasearch.run.evaluate import card_rows, checkpoint_layers, measured_words, quality_record, stored_kv_bytes
 from gqasearch.run.heal.folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
 from gqasearch.run.heal.results import healing_data
@@ -133,12 +133,13 @@ def _measure(work: HealWork) -> dict[str, Any]:
         model = work.load(path)
         work.progress.stage(f"evaluation: {name}", total=len(blocks.ids))
         own, found = evaluate_quality(
-            *(work.run_parent, {name: model_runner(model)}, blocks), progress=lambda done, _: work.progress.update(done)
+            *(ParentLayers(work.parent), {name: checkpoint_layers(work.source, path, model)}, blocks),
+            progress=lambda done, _: work.progress.update(done),
         )
         results[name] = quality_record(found[name], *_sizes(work, model, path), config.seed)
         del model
     # What the histories end at best.
-    taught, _ = evaluate_quality(work.run_parent, {}, validation)
+    taught, _ = evaluate_quality(ParentLayers(work.parent), {}, validation)
     return {
         "convention": convention_of(blocks),
         "block_length": config.block_length,

@@ -1,0 +1,148 @@
+"""A text goes up through several models, a layer at a time, and is predicted from by each.
+
+All hidden states of as many batches as memory allows move up one layer, in every model, before the next layer is
+looked at: weights that lie on disk are read once for these batches, and no two layers are in memory together. Models
+that differ from the first only above some layer go up with it as far as there. Of the logits no more exist at a time
+than of one model and a few hundred tokens, and none of tokens that are no targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from gqasearch.calibration import Targets, TokenBlocks, no_progress
+from gqasearch.evaluation.runners import LayerStack
+from gqasearch.models import Entered
+
+# (batch, logits (n, V), which of the batch's targets they predict) -> loss summed over these.
+SummedLoss: TypeAlias = Callable[[int, Tensor, slice], float]
+
+# Of the hidden states that move together, over all models; weights are read again for what goes beyond.
+HIDDEN_BYTES = 2**29
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Some targets of one batch, n of them, as all models predict them.
+
+    ``batch``: its number; ``rows``: which of its targets, counted as in ``Targets.chosen``; ``tokens`` (n,): what
+    stands there; ``blocks`` (n,): the blocks of the batch that they are in; ``scores``: logits (n, V) float32 of the
+    models in order, each computed when it is come to.
+    """
+
+    batch: int
+    rows: slice
+    tokens: Tensor
+    blocks: Tensor
+    scores: Iterator[Tensor]
+
+
+@dataclass
+class _Batch:
+    """One batch on its way: by model, its hidden states (B, T, D) and what the layers are called with besides."""
+
+    number: int
+    targets: Targets
+    hidden: list[Tensor]
+    arguments: list[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """When all models have hidden states of their own."""
+        return sum(hidden.nbytes for hidden in self.hidden) + sum(_distinct(self.arguments).values())
+
+
+def climb(
+    stacks: Sequence[LayerStack],
+    blocks: TokenBlocks,
+    batch_blocks: int,
+    *,
+    hidden_bytes: int = HIDDEN_BYTES,
+    progress: Callable[[int, int], None] = no_progress,
+) -> Iterator[Predicted]:
+    """All targets of ``blocks``, batch by batch, as every one of ``stacks`` predicts them.
+
+    What others share with the first is computed once. ``progress``: is given blocks, those on their way in part.
+    """
+    top, done = max(stack.num_layers for stack in stacks), 0
+    for batches in _together(_entered(stacks, blocks, batch_blocks), hidden_bytes):
+        count = sum(len(batch.targets.tokens) for batch in batches)
+        for index in range(top):
+            _advance(stacks, batches, index)
+            progress(done + count * (index + 1) // (top + 1), len(blocks.ids))
+        with ExitStack() as heads:
+            for stack in stacks:
+                heads.enter_context(stack.head_loaded())
+            while batches:
+                yield from _predictions(stacks, batches.pop(0))
+        done += count
+        progress(done, len(blocks.ids))
+
+
+def mean_loss(stack: LayerStack, blocks: TokenBlocks, batch_blocks: int, summed_loss: SummedLoss) -> float:
+    """Mean over the targets of ``blocks``, of one model."""
+    found = climb([stack], blocks, batch_blocks)
+    total = sum(summed_loss(part.batch, next(part.scores), part.rows) for part in found)
+    return total / sum(targets.count for targets in blocks.targets(batch_blocks))
+
+
+def _entered(stacks: Sequence[LayerStack], blocks: TokenBlocks, batch_blocks: int) -> Iterator[_Batch]:
+    """Every batch before the first layers; models of one source enter as one."""
+    pairs = zip(blocks.batches(batch_blocks), blocks.targets(batch_blocks), strict=True)
+    for number, ((ids, mask), targets) in enumerate(pairs):
+        known: dict[int, Entered] = {}
+        for stack in stacks:
+            if id(stack.source) not in known:
+                known[id(stack.source)] = stack.enter(ids, mask)
+        found = [known[id(stack.source)] for stack in stacks]
+        yield _Batch(number, targets, [one.hidden for one in found], [one.arguments for one in found])
+
+
+def _together(batches: Iterable[_Batch], most_bytes: int) -> Iterator[list[_Batch]]:
+    """As many batches as fit, at least one."""
+    taken: list[_Batch] = []
+    for batch in batches:
+        taken.append(batch)
+        if sum(one.nbytes for one in taken) + batch.nbytes > most_bytes:
+            yield taken
+            taken = []
+    if taken:
+        yield taken
+
+
+def _advance(stacks: Sequence[LayerStack], batches: Sequence[_Batch], index: int) -> None:
+    """Past layer ``index``. The first model goes last, as others may leave its stream here."""
+    alike = [number for number, stack in enumerate(stacks) if index < stack.shared_layers(stacks[0])]
+    for number in reversed(range(len(stacks))):
+        if index >= stacks[number].num_layers or (number and number in alike):
+            continue
+        with stacks[number].layer_loaded(index) as run:
+            for batch in batches:
+                batch.hidden[number] = run(batch.hidden[number], batch.arguments[number][index])
+    for batch in batches:
+        for number in alike:
+            batch.hidden[number] = batch.hidden[0]
+
+
+def _predictions(stacks: Sequence[LayerStack], batch: _Batch) -> Iterator[Predicted]:
+    targets = batch.targets
+    hidden = [targets.chosen(one) for one in batch.hidden]
+    blocks = targets.wanted.nonzero()[:, 0]
+    most = min(stack.most_tokens(one.shape[-1]) for stack, one in zip(stacks, hidden, strict=True))
+    for start in range(0, targets.count, most):
+        rows = slice(start, start + most)
+        scores = (stack.predict(one[rows]) for stack, one in zip(stacks, hidden, strict=True))
+        yield Predicted(batch.number, rows, targets.chosen_tokens[rows], blocks[rows], scores)
+
+
+def _distinct(value: Any) -> dict[int, int]:
+    """Bytes of every tensor at any depth of ``value``, by identity: layers share most of what they are called with."""
+    if isinstance(value, Tensor):
+        return {id(value): value.nbytes}
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+    return {key: size for part in parts for key, size in _distinct(part).items()}
