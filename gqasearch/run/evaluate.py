@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from gqasearch.checkpoints import MetricRow, needs_remote_code, require_trust, strange_code
+from gqasearch.checkpoints import MetricRow, merged_by_group, needs_remote_code, require_trust, strange_code
 from gqasearch.errors import UserError
 from gqasearch.evaluation import (
     Converter,
@@ -38,6 +38,7 @@ from gqasearch.models import (
     predicts_masked,
     read_config,
     supported_architectures,
+    tie_heads,
 )
 from gqasearch.models.registry import architecture_of
 from gqasearch.models.stored_dtype import value_bytes
@@ -125,19 +126,19 @@ def stored_kv_bytes(family: Family, num_layers: int, model: PreTrainedModel, dir
 def grouping_subject(
     work: Workspace, converter: Converter, grouping: Grouping, refined: Mapping[int, LayerWeights] | None = None
 ) -> Subject:
-    """A grouping run in the parent with tied heads; its cache follows from the group counts.
+    """A grouping run in the parent with tied heads; ``refined``: layers that were changed after the merge."""
+    return _grouped(work, grouping, converter.runner(grouping, refined))
 
-    ``refined``: layers that were changed after the merge.
 
-    Parameters are those that grouping removes: K and V of the heads that share.
-    """
+def _grouped(work: Workspace, grouping: Grouping, runner: ParentLayers) -> Subject:
+    """Its cache follows from the group counts; of the parameters K and V of the heads that share are gone."""
     parent, geometry = work.parent, work.parent.geometry
     size = parent.model.dtype.itemsize if parent.directory is None else value_bytes(parent.directory)
     removed = geometry.num_layers * geometry.num_kv_heads - grouping.kv_heads_total
     biases = int(parent.layer(0).k_bias is not None) + int(parent.layer(0).v_bias is not None)
     per_head = 2 * geometry.head_dim * geometry.hidden_size + biases * geometry.head_dim
     return Subject(
-        converter.runner(grouping, refined),
+        runner,
         grouping.kv_bytes_per_token(geometry.head_dim, size),
         count_parameters(parent.model) - removed * per_head,
     )
@@ -146,10 +147,14 @@ def grouping_subject(
 def baseline_subject(work: Workspace) -> Subject:
     """Neighbour grouping and the mean merge at this run's budget: the GQA paper's conversion."""
     geometry = work.parent.geometry
-    counts = work.config.counts(geometry)
+    counts, merge = work.config.counts(geometry), make_merge("mean")
     grouping = Grouping(tuple(LayerGrouping.neighbours(geometry.num_kv_heads, count) for count in counts))
-    converter = Converter(work.parent, make_merge("mean"), lambda: work.statistics)
-    return grouping_subject(work, converter, grouping)
+
+    def mean_layer(index: int) -> LayerWeights:
+        layer = grouping.layers[index]
+        return tie_heads(merged_by_group(merge, work.parent.layer(index), layer), layer.labels, geometry.queries_per_kv)
+
+    return _grouped(work, grouping, ParentLayers(work.parent, range(geometry.num_layers), mean_layer))
 
 
 def measure(work: Workspace, subjects: Mapping[str, Subject], *, is_run: bool = True) -> dict[str, Any]:
