@@ -3,12 +3,12 @@
 All hidden states of as many batches as memory allows move up one layer, in every model, before the next layer is
 looked at: weights that lie on disk are read once for these batches, and no two layers are in memory together. Models
 that differ from the first only above some layer go up with it as far as there. Of the logits no more exist at a time
-than of one model and a few hundred tokens, and none of tokens that are no targets.
+than of a few hundred tokens, and none of tokens that are no targets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from gqasearch.calibration import Targets, TokenBlocks, no_progress
 from gqasearch.evaluation.runners import LayerStack
-from gqasearch.models import Entered
 
 # (batch, logits (n, V), which of the batch's targets they predict) -> loss summed over these.
 SummedLoss: TypeAlias = Callable[[int, Tensor, slice], float]
@@ -31,15 +30,15 @@ class Predicted:
     """Some targets of one batch, n of them, as all models predict them.
 
     ``batch``: its number; ``rows``: which of its targets, counted as in ``Targets.chosen``; ``tokens`` (n,): what
-    stands there; ``blocks`` (n,): the blocks of the batch that they are in; ``scores``: logits (n, V) float32 of the
-    models in order, each computed when it is come to.
+    stands there; ``blocks`` (n,): the blocks of the batch that they are in; ``scores``: logits (n, V) float32, by
+    model.
     """
 
     batch: int
     rows: slice
     tokens: Tensor
     blocks: Tensor
-    scores: Iterator[Tensor]
+    scores: tuple[Tensor, ...]
 
 
 @dataclass
@@ -70,7 +69,8 @@ def climb(
     What others share with the first is computed once. ``progress``: is given blocks, those on their way in part.
     """
     top, done = max(stack.num_layers for stack in stacks), 0
-    for batches in _together(_entered(stacks, blocks, batch_blocks), hidden_bytes):
+    numbered = enumerate(zip(blocks.batches(batch_blocks), blocks.targets(batch_blocks), strict=True))
+    while batches := _enter(stacks, numbered, hidden_bytes):
         count = sum(len(batch.targets.tokens) for batch in batches)
         for index in range(top):
             _advance(stacks, batches, index)
@@ -87,32 +87,27 @@ def climb(
 def mean_loss(stack: LayerStack, blocks: TokenBlocks, batch_blocks: int, summed_loss: SummedLoss) -> float:
     """Mean over the targets of ``blocks``, of one model."""
     found = climb([stack], blocks, batch_blocks)
-    total = sum(summed_loss(part.batch, next(part.scores), part.rows) for part in found)
+    total = sum(summed_loss(part.batch, part.scores[0], part.rows) for part in found)
     return total / sum(targets.count for targets in blocks.targets(batch_blocks))
 
 
-def _entered(stacks: Sequence[LayerStack], blocks: TokenBlocks, batch_blocks: int) -> Iterator[_Batch]:
-    """Every batch before the first layers; models of one source enter as one."""
-    pairs = zip(blocks.batches(batch_blocks), blocks.targets(batch_blocks), strict=True)
-    for number, ((ids, mask), targets) in enumerate(pairs):
-        known: dict[int, Entered] = {}
-        for stack in stacks:
-            if id(stack.source) not in known:
-                known[id(stack.source)] = stack.enter(ids, mask)
-        found = [known[id(stack.source)] for stack in stacks]
-        yield _Batch(number, targets, [one.hidden for one in found], [one.arguments for one in found])
-
-
-def _together(batches: Iterable[_Batch], most_bytes: int) -> Iterator[list[_Batch]]:
-    """As many batches as fit, at least one."""
+def _enter(
+    stacks: Sequence[LayerStack], numbered: Iterator[tuple[int, tuple[tuple[Tensor, Tensor], Targets]]], most_bytes: int
+) -> list[_Batch]:
+    """The next batches, as many as fit and at least one, before the first layers. Models of one source enter as one."""
     taken: list[_Batch] = []
-    for batch in batches:
-        taken.append(batch)
-        if sum(one.nbytes for one in taken) + batch.nbytes > most_bytes:
-            yield taken
-            taken = []
-    if taken:
-        yield taken
+    sources = {id(stack.source): stack for stack in stacks}
+    with ExitStack() as embeddings:
+        for stack in sources.values():
+            embeddings.enter_context(stack.embeddings_loaded())
+        for number, ((ids, mask), targets) in numbered:
+            entered = {key: stack.enter(ids, mask) for key, stack in sources.items()}
+            found = [entered[id(stack.source)] for stack in stacks]
+            taken.append(_Batch(number, targets, [one.hidden for one in found], [one.arguments for one in found]))
+            most_bytes -= taken[-1].nbytes
+            if most_bytes < taken[-1].nbytes:
+                break
+    return taken
 
 
 def _advance(stacks: Sequence[LayerStack], batches: Sequence[_Batch], index: int) -> None:
@@ -131,13 +126,13 @@ def _advance(stacks: Sequence[LayerStack], batches: Sequence[_Batch], index: int
 
 def _predictions(stacks: Sequence[LayerStack], batch: _Batch) -> Iterator[Predicted]:
     targets = batch.targets
+    tokens, blocks = targets.chosen_tokens, targets.wanted.nonzero()[:, 0]
     hidden = [targets.chosen(one) for one in batch.hidden]
-    blocks = targets.wanted.nonzero()[:, 0]
     most = min(stack.most_tokens(one.shape[-1]) for stack, one in zip(stacks, hidden, strict=True))
-    for start in range(0, targets.count, most):
-        rows = slice(start, start + most)
-        scores = (stack.predict(one[rows]) for stack, one in zip(stacks, hidden, strict=True))
-        yield Predicted(batch.number, rows, targets.chosen_tokens[rows], blocks[rows], scores)
+    parts = (stack.predictions(one, most) for stack, one in zip(stacks, hidden, strict=True))
+    for found in zip(*parts, strict=True):
+        rows = found[0][0]
+        yield Predicted(batch.number, rows, tokens[rows], blocks[rows], tuple(scores for _, scores in found))
 
 
 def _distinct(value: Any) -> dict[int, int]:

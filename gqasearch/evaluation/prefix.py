@@ -98,7 +98,8 @@ class PrefixLosses:
     def _run(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, float]]:
         """Losses of these, each summed over the targets of its batch."""
         layers = self.parent.geometry.num_layers
-        entered = {batch: self._model.enter(*self.batches[batch]) for batch in dict.fromkeys(b for b, _ in pairs)}
+        with self._model.embeddings_loaded():
+            entered = {batch: self._model.enter(*self.batches[batch]) for batch in {batch for batch, _ in pairs}}
         entering: list[dict[Passed, Tensor]] = [{} for _ in range(layers)]  # states that a run begins with, by layer
         wanted: list[dict[Passed, None]] = [{} for _ in range(layers)]  # what has to leave each layer, in order
         for batch, grouping in pairs:
@@ -116,7 +117,7 @@ class PrefixLosses:
         with self._model.head_loaded():
             for batch, layers_passed in list(states):
                 hidden = self._targets[batch].chosen(states.pop((batch, layers_passed)))
-                parts = self._model.predictions(hidden)
+                parts = self._model.predictions(hidden, self._model.most_tokens(hidden.shape[-1]))
                 loss = sum(self._summed_loss(batch, scores, rows) for rows, scores in parts)
                 yield (batch, Grouping(layers_passed)), loss
 

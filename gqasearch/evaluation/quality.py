@@ -51,8 +51,7 @@ class _Sums:
     def add(self, reference: Tensor, logp: Tensor, tokens: Tensor, blocks: Tensor) -> None:
         """Targets (n,) and their ``blocks`` (n,), under log-probabilities (n, V) of the parent and of this model."""
         self.nll -= float(logp.gather(-1, tokens.to(logp.device)[:, None]).double().sum())
-        if logp is not reference:
-            self.kl.index_add_(0, blocks, kl_per_token(reference, logp).double().cpu())
+        self.kl.index_add_(0, blocks, kl_per_token(reference, logp).double().cpu())
 
     def quality(self, targets: Tensor, bytes_per_token: float) -> Quality:
         """``targets`` (N,): of every block."""
@@ -75,6 +74,8 @@ def evaluate_quality(
 ) -> tuple[Quality, dict[str, Quality]]:
     """Quality of the parent and of every candidate, which go up through their layers together (see ``climb``).
 
+    All in the models' own dtype, float32 as a rule: products in bfloat16 add some 1e-4 to 3e-4 nats of noise to a model
+    (measured at 3 M and 135 M parameters), which is seen in the third digit of a KL below a tenth.
     ``hidden_bytes``: of the hidden states in memory; for more text than fits, every layer's weights are read again.
     """
     stacks = [parent, *candidates.values()]
@@ -82,11 +83,9 @@ def evaluate_quality(
     first = [0, *accumulate(map(len, counts))]  # the first block of every batch
     sums = [_Sums(first[-1]) for _ in stacks]
     for found in climb(stacks, blocks, batch_blocks, hidden_bytes=hidden_bytes, progress=progress):
-        reference: Tensor | None = None
-        for own, scores in zip(sums, found.scores, strict=True):
-            logp = scores.log_softmax(-1)
-            reference = logp if reference is None else reference
-            own.add(reference, logp, found.tokens, first[found.batch] + found.blocks)
+        logps = [scores.log_softmax(-1) for scores in found.scores]
+        for own, logp in zip(sums, logps, strict=True):
+            own.add(logps[0], logp, found.tokens, first[found.batch] + found.blocks)
     qualities = [own.quality(torch.cat(counts), blocks.bytes_per_token) for own in sums]
     return qualities[0], dict(zip(candidates, qualities[1:], strict=True))
 

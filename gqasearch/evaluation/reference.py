@@ -75,7 +75,7 @@ class ParentLogProbs:
         targets = tuple(blocks.targets(batch_blocks))
         parts: list[list[KeptPredictions]] = [[] for _ in targets]
         for found in climb([parent], blocks, batch_blocks):
-            logp = next(found.scores).log_softmax(-1)
+            logp = found.scores[0].log_softmax(-1)
             fits = blocks.ids.numel() * logp.shape[-1] * logp.element_size() <= exact_bytes
             parts[found.batch].append(_keep(logp, None if fits or top >= logp.shape[-1] else top))
         return cls(blocks, batch_blocks, targets, tuple(map(_joined, parts)))

@@ -30,9 +30,10 @@ Runner: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 # One layer: (hidden states (B, T, D), what else it is called with) -> (B, T, D).
 RunLayer: TypeAlias = Callable[[Tensor, Arguments], Tensor]
 
-# Of the logits that are computed at once. glibc gives anything above 32 MiB back to the system when it is freed, and
-# getting its pages again takes twice as long as the arithmetic of a KL.
+# Of the logits that one product computes, and of those that are looked at together: what is made of them then stays in
+# the processor's cache, and is no memory that the system has to clear first.
 LOGIT_BYTES = 24 * 2**20
+PART_BYTES = 2 * 2**20
 
 
 class LayerStack(ABC):
@@ -70,16 +71,22 @@ class LayerStack(ABC):
     def most_tokens(self, width: int) -> int:
         """How many tokens, ``width`` values each, are predicted from at once."""
 
-    def head_loaded(self) -> AbstractContextManager[None]:
-        """Within the block what ``predict`` needs stays in memory."""
+    def embeddings_loaded(self) -> AbstractContextManager[None]:
+        """Within the block the weights that ``enter`` needs stay in memory."""
         return nullcontext()
 
-    def predictions(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """``predict`` for tokens (n, D), a part of them at a time: which, and their logits."""
-        most = self.most_tokens(hidden.shape[-1])
+    def head_loaded(self) -> AbstractContextManager[None]:
+        """Within the block the weights that ``predict`` needs stay in memory."""
+        return nullcontext()
+
+    def predictions(self, hidden: Tensor, most: int) -> Iterator[tuple[slice, Tensor]]:
+        """``predict`` for tokens (n, D), up to ``most`` at once: some of them, and their logits, at a time."""
         for start in range(0, len(hidden), most):
-            rows = slice(start, start + most)
-            yield rows, self.predict(hidden[rows])
+            scores = self.predict(hidden[start : start + most])
+            size = max(1, PART_BYTES // (4 * scores.shape[-1])) if scores.device.type == "cpu" else most
+            for first in range(0, len(scores), size):
+                part = scores[first : first + size]
+                yield slice(start + first, start + first + len(part)), part
 
     @abstractmethod
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -137,9 +144,15 @@ class ParentLayers(LayerStack):
         logits: Tensor = out.logits
         return logits[0].float()
 
+    def embeddings_loaded(self) -> AbstractContextManager[None]:
+        return self._held(self.parent.model.get_input_embeddings())
+
     def head_loaded(self) -> AbstractContextManager[None]:
+        return self._held(self.parent.model.get_output_embeddings())
+
+    def _held(self, module: torch.nn.Module) -> AbstractContextManager[None]:
         weights = self.parent.weights
-        return nullcontext() if weights is None else weights.held(self.parent.model.get_output_embeddings())
+        return nullcontext() if weights is None else weights.held(module)
 
     def most_tokens(self, width: int) -> int:
         vocabulary = int(self.parent.model.config.get_text_config().vocab_size)

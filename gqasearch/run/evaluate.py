@@ -154,7 +154,8 @@ def baseline_subject(work: Workspace) -> Subject:
         layer = grouping.layers[index]
         return tie_heads(merged_by_group(merge, work.parent.layer(index), layer), layer.labels, geometry.queries_per_kv)
 
-    return _grouped(work, grouping, ParentLayers(work.parent, range(geometry.num_layers), mean_layer))
+    changed = [index for index, layer in enumerate(grouping) if layer.num_groups < layer.num_heads]
+    return _grouped(work, grouping, ParentLayers(work.parent, changed, mean_layer))
 
 
 def measure(work: Workspace, subjects: Mapping[str, Subject], *, is_run: bool = True) -> dict[str, Any]:
