@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.evaluation.climb import SummedLoss
+from gqasearch.evaluation.climb import SummedLoss, keep_freed_memory
 from gqasearch.evaluation.recent import Recent
 from gqasearch.evaluation.runners import ParentLayers
 from gqasearch.grouping import Grouping, LayerGrouping
@@ -68,6 +68,7 @@ class PrefixLosses:
 
     def __call__(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
         """Mean loss of every grouping over these batches, (N,). Each is independent of the others."""
+        keep_freed_memory()
         # In the order of their layers: where not all go up at once, those do that share the lowest.
         candidates = sorted(set(groupings), key=lambda grouping: [layer.groups for layer in grouping])
         known = {(batch, one): self._losses.get((batch, one)) for batch in batches for one in candidates}

@@ -139,6 +139,32 @@ def test_a_candidate_costs_the_layers_from_its_first_change_on(layer: int) -> No
     assert converted == [0, 1, 2, 3, layer], "a converted layer was made again"
 
 
+@settings(max_examples=15)
+@given(
+    st.lists(groupings, min_size=2, max_size=6),
+    st.sampled_from([{}, {"hidden_bytes": 60_000}, {"hidden_bytes": 0, "weight_bytes": 0}]),
+)
+def test_nothing_depends_on_what_goes_up_together(candidates: list[Grouping], bounds: dict[str, int]) -> None:
+    together = losses_of("llama", None, **bounds)(candidates, everything).tolist()
+    assert together == [losses_of()([candidate], everything)[0] for candidate in candidates]
+
+
+def test_a_layer_is_loaded_once_for_all_that_go_up_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[int] = []
+    loaded = Parent.layer_loaded
+    monkeypatch.setattr(Parent, "layer_loaded", lambda self, index: loads.append(index) or loaded(self, index))
+    candidates = [grouping(1, 2, 3, row) for row in range(4)] + [grouping(2, 2, 2, 2), grouping(0, 1, 1, 1)]
+    losses = losses_of()
+    losses(candidates, everything)
+    assert loads == [0, 1, 2, 3]
+    # By layer: three, three, three and six different hidden states of every batch leave it.
+    assert losses.layers_run == (3 + 3 + 3 + 6) * sum(losses.batch_tokens)
+    assert losses.tokens_run == 6 * sum(losses.batch_tokens)
+    loads.clear()
+    losses_of(hidden_bytes=2 * 3 * 2 * 24 * 48 * 4)(candidates, [0, 1])  # room for three states and what they become
+    assert loads == 4 * [0, 1, 2, 3]
+
+
 def test_layers_left_whole_are_not_converted() -> None:
     converted: list[int] = []
     losses_of(converted=converted)([grouping(0, 1, 0, 3)], [0])
