@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 from gqasearch.cli.app import app
 from gqasearch.errors import UserError
-from gqasearch.evaluation import cached_kv_heads
+from gqasearch.evaluation import ParentLayers, WholeModel, cached_kv_heads, evaluate_quality, model_runner
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord, MergeRecord, read_grouping
 from gqasearch.models import model_record
 from gqasearch.run import RunFolder, Workspace, build_config, run
 from gqasearch.run.convert import document_converter, document_refinement, materialize
-from gqasearch.run.evaluate import grouping_subject
+from gqasearch.run.evaluate import checkpoint_subject, grouping_subject
 from gqasearch.run.pipeline import own_subject
 from tests.samples import random_blocks
 
@@ -123,9 +123,17 @@ def test_auto_is_measured_as_it_is_written(
     subject = own_subject(work, tmp_path / "out")
     assert layout.name == chosen
     assert subject.kv_bytes_per_token == 2 * grouping.kv_heads_total * 8 * 4
+    assert isinstance(subject.runner, ParentLayers)
+    runners = {"by layer": subject.runner, "whole": model_runner(subject.runner.parent.model)}
+    _, found = evaluate_quality(ParentLayers(work.parent), runners, work.blocks("evaluation"))
+    assert found["by layer"].kl == pytest.approx(found["whole"].kl, rel=1e-5)
     if chosen == "ragged":
         tied = grouping_subject(work, document_converter(work, document), grouping)
         assert subject.parameters == tied.parameters
+        code = tmp_path / "out" / "modeling_ragged.py"
+        code.write_text(code.read_text() + "# by somebody else\n")
+        others = checkpoint_subject(work, tmp_path / "out", trust_remote_code=True)
+        assert isinstance(others.runner, WholeModel)
 
 
 def test_materialize_takes_a_layout_and_says_what_it_wrote(
