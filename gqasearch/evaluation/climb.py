@@ -23,7 +23,7 @@ from gqasearch.evaluation.runners import LOGIT_BYTES, LayerStack
 SummedLoss: TypeAlias = Callable[[int, Tensor, slice], float]
 
 # Of the hidden states that move together, over all models; weights are read again for what goes beyond.
-HIDDEN_BYTES = 2**29
+HIDDEN_BYTES = 2**28
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def test_any_bound_of_memory_gives_the_same_figures(monkeypatch: pytest.MonkeyPa
     loaded = Parent.layer_loaded
     monkeypatch.setattr(Parent, "layer_loaded", lambda self, index: loads.append(index) or loaded(self, index))
     batch = 2 * 24 * 48 * 4 * 3  # of three models
-    for hidden_bytes, climbs in ((0, 3), (batch, 3), (2 * batch + 30_000, 2), (2**29, 1)):
+    for hidden_bytes, climbs in ((0, 3), (batch, 3), (2 * batch + 30_000, 2), (2**28, 1)):
         loads.clear()
         found = evaluate_quality(
             *(ParentLayers(parent_of(family)), candidates(family), text_for(family)),
