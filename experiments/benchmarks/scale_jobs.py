@@ -22,6 +22,8 @@ EMBEDDED = "embedded"
 TEXT = "pydoc-topics.txt"
 # What a row is found by; a row of another commit is replaced.
 KEY = ("model", "layers", "calibration_tokens", "evaluation_tokens", "dtype", "flags", "threads", "what", "repeat")
+# In metrics.json -> the beginning of a column's name, before the stage's.
+STAGE_FIGURES = {"seconds": "seconds", "cpu_seconds": "cpu", "peak_bytes": "peak"}
 
 Row = dict[str, Any]
 
@@ -134,15 +136,23 @@ def _key(bench: Bench, case: Case, what: str, repeat: int) -> Row:
 
 
 def _of_run(folder: Path) -> Row:
-    """What a run folder says: KL, and seconds by stage, as far as an unfinished one went."""
-    metrics, seconds = folder / "metrics.json", folder / "state" / "seconds.json"
-    if metrics.is_file():
-        record = read_json(metrics)
-        stages: Mapping[str, Any] = record["seconds"]
-        found: Row = {"kl": record["results"]["converted"]["kl"]}
-    else:
-        stages, found = (read_json(seconds) if seconds.is_file() else {}), {}
-    return found | {f"seconds: {name}": value for name, value in stages.items() if name != "all"}
+    """What a run folder says: KL; by stage seconds and, of commits that note it, CPU seconds and peaks in bytes."""
+    if not (folder / "metrics.json").is_file():
+        return _unfinished(folder / "state" / "stages.json")
+    record = read_json(folder / "metrics.json")
+    found: Row = {"kl": record["results"]["converted"]["kl"]}
+    for key, words in STAGE_FIGURES.items():
+        found |= {f"{words}: {name}": value for name, value in record.get(key, {}).items() if name != "all"}
+    return found
+
+
+def _unfinished(stages: Path) -> Row:
+    """The same of a run that was stopped, as far as it went."""
+    found: Row = {}
+    for name, taken in (read_json(stages) if stages.is_file() else {}).items():
+        kinds = (("seconds", "seconds"), ("cpu", "cpu_seconds"), ("peak", "peak"))
+        found |= {f"{words}: {name}": taken[key] for words, key in kinds}
+    return found
 
 
 @dataclass(frozen=True)
@@ -172,7 +182,7 @@ class Rows:
         added = pd.DataFrame([row])
         rows = pd.concat([kept, added], ignore_index=True) if len(kept) else added
         rows = rows.sort_values(list(KEY), kind="stable")
-        stages = sorted(column for column in rows.columns if column.startswith(("seconds: ", "peak: ")))
+        stages = sorted(column for column in rows.columns if ": " in column)
         rows = rows[[column for column in rows.columns if column not in stages] + stages]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_file(self.path, rows.to_csv(index=False, float_format="%.6g"), overwrite=True)

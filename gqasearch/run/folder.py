@@ -45,8 +45,9 @@ class RunFolder:
         return self.path / "state" / "search.json"
 
     @property
-    def seconds(self) -> Path:
-        return self.path / "state" / "seconds.json"
+    def stages(self) -> Path:
+        """What every stage took so far."""
+        return self.path / "state" / "stages.json"
 
     @property
     def inputs(self) -> Path:

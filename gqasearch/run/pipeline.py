@@ -49,7 +49,7 @@ from gqasearch.run.outlook import Outlook
 from gqasearch.run.results import report_data, write_similarity
 from gqasearch.run.search import search_step
 from gqasearch.run.search_log import failed_candidates, search_forward_tokens, search_seconds
-from gqasearch.run.stage_clock import LOAD, StageClock, stage_seconds
+from gqasearch.run.stage_clock import LOAD, StageClock, stage_records
 from gqasearch.run.warnings import warnings_of
 from gqasearch.run.workers import check_workers
 from gqasearch.run.workspace import Progress, Workspace
@@ -106,13 +106,13 @@ def run(
         tell(note)
     lock = folder.acquire()
     if not folder.metrics.is_file():
-        work.progress = StageClock(work.progress, folder.seconds)
+        work.progress = StageClock(work.progress, folder.stages)
     try:
         hold_inputs(folder.inputs, inputs, folder.path)
         run_steps(work, folder, crew, threads, report=report)
     finally:
         if isinstance(work.progress, StageClock):
-            work.progress.note()
+            work.progress.close()
         lock.release()
     return folder
 
@@ -178,7 +178,7 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
     if work.config.baseline and not _is_baseline(work.config):
         subjects[BASELINE] = baseline_subject(work)
     metrics = measure(work, subjects)
-    metrics["seconds"] = stage_seconds(work.progress, search_seconds(folder))
+    metrics |= stage_records(work.progress, search_seconds(folder))
     metrics["forward_tokens"] = search_forward_tokens(folder)
     metrics["warnings"] = [*warnings_of(work), *failed_candidates(folder)]
     layout, reason = checkpoint_layout(work, document)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from gqasearch.run.evaluate import BASELINE, CONVERTED
 from gqasearch.run.folder import RunFolder
 
 FloatArray = NDArray[np.float64]
+# In metrics.json -> in a report.
+PEAKS = {"peak_bytes": "peak of memory, GB", "device_peak_bytes": "peak of the device's memory, GB"}
 SIMILARITY_WORDS = "cosine of two heads' activations at the same token, before RoPE, averaged over tokens"
 
 
@@ -177,9 +179,8 @@ class _Run:
     def environment(self) -> dict[str, str]:
         record = read_json(self.folder.environment)
         packages = {str(name): str(number) for name, number in record.pop("packages").items()}
-        stages = [f"{name} {seconds:,.1f}" for name, seconds in self.metrics["seconds"].items()]
-        told = {**{str(key): str(value) for key, value in record.items()}, "seconds": ", ".join(stages)}
-        return {**told, **packages}
+        told = {str(key): str(value) for key, value in record.items()}
+        return {**told, **_stage_words(self.metrics), **packages}
 
     def similarity(self) -> Similarity | None:
         if not self.folder.similarity.is_file():
@@ -196,6 +197,15 @@ class _Run:
         groups = [[list(group) for group in layer.groups] for layer in mine]
         chosen = [i for i, p in enumerate(record["points"]) if [la["groups"] for la in p["layers"]] == groups]
         return ParetoFront(tuple(record["objectives"]), points, chosen[0] if chosen else None)
+
+
+def _stage_words(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """What the stages took, by what it is, in words."""
+    listed = {"seconds": [f"{name} {seconds:,.1f}" for name, seconds in metrics["seconds"].items()]}
+    for key, words in PEAKS.items():
+        if key in metrics:  # runs of older versions did not note it
+            listed[words] = [f"{name} {peak / 1e9:.2f}" for name, peak in metrics[key].items()]
+    return {words: ", ".join(stages) for words, stages in listed.items()}
 
 
 def _configurations(runs: Sequence[_Run]) -> str:

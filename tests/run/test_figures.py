@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import dynamic_module_utils
@@ -16,6 +18,7 @@ from gqasearch.checkpoints.shards import Shards
 from gqasearch.cli.app import app
 from gqasearch.errors import UserError
 from gqasearch.run import RunFolder, build_config, pipeline, report_data, run, stage_clock
+from gqasearch.run.peak_memory import SAMPLE_SECONDS, PeakMemory, peak_resident_bytes, resident_bytes
 from gqasearch.run.stage_clock import StageClock
 from gqasearch.run.workspace import NoProgress
 from tests.checkpoints.test_loaded_back import FAULTS
@@ -51,12 +54,17 @@ def test_seconds_of_every_stage_over_restarts(
     monkeypatch.setattr(pipeline, "measure", stopped)
     with pytest.raises(KeyboardInterrupt):
         finished(settings, tmp_path / "run")
-    before = json.loads((tmp_path / "run" / "state" / "seconds.json").read_text())
+    before = json.loads((tmp_path / "run" / "state" / "stages.json").read_text())
     monkeypatch.setattr(pipeline, "measure", measure)
     folder = finished(settings, tmp_path / "run")
     seconds = json.loads(folder.metrics.read_text())["seconds"]
     assert {"load", "search", "refine", "convert", "evaluation", "all"} <= seconds.keys()
-    assert seconds["convert"] >= before["convert"] > 0 and seconds["refine"] == before["refine"] > 0
+    assert seconds["convert"] >= before["convert"]["seconds"] > 0
+    assert seconds["refine"] == before["refine"]["seconds"] > 0
+    metrics = json.loads(folder.metrics.read_text())
+    assert metrics["peak_bytes"].keys() == metrics["cpu_seconds"].keys() == seconds.keys() - {"all"}
+    assert all(peak > 1e8 for peak in metrics["peak_bytes"].values())  # torch alone is larger
+    assert "evaluation" in report_data([folder]).environment["peak of memory, GB"]
     assert seconds["all"] == pytest.approx(sum(seconds.values()) - seconds["all"])
     (own,) = [result for result in report_data([folder]).results if result.merge != "mean"]
     assert own.seconds == seconds["all"]
@@ -66,13 +74,44 @@ def test_a_clock_goes_on_from_what_was_written(tmp_path: Path, monkeypatch: pyte
     now = [100.0]
     monkeypatch.setattr(stage_clock.time, "monotonic", lambda: now[0])
     for _ in range(2):
-        clock = StageClock(NoProgress(), tmp_path / "seconds.json")
+        clock = StageClock(NoProgress(), tmp_path / "stages.json")
+        clock._memory.close()
         now[0] += 1
         clock.stage("evaluation: start")
         now[0] += 10
         clock.update(1)
         now[0] += 3  # and is killed
-    assert json.loads((tmp_path / "seconds.json").read_text()) == {"load": 2.0, "evaluation": 20.0}
+    stages = json.loads((tmp_path / "stages.json").read_text())
+    assert {name: taken["seconds"] for name, taken in stages.items()} == {"load": 2.0, "evaluation": 20.0}
+
+
+def test_every_stage_has_its_own_peak(tmp_path: Path) -> None:
+    """One that is no record of the process, too; what a stage before it had is not its own."""
+    record = np.ones(60_000_000)  # half a GB
+    clock = StageClock(NoProgress(), tmp_path / "stages.json")
+    size, before = record.nbytes, resident_bytes()
+    del record
+    for name, megabytes in (("calibration", 0), ("search", 300), ("refine", 100)):
+        clock.stage(name)
+        held = np.ones(megabytes * 125_000)
+        time.sleep(4 * SAMPLE_SECONDS)
+        del held
+    clock.close()
+    peaks = {name: taken["peak"] for name, taken in json.loads((tmp_path / "stages.json").read_text()).items()}
+    base = before - size
+    assert peaks["search"] - base == pytest.approx(3e8, abs=5e7)
+    assert peaks["refine"] - base == pytest.approx(1e8, abs=5e7)
+    assert peaks["calibration"] - base < 5e7
+
+
+def test_a_peak_between_samples_is_seen_where_it_is_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gqasearch.run.peak_memory.SAMPLE_SECONDS", 3600)
+    memory = PeakMemory()
+    memory.take()
+    before = peak_resident_bytes()
+    np.ones(int(before - resident_bytes() + 2e8) // 8).sum()
+    assert memory.take() == peak_resident_bytes() > before + 1e8
+    memory.close()
 
 
 def test_code_of_a_checkpoint_needs_no_home_that_can_be_written(
