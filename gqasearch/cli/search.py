@@ -37,6 +37,10 @@ def search(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of each worker. [default: the cores, shared out]")
     ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=0, help="GB that a run may take; a larger one is refused. [default: what is free]"),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(help="Refuse what a run would refuse, show what it would do; write nothing."),
@@ -57,10 +61,11 @@ def search(
     with clear_errors(resumable=True):
         settings = resolve_config(config, flags, fitness, objective or [], set_ or [])
         quiet_libraries(verbose)
+        most = None if memory is None else round(memory * 1e9)
         if dry_run:
-            _dry_run(settings, output_dir, workers, threads, track or [], json_, quiet)
+            _dry_run(settings, output_dir, workers, threads, most, track or [], json_, quiet)
             return
-        _search(settings, output_dir, workers, threads, track or [], json_, verbose, quiet)
+        _search(settings, output_dir, workers, threads, most, track or [], json_, verbose, quiet)
 
 
 def _dry_run(
@@ -68,6 +73,7 @@ def _dry_run(
     output_dir: Path | None,
     workers: str,
     threads: int | None,
+    memory: int | None,
     track: list[str],
     json_: bool,
     quiet: bool,
@@ -80,7 +86,7 @@ def _dry_run(
     for name in track:
         make_tracker(name)
     work, folder = Workspace(settings), RunFolder(output_dir or default_output_dir(settings))
-    facts = dry_run(work, folder, parse_workers(workers), threads)
+    facts = dry_run(work, folder, parse_workers(workers), threads, memory=memory)
     if json_:
         print_json({"output_dir": str(folder.path), "config": work.config.model_dump(mode="json"), **facts})
     elif not quiet:
@@ -96,6 +102,7 @@ def _search(
     output_dir: Path | None,
     workers: str,
     threads: int | None,
+    memory: int | None,
     track: list[str],
     json_: bool,
     verbose: int,
@@ -123,6 +130,7 @@ def _search(
             listeners=trackers,
             workers=workers,
             threads=threads,
+            memory=memory,
             tell=note,
         )
     if json_:

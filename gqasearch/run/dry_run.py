@@ -1,4 +1,4 @@
-"""What a run would do, in words, without doing it: no weights are loaded and nothing is written."""
+"""What a run would do and take, in words, without doing it: one layer is read to be timed, and nothing is written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from gqasearch.parallel import ONE, Workers
 from gqasearch.run.folder import RunFolder
+from gqasearch.run.forecast import forecast, plan_words
 from gqasearch.run.outlook import Outlook
 from gqasearch.run.pipeline import check_run
 from gqasearch.run.texts import shortages
@@ -13,9 +14,14 @@ from gqasearch.run.workspace import Workspace
 
 
 def dry_run(
-    work: Workspace, folder: RunFolder, workers: Workers = ONE, threads: int | None = None
+    work: Workspace,
+    folder: RunFolder,
+    workers: Workers = ONE,
+    threads: int | None = None,
+    *,
+    memory: int | None = None,
 ) -> dict[str, str | list[str]]:
-    """What is there -> sentences on it, to show.
+    """What is there -> sentences on it, to show. ``memory``: as of ``run``.
 
     Raises ``UserError`` for what the run would refuse, but for weights that are not finite and facts that only a
     prepared fitness knows.
@@ -30,6 +36,7 @@ def dry_run(
         **_model_facts(work),
         **_search_facts(work, outlook),
         **_text_facts(outlook),
+        **_expectations(work, outlook, folder, memory),
         "notes": [*outlook.notes(), *shortages(work)],
     }
 
@@ -57,6 +64,14 @@ def _search_facts(work: Workspace, outlook: Outlook) -> dict[str, str | list[str
 def _text_facts(outlook: Outlook) -> dict[str, str | list[str]]:
     texts = {f"{split} text": words for split, words in outlook.text_words().items()}
     return {**texts, "work": outlook.work_words()}
+
+
+def _expectations(
+    work: Workspace, outlook: Outlook, folder: RunFolder, memory: int | None
+) -> dict[str, str | list[str]]:
+    if folder.metrics.is_file():
+        return {}
+    return dict(plan_words(forecast(work, outlook, folder, memory=memory)))
 
 
 def _fitness_parameters(work: Workspace, name: str) -> dict[str, Any]:

@@ -50,6 +50,11 @@ class RunFolder:
         return self.path / "state" / "stages.json"
 
     @property
+    def plan(self) -> Path:
+        """What the run was expected to take when it began."""
+        return self.path / "state" / "plan.json"
+
+    @property
     def inputs(self) -> Path:
         """Fingerprints of what the work is made from."""
         return self.path / "state" / "inputs.json"

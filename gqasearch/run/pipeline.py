@@ -42,6 +42,7 @@ from gqasearch.run.evaluate import (
     measured_words,
 )
 from gqasearch.run.folder import RunFolder
+from gqasearch.run.forecast import forecast, plan_words
 from gqasearch.run.inputs import MODEL, hold_inputs, inputs_of
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener, RunStart
@@ -79,6 +80,7 @@ def run(
     *,
     workers: int | str = 1,
     threads: int | None = None,
+    memory: int | None = None,
     report: bool = True,
     tell: Callable[[str], object] = str,
 ) -> RunFolder:
@@ -86,9 +88,11 @@ def run(
 
     ``kept``: what it shares with other runs of the process. ``listeners``: told of it as it goes. ``workers``: who runs
     candidates during the search: a number of processes, "ray" or "ray://HOST:PORT"; no setting, as it changes no
-    result. ``threads``: CPU threads of each [default: what the run began with; see ``threads_of``]. ``report``: write
-    ``report.html``, which takes longer than a short search; ``gqasearch report`` makes it later. ``tell``: is given,
-    before the work, a sentence on everything that will differ from what was asked for.
+    result. ``threads``: CPU threads of each [default: what the run began with; see ``threads_of``]. ``memory``: bytes
+    that it may take [default: what is free]; ``UserError`` names settings where that, or the disk, will not do.
+    ``report``: write ``report.html``, which takes longer than a short search; ``gqasearch report`` makes it later.
+    ``tell``: is given, before the work, a sentence on everything that will differ from what was asked for, and on what
+    the run is expected to take.
     """
     work = Workspace(config, progress, kept, listeners)
     crew = parse_workers(workers)
@@ -101,11 +105,14 @@ def run(
     # Reads the texts, and says so now where one is short.
     inputs = {MODEL: work.source.identity} if folder.metrics.is_file() and is_written else inputs_of(work)
     work.parent  # noqa: B018
+    plan = None if folder.metrics.is_file() else forecast(work, outlook, folder, parent=work.parent, memory=memory)
     folder.open(work.config)
-    for note in notes:
+    for note in [*notes, *(f"{what}: {words}" for what, words in plan_words(plan))]:
         tell(note)
     lock = folder.acquire()
-    if not folder.metrics.is_file():
+    if plan is not None:
+        if not folder.plan.is_file():
+            write_json(folder.plan, plan.record())
         work.progress = StageClock(work.progress, folder.stages)
     try:
         hold_inputs(folder.inputs, inputs, folder.path)
@@ -179,6 +186,7 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
         subjects[BASELINE] = baseline_subject(work)
     metrics = measure(work, subjects)
     metrics |= stage_records(work.progress, search_seconds(folder))
+    metrics["planned"] = read_json(folder.plan) if folder.plan.is_file() else None
     metrics["forward_tokens"] = search_forward_tokens(folder)
     metrics["warnings"] = [*warnings_of(work), *failed_candidates(folder)]
     layout, reason = checkpoint_layout(work, document)

@@ -1,0 +1,97 @@
+"""The facts that a plan is counted from: of the model's files, the settings and the texts. No weights are read."""
+
+from __future__ import annotations
+
+import math
+
+from gqasearch.models.on_demand import room_on
+from gqasearch.refining import Refinement
+from gqasearch.run.outlook import Outlook
+from gqasearch.run.plan import Sizes
+from gqasearch.run.texts import used_texts
+from gqasearch.run.workspace import Workspace
+from gqasearch.search import most_generations
+
+# Distinct groups of a layer that searches ask for, as measured: at one number of groups per head, and for all numbers.
+GROUPS_PER_HEAD, CURVE_GROUPS = 132, 10_000
+VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def sizes_of(work: Workspace, outlook: Outlook) -> Sizes:
+    """Of the run that ``work`` describes, from its beginning."""
+    source, config, shape = work.source, work.config, work.source.geometry
+    vocabulary = int(source.config["vocab_size"])
+    stored = [header.tensors[name] for header in source.tensors.headers.values() for name in header.tensors]
+    values = sum(math.prod(tensor.shape) for tensor in stored)
+    outside = sum(math.prod(tensor.shape) for tensor in stored if vocabulary in tensor.shape)
+    read = {split: work.blocks(split).tokens for split in used_texts(work)}
+    steps, step_blocks = _descent(work.refinement, config.batch_blocks)
+    counts = work.budget.counts
+    return Sizes(
+        layers=shape.num_layers,
+        hidden=shape.hidden_size,
+        query_heads=shape.num_attention_heads,
+        kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        layer_values=max(1, (values - outside) // shape.num_layers),
+        other_values=outside,
+        vocabulary=vocabulary,
+        value_bytes=VALUE_BYTES[config.dtype],
+        stored_bytes=sum(tensor.nbytes for tensor in stored),
+        room=room_on(config.device),
+        block_length=config.block_length,
+        batch_blocks=config.batch_blocks,
+        calibration_tokens=read.get("calibration", 0) if "statistics" in work.needs() else 0,
+        refine_tokens=read.get("calibration", 0) if work.refinement.reads_text else 0,
+        evaluation_tokens=read["evaluation"],
+        groups=_groups(work),
+        group_heads=shape.num_kv_heads * len(counts) / sum(counts),
+        candidates=_candidates(work, outlook),
+        model_tokens=_model_tokens(work, outlook),
+        steps=steps,
+        step_tokens=step_blocks * config.block_length,
+        models=3 if config.baseline else 2,
+        materialize=config.materialize,
+    )
+
+
+def _descent(refinement: Refinement, batch_blocks: int) -> tuple[int, int]:
+    """Steps that a refinement takes per layer besides walking it, and blocks of text in each."""
+    if not refinement.reads_text:
+        return 0, 0
+    parameters = refinement.parameters()
+    return int(parameters.get("steps", 0)), int(parameters.get("batch_blocks", batch_blocks))
+
+
+def _groups(work: Workspace) -> int:
+    """Distinct groups of a layer whose error has to be computed; fitness from pairs of heads needs none."""
+    heads = work.source.geometry.num_kv_heads
+    guided = "guide" in work.method.needs
+    if not guided and "statistics" not in {fitness.needs for fitness in work.fitnesses.values()}:
+        return 0
+    every = 2**heads - 1 if heads < 40 else CURVE_GROUPS
+    if work.method.name == "neighbour":
+        return min(every, heads)
+    curve = guided or work.config.layers_may_differ
+    return int(min(every, CURVE_GROUPS if curve else GROUPS_PER_HEAD * heads))
+
+
+def _candidates(work: Workspace, outlook: Outlook) -> int:
+    """Partitions that a search goes through, of one layer each where layers are searched apart."""
+    if work.config.max_evaluations is not None:
+        return work.config.max_evaluations
+    most = None if outlook.problem is None else most_generations(work.method, outlook.problem)
+    parameters = work.method.parameters()
+    return (most or 0) * int(parameters.get("offspring") or parameters.get("population") or 1)
+
+
+def _model_tokens(work: Workspace, outlook: Outlook) -> int:
+    """Tokens that candidates make the model read, at most: each of them all, or (staged) most of them few."""
+    running = [fitness for fitness in work.fitnesses.values() if fitness.needs == "forward"]
+    if not running:
+        return 0
+    tokens = work.blocks("search").tokens
+    parameters = work.method.parameters()
+    first = int(parameters.get("first_tokens") or tokens)
+    rungs = 1 + max(0.0, math.log(max(1.0, tokens / first), int(parameters.get("reduction") or 2)))
+    return round(_candidates(work, outlook) * min(tokens, first) * rungs) * len(running)
