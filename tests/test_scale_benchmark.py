@@ -29,7 +29,7 @@ from experiments.benchmarks.scale_jobs import (
 )
 from experiments.benchmarks.scale_models import Shape, make_shape
 from experiments.benchmarks.scale_plot import draw_scale
-from experiments.benchmarks.scale_tables import main_table, medians, side_by_side, slope_table, stage_table
+from experiments.benchmarks.scale_tables import main_table, medians, plan_table, side_by_side, slope_table, stage_table
 from experiments.benchmarks.trees import ROOT, Tree, commit_of, this_tree, tree_of
 from gqasearch.errors import UserError
 from gqasearch.files import read_json
@@ -180,6 +180,17 @@ def test_tables_tell_of_both_trees() -> None:
     assert len(main_table(sample())) == 5
 
 
+def test_what_was_planned_stands_beside_what_it_took() -> None:
+    rows = sample()
+    assert plan_table(rows).empty
+    told = {"planned seconds: refine": 30.0, "planned peak: refine": 3e9, "peak: refine": 2e9}
+    table = plan_table(
+        rows.assign(**{name: np.where(rows["what"] == THIS, value, np.nan) for name, value in told.items()})
+    )
+    assert table["stage"].tolist() == ["refine", "refine"] and table["layers"].tolist() == [2, 4]
+    assert table["ratio"].tolist() == [1.5, 1.5] and table["planned, GB"].tolist() == [3.0, 3.0]
+
+
 def test_a_plot_is_drawn(tmp_path: Path) -> None:
     draw_scale(sample(), tmp_path / "results" / "scale.png")
     assert (tmp_path / "results" / "scale.png").read_bytes().startswith(b"\x89PNG")
@@ -195,6 +206,16 @@ def test_sections_name_their_cases() -> None:
 # A whole row
 
 
+def test_a_run_that_somebody_stops_leaves_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = row(2, THIS, outcome="exit 143: stopped")
+    monkeypatch.setattr("experiments.benchmarks.scale_jobs.measure_job", lambda *_, **__: stopped)
+    rows = Rows(tmp_path / "rows.csv", again=False)
+    case = Case("llama-2-7b", 2, 4096, 512, "bfloat16")
+    with pytest.raises(UserError, match="stopped from outside"):
+        measure_case(Bench(tmp_path, 1, Limits()), case, {THIS: this_tree()}, 1, rows)
+    assert not rows.path.exists()
+
+
 @pytest.mark.nightly
 def test_a_job_and_a_pass_are_measured(tiny: Shape, tmp_path: Path) -> None:
     bench = Bench(tmp_path / "work", 1, Limits(), log=tmp_path / "logs")
@@ -206,7 +227,8 @@ def test_a_job_and_a_pass_are_measured(tiny: Shape, tmp_path: Path) -> None:
     found = read_rows(rows.path).set_index("what")
     assert found["outcome"].tolist() == [DONE, DONE] and found.loc[THIS, "kl"] > 0
     assert found.loc[THIS, "cpu"] > found.loc[FORWARD, "cpu"] > 0
-    assert found.loc[THIS, "seconds: evaluation"] > 0
+    for words in ("seconds", "cpu", "peak", "planned seconds", "planned peak"):
+        assert found.loc[THIS, f"{words}: evaluation"] > 0
     (log,) = (tmp_path / "logs").iterdir()
     assert str(tmp_path) not in log.read_text()
     assert bench.model_of(Case(EMBEDDED, 6, 256, 256, "bfloat16")) == EMBEDDED

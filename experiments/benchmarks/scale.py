@@ -43,7 +43,7 @@ from experiments.benchmarks.scale_jobs import (
 )
 from experiments.benchmarks.scale_models import SHAPES, SMOLLM2
 from experiments.benchmarks.scale_plot import draw_scale
-from experiments.benchmarks.scale_tables import main_table, side_by_side, slope_table, stage_table
+from experiments.benchmarks.scale_tables import main_table, plan_table, side_by_side, slope_table, stage_table
 from experiments.benchmarks.search import show
 from experiments.benchmarks.trees import Tree, this_tree, tree_of
 from gqasearch.cli.messages import clear_errors, quiet_libraries
@@ -59,6 +59,7 @@ TABLES = {
     "this tree over the baseline": side_by_side,
     "per layer, and the whole model": slope_table,
     "seconds of the stages": stage_table,
+    "planned and measured": plan_table,
 }
 
 

@@ -15,11 +15,14 @@ import pandas as pd
 from experiments.benchmarks.apart import DONE, Limits, measured_apart
 from experiments.benchmarks.scale_models import SHAPES, SMOLLM2, make_shape, smollm2, write_topics
 from experiments.benchmarks.trees import Tree
+from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_file
 
 THIS, BASELINE, FORWARD = "this tree", "baseline", "forward pass"
 EMBEDDED = "embedded"
 TEXT = "pydoc-topics.txt"
+# How a run ends that somebody stopped: Ctrl-C or SIGTERM, by its own hand or not.
+STOPPED = ("signal 2", "signal 15", "exit 130", "exit 143")
 # What a row is found by; a row of another commit is replaced.
 KEY = ("model", "layers", "calibration_tokens", "evaluation_tokens", "dtype", "flags", "threads", "what", "repeat")
 # In metrics.json -> the beginning of a column's name, before the stage's.
@@ -136,13 +139,17 @@ def _key(bench: Bench, case: Case, what: str, repeat: int) -> Row:
 
 
 def _of_run(folder: Path) -> Row:
-    """What a run folder says: KL; by stage seconds and, of commits that note it, CPU seconds and peaks in bytes."""
+    """What a run folder says: KL; by stage seconds and, of commits that note it, CPU seconds and peaks in bytes; and
+    what was planned of them.
+    """
     if not (folder / "metrics.json").is_file():
         return _unfinished(folder / "state" / "stages.json")
     record = read_json(folder / "metrics.json")
     found: Row = {"kl": record["results"]["converted"]["kl"]}
     for key, words in STAGE_FIGURES.items():
         found |= {f"{words}: {name}": value for name, value in record.get(key, {}).items() if name != "all"}
+        planned = (record.get("planned") or {}).get(key, {})
+        found |= {f"planned {words}: {name}": value for name, value in planned.items()}
     return found
 
 
@@ -210,6 +217,8 @@ def measure_case(bench: Bench, case: Case, trees: Mapping[str, Tree], repeats: i
                 continue
             measured = measure_forward if plain else partial(measure_job, what=what)
             row = measured(bench, case, tree, repeat=repeat)
+            if row["outcome"].startswith(STOPPED):
+                raise UserError(f"{case}, {what}: stopped from outside ({row['outcome']}); the same command goes on")
             rows.add(row)
             words = f"{row['cpu']:,.1f} CPU s, {row['peak'] / 1e9:.2f} GB, {row['outcome']}"
             print(f"{case}, {what}, {repeat + 1}/{repeats}: {words}", flush=True)

@@ -92,6 +92,31 @@ def stage_table(rows: pd.DataFrame) -> pd.DataFrame:
     return table.round(1)
 
 
+def plan_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """What runs of this tree expected of every stage, and what it took: seconds and GB, medians."""
+    lines = []
+    for line in medians(rows).to_dict("records"):
+        for stage in (str(name).removeprefix(STAGE) for name in line if str(name).startswith(STAGE)):
+            planned = line.get(f"planned seconds: {stage}", np.nan)
+            if line["what"] == THIS and not np.isnan(planned):
+                peak, measured = (line.get(f"{words}: {stage}", np.nan) for words in ("planned peak", "peak"))
+                taken = line[f"{STAGE}{stage}"]
+                lines.append(
+                    {
+                        "model": line["model"],
+                        "layers": line["layers"],
+                        "flags": line["flags"],
+                        "stage": stage,
+                        "planned, s": planned,
+                        "took, s": taken,
+                        "ratio": planned / taken,
+                        "planned, GB": peak / 1e9,
+                        "had, GB": measured / 1e9,
+                    }
+                )
+    return pd.DataFrame(lines)
+
+
 def slope_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Of every series of runs of two or more numbers of layers: growth per layer, and what the whole model would take.
 

@@ -15,18 +15,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 # Passes of a text through a decoder layer, by stage.
-CALIBRATION_PASSES = 1.5  # the layer, and attention maps that are computed apart
+CALIBRATION_PASSES = 1.2  # the layer, with attention maps that are written out
 REFINE_PASSES = 2.6  # the parent's stream, the converted one's, and that one up to its attention
 # Multiply-adds beyond the passes, as multiples of what is named.
+MAP_ENTRY = 500.0  # of an entry of attention maps: elementwise work on it, several times
 MOMENTS = 2.0  # of D^2 per token: x x^T, and that of what attention reads
 RIDGE = 4.0  # of D^2 per token: the moments of two regressions
+STEP_ENTRY = 250.0  # of an entry of attention maps in a step of descent
 DESCENT = 3.0  # of the values of attention per token of a step: forward, and twice as much backward
 BIND = 12.0  # of D^3: Gram matrices of heads and factors of moments, in float64
-GROUP = 60.0  # of (n d)^3 for a group of n heads: eigenvalues of values and keys, in float64
-HEAD = 2.0  # the logits' softmax and KL over the product itself
+GROUP = 8.0  # of (n d)^3 for a group of n heads: eigenvalues of values and keys, in float64
+HEAD = 1.0  # the logits' softmax and KL over the product itself
 # Seconds of calls, whatever the size.
 GROUP_SECONDS = 2e-4
-CANDIDATE_SECONDS = 3e-4  # a partition in the hands of the search
+CANDIDATE_SECONDS = 5e-5  # a partition of those that a search may look at; most end long before that
 LAYER_SECONDS = 0.05  # of every stage that walks the layers
 STEP_SECONDS = 8e-3  # a step of descent
 LOAD_SECONDS = 1.0
@@ -34,10 +36,9 @@ LOAD_SECONDS = 1.0
 DISK = 3e8
 
 # Memory: copies of a batch's attention maps and logits, and of matrices, that are there at once.
-MAPS, LOGITS = 4.0, 5.0
+CALIBRATION_MAPS, REFINE_MAPS, LOGITS = 20.0, 4.0, 5.0
 MOMENT_MATRICES = 3.0  # D x D in float64, calibration
-BOUND_MATRICES = 10.5  # D x D in float64, a layer that the merge is bound to
-RIDGE_MATRICES = 4.0  # D x D in float64, refinement
+BOUND_MATRICES = 10.5  # D x D in float64, a layer that the merge is bound to; larger than what regressions take
 ATTENTION_COPIES = 8.0  # of attention's values in float32: weights, gradients, Adam's moments, start and end
 STREAMS = 4  # values per token and hidden dimension that a refinement keeps
 SAMPLE = 256  # rows of hidden states in a layer's statistics
@@ -160,13 +161,13 @@ def stage_seconds(s: Sizes, rates: Rates) -> Mapping[str, float]:
     bind = BIND * s.hidden**3 * rates.product
     group = GROUP_SECONDS + GROUP * (s.group_heads * s.head_dim) ** 3 * rates.factor
     per_token = REFINE_PASSES * rates.layer + RIDGE * square * rates.product
-    step = STEP_SECONDS + s.step_tokens * DESCENT * s.attention_values * rates.product
+    entries = s.query_heads * s.block_length  # of attention maps, per token
+    statistics = CALIBRATION_PASSES * rates.layer + (MOMENTS * square + MAP_ENTRY * entries) * rates.product
+    step = STEP_SECONDS + s.step_tokens * (DESCENT * s.attention_values + STEP_ENTRY * entries) * rates.product
     searched = s.groups * group + (bind if s.groups else 0.0)
     parts = {
         "load": LOAD_SECONDS + s.stored_bytes / DISK,
-        "calibration": s.calibration_tokens
-        and walk
-        + s.layers * s.calibration_tokens * (CALIBRATION_PASSES * rates.layer + MOMENTS * square * rates.product),
+        "calibration": s.calibration_tokens and walk + s.layers * s.calibration_tokens * statistics,
         "search": s.layers * searched + s.candidates * CANDIDATE_SECONDS + s.model_tokens * whole,
         "refine": s.refine_tokens and walk + s.layers * (s.refine_tokens * per_token + s.steps * step + bind),
         "convert": s.materialize and walk + 2 * s.stored_bytes / DISK,
@@ -182,7 +183,7 @@ def stage_bytes(s: Sizes) -> Mapping[str, float]:
     values = (s.layers * s.layer_values + s.other_values) * s.value_bytes
     weights = min(values, max(s.room, unit))
     batch = s.batch_tokens * s.hidden * 4.0
-    maps = MAPS * 4 * s.batch_blocks * s.query_heads * s.block_length**2
+    maps = 4.0 * s.batch_blocks * s.query_heads * s.block_length**2
     logits = LOGITS * 4 * s.batch_tokens * s.vocabulary
     streams = min(s.room, s.refine_tokens * s.hidden * 4.0)
     return {
@@ -190,14 +191,14 @@ def stage_bytes(s: Sizes) -> Mapping[str, float]:
         "calibration": weights
         + min(2 * s.room, 2 * s.calibration_tokens * s.hidden * s.value_bytes)
         + MOMENT_MATRICES * square
-        + maps
+        + CALIBRATION_MAPS * maps
         + 4 * batch,
         "search": weights + BOUND_MATRICES * square + (logits if s.model_tokens else 0),
         "refine": weights
         + STREAMS * streams
-        + max(BOUND_MATRICES, RIDGE_MATRICES) * square
+        + BOUND_MATRICES * square
         + ATTENTION_COPIES * 4 * s.attention_values
-        + maps,
+        + REFINE_MAPS * maps,
         "convert": weights + 3.0 * unit,
         "evaluation": 2.0 * weights + logits + 4 * batch,
     }
