@@ -13,6 +13,7 @@ from gqasearch.calibration import TokenBlocks
 from gqasearch.calibration.cache import cache_root
 from gqasearch.errors import UserError
 from gqasearch.models import Parent, enter, quick_products, run_layer
+from gqasearch.models.device import resolve_device
 from gqasearch.models.on_demand import load_on_demand
 from gqasearch.run.folder import RunFolder
 from gqasearch.run.free_room import free_disk, free_memory, same_disk
@@ -44,16 +45,21 @@ def forecast(
     def plan(asked: Sizes) -> Plan:
         return make_plan(asked, rates).without(done)
 
-    if memory is None and (free := free_memory()) is not None:
-        memory = free + resident_bytes()
-    require_room(sizes, plan, folder.path, memory)
+    require_room(sizes, plan, folder.path, _limit(work) if memory is None else memory)
     return plan(sizes)
+
+
+def _limit(work: Workspace) -> int | None:
+    """Bytes that the process may have; of the GPU where that is what computes, as it has what a plan counts."""
+    device = torch.device(resolve_device(work.config.device))
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    return None if free is None else free + resident_bytes()
 
 
 def _skeleton(work: Workspace) -> Parent:
     """The parent with none of its weights in memory."""
     source, config = work.source, work.config
-    model = load_on_demand(source.directory, getattr(torch, config.dtype), config.device)
+    model = load_on_demand(source.directory, getattr(torch, config.dtype), resolve_device(config.device))
     return Parent(config.model, model, source.config, source.family, directory=source.directory)
 
 
@@ -92,13 +98,14 @@ def _layer_seconds(parent: Parent, blocks: TokenBlocks, batch_blocks: int) -> tu
 
 def _seconds(call: Callable[[], object]) -> float:
     """Of one call, after one that has memory and libraries ready; the best of three where it is short."""
+    finish = torch.cuda.synchronize if torch.cuda.is_available() else int
     call()
-    taken = []
+    taken: list[float] = []
     for _ in range(3):
+        finish()
         started = time.perf_counter()
         call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        finish()
         taken.append(time.perf_counter() - started)
         if taken[0] > SHORT:
             break

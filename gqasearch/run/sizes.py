@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from gqasearch.models.device import resolve_device
 from gqasearch.models.on_demand import room_on
 from gqasearch.refining import Refinement
 from gqasearch.run.outlook import Outlook
@@ -38,7 +39,7 @@ def sizes_of(work: Workspace, outlook: Outlook) -> Sizes:
         vocabulary=vocabulary,
         value_bytes=VALUE_BYTES[config.dtype],
         stored_bytes=sum(tensor.nbytes for tensor in stored),
-        room=room_on(config.device),
+        room=room_on(resolve_device(config.device)),
         block_length=config.block_length,
         batch_blocks=config.batch_blocks,
         calibration_tokens=read.get("calibration", 0) if "statistics" in work.needs() else 0,
