@@ -13,8 +13,9 @@ from gqasearch.run.texts import used_texts
 from gqasearch.run.workspace import Workspace
 from gqasearch.search import most_generations
 
-# Distinct groups of a layer that searches ask for, as measured: at one number of groups per head, and for all numbers.
-GROUPS_PER_HEAD, CURVE_GROUPS = 132, 10_000
+# Distinct groups of a layer that searches ask for, as measured: at one number of groups per head; for all numbers of
+# groups where a search is told no limit of its own; and per pair of heads where it is told to have none.
+GROUPS_PER_HEAD, CURVE_GROUPS, GROUPS_PER_PAIR = 132, 10_000, 276
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -73,8 +74,9 @@ def _groups(work: Workspace) -> int:
     every = 2**heads - 1 if heads < 40 else CURVE_GROUPS
     if work.method.name == "neighbour":
         return min(every, heads)
+    most = work.method.parameters().get("max_groups", CURVE_GROUPS)  # None: every one that a search comes upon
     curve = guided or work.config.layers_may_differ
-    return int(min(every, CURVE_GROUPS if curve else GROUPS_PER_HEAD * heads))
+    return int(min(every, (most or GROUPS_PER_PAIR * heads**2) if curve else GROUPS_PER_HEAD * heads))
 
 
 def _candidates(work: Workspace, outlook: Outlook) -> int:

@@ -189,6 +189,10 @@ def test_sizes_of_a_model_are_those_of_its_files(settings: dict[str, Any]) -> No
     counted = sizes.layers * sizes.layer_values + sizes.other_values
     assert abs(counted - parameters) < 0.02 * parameters
     assert sizes.groups == 2**sizes.kv_heads - 1 and sizes.model_tokens == 0
+    even = Workspace(build_config({"method_parameters": {"max_groups": 50}}))
+    assert sizes_of(even, Outlook(even)).groups == 132 * 12
+    curve = Workspace(build_config({"method_parameters": {"max_groups": 50}, "uneven": True}))
+    assert sizes_of(curve, Outlook(curve)).groups == 50
     running = Workspace(build_config({**settings, "objectives": ["kl"], "max_evaluations": 10}))
     assert sizes_of(running, Outlook(running)).model_tokens == 10 * running.blocks("search").tokens
 
