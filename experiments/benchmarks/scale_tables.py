@@ -110,6 +110,7 @@ def plan_table(rows: pd.DataFrame) -> pd.DataFrame:
                         "planned, s": planned,
                         "took, s": taken,
                         "ratio": planned / taken,
+                        "CPU, s": line.get(f"cpu: {stage}", np.nan),
                         "planned, GB": peak / 1e9,
                         "had, GB": measured / 1e9,
                     }
