@@ -40,11 +40,12 @@ class Ascent:
         width = blocks.ids.numel() * parent.geometry.hidden_size * parent.model.dtype.itemsize
         self._room = room if width <= room else 0  # all in memory, or all on disk
         self.hidden = self._files(0)
-        for ids, mask in blocks.batches(batch_blocks):
-            entered = enter(parent, ids, mask)
-            before = self.batches[-1].arguments if self.batches else ()
-            self.batches.append(AscentBatch(mask.to(parent.device), _shared(entered.arguments, before)))
-            self.hidden.append(entered.hidden)
+        with parent.module_loaded(parent.model.get_input_embeddings()):
+            for ids, mask in blocks.batches(batch_blocks):
+                entered = enter(parent, ids, mask)
+                before = self.batches[-1].arguments if self.batches else ()
+                self.batches.append(AscentBatch(mask.to(parent.device), _shared(entered.arguments, before)))
+                self.hidden.append(entered.hidden)
 
     def beside(self, folder: Path) -> Ascent:
         """Another stream of the same text, at the same level."""

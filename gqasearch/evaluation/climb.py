@@ -13,11 +13,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
 from gqasearch.calibration import Targets, TokenBlocks, no_progress
-from gqasearch.evaluation.runners import LOGIT_BYTES, LayerStack
+from gqasearch.evaluation.runners import LayerStack
+from gqasearch.models.freed_memory import keep_freed_memory
 
 # (batch, logits (n, V), which of the batch's targets they predict) -> loss summed over these.
 SummedLoss: TypeAlias = Callable[[int, Tensor, slice], float]
@@ -84,15 +84,6 @@ def climb(
                 yield from _predictions(stacks, batches.pop(0))
         done += count
         progress(done, len(blocks.ids))
-
-
-def keep_freed_memory() -> None:
-    """Let the process keep what one layer's call frees for the next call.
-
-    glibc gives freed memory back above twice the largest block that was ever freed, some 10 MB after the layers alone,
-    and getting it again cost a fifth of the time of a narrow model's layers. This block makes it keep 48 MiB.
-    """
-    torch.empty(LOGIT_BYTES, dtype=torch.uint8)
 
 
 def mean_loss(stack: LayerStack, blocks: TokenBlocks, batch_blocks: int, summed_loss: SummedLoss) -> float:

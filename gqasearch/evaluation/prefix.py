@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.evaluation.climb import SummedLoss, keep_freed_memory
+from gqasearch.evaluation.climb import SummedLoss
 from gqasearch.evaluation.recent import Recent
 from gqasearch.evaluation.runners import ParentLayers
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import Entered, LayerWeights, Parent, layers_replaced, run_layer
+from gqasearch.models.freed_memory import keep_freed_memory
 from gqasearch.pairwise import FloatArray
 
 # (layer, its grouping) -> the converted layer in the parent's shape.

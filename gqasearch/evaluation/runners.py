@@ -145,14 +145,10 @@ class ParentLayers(LayerStack):
         return logits[0].float()
 
     def embeddings_loaded(self) -> AbstractContextManager[None]:
-        return self._held(self.parent.model.get_input_embeddings())
+        return self.parent.module_loaded(self.parent.model.get_input_embeddings())
 
     def head_loaded(self) -> AbstractContextManager[None]:
-        return self._held(self.parent.model.get_output_embeddings())
-
-    def _held(self, module: torch.nn.Module) -> AbstractContextManager[None]:
-        weights = self.parent.weights
-        return nullcontext() if weights is None else weights.held(module)
+        return self.parent.module_loaded(self.parent.model.get_output_embeddings())
 
     def most_tokens(self, width: int) -> int:
         vocabulary = int(self.parent.model.config.get_text_config().vocab_size)

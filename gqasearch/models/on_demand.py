@@ -6,9 +6,7 @@ the model and says which stored tensor each parameter is; everything else of it 
 
 from __future__ import annotations
 
-import ctypes
 import math
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gqasearch.models.device import check_device, resolve_device
+from gqasearch.models.freed_memory import give_back
 from gqasearch.models.loading import from_files, load_model, require_runs
 from gqasearch.models.skeleton import without_values
 from gqasearch.models.tensors import CheckpointTensors, require_finite
@@ -32,8 +31,6 @@ ROOM = 2**28
 ATTRIBUTE = "weights_on_demand"  # of a model: its OnDemand
 # A parameter's value, or what reads it by the parameter's name.
 Value: TypeAlias = Tensor | Callable[[str], Tensor]
-
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
@@ -283,15 +280,6 @@ def replace_weights(model: nn.Module, values: Mapping[str, Callable[[str], Tenso
     for name, read in values.items():
         parameter = model.get_parameter(name)
         parameter.data = read(name).to(parameter.device, parameter.dtype)
-
-
-def give_back() -> None:
-    """Let the system have the memory of weights that are gone.
-
-    glibc would keep it: matrices of several sizes come and go, and its heap grows to a good part of the model.
-    """
-    if (trim := getattr(_LIBC, "malloc_trim", None)) is not None:
-        trim(0)
 
 
 def _stored_names(model: PreTrainedModel, tensors: CheckpointTensors) -> dict[str, str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gqasearch.models.family import Config, Family
+from gqasearch.models.freed_memory import keep_freed_memory
 from gqasearch.models.identity import identity_of
 from gqasearch.models.layer import HeadGeometry, LayerWeights
 from gqasearch.models.loading import load_tokenizer
@@ -77,11 +78,12 @@ class Parent:
     @contextmanager
     def layer_loaded(self, index: int) -> Iterator[None]:
         """Within the block the weights of decoder layer ``index`` stay in memory, however often it is called."""
-        if self.weights is None:
+        with self.module_loaded(decoder_layers(self.model)[index]):
             yield
-            return
-        with self.weights.held(decoder_layers(self.model)[index]):
-            yield
+
+    def module_loaded(self, module: torch.nn.Module) -> AbstractContextManager[None]:
+        """The same of a decoder layer, the embeddings or the output head."""
+        return nullcontext() if self.weights is None else self.weights.held(module)
 
     @classmethod
     def from_model(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Parent:
@@ -109,6 +111,7 @@ def load_parent(
     config, family = source.config, source.family
     family.geometry(config)
     source.tensors  # noqa: B018 - for its errors: they come before a large model is read
+    keep_freed_memory()
     return Parent(
         id=model,
         model=load_model_within(source.directory, dtype, device, room=room),

@@ -7,6 +7,7 @@ over tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
 
@@ -34,6 +35,6 @@ def has_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
-    tell = getattr(torch.cpu, "get_capabilities", dict)  # newer than the oldest torch that we take
+    tell: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)  # newer than our oldest torch
     found = tell()
     return any(found.get(name) for name in INSTRUCTIONS)
