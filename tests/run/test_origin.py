@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from gqasearch.cli.app import app
@@ -73,10 +74,15 @@ def test_another_text_than_the_searchs_is_refused_or_told_of(searched: RunFolder
     same = ["--calibration-text", text, "--block-length", "32"]
     code, output = call("materialize", alone, "--output-dir", tmp_path / "c", *same)
     assert code == 0 and "warning" not in output
-    weights = [
-        (folder / "model.safetensors").read_bytes() for folder in (searched.model, tmp_path / "c", tmp_path / "b")
-    ]
-    assert weights[0] == weights[1] != weights[2]
+    # The run passed 3 blocks at a time and this 8, which sums up in another order.
+    own, same_text, other_text = (
+        load_file(folder / "model.safetensors") for folder in (searched.model, tmp_path / "c", tmp_path / "b")
+    )
+    furthest = {
+        name: max(float((own[key] - found[key]).abs().max()) for key in own)
+        for name, found in (("same", same_text), ("other", other_text))
+    }
+    assert furthest["same"] < 1e-3 < 1e-2 < furthest["other"]
     code, output = call("materialize", alone, "--output-dir", tmp_path / "d", "--merge", "mean")  # reads no text
     assert code == 0 and "fitted on" not in output
 
