@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 # Bytes of hidden states that one stream of text may take in memory.
-ROOM = 2**27
+ROOM = 2**26
 COMPLETE = "complete"
 
 

@@ -18,10 +18,10 @@ from gqasearch.refining import Refinement
 Group: TypeAlias = tuple[int, ...]
 
 
-# Memory of bound layers, with the weights and statistics that they hold: all of a small model, one of Llama-2-7B.
-LAYER_BYTES = 2**30
+# Memory of bound layers, with the weights and statistics that they hold: all of a small model, one of a large one.
+LAYER_BYTES = 2**27
 # Memory of merged groups.
-GROUP_BYTES = 2**28
+GROUP_BYTES = 2**27
 
 
 class Converter:

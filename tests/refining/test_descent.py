@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import LayerWeights, Parent, tie_heads
 from gqasearch.refining import AttentionCall, Descent, LayerSite
-from gqasearch.refining.descent import layer_loss
+from gqasearch.refining.descent import layer_loss, typical_size
 from gqasearch.refining.whitening import WhitenedCalls, Whitening
 from tests.matrix import FAMILIES, SOURCES
 from tests.models.test_families import attend
@@ -71,7 +70,7 @@ def test_one_step_is_adams_first(family: str, kv_heads: int, tmp_path: Path) -> 
     moved = Descent(steps=1).descend(only, weights, plain(site), lambda: None)
     for name, gradient in by_hand(parent, site, weights, site.calls[0]).items():
         start = getattr(weights, name)
-        step = Descent.learning_rate * start.std(correction=0) * gradient / (gradient.abs() + 1e-8)
+        step = Descent.learning_rate * typical_size(start) * gradient / (gradient.abs() + 1e-8)
         clear = gradient.abs() > 1e-6  # rounding cannot turn the sign; without RoPE key biases have no effect at all
         torch.testing.assert_close((start - getattr(moved, name))[clear], step[clear], atol=1e-6, rtol=2e-2)
 
@@ -114,14 +113,22 @@ def test_whitening_gets_further_in_as_many_steps(tmp_path: Path) -> None:
         site_error(narrow, method.descend(narrow, start, whitening, lambda: None))
         for whitening in (plain(narrow), Whitening.of(narrow))
     ]
-    assert errors[1] < 0.9 * errors[0]
+    assert errors[1] < 0.95 * errors[0]
 
 
-def test_the_learning_rate_falls_to_nothing_along_a_cosine() -> None:
+def test_a_typical_size_is_that_of_most_entries() -> None:
+    normal = 3 * torch.randn(200, 100, generator=torch.Generator().manual_seed(0))
+    assert typical_size(normal) == pytest.approx(3, rel=0.02)
+    normal[:, :2] *= 100  # the standard deviation is now some 40
+    assert typical_size(normal) == pytest.approx(3, rel=0.05)
+    assert typical_size(torch.tensor([0.0, 0.0, 0.0, 2.0])) > 0
+
+
+def test_the_learning_rate_falls_to_nothing_along_a_line() -> None:
     method = Descent(steps=8)
     rates = [method._decay(step) for step in range(9)]
     assert rates[0] == 1 and rates[4] == pytest.approx(0.5) and rates[8] == pytest.approx(0, abs=1e-15)
-    assert rates[2] == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    assert rates[2] == pytest.approx(0.75)
 
 
 def test_minibatches_cover_the_text_before_they_repeat() -> None:

@@ -96,7 +96,7 @@ def test_the_criterion_never_rises_whatever_the_learning_rate(merge: str, rate: 
     parent = tiny_parent("llama")
     converter, blocks = converter_of(parent, tmp_path, merge), blocks_of(parent)
     site = site_of(parent, THIRDS, blocks)
-    outputs = converter.refine(THIRDS, blocks, refinement("outputs"), batch_blocks=4)
+    outputs = converter.refine(THIRDS, blocks, refinement("outputs"), batch_blocks=Descent.batch_blocks)
     descent = converter.refine(THIRDS, blocks, refinement("descent", learning_rate=rate))
     merged, fitted, moved = (
         site_error(site, weights) for weights in (converter.merged_layer(THIRDS, 0), outputs[0], descent[0])
