@@ -250,8 +250,18 @@ def load_on_demand(
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
     setattr(model, ATTRIBUTE, OnDemand(model, tensors, stored, device, room))
+    model.__class__ = _placed(type(model), torch.device(device))
     found: PreTrainedModel = model.eval()
     return found
+
+
+def _placed(kind: type[PreTrainedModel], device: torch.device) -> type[PreTrainedModel]:
+    """The same class, whose models say that they compute on ``device``, not where a weight happens to be.
+
+    transformers' own ``generate`` and lm-eval put their inputs there.
+    """
+    members = {"device": property(lambda _: device), "__module__": kind.__module__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (kind,), members)
 
 
 def on_demand(model: nn.Module) -> OnDemand | None:

@@ -95,6 +95,14 @@ def test_a_held_layer_stays(tmp_path: Path) -> None:
     assert 0 not in resident(parent.model)
 
 
+def test_generates_as_transformers_does(tmp_path: Path) -> None:
+    parent = on_demand_parent(tmp_path / "m")
+    whole = load_parent(str(tmp_path / "m"))
+    assert type(parent.model).__name__ == type(whole.model).__name__ and parent.model.device == torch.device("cpu")
+    found, wanted = (one.model.generate(IDS, max_new_tokens=6, do_sample=False) for one in (parent, whole))
+    assert torch.equal(found, wanted)
+
+
 def test_what_is_not_finite_is_refused_before_anything_runs(tmp_path: Path) -> None:
     save_checkpoint(tiny_model("llama"), tmp_path / "m")
     file = tmp_path / "m" / "model.safetensors"
