@@ -42,7 +42,7 @@ class Descent(LayerwiseRefinement):
     reference: ClassVar[str] = "https://arxiv.org/abs/1412.6980"
     summary: ClassVar[str] = "outputs, then Adam on W_q, W_k, W_v, W_o of one layer at a time, to the same target"
 
-    steps: int = 200
+    steps: int = 240
     learning_rate: float = 0.025
     batch_blocks: int = 2
     ridge: float = 1e-3

@@ -138,7 +138,7 @@ def test_refinements_from_the_command_line(finished: Path, checkpoint: Path, com
     config = json.loads(shown.stdout)["config"]
     assert (config["refine"], config["refine_parameters"]) == ("descent", {"steps": 80})
     recorded = json.loads((finished / "grouping.json").read_text())["refinement"]
-    assert recorded["name"] == "descent" and recorded["parameters"]["steps"] == 200
+    assert recorded["name"] == "descent" and recorded["parameters"]["steps"] == 240
     again = ["--model", str(checkpoint), *common[2:6], "--calibration-tokens", "600", "--quiet"]
     cases = {"none": ["--refine", "none"], "outputs": ["--refine", "outputs"], "merge": ["--merge", "mean"]}
     written, source_size = {}, float(load_file(checkpoint / "model.safetensors")[O_PROJ].norm())

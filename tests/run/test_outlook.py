@@ -215,7 +215,7 @@ def test_a_dry_run_tells_everything_and_touches_nothing(
         "2 layers of 6 query heads and 6 KV heads of size 8",
         "budget: 2 of 6 KV heads in every layer, 4 of 12 KV heads",
         "stock-padded where group sizes differ",
-        "descent (steps=200",
+        "descent (steps=240",
         "population=7",
         "of 65,536 wanted",
         "notes: kv-ratio 0.4",
