@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Ascent:
     ) -> None:
         self.parent, self.level = parent, 0
         self.batches: list[AscentBatch] = []
-        self._folder = folder
+        self._folder = folder / f"by-{batch_blocks}"  # states of other batches are of no use
         width = blocks.ids.numel() * parent.geometry.hidden_size * parent.model.dtype.itemsize
         self._room = room if width <= room else 0  # all in memory, or all on disk
         self.hidden = self._files(0)
@@ -49,10 +50,8 @@ class Ascent:
 
     def beside(self, folder: Path) -> Ascent:
         """Another stream of the same text, at the same level."""
-        other = object.__new__(Ascent)
-        other.parent, other.level, other.batches = self.parent, self.level, self.batches
-        other._folder, other._room = folder, self._room
-        other.hidden = self.hidden
+        other = copy.copy(self)
+        other._folder = folder / self._folder.name  # noqa: SLF001 - of the same class
         return other
 
     def call(self, batch: int, hidden: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from transformers import (
 
 from gqasearch.errors import UserError
 from gqasearch.models.companions import has_tokenizer
-from gqasearch.models.device import check_device
+from gqasearch.models.device import check_device, resolve_device
 from gqasearch.models.modules_cache import own_modules_cache
 from gqasearch.models.registry import architecture_of, predicts_masked, read_config, supported_architectures
 from gqasearch.models.tensors import CheckpointTensors, is_finite, require_finite
@@ -45,6 +45,7 @@ def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote
     where the user says so. Raises ``UserError`` for weights that are pickled, damaged, not finite, or not those of
     the model that ``config.json`` describes, and for a model that does not run.
     """
+    device = resolve_device(device)
     check_device(device)
     model = from_files(CheckpointTensors(directory), dtype, trust_remote_code=trust_remote_code)
     for name, parameter in model.named_parameters():

@@ -1,7 +1,6 @@
-"""Weights on demand: a decoder layer is read from its files when it is called, and let go of when others need the room.
+"""Weights on demand: a module reads its own from the files when it is called; they go when others need the room.
 
-What else a model has (embeddings, norms, the output head) is read module by module in the same way. transformers makes
-the model and says which stored tensor each parameter is; everything else of it runs as it is.
+transformers makes the model and says which stored tensor each parameter is; everything else of it runs as it is.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from gqasearch.models.loading import from_files, load_model, require_runs
 from gqasearch.models.skeleton import without_values
 from gqasearch.models.tensors import CheckpointTensors, require_finite
 
-# Bytes of weights that stay in memory when no module is running. A single layer stays however large it is.
+# Bytes of weights that stay in memory, besides those of the module that runs and of those that are held.
 ROOM = 2**28
 ATTRIBUTE = "weights_on_demand"  # of a model: its OnDemand
 # A parameter's value, or what reads it by the parameter's name.
@@ -89,27 +88,19 @@ class OnDemand:
         self._units: dict[nn.Module, list[_Slot]] = {}
         self._resident: OrderedDict[nn.Module, None] = OrderedDict()  # the last one used is the last
         self._held: set[nn.Module] = set()
-        layers = list(decoder_layers(model))
         of_stored: dict[str, _Slot] = {}
-        unit_of = {module: layer for layer in layers for module in layer.modules()}
         for path, module in model.named_modules():
-            unit = unit_of.get(module, module)
             for own, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
                 name = f"{path}.{own}" if path else own
                 if parameter.is_meta:
                     slot = of_stored.setdefault(stored[name], _Slot(name, stored[name], parameter.dtype, []))
                     slot.places.append((module, own))
-                    self._slots[name] = unit, slot
-                    self._units.setdefault(unit, []).append(slot)
+                    self._slots[name] = module, slot
+                    self._units.setdefault(module, []).append(slot)
         for slot in of_stored.values():
             slot.empty()  # in all its places
         for unit in self._units:
-            for module in unit.modules() if unit in layers else [unit]:
-                module.register_forward_pre_hook(lambda module, _args, unit=unit: self._called(module, unit))
-
-    def _called(self, module: nn.Module, unit: nn.Module) -> None:
-        if "forward" not in module.__dict__ and "forward" not in unit.__dict__:  # else it is stubbed: no layer runs
-            self._need(unit)
+            unit.register_forward_pre_hook(lambda module, _args: self._need(module))
 
     def _need(self, unit: nn.Module) -> None:
         """Have all of this unit in memory."""
@@ -153,15 +144,20 @@ class OnDemand:
         return name in self._slots
 
     @contextmanager
-    def held(self, unit: nn.Module) -> Iterator[None]:
-        """Within the block this decoder layer stays in memory."""
-        outer = unit in self._held or unit not in self._units
-        self._held |= {unit} - ({unit} if outer else set())
+    def held(self, module: nn.Module) -> Iterator[None]:
+        """Within the block what is read of this module, and of those in it, stays in memory."""
+        new = {one for one in module.modules() if one in self._units} - self._held
+        self._held |= new
         try:
             yield
         finally:
-            if not outer:
-                self._held.remove(unit)
+            self._held -= new
+
+    def load(self, module: nn.Module) -> None:
+        """Read all of this module, and of those in it, now; for who looks at weights without a call."""
+        for one in module.modules():
+            if one in self._units:
+                self._need(one)
 
     @contextmanager
     def replaced(self, values: Mapping[str, Value]) -> Iterator[None]:

@@ -78,7 +78,10 @@ class Parent:
     @contextmanager
     def layer_loaded(self, index: int) -> Iterator[None]:
         """Within the block the weights of decoder layer ``index`` stay in memory, however often it is called."""
-        with self.module_loaded(decoder_layers(self.model)[index]):
+        layer = decoder_layers(self.model)[index]
+        with self.module_loaded(layer):
+            if self.weights is not None:
+                self.weights.load(layer)
             yield
 
     def module_loaded(self, module: torch.nn.Module) -> AbstractContextManager[None]:

@@ -37,7 +37,7 @@ class Whitening:
         tokens = 0
         for index in range(len(site.calls)) if indices is None else indices:
             call = site.calls[index]
-            x = call.counted(call.hidden)
+            x = call.counted(call.hidden).double()
             moment += x.T @ x
             tokens += len(x)
         moment /= tokens

@@ -37,9 +37,10 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_peak_memory_is_that_of_a_few_tensors(large: Path, tmp_path: Path) -> None:
     """Less than one shard: neither the model nor a shard is ever held."""
     headers = CheckpointTensors(large / "source").headers.values()
-    smallest = min(header.nbytes for header in headers)
+    largest = max(tensor.nbytes for header in headers for tensor in header.tensors.values())
+    assert min(header.nbytes for header in headers) > 11 * largest
     measured = measured_apart(large / "source", large / "grouping.json", tmp_path / "out")
-    assert 0 < measured["added"] < smallest
+    assert 0 < measured["added"] < 8 * largest
 
 
 def test_committed_results_can_be_shown() -> None:

@@ -95,7 +95,7 @@ def test_whitened_inputs_are_white(tmp_path: Path) -> None:
     x = torch.cat([call.hidden[call.mask] for call in site.calls]).double()
     moment = x.T @ x / len(x)
     floor = 1e-3 * moment.diagonal().mean() * torch.eye(len(moment))
-    torch.testing.assert_close(whitening.root @ whitening.root.T, moment + floor, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(whitening.root @ whitening.root.T, moment + floor, atol=1e-8, rtol=1e-8)
     white = torch.cat([whitening.call(call).hidden[call.mask] for call in site.calls]).double()
     values = torch.linalg.eigvalsh(white.T @ white / len(white))
     assert values.max() < 1 + 1e-4 and values.median() > 0.8

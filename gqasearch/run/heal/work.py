@@ -39,6 +39,7 @@ from gqasearch.models import (
     resolve_model,
     supported_architectures,
 )
+from gqasearch.models.device import resolve_device
 from gqasearch.models.loading import load_model, load_tokenizer
 from gqasearch.run.heal.folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
@@ -65,7 +66,7 @@ class HealWork:
 
     @property
     def device(self) -> str:
-        return self.ranks.device(self.config.device)
+        return self.ranks.device(resolve_device(self.config.device))
 
     @cached_property
     def source(self) -> ModelSource:
