@@ -108,12 +108,12 @@ def test_whitening_gets_further_in_as_many_steps(tmp_path: Path) -> None:
     calls = [call.with_hidden(call.hidden * scale) for call in site.calls]
     narrow = replace(site, calls=calls)
     start = replace(weights, q=weights.q / scale, k=weights.k / scale, v=weights.v / scale)
-    method = Descent(steps=40)
+    method = Descent(steps=40, learning_rate=0.04)
     errors = [
         site_error(narrow, method.descend(narrow, start, whitening, lambda: None))
         for whitening in (plain(narrow), Whitening.of(narrow))
     ]
-    assert errors[1] < 0.95 * errors[0]
+    assert errors[1] < 0.9 * errors[0]
 
 
 def test_a_typical_size_is_that_of_most_entries() -> None:
