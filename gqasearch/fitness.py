@@ -74,6 +74,9 @@ class PreparedFitness(ABC):
     def evaluate(self, groupings: Sequence[Grouping]) -> FloatArray:
         """One value per grouping, (N,); lower is better. Each value is independent of its neighbours."""
 
+    def rest(self) -> None:  # noqa: B027 - most hold nothing large
+        """Let go of what takes much memory and can be made again: the search is over for now."""
+
 
 class PreparedTextFitness(PreparedFitness):
     """A fitness that runs every candidate on the search text, batch by batch, and so can run it on a part.

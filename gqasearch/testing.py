@@ -117,6 +117,14 @@ class FitnessContract:
         alone = [float(self.prepared().evaluate([candidate])[0]) for candidate in self.candidates()]
         _check(together.tolist() == alone, f"together {together.tolist()}, alone {alone}")
 
+    def test_values_are_the_same_after_a_rest(self) -> None:
+        prepared = self.prepared()
+        before = prepared.evaluate(self.candidates()[1:2]).tolist()
+        prepared.rest()
+        after = prepared.evaluate(self.candidates()[1:3]).tolist()
+        fresh = self.prepared().evaluate(self.candidates()[1:3]).tolist()
+        _check(before == after[:1] and after == fresh, f"{before} before, {after} after a rest, {fresh} without one")
+
     def test_relabelling_changes_nothing(self) -> None:
         first = Grouping.from_labels([[0, 1, 0, 0, 2, 1]] * LAYERS)
         second = Grouping.from_labels([[7, 2, 7, 7, 0, 2]] * LAYERS)

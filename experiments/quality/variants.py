@@ -105,7 +105,7 @@ class PlainDescent(Descent):
         self, site: LayerSite, weights: LayerWeights, whitening: Whitening, step: Callable[[], None]
     ) -> LayerWeights:
         same = torch.eye(len(whitening.root)).to(whitening.root)
-        return super().descend(site, weights, Whitening(same, same), step)
+        return super().descend(site, weights, Whitening(same), step)
 
 
 def by_itself(inner: LayerwiseRefinement) -> Variant:

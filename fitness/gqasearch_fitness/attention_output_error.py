@@ -19,7 +19,7 @@ class PreparedAttentionOutputError(PreparedGroupFitness):
     def __init__(self, parameters: AttentionOutputError, context: FitnessContext) -> None:
         super().__init__()
         self.context = context
-        converter = Converter(context.parent, context.merge, context.load_statistics)
+        self.converter = converter = Converter(context.parent, context.merge, context.load_statistics)
         outputs = Outputs() if context.refined else None
         self.tied_layer = tied_layers(context, converter, outputs, parameters.refit_tokens)
         self.calls = AttentionCalls(context.parent, context.load_search_blocks().first(parameters.tokens))
@@ -32,6 +32,9 @@ class PreparedAttentionOutputError(PreparedGroupFitness):
             error += float((batch.output - batch.parent).double().square().sum())
             tokens += len(batch.output)
         return error / tokens / self.calls.residual_energy(layer)
+
+    def rest(self) -> None:
+        self.converter.rest()
 
 
 @dataclass(frozen=True)

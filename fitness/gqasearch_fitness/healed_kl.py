@@ -67,6 +67,9 @@ class PreparedHealedKL(PreparedTextFitness):
             return 0.0
         return self.reference.mean_kl(healed_runner(self.healing.heal(grouping, layers)))
 
+    def rest(self) -> None:
+        self.losses.converter.rest()
+
 
 @dataclass(frozen=True)
 class HealedKL(Fitness):

@@ -28,6 +28,9 @@ class PreparedKL(PreparedTextFitness):
     def evaluate_refined(self, groupings: Sequence[Grouping]) -> FloatArray:
         return self.losses.refined(groupings)
 
+    def rest(self) -> None:
+        self.losses.converter.rest()
+
 
 @dataclass(frozen=True)
 class KLToParent(Fitness):

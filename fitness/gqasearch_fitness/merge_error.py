@@ -27,6 +27,9 @@ class PreparedMergeError(PreparedGroupFitness):
         scale = 1.0 / float(bound.require_statistics().residual_energy)
         return [error * scale for error in bound.group_errors(groups)]
 
+    def rest(self) -> None:
+        self.converter.rest()
+
 
 @dataclass(frozen=True)
 class MergeError(Fitness):

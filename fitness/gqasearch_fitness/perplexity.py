@@ -34,6 +34,9 @@ class PreparedPerplexity(PreparedTextFitness):
     def evaluate_refined(self, groupings: Sequence[Grouping]) -> FloatArray:
         return np.exp(self.losses.refined(groupings))
 
+    def rest(self) -> None:
+        self.losses.converter.rest()
+
 
 @dataclass(frozen=True)
 class Perplexity(Fitness):

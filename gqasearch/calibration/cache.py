@@ -21,6 +21,7 @@ from gqasearch.models import Parent
 
 FORMAT = 2  # raise when the meaning of a statistic changes: older caches are then not found
 MANIFEST = "statistics.json"
+SMALL = 2**25  # bytes of a layer's file; what was read of larger ones is memory that whoever comes next needs
 
 
 def cache_root() -> Path:
@@ -52,8 +53,15 @@ class CachedStatistics(Statistics):
     def fingerprint(self) -> str:
         return self.key
 
-    @lru_cache(maxsize=2)  # noqa: B019 - a frozen instance, and two layers at most
     def layer(self, index: int) -> LayerStatistics:
+        is_small = _layer_file(self.folder, index).stat().st_size <= SMALL
+        return self._kept_layer(index) if is_small else self._read(index)
+
+    @lru_cache(maxsize=2)  # noqa: B019 - a frozen instance, and two layers at most
+    def _kept_layer(self, index: int) -> LayerStatistics:
+        return self._read(index)
+
+    def _read(self, index: int) -> LayerStatistics:
         tensors = load_file(_layer_file(self.folder, index))
         return LayerStatistics(tokens=self.num_tokens, **tensors)
 

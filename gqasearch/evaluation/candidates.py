@@ -79,6 +79,17 @@ class Converter:
         """``merged`` of this layer's part of a grouping of all."""
         return self.merged(layer, grouping.layers[layer])
 
+    def _merged_once(self, grouping: Grouping, layer: int) -> LayerWeights:
+        """``merged_layer`` for who needs the memory next."""
+        found = self.merged_layer(grouping, layer)
+        self.rest()
+        return found
+
+    def rest(self) -> None:
+        """Let go of bound layers that take more than ``LAYER_BYTES``; they are bound again when they are asked for."""
+        while self._layers and held_bytes(*self._layers.values()) > LAYER_BYTES:
+            self._layers.popitem(last=False)
+
     def converted_layer(
         self, grouping: Grouping, layer: int, refined: Mapping[int, LayerWeights] | None = None
     ) -> LayerWeights:
@@ -124,7 +135,7 @@ class Converter:
         return refinement.refine(
             self.parent,
             grouping,
-            lambda index: self.merged_layer(grouping, index),
+            lambda index: self._merged_once(grouping, index),
             blocks,
             batch_blocks=batch_blocks,
             folder=folder,

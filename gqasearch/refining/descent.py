@@ -83,7 +83,13 @@ class Descent(LayerwiseRefinement):
         self, site: LayerSite, weights: LayerWeights, whitening: Whitening, step: Callable[[], None]
     ) -> LayerWeights:
         """The Adam steps alone, in the coordinates of ``whitening``; (G, ...) weights in and out."""
-        whitened = whitening.into(weights)
+        moved = self._steps_on(site, whitening.into(weights), WhitenedCalls(site, whitening), step)
+        return whitening.out_of(moved)
+
+    def _steps_on(
+        self, site: LayerSite, whitened: LayerWeights, inputs: WhitenedCalls, step: Callable[[], None]
+    ) -> LayerWeights:
+        """The same of weights that read x', where x' is ``inputs``."""
         fitted: dict[str, Any] = {
             name: tensor.detach().clone().requires_grad_()
             for name in FITTED
@@ -95,7 +101,6 @@ class Descent(LayerwiseRefinement):
         ]
         optimizer = torch.optim.Adam(groups, betas=BETAS, fused=True)
         rates = [group["lr"] for group in optimizer.param_groups]
-        inputs = WhitenedCalls(site, whitening)
         for done, index in enumerate(self._minibatches(len(site.calls))):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * self._decay(done)
@@ -105,7 +110,7 @@ class Descent(LayerwiseRefinement):
             optimizer.step()
             optimizer.zero_grad()
             step()
-        return whitening.out_of(replace(whitened, **{name: tensor.detach() for name, tensor in fitted.items()}))
+        return replace(whitened, **{name: tensor.detach() for name, tensor in fitted.items()})
 
     def _decay(self, step: int) -> float:
         return 1 - step / self.steps

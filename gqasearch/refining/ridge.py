@@ -20,6 +20,8 @@ from torch import Tensor
 from gqasearch.models import LayerWeights
 from gqasearch.refining.layer_site import LayerSite
 
+ROWS = 512  # of W_o, looked at together
+
 
 class OutputRegression:
     """The regression for grouped ``weights``, on the calls that it has read so far."""
@@ -56,25 +58,35 @@ class OutputRegression:
         The error never rises: where rounding would make it, W_o is left alone.
         """
         change = self._change(ridge)
-        gain = float(2 * (change * self._cross).sum() - (change @ self._gram * change).sum())
         before = float(self._energy) / self._tokens
+        gain = sum(
+            self._gain(rows, cross) for rows, cross in zip(change.split(ROWS), self._cross.split(ROWS), strict=True)
+        )
         if not gain > 0:
             return self._weights, before
         o = self._weights.o
-        fitted = o + change.unflatten(1, (len(o), -1)).transpose(0, 1)
-        return replace(self._weights, o=fitted.to(o)), before - gain / self._tokens
+        fitted = torch.empty_like(o)
+        for head, moved in enumerate(change.unflatten(1, (len(o), -1)).unbind(1)):
+            fitted[head] = o[head] + moved
+        return replace(self._weights, o=fitted), before - gain / self._tokens
+
+    def _gain(self, rows: Tensor, cross: Tensor) -> float:
+        """How much less error some rows of the change leave, summed over tokens."""
+        return float(2 * (rows * cross).sum() - (rows @ self._gram * rows).sum())
 
     def _change(self, ridge: float) -> Tensor:
         """W - P, (D, Hq dv)."""
-        penalty = (ridge * self._gram.diagonal().mean()).clamp_min(torch.finfo(self._gram.dtype).tiny)
-        held = self._gram.clone()
-        held.diagonal().add_(penalty)
-        factor, failed = torch.linalg.cholesky_ex(held)
+        diagonal = self._gram.diagonal()
+        own = diagonal.clone()
+        penalty = (ridge * own.mean()).clamp_min(torch.finfo(own.dtype).tiny)
+        diagonal += penalty  # in place: a wide layer's matrix is large, and calls may be read after this
+        factor, failed = torch.linalg.cholesky_ex(self._gram)
         change: Tensor
         if failed:  # under a tiny ridge rounding may leave a direction that z hardly has below 0
-            change = torch.linalg.solve(held, self._cross, left=False)
+            change = torch.linalg.solve(self._gram, self._cross, left=False)
         else:
             change = torch.cholesky_solve(self._cross.T, factor).T
+        diagonal.copy_(own)
         return change
 
 

@@ -21,13 +21,12 @@ KEPT_BYTES = 2**28
 
 @dataclass(frozen=True)
 class Whitening:
-    """R and its inverse, (D, D) float64, R R^T = C + floor * mean(diag C) * I; C = E[x x^T].
+    """R (D, D) float64, R R^T = C + floor * mean(diag C) * I; C = E[x x^T].
 
-    R is lower triangular: Cholesky's takes a small part of the time of a symmetric root.
+    R is lower triangular: Cholesky's takes a small part of the time of a symmetric root, and needs no inverse.
     """
 
     root: Tensor
-    inverse: Tensor
 
     @classmethod
     def of(cls, site: LayerSite, indices: Iterable[int] | None = None) -> Whitening:
@@ -43,21 +42,29 @@ class Whitening:
         moment /= tokens
         floor = (RELATIVE_FLOOR * moment.diagonal().mean()).clamp_min(torch.finfo(moment.dtype).tiny)
         moment.diagonal().add_(floor)
-        root = torch.linalg.cholesky(moment)
-        eye = torch.eye(size, dtype=root.dtype, device=root.device)
-        return cls(root, torch.linalg.solve_triangular(root, eye, upper=False))
+        return cls(torch.linalg.cholesky(moment))
+
+    def to(self, dtype: torch.dtype) -> Whitening:
+        """The same with R in another dtype."""
+        return Whitening(self.root.to(dtype))
 
     def call(self, call: AttentionCall) -> AttentionCall:
         """The call on x'."""
-        return call.with_hidden(call.hidden @ self.inverse.to(call.hidden).T)
+        hidden = call.hidden.flatten(0, 1)
+        return call.with_hidden(_over(hidden, self.root.to(hidden).T, upper=True).view_as(call.hidden))
 
     def into(self, weights: LayerWeights) -> LayerWeights:
         """Weights that read x', from weights that read x."""
-        return _times(weights, self.root)
+        q, k, v = ((t.double() @ self.root).to(t) for t in (weights.q, weights.k, weights.v))
+        return replace(weights, q=q, k=k, v=v)
 
     def out_of(self, weights: LayerWeights) -> LayerWeights:
         """Weights that read x, from weights that read x'."""
-        return _times(weights, self.inverse)
+        q, k, v = (
+            _over(t.double().flatten(0, 1), self.root, upper=False).view_as(t).to(t)
+            for t in (weights.q, weights.k, weights.v)
+        )
+        return replace(weights, q=q, k=k, v=v)
 
 
 class WhitenedCalls:
@@ -68,7 +75,7 @@ class WhitenedCalls:
     """
 
     def __init__(self, site: LayerSite, whitening: Whitening) -> None:
-        self._calls, self._whitening = site.calls, replace(whitening, inverse=whitening.inverse.to(site.dtype))
+        self._calls, self._whitening = site.calls, whitening.to(site.dtype)
         self._dtype = torch.bfloat16 if site.in_bfloat16 else site.dtype
         self._kept: dict[int, Tensor] = {}
         self._room = KEPT_BYTES
@@ -84,7 +91,7 @@ class WhitenedCalls:
         return call.with_hidden(hidden)
 
 
-def _times(weights: LayerWeights, matrix: Tensor) -> LayerWeights:
-    """q, k and v times ``matrix`` on their input side; the product in float64."""
-    q, k, v = ((t.double() @ matrix).to(t) for t in (weights.q, weights.k, weights.v))
-    return replace(weights, q=q, k=k, v=v)
+def _over(rows: Tensor, triangular: Tensor, *, upper: bool) -> Tensor:
+    """X with X T = rows."""
+    found: Tensor = torch.linalg.solve_triangular(triangular, rows, upper=upper, left=False)
+    return found

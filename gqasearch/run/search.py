@@ -94,6 +94,8 @@ def _search(work: Workspace, folder: RunFolder, stored: dict[str, Any], evaluato
     if len(problem.objectives) > 1:
         write_json(folder.pareto, _pareto(work, generation), overwrite=True)
     write_grouping(folder.grouping, build_document(work, method, generation, prepared))
+    for fitness in prepared.values():
+        fitness.rest()
 
 
 def _limit(work: Workspace, spent: float) -> Limit:

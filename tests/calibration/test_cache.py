@@ -93,3 +93,12 @@ def test_what_a_killed_pass_left_is_removed_by_the_next(tmp_path: Path) -> None:
     load_or_collect(parent, random_blocks(parent.config["vocab_size"]), root=tmp_path)
     (kept,) = folder.iterdir()
     assert not kept.name.startswith(".")
+
+
+def test_large_layers_are_read_again_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = tiny_parent("llama")
+    found = load_or_collect(parent, random_blocks(parent.config["vocab_size"]), root=tmp_path)
+    assert found.layer(0) is found.layer(0)
+    monkeypatch.setattr("gqasearch.calibration.cache.SMALL", 1)
+    one, other = found.layer(0), found.layer(0)
+    assert one is not other and torch.equal(one.second_moment, other.second_moment)

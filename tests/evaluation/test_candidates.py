@@ -57,6 +57,21 @@ def test_what_takes_too_much_memory_is_dropped_and_made_again(monkeypatch: pytes
     assert converter.layer_merge(3) is converter.layer_merge(3)  # one stays, whatever it takes
 
 
+def test_at_rest_only_small_layers_stay_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And while layers are refined, which needs the memory itself."""
+    converter = Counted()
+    grouping = Grouping((ONE,) * LAYERS)
+    converter.merged_layer(grouping, 0)
+    converter.rest()
+    assert len(converter._layers) == 1
+    monkeypatch.setattr(candidates, "LAYER_BYTES", 1)
+    before = converter.merged_layer(grouping, 0)
+    assert same(converter._merged_once(grouping, 0), before) and not converter._layers
+    converter.layer_merge(1)
+    converter.rest()
+    assert not converter._layers
+
+
 def test_a_known_group_needs_no_bound_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(candidates, "LAYER_BYTES", 1)
     converter, fresh = Counted(), Counted()

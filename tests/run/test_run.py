@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import shutil
@@ -16,13 +17,15 @@ import torch
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.calibration.text import SHARES
 from gqasearch.cli.app import app
 from gqasearch.errors import UserError
 from gqasearch.evaluation import cached_kv_heads
 from gqasearch.grouping import LayerGrouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord, MergeRecord, RefinementRecord, read_grouping
-from gqasearch.models import layers_replaced, load_parent, model_record, tie_heads
+from gqasearch.merging import LayerMerge
+from gqasearch.models import LayerWeights, layers_replaced, load_parent, model_record, tie_heads
 from gqasearch.refining import Descent, NoRefinement, Outputs
 from gqasearch.run import RunFolder, Workspace, build_config, report_data, run
 from gqasearch.run.convert import document_converter, document_refinement
@@ -160,6 +163,27 @@ def test_every_fitness_drives_a_run(settings: dict[str, Any], tmp_path: Path, fi
     metrics = json.loads(folder.metrics.read_text())
     assert metrics["texts"]["search"]["used"] == (fitness in ("kl", "perplexity"))
     assert bool(metrics["warnings"]) == (fitness in ("kl", "perplexity"))
+
+
+def test_nothing_large_of_the_search_stays_beside_what_follows(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wide layer's moments and statistics: the refinement needs that memory."""
+    monkeypatch.setattr("gqasearch.evaluation.candidates.LAYER_BYTES", 1)
+    monkeypatch.setattr("gqasearch.calibration.cache.SMALL", 1)
+    left: list[int] = []
+    refine = Descent.refine_layer
+
+    def counted(self: Descent, *arguments: Any) -> LayerWeights:
+        gc.collect()
+        left.append(sum(issubclass(type(thing), (LayerMerge, LayerStatistics)) for thing in gc.get_objects()))
+        return refine(self, *arguments)
+
+    gc.collect()
+    others = sum(issubclass(type(thing), (LayerMerge, LayerStatistics)) for thing in gc.get_objects())
+    monkeypatch.setattr(Descent, "refine_layer", counted)
+    run(build_config(settings), tmp_path / "run")
+    assert len(left) == 2 and max(left) <= others
 
 
 @pytest.mark.nightly
