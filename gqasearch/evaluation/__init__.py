@@ -3,6 +3,7 @@
 from gqasearch.evaluation.attention_calls import AttentionCalls
 from gqasearch.evaluation.candidates import Converter
 from gqasearch.evaluation.climb import SummedLoss, mean_loss
+from gqasearch.evaluation.climb_state import ClimbState
 from gqasearch.evaluation.cost import ForwardCount, counted_forwards
 from gqasearch.evaluation.interval import mean_interval
 from gqasearch.evaluation.memory import (
@@ -19,6 +20,7 @@ from gqasearch.evaluation.runners import LayerStack, ParentLayers, Runner, Whole
 __all__ = [
     "CONVENTION",
     "AttentionCalls",
+    "ClimbState",
     "Converter",
     "ForwardCount",
     "KeptPredictions",

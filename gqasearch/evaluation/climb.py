@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from gqasearch.calibration import Targets, TokenBlocks, no_progress
+from gqasearch.evaluation.climb_state import ClimbState
 from gqasearch.evaluation.runners import LayerStack
 from gqasearch.models.freed_memory import keep_freed_memory
 
@@ -63,27 +65,44 @@ def climb(
     batch_blocks: int,
     *,
     hidden_bytes: int = HIDDEN_BYTES,
+    state: ClimbState | None = None,
     progress: Callable[[int, int], None] = no_progress,
 ) -> Iterator[Predicted]:
     """All targets of ``blocks``, batch by batch, as every one of ``stacks`` predicts them.
 
-    What others share with the first is computed once. ``progress``: is given blocks, those on their way in part.
+    What others share with the first is computed once. ``state``: where an earlier process with the same arguments left
+    off; batches that are done there are not given again. ``progress``: is given blocks, those on their way in part.
     """
     keep_freed_memory()
-    top, done = max(stack.num_layers for stack in stacks), 0
+    top = max(stack.num_layers for stack in stacks)
     numbered = enumerate(zip(blocks.batches(batch_blocks), blocks.targets(batch_blocks), strict=True))
-    while batches := _enter(stacks, numbered, hidden_bytes):
+    done = sum(len(targets.tokens) for _, (_, targets) in islice(numbered, state.batches if state else 0))
+    while batches := _enter(stacks, numbered, hidden_bytes, state.last if state and state.level else None):
         count = sum(len(batch.targets.tokens) for batch in batches)
-        for index in range(top):
+        for index in range(_resume(state, batches), top):
             _advance(stacks, batches, index)
+            if state is not None:
+                state.rest(index + 1, batches[0].number, [batch.hidden for batch in batches])
             progress(done + count * (index + 1) // (top + 1), len(blocks.ids))
         with ExitStack() as heads:
             for stack in stacks:
                 heads.enter_context(stack.head_loaded())
+            after = batches[-1].number + 1
             while batches:
                 yield from _predictions(stacks, batches.pop(0))
+        if state is not None:
+            state.done(after)
         done += count
         progress(done, len(blocks.ids))
+
+
+def _resume(state: ClimbState | None, batches: Sequence[_Batch]) -> int:
+    """The layer that is next for these batches, which are as far as an earlier process took them."""
+    if state is None or not state.level:
+        return 0
+    for batch in batches:
+        batch.hidden[:] = [found.to(old) for found, old in zip(state.hidden(batch.number), batch.hidden, strict=True)]
+    return state.level
 
 
 def mean_loss(stack: LayerStack, blocks: TokenBlocks, batch_blocks: int, summed_loss: SummedLoss) -> float:
@@ -94,9 +113,15 @@ def mean_loss(stack: LayerStack, blocks: TokenBlocks, batch_blocks: int, summed_
 
 
 def _enter(
-    stacks: Sequence[LayerStack], numbered: Iterator[tuple[int, tuple[tuple[Tensor, Tensor], Targets]]], most_bytes: int
+    stacks: Sequence[LayerStack],
+    numbered: Iterator[tuple[int, tuple[tuple[Tensor, Tensor], Targets]]],
+    most_bytes: int,
+    last: int | None,
 ) -> list[_Batch]:
-    """The next batches, as many as fit and at least one, before the first layers. Models of one source enter as one."""
+    """The next batches, those below ``last`` or as many as fit and at least one, before the first layers.
+
+    Models of one source enter as one.
+    """
     taken: list[_Batch] = []
     sources = {id(stack.source): stack for stack in stacks}
     with ExitStack() as embeddings:
@@ -107,7 +132,7 @@ def _enter(
             found = [entered[id(stack.source)] for stack in stacks]
             taken.append(_Batch(number, targets, [one.hidden for one in found], [one.arguments for one in found]))
             most_bytes -= taken[-1].nbytes
-            if most_bytes < taken[-1].nbytes:
+            if number + 1 == last or (last is None and most_bytes < taken[-1].nbytes):
                 break
     return taken
 

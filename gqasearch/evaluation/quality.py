@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch import Tensor
 from gqasearch.calibration import TokenBlocks, no_progress
 from gqasearch.calibration.masking import SHARE
 from gqasearch.evaluation.climb import HIDDEN_BYTES, climb
+from gqasearch.evaluation.climb_state import ClimbState
 from gqasearch.evaluation.runners import LayerStack
 
 CONVENTION = "Blocks from an empty context; every token but a block's first is a target."
@@ -53,6 +55,14 @@ class _Sums:
         self.nll -= float(logp.gather(-1, tokens.to(logp.device)[:, None]).double().sum())
         self.kl.index_add_(0, blocks, kl_per_token(reference, logp).double().cpu())
 
+    def record(self) -> dict[str, Any]:
+        """As JSON, every bit of it."""
+        return {"nll": self.nll, "kl": self.kl.tolist()}
+
+    def restore(self, record: Mapping[str, Any]) -> None:
+        """What ``record`` gave."""
+        self.nll, self.kl = float(record["nll"]), torch.tensor(record["kl"], dtype=torch.float64)
+
     def quality(self, targets: Tensor, bytes_per_token: float) -> Quality:
         """``targets`` (N,): of every block."""
         count = int(targets.sum())
@@ -70,6 +80,7 @@ def evaluate_quality(
     *,
     batch_blocks: int = 8,
     hidden_bytes: int = HIDDEN_BYTES,
+    state: ClimbState | None = None,
     progress: Callable[[int, int], None] = no_progress,
 ) -> tuple[Quality, dict[str, Quality]]:
     """Quality of the parent and of every candidate, which go up through their layers together (see ``climb``).
@@ -77,12 +88,17 @@ def evaluate_quality(
     All in the models' own dtype, float32 as a rule: products in bfloat16 add some 1e-4 to 3e-4 nats of noise to a model
     (measured at 3 M and 135 M parameters), which is seen in the third digit of a KL below a tenth.
     ``hidden_bytes``: of the hidden states in memory; for more text than fits, every layer's weights are read again.
+    ``state``: goes on where an earlier process with the same arguments left off.
     """
     stacks = [parent, *candidates.values()]
     counts = [targets.wanted.sum(1) for targets in blocks.targets(batch_blocks)]
     first = [0, *accumulate(map(len, counts))]  # the first block of every batch
     sums = [_Sums(first[-1]) for _ in stacks]
-    for found in climb(stacks, blocks, batch_blocks, hidden_bytes=hidden_bytes, progress=progress):
+    if state is not None:
+        for own, record in zip(sums, state.sums, strict=False):  # none at the beginning
+            own.restore(record)
+        state.note(lambda: [own.record() for own in sums])
+    for found in climb(stacks, blocks, batch_blocks, hidden_bytes=hidden_bytes, state=state, progress=progress):
         logps = [scores.log_softmax(-1) for scores in found.scores]
         for own, logp in zip(sums, logps, strict=True):
             own.add(logps[0], logp, found.tokens, first[found.batch] + found.blocks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from transformers import PreTrainedModel
 from gqasearch.checkpoints import MetricRow, merged_by_group, needs_remote_code, require_trust, strange_code
 from gqasearch.errors import UserError
 from gqasearch.evaluation import (
+    ClimbState,
     Converter,
     LayerStack,
     ParentLayers,
@@ -27,6 +30,7 @@ from gqasearch.evaluation import (
     model_runner,
 )
 from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.grouping_document import GroupingDocument
 from gqasearch.merging import make_merge
 from gqasearch.models import (
     Family,
@@ -158,10 +162,13 @@ def baseline_subject(work: Workspace) -> Subject:
     return _grouped(work, grouping, ParentLayers(work.parent, changed, mean_layer))
 
 
-def measure(work: Workspace, subjects: Mapping[str, Subject], *, is_run: bool = True) -> dict[str, Any]:
+def measure(
+    work: Workspace, subjects: Mapping[str, Subject], *, is_run: bool = True, state: ClimbState | None = None
+) -> dict[str, Any]:
     """Metrics of the parent and of every subject on the held-out text, JSON-able.
 
-    ``is_run``: tell of the other texts of the run, too; outside one they are not read.
+    ``is_run``: tell of the other texts of the run, too; outside one they are not read. ``state``: see
+    ``evaluate_quality``.
     """
     blocks = work.blocks("evaluation")
     parent = work.parent
@@ -171,6 +178,7 @@ def measure(work: Workspace, subjects: Mapping[str, Subject], *, is_run: bool = 
         {name: subject.runner for name, subject in subjects.items()},
         blocks,
         batch_blocks=work.config.batch_blocks,
+        state=state,
         progress=lambda done, _: work.progress.update(done),
     )
     memory = (_kv_bytes_per_token(work, parent.model, parent.directory), count_parameters(parent.model))
@@ -190,6 +198,17 @@ def measure(work: Workspace, subjects: Mapping[str, Subject], *, is_run: bool = 
             for name, quality in qualities.items()
         },
     }
+
+
+def climb_state(
+    work: Workspace, document: GroupingDocument, subjects: Mapping[str, Subject], folder: Path
+) -> ClimbState:
+    """What an earlier process that was measuring the same in ``folder`` left there."""
+    config = work.config
+    text = work.blocks("evaluation").fingerprint
+    settings = (config.batch_blocks, config.dtype, config.device)
+    facts = json.dumps([document.to_json(), list(subjects), work.source.identity, text, settings])
+    return ClimbState(folder, hashlib.sha256(facts.encode()).hexdigest())
 
 
 def quality_record(quality: Quality, kv_bytes: int, parameters: int, seed: int) -> dict[str, Any]:

@@ -65,6 +65,11 @@ class RunFolder:
         return self.path / "state" / "refined"
 
     @property
+    def measured(self) -> Path:
+        """What the evaluation knows so far, until the result is there."""
+        return self.path / "state" / "measured"
+
+    @property
     def grouping(self) -> Path:
         return self.path / "grouping.json"
 

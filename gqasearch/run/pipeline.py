@@ -37,6 +37,7 @@ from gqasearch.run.evaluate import (
     baseline_subject,
     card_rows,
     checkpoint_subject,
+    climb_state,
     grouping_subject,
     measure,
     measured_words,
@@ -152,7 +153,8 @@ def run_steps(
         materialize(work, document, folder.model, refined_in=folder.refined)
     if not folder.metrics.is_file():
         evaluate_step(work, folder, document)
-    shutil.rmtree(folder.refined, ignore_errors=True)
+    for done in (folder.refined, folder.measured):
+        shutil.rmtree(done, ignore_errors=True)
     if report and not folder.report.is_file():
         work.progress.stage("report")
         write_report(folder.report, report_data([folder]))
@@ -184,7 +186,7 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
         subjects[CONVERTED] = grouping_subject(work, converter, document.grouping, refined)
     if work.config.baseline and not _is_baseline(work.config):
         subjects[BASELINE] = baseline_subject(work)
-    metrics = measure(work, subjects)
+    metrics = measure(work, subjects, state=climb_state(work, document, subjects, folder.measured))
     metrics |= stage_records(work.progress, search_seconds(folder))
     metrics["planned"] = read_json(folder.plan) if folder.plan.is_file() else None
     metrics["forward_tokens"] = search_forward_tokens(folder)

@@ -38,7 +38,7 @@ DISK = 3e8
 # Memory: copies of a batch's attention maps and logits, and of matrices, that are there at once.
 CALIBRATION_MAPS, REFINE_MAPS, LOGITS = 20.0, 4.0, 5.0
 MOMENT_MATRICES = 3.0  # D x D in float64, calibration
-BOUND_MATRICES = 10.5  # D x D in float64, a layer that the merge is bound to; larger than what regressions take
+BOUND_MATRICES = 10.5  # D x D in float64, a layer that the merge is bound to, with its statistics
 ATTENTION_COPIES = 8.0  # of attention's values in float32: weights, gradients, Adam's moments, start and end
 STREAMS = 4  # values per token and hidden dimension that a refinement keeps
 SAMPLE = 256  # rows of hidden states in a layer's statistics
@@ -49,17 +49,16 @@ class Sizes:
     """What a run's cost is counted from.
 
     ``layer_values``, ``other_values``: parameters of a decoder layer, and of embeddings and output head.
-    ``value_bytes``: of one number in the run's dtype. ``stored_bytes``: of the source's weights. ``room``: bytes of
-    weights, and of a stream of hidden states, that stay in memory. ``groups``: distinct groups of a layer that the
-    search asks an error of; ``group_heads``: heads of one of them. ``candidates``: partitions that it goes through.
-    ``model_tokens``: tokens that it makes the model read. ``steps``: of descent per layer, on ``step_tokens`` each.
-    ``models``: measured at the end. Numbers of tokens are 0 for what is not done.
+    ``value_bytes``: of one number in the run's dtype. ``stored_bytes``: of the source's weights. ``room`` and
+    ``stream_room``: bytes of weights, and of one stream of hidden states, that stay in memory. ``groups``: distinct
+    groups of a layer that the search asks an error of; ``group_heads``: heads of one of them. ``candidates``:
+    partitions that it goes through. ``model_tokens``: tokens that it makes the model read. ``steps``: of descent per
+    layer, on ``step_tokens`` each. ``models``: measured at the end. Numbers of tokens are 0 for what is not done.
     """
 
     layers: int
     hidden: int
     query_heads: int
-    kv_heads: int
     head_dim: int
     layer_values: int
     other_values: int
@@ -67,6 +66,7 @@ class Sizes:
     value_bytes: int
     stored_bytes: int
     room: int
+    stream_room: int
     block_length: int
     batch_blocks: int
     calibration_tokens: int
@@ -185,19 +185,18 @@ def stage_bytes(s: Sizes) -> Mapping[str, float]:
     batch = s.batch_tokens * s.hidden * 4.0
     maps = 4.0 * s.batch_blocks * s.query_heads * s.block_length**2
     logits = LOGITS * 4 * s.batch_tokens * s.vocabulary
-    streams = min(s.room, s.refine_tokens * s.hidden * 4.0)
+    streams = min(s.stream_room, s.refine_tokens * s.hidden * 4.0)
     return {
         "load": float(weights),
         "calibration": weights
-        + min(2 * s.room, 2 * s.calibration_tokens * s.hidden * s.value_bytes)
+        + min(2 * s.stream_room, 2 * s.calibration_tokens * s.hidden * s.value_bytes)
         + MOMENT_MATRICES * square
         + CALIBRATION_MAPS * maps
         + 4 * batch,
         "search": weights + BOUND_MATRICES * square + (logits if s.model_tokens else 0),
         "refine": weights
         + STREAMS * streams
-        + BOUND_MATRICES * square
-        + ATTENTION_COPIES * 4 * s.attention_values
+        + max(BOUND_MATRICES * square, ATTENTION_COPIES * 4 * s.attention_values)  # merged, then refined
         + REFINE_MAPS * maps,
         "convert": weights + 3.0 * unit,
         "evaluation": 2.0 * weights + logits + 4 * batch,
@@ -208,7 +207,7 @@ def folder_bytes(s: Sizes) -> float:
     """In the run folder: refined layers, hidden states that do not fit into memory, the checkpoint."""
     refined = s.layers * s.attention_values * 4.0 if s.refine_tokens else 0.0
     stream = s.refine_tokens * s.hidden * 4.0
-    hidden = STREAMS * stream if stream > s.room else 0.0
+    hidden = STREAMS * stream if stream > s.stream_room else 0.0
     return refined + max(hidden, s.stored_bytes if s.materialize else 0.0)
 
 
@@ -217,4 +216,4 @@ def cache_bytes(s: Sizes) -> float:
     if not s.calibration_tokens:
         return 0.0
     stream = s.calibration_tokens * s.hidden * s.value_bytes
-    return s.layers * s.hidden * (16.0 * s.hidden + 4.0 * SAMPLE) + (2.0 * stream if stream > s.room else 0.0)
+    return s.layers * s.hidden * (16.0 * s.hidden + 4.0 * SAMPLE) + (2.0 * stream if stream > s.stream_room else 0.0)

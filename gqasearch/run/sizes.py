@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from gqasearch.calibration.hidden_states import ROOM as STREAM_ROOM
 from gqasearch.models.device import resolve_device
 from gqasearch.models.on_demand import room_on
 from gqasearch.refining import Refinement
@@ -33,7 +34,6 @@ def sizes_of(work: Workspace, outlook: Outlook) -> Sizes:
         layers=shape.num_layers,
         hidden=shape.hidden_size,
         query_heads=shape.num_attention_heads,
-        kv_heads=shape.num_kv_heads,
         head_dim=shape.head_dim,
         layer_values=max(1, (values - outside) // shape.num_layers),
         other_values=outside,
@@ -41,6 +41,7 @@ def sizes_of(work: Workspace, outlook: Outlook) -> Sizes:
         value_bytes=VALUE_BYTES[config.dtype],
         stored_bytes=sum(tensor.nbytes for tensor in stored),
         room=room_on(resolve_device(config.device)),
+        stream_room=STREAM_ROOM,
         block_length=config.block_length,
         batch_blocks=config.batch_blocks,
         calibration_tokens=read.get("calibration", 0) if "statistics" in work.needs() else 0,

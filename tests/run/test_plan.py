@@ -24,7 +24,6 @@ SEVEN = Sizes(
     layers=32,
     hidden=4096,
     query_heads=32,
-    kv_heads=32,
     head_dim=128,
     layer_values=202_383_360,
     other_values=262_144_000,
@@ -32,6 +31,7 @@ SEVEN = Sizes(
     value_bytes=2,
     stored_bytes=13_500_000_000,
     room=2**28,
+    stream_room=2**26,
     block_length=256,
     batch_blocks=8,
     calibration_tokens=65536,
@@ -188,7 +188,7 @@ def test_sizes_of_a_model_are_those_of_its_files(settings: dict[str, Any]) -> No
     parameters = sum(parameter.numel() for parameter in work.parent.model.parameters())
     counted = sizes.layers * sizes.layer_values + sizes.other_values
     assert abs(counted - parameters) < 0.02 * parameters
-    assert sizes.groups == 2**sizes.kv_heads - 1 and sizes.model_tokens == 0
+    assert sizes.groups == 2**work.source.geometry.num_kv_heads - 1 and sizes.model_tokens == 0
     even = Workspace(build_config({"method_parameters": {"max_groups": 50}}))
     assert sizes_of(even, Outlook(even)).groups == 132 * 12
     curve = Workspace(build_config({"method_parameters": {"max_groups": 50}, "uneven": True}))

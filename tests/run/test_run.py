@@ -21,7 +21,8 @@ from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.calibration.text import SHARES
 from gqasearch.cli.app import app
 from gqasearch.errors import UserError
-from gqasearch.evaluation import cached_kv_heads
+from gqasearch.evaluation import ParentLayers, cached_kv_heads
+from gqasearch.files import read_json
 from gqasearch.grouping import LayerGrouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord, MergeRecord, RefinementRecord, read_grouping
 from gqasearch.merging import LayerMerge
@@ -216,6 +217,28 @@ def test_text_that_spoils_the_figures_is_named(settings: dict[str, Any], tmp_pat
 def test_a_moving_budget_is_kept(settings: dict[str, Any], tmp_path: Path) -> None:
     folder = finished(settings, tmp_path / "run", kv_budget=7, method_parameters=SMALL, materialize=False)
     assert read_grouping(folder.grouping).grouping.kv_heads_total == 7
+
+
+def test_an_evaluation_that_was_stopped_goes_on_at_its_layer(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**settings, "merge": "mean", "refine": "none"}
+    wanted = json.loads(finished(settings, tmp_path / "whole").metrics.read_text())
+    monkeypatch.setattr("gqasearch.evaluation.climb_state.REST_SECONDS", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):  # noqa: PT012
+        patch.setattr(ParentLayers, "predict", stop)
+        finished(settings, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    assert read_json(folder.measured / "climb.json")["level"] == 2
+    monkeypatch.setattr(ParentLayers, "layer_loaded", stop)  # all layers are behind it
+    finished(settings, folder.path)
+    found = json.loads(folder.metrics.read_text())
+    assert all(found[key] == wanted[key] for key in ("parent", "results", "targets"))
+    assert not folder.measured.exists()
+
+
+def stop(*_arguments: object) -> None:
+    raise InterruptedError
 
 
 def history_of(folder: RunFolder) -> list[dict[str, Any]]:
