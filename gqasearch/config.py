@@ -76,7 +76,10 @@ class RunConfig(Settings):
     block_length: int = Field(256, ge=4, description="tokens per block")
     batch_blocks: int = Field(8, ge=1, description="blocks per forward pass")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype the model runs in")
-    device: str = Field("cpu", description="cpu, cuda, cuda:1, mps, or auto: a GPU if there is one")
+    device: str = Field(
+        "cpu",
+        description="cpu, cuda, cuda:1, mps, or auto: a GPU if there is one; cuda:0,cuda:1: layers spread over these",
+    )
     certify: bool = Field(False, description="prove how far every layer is from the best grouping of its size")
     certify_seconds: float = Field(60.0, gt=0, description="most seconds that one layer's proof may take")
     baseline: bool = Field(True, description="also measure neighbour grouping with the mean merge")

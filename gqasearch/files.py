@@ -9,14 +9,18 @@ import math
 import os
 import platform
 import shutil
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from gqasearch.errors import UserError
+
+if TYPE_CHECKING:  # what only moves files need not wait for it
+    from torch import Tensor
 
 FORGOTTEN = 7 * 24 * 3600.0  # seconds without a change after which what another machine wrote is taken for abandoned
 # What some file systems keep at their root: a mount point with nothing else is empty.
@@ -52,6 +56,21 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):  # where the folder itself is no folder, the first error is the one to show
             aside.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """A safetensors file, complete when it appears, that may be read by whoever may read other new files.
+
+    safetensors leaves files to their owner alone, whatever the umask: of no use in a cache that several people share.
+    """
+    from safetensors.torch import save_file
+
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_bytes(b"")  # for its mode
+    mode = stat.S_IMODE(unfinished.stat().st_mode)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, dict(metadata or {}) or None)
+    unfinished.chmod(mode)
+    unfinished.replace(path)
 
 
 def aside_of(path: Path) -> Path:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from gqasearch import files
-from gqasearch.files import aside_of, remove_abandoned, remove_all_abandoned, write_file
+from gqasearch.calibration import TensorFiles
+from gqasearch.files import aside_of, remove_abandoned, remove_all_abandoned, save_tensors, write_file
 
 NO_PROCESS = 4194305  # above the largest id
 
@@ -54,3 +59,26 @@ def test_a_file_that_is_written_again_clears_up_after_who_was_killed(tmp_path: P
     dead = left_by(tmp_path / name, NO_PROCESS)
     write_file(tmp_path / name, "{}")
     assert not dead.exists() and [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o007])
+def test_tensors_are_for_whom_other_files_are_for(mask: int, tmp_path: Path) -> None:
+    """safetensors' own writer leaves them to their owner alone."""
+    before = os.umask(mask)
+    try:
+        save_tensors(tmp_path / "it.safetensors", {"a": torch.arange(6).view(2, 3).T}, {"made": "here"})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "it.safetensors").stat().st_mode) == 0o666 & ~mask
+    assert torch.equal(load_file(tmp_path / "it.safetensors")["a"], torch.arange(6).view(2, 3).T)
+    assert [path.name for path in tmp_path.iterdir()] == ["it.safetensors"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs a device that is always full")
+@pytest.mark.parametrize("values", [3, 10**6])
+def test_hidden_states_on_a_full_disk_say_so(values: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """numpy's own writer loses a few values without a word."""
+    monkeypatch.setattr(TensorFiles, "_path", lambda *_: Path("/dev/full"))
+    with pytest.raises(OSError, match="No space left") as full:
+        TensorFiles(tmp_path, room=0).append(torch.ones(values))
+    assert full.value.errno == errno.ENOSPC

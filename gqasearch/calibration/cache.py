@@ -11,12 +11,12 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from gqasearch.calibration.blocks import TokenBlocks
 from gqasearch.calibration.collect import HIDDEN, collect, no_progress
 from gqasearch.calibration.statistics import LayerStatistics, Statistics
-from gqasearch.files import adopt_abandoned, aside_of, remove_all_abandoned
+from gqasearch.files import adopt_abandoned, aside_of, remove_all_abandoned, save_tensors
 from gqasearch.models import Parent
 
 FORMAT = 2  # raise when the meaning of a statistic changes: older caches are then not found
@@ -134,9 +134,7 @@ def _layers_done(folder: Path) -> int:
 
 def _write_layer(path: Path, layer: LayerStatistics) -> None:
     tensors = {field.name: getattr(layer, field.name) for field in fields(layer) if field.name != "tokens"}
-    unfinished = path.with_suffix(".unfinished")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)
-    unfinished.replace(path)
+    save_tensors(path, tensors)
 
 
 def _put(aside: Path, folder: Path) -> None:

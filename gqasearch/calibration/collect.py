@@ -129,5 +129,5 @@ class _Watched:
             if kwargs.get("position_embeddings") is not None:
                 cosines, sines = kwargs["position_embeddings"]
                 self._accumulator.set_turns(cosines[0], sines[0])
-            residual = stream_after(self._parent, self._index, self.stream, self._added)
-            self._accumulator.add(hidden, maps, residual, self.mask, self._weights)
+            residual = stream_after(self._parent, self._index, self.stream.to(hidden.device), self._added)
+            self._accumulator.add(hidden, maps, residual, self.mask.to(hidden.device), self._weights)

@@ -36,7 +36,8 @@ class TensorFiles(Sequence[Tensor]):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         values = tensor.detach().to("cpu").contiguous().view(-1).view(torch.uint8).numpy()
-        values.tofile(self._path(len(self)))
+        with self._path(len(self)).open("wb") as file:  # numpy's tofile says nothing of a full disk, or not that it is
+            file.write(values.data)
         self._kept.append((tensor.dtype, tensor.shape))
 
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # no slices

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from gqasearch.files import read_json, write_json
+from gqasearch.files import read_json, save_tensors, write_json
 
 REST_SECONDS = 60.0  # of work that may be lost
 
@@ -71,7 +71,7 @@ class ClimbState:
         for batch, models in enumerate(hidden, start=first):
             # Models may share theirs, which a file does not take twice.
             named = {str(number): tensor.detach().cpu().clone() for number, tensor in enumerate(models)}
-            save_file(named, path / f"{batch}.safetensors")
+            save_tensors(path / f"{batch}.safetensors", named)
         self._write(level=level, last=first + len(hidden))
         self._rested = time.monotonic()
 

@@ -138,7 +138,7 @@ class ParentLayers(LayerStack):
         # place of ids, which would need the embeddings' weights.
         model = self.parent.model
         width = next(model.get_input_embeddings().parameters()).shape[1]
-        nothing = hidden.new_zeros(1, len(hidden), width)
+        nothing = hidden.new_zeros(1, len(hidden), width, device=self.parent.device)
         with torch.no_grad(), layers_stubbed(self.parent, range(self.num_layers), lambda *_, **__: hidden[None]):
             out = model(inputs_embeds=nothing, use_cache=False)
         logits: Tensor = out.logits

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from gqasearch.errors import UserError
-from gqasearch.files import read_json
+from gqasearch.files import read_json, save_tensors
 
 MODEL, OPTIMIZER, BEST, RECORD = "model.safetensors", "optimizer.safetensors", "best.safetensors", "state.json"
 
@@ -48,10 +48,11 @@ def save_state(folder: Path, state: HealState) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     moments, groups = _flat(state.optimizer)
-    save_file(_own(state.trained), aside / MODEL)
-    save_file(_own({**moments, **{f"random.{name}": value for name, value in state.random.items()}}), aside / OPTIMIZER)
+    save_tensors(aside / MODEL, _own(state.trained))
+    random = {f"random.{name}": value for name, value in state.random.items()}
+    save_tensors(aside / OPTIMIZER, _own({**moments, **random}))
     if state.best is not None:
-        save_file(_own(state.best), aside / BEST)
+        save_tensors(aside / BEST, _own(state.best))
     record = {"step": state.step, "groups": groups, "schedule": state.schedule, "history": state.history}
     (aside / RECORD).write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
     if target.is_dir():

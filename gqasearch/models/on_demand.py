@@ -19,10 +19,12 @@ from accelerate.utils.offload import OffloadedWeightsLoader, PrefixedDataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gqasearch.models.device import check_device, resolve_device
+from gqasearch.errors import UserError
+from gqasearch.models.device import check_device, devices_of
 from gqasearch.models.freed_memory import give_back
 from gqasearch.models.loading import from_files, load_model, require_runs
 from gqasearch.models.skeleton import without_values
+from gqasearch.models.spread import Spread
 from gqasearch.models.tensors import CheckpointTensors, require_finite
 
 # Bytes of weights that stay in memory, besides those of the module that runs and of those that are held.
@@ -79,9 +81,9 @@ class OnDemand:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tensors: CheckpointTensors, stored: Mapping[str, str], device: str, room: int
+        self, model: PreTrainedModel, tensors: CheckpointTensors, stored: Mapping[str, str], spread: Spread, room: int
     ) -> None:
-        self.device, self.room = torch.device(device), room
+        self._spread, self.room = spread, room
         self._tensors = tensors
         self._values: dict[str, Value] = {}  # in place of what is stored
         self._slots: dict[str, tuple[nn.Module, _Slot]] = {}
@@ -101,6 +103,15 @@ class OnDemand:
             slot.empty()  # in all its places
         for unit in self._units:
             unit.register_forward_pre_hook(lambda module, _args: self._need(module))
+
+    @property
+    def device(self) -> torch.device:
+        """Where texts enter and predictions leave."""
+        return self._spread.devices[0]
+
+    def device_of(self, module: nn.Module) -> torch.device:
+        """Where the weights of a module are read to."""
+        return self._spread.of(module)
 
     def _need(self, unit: nn.Module) -> None:
         """Have all of this unit in memory."""
@@ -129,7 +140,7 @@ class OnDemand:
 
     def read(self, name: str) -> Tensor:
         """A parameter by its name in the model, as the model computes with it."""
-        _, slot = self._slots[name]
+        unit, slot = self._slots[name]
         if not slot.is_empty:
             return slot.parameter.detach()
         value = self._values.get(name)
@@ -137,7 +148,7 @@ class OnDemand:
             value = self._tensors.read(slot.stored)
         elif not isinstance(value, Tensor):
             value = value(name)
-        return value.to(self.device, slot.dtype)
+        return value.to(self.device_of(unit), slot.dtype)
 
     def has(self, name: str) -> bool:
         """Whether the parameter is one that is read on demand."""
@@ -201,27 +212,30 @@ def load_model_within(
 ) -> PreTrainedModel:
     """The model in ``directory``: all of it in memory where it fits ``room`` bytes, else with weights on demand.
 
-    ``room``: ``ROOM`` if not given; on another device, half of what is free there. Raises ``UserError`` as
+    ``device``: one, or several with commas between them: layers are then spread over these, with weights on demand.
+    ``room``: ``ROOM`` if not given; on other devices, half of what is free there. Raises ``UserError`` as
     ``load_model`` does.
     """
-    device = resolve_device(device)
+    devices = devices_of(device)
     check_device(device)
     room = room_on(device) if room is None else room
     tensors = CheckpointTensors(directory)
     values = sum(math.prod(tensors.stored(name).shape) for name in tensors.shard_of)
-    if values * dtype.itemsize <= room:
+    if values * dtype.itemsize <= room and len(devices) == 1:
         return load_model(directory, dtype, device, trust_remote_code=trust_remote_code)
     model = load_on_demand(directory, dtype, device, room=room, trust_remote_code=trust_remote_code)
     if (weights := on_demand(model)) is not None:
         weights.require_finite()
-    require_runs(model, directory, torch.device(device))
+    require_runs(model, directory, device_of(model))
     return model
 
 
 def room_on(device: str) -> int:
-    """Bytes of weights that may stay on a device."""
-    kind = torch.device(device)
-    return torch.cuda.mem_get_info(kind)[0] // 2 if kind.type == "cuda" else ROOM
+    """Bytes of weights that may stay on a device, or on several together."""
+    places = [torch.device(name) for name in devices_of(device)]
+    if places[0].type != "cuda":
+        return ROOM
+    return len(places) * min(torch.cuda.mem_get_info(place)[0] // 2 for place in places)
 
 
 def load_on_demand(
@@ -235,18 +249,25 @@ def load_on_demand(
     with without_values(tensors):
         model = from_files(tensors, dtype, device_map={"": "disk"}, trust_remote_code=trust_remote_code)
     stored = _stored_names(model, tensors)
+    devices = devices_of(device)
     if stored is None:
+        if len(devices) > 1:
+            raise UserError(
+                f"--device {device}: {directory} cannot be spread over devices, as transformers does not say which of "
+                f"its files' tensors every weight is. Give one device"
+            )
         model = from_files(tensors, dtype, trust_remote_code=trust_remote_code)
         nn.Module.to(model, torch.device(device))  # in place; transformers' own wrapper hides the signature
         model.eval()
         return model
     remove_hook_from_module(model, recurse=True)
+    spread = Spread(model, devices)
     for module in model.modules():
         module.__dict__.pop("forward", None)  # what accelerate leaves there is the class's own
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.to(device))
-    setattr(model, ATTRIBUTE, OnDemand(model, tensors, stored, device, room))
-    model.__class__ = _placed(type(model), torch.device(device))
+            setattr(module, name, buffer.to(spread.of(module)))
+    setattr(model, ATTRIBUTE, OnDemand(model, tensors, stored, spread, room))
+    model.__class__ = _placed(type(model), spread.devices[0])
     found: PreTrainedModel = model.eval()
     return found
 
@@ -264,12 +285,6 @@ def on_demand(model: nn.Module) -> OnDemand | None:
     """The weights of a model that ``load_on_demand`` made; None for one whose weights are all in memory."""
     found: OnDemand | None = model.__dict__.get(ATTRIBUTE)
     return found
-
-
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The layers of a model, or of an encoder: the list of modules with the most parameters."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return max(lists, key=lambda found: sum(parameter.numel() for parameter in found.parameters()))
 
 
 def device_of(model: nn.Module) -> torch.device:

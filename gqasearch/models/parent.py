@@ -18,9 +18,10 @@ from gqasearch.models.freed_memory import keep_freed_memory
 from gqasearch.models.identity import identity_of
 from gqasearch.models.layer import HeadGeometry, LayerWeights
 from gqasearch.models.loading import load_tokenizer
-from gqasearch.models.on_demand import OnDemand, decoder_layers, device_of, load_model_within, on_demand
+from gqasearch.models.on_demand import OnDemand, device_of, load_model_within, on_demand
 from gqasearch.models.registry import family_of
 from gqasearch.models.source import resolve_model
+from gqasearch.models.spread import decoder_layers
 from gqasearch.models.tensors import CheckpointTensors, fingerprint
 
 
@@ -43,6 +44,10 @@ class Parent:
     @property
     def device(self) -> torch.device:
         return device_of(self.model)
+
+    def layer_device(self, index: int) -> torch.device:
+        """Where layer ``index`` computes, of a model whose layers are spread over several devices."""
+        return self.device if self.weights is None else self.weights.device_of(decoder_layers(self.model)[index])
 
     @property
     def weights(self) -> OnDemand | None:

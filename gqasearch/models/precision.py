@@ -8,7 +8,7 @@ over tokens.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -25,7 +25,7 @@ def quick_products(parent: Parent) -> AbstractContextManager[None]:
     """Within the block this model's products are in bfloat16, if it is wide and the device is made for that."""
     device = parent.device
     usable = parent.model.dtype == torch.float32 and parent.geometry.hidden_size >= LEAST_WIDTH
-    return torch.autocast(device.type, torch.bfloat16, enabled=usable and has_bfloat16(device))
+    return torch.autocast(device.type, torch.bfloat16) if usable and has_bfloat16(device) else nullcontext()
 
 
 @cache

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from gqasearch.files import save_tensors
 from gqasearch.models import LayerWeights
 
 PLAIN = "plain"  # in a file's metadata: the fields that are no tensors
@@ -27,11 +27,9 @@ class RefinedLayers(Mapping[int, LayerWeights]):
     def put(self, index: int, layer: LayerWeights) -> None:
         """Keep a layer; its file appears when it is complete."""
         values = {field.name: getattr(layer, field.name) for field in fields(layer)}
-        tensors = {name: value.contiguous().cpu() for name, value in values.items() if isinstance(value, Tensor)}
+        tensors = {name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)}
         plain = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
-        unfinished = self._path(index).with_suffix(".unfinished")
-        save_file(tensors, unfinished, metadata={PLAIN: json.dumps(plain)})
-        unfinished.replace(self._path(index))
+        save_tensors(self._path(index), tensors, {PLAIN: json.dumps(plain)})
 
     def __getitem__(self, index: int) -> LayerWeights:
         if not self._path(index).is_file():

@@ -49,7 +49,7 @@ class Streams:
         self.original = Ascent(parent, blocks, batch_blocks, self._folder / "parent")
         self.converted = self.original.beside(self._folder / "converted")
         # What attention has to add for the parent's stream, at the layer that the parent's passed last.
-        self._wanted = self._wanted_files()
+        self._wanted = self._wanted_files(parent.device)
 
     def resume(self, most: int, first_grouped: int) -> None:
         """Go on from where an earlier process with the same ``folder`` left both streams, ``most`` layers up or fewer.
@@ -74,14 +74,15 @@ class Streams:
         """Move the parent's stream past layer ``index``."""
         dtype = compute_dtype(self.parent)
         self._wanted.remove()
-        self._wanted = self._wanted_files()
+        self._wanted = self._wanted_files(self.parent.layer_device(index))
         others = iter(self.converted.hidden)
         with outputs_noted(output_projection(self.parent, index)) as added:
 
             def run(batch: int, hidden: Tensor) -> Tensor:
-                behind = hidden.to(dtype) - next(others).to(dtype)
+                behind = hidden.to(dtype) - next(others).to(hidden.device, dtype)
                 risen = self.original.call(batch, hidden)
-                self._wanted.append(wanted_of_attention(self.parent, index, behind, added.pop().to(dtype)))
+                attended = added.pop().to(dtype)
+                self._wanted.append(wanted_of_attention(self.parent, index, behind.to(attended.device), attended))
                 return risen
 
             self.original.advance(run)
@@ -91,7 +92,7 @@ class Streams:
 
         ``room``: bytes of its calls that are kept in memory. They are there until they are removed.
         """
-        calls = StoredCalls(self._folder / f"layer-{index}", self.parent.device, room)
+        calls = StoredCalls(self._folder / f"layer-{index}", self.parent.layer_device(index), room)
         with self._attention_reached(index) as reach:
             for batch, (hidden, wanted) in enumerate(zip(self.converted.hidden, self._wanted, strict=True)):
                 calls.append(reach(batch, hidden, wanted))
@@ -111,7 +112,7 @@ class Streams:
             with suppress(_Reached):
                 self.converted.call(batch, hidden)
             args, kwargs = with_floats(seen.pop(), compute_dtype(self.parent))
-            return AttentionCall(args, kwargs, wanted, self.converted.batches[batch].mask)
+            return AttentionCall(args, kwargs, wanted, self.converted.batches[batch].mask.to(wanted.device))
 
         handle = attention.register_forward_pre_hook(note, with_kwargs=True)
         try:
@@ -133,5 +134,5 @@ class Streams:
         self.original.forget_below()
         self.converted.forget_below()
 
-    def _wanted_files(self) -> TensorFiles:
-        return TensorFiles(self._folder / "next", device=self.parent.device)
+    def _wanted_files(self, device: torch.device) -> TensorFiles:
+        return TensorFiles(self._folder / "next", device=device)

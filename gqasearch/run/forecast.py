@@ -13,7 +13,7 @@ from gqasearch.calibration import TokenBlocks
 from gqasearch.calibration.cache import cache_root
 from gqasearch.errors import UserError
 from gqasearch.models import Parent, enter, quick_products, run_layer
-from gqasearch.models.device import resolve_device
+from gqasearch.models.device import devices_of
 from gqasearch.models.on_demand import load_on_demand
 from gqasearch.run.folder import RunFolder
 from gqasearch.run.free_room import free_disk, free_memory, same_disk
@@ -50,16 +50,17 @@ def forecast(
 
 
 def _limit(work: Workspace) -> int | None:
-    """Bytes that the process may have; of the GPU where that is what computes, as it has what a plan counts."""
-    device = torch.device(resolve_device(work.config.device))
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    """Bytes that the process may have; of GPUs where these are what computes, as it has what a plan counts."""
+    devices = [torch.device(name) for name in devices_of(work.config.device)]
+    on_device = devices[0].type == "cuda"
+    free = sum(torch.cuda.mem_get_info(device)[0] for device in devices) if on_device else free_memory()
     return None if free is None else free + resident_bytes()
 
 
 def _skeleton(work: Workspace) -> Parent:
     """The parent with none of its weights in memory."""
     source, config = work.source, work.config
-    model = load_on_demand(source.directory, getattr(torch, config.dtype), resolve_device(config.device))
+    model = load_on_demand(source.directory, getattr(torch, config.dtype), config.device)
     return Parent(config.model, model, source.config, source.family, directory=source.directory)
 
 

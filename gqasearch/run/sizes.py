@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from gqasearch.calibration.hidden_states import ROOM as STREAM_ROOM
-from gqasearch.models.device import resolve_device
 from gqasearch.models.on_demand import room_on
 from gqasearch.refining import Refinement
 from gqasearch.run.outlook import Outlook
@@ -40,7 +39,7 @@ def sizes_of(work: Workspace, outlook: Outlook) -> Sizes:
         vocabulary=vocabulary,
         value_bytes=VALUE_BYTES[config.dtype],
         stored_bytes=sum(tensor.nbytes for tensor in stored),
-        room=room_on(resolve_device(config.device)),
+        room=room_on(config.device),
         stream_room=STREAM_ROOM,
         block_length=config.block_length,
         batch_blocks=config.batch_blocks,

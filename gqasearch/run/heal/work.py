@@ -113,6 +113,10 @@ class HealWork:
 
     def check(self) -> None:
         """Fail early on what can be checked without long work."""
+        if "," in self.config.device:
+            raise UserError(
+                f"--device {self.config.device}: each process of a healing trains on one device; see --help"
+            )
         self.ranks.check(self.config.device)
         check_device(self.device)
         own, theirs = read_config(self.start), self.source.config
