@@ -10,8 +10,8 @@ import torch
 
 from gqasearch.grouping import Grouping
 from gqasearch.healing.frames import towards
-from gqasearch.healing.grouped_parent import TRAINED, GroupedParent, TrainedLayer
 from gqasearch.models import LayerWeights, Parent, tie_heads
+from gqasearch.refining.grouped_parent import TRAINED, GroupedParent, TrainedLayer
 from gqasearch.refining.layer_site import compute_dtype
 
 

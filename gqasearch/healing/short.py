@@ -12,8 +12,8 @@ from torch import Tensor
 from gqasearch.calibration import TokenBlocks
 from gqasearch.evaluation import ParentLayers, ParentLogProbs, WholeModel
 from gqasearch.grouping import Grouping
-from gqasearch.healing.grouped_parent import GroupedParent
 from gqasearch.models import LayerWeights, Parent
+from gqasearch.refining.grouped_parent import GroupedParent
 
 BETAS = (0.9, 0.99)  # a short second memory: there are few steps
 

@@ -7,6 +7,8 @@ from gqasearch.parameters import construct
 from gqasearch.refining._base import LayerwiseRefinement, Refinement
 from gqasearch.refining.alone import LayersAlone
 from gqasearch.refining.descent import Descent
+from gqasearch.refining.grouped_parent import GroupedParent
+from gqasearch.refining.joint import Joint
 from gqasearch.refining.layer_site import AttentionCall, LayerSite
 from gqasearch.refining.none import NoRefinement
 from gqasearch.refining.outputs import Outputs
@@ -16,6 +18,8 @@ __all__ = [
     "REFINEMENTS",
     "AttentionCall",
     "Descent",
+    "GroupedParent",
+    "Joint",
     "LayerSite",
     "LayersAlone",
     "LayerwiseRefinement",
@@ -26,7 +30,7 @@ __all__ = [
     "make_refinement",
 ]
 
-REFINEMENTS: dict[str, type[Refinement]] = {kind.name: kind for kind in (NoRefinement, Outputs, Descent)}
+REFINEMENTS: dict[str, type[Refinement]] = {kind.name: kind for kind in (NoRefinement, Outputs, Descent, Joint)}
 
 
 def make_refinement(name: str, parameters: dict[str, Any] | None = None) -> Refinement:

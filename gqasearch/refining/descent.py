@@ -101,7 +101,7 @@ class Descent(LayerwiseRefinement):
         ]
         optimizer = torch.optim.Adam(groups, betas=BETAS, fused=True)
         rates = [group["lr"] for group in optimizer.param_groups]
-        for done, index in enumerate(self._minibatches(len(site.calls))):
+        for done, index in enumerate(minibatches(len(site.calls), self.steps, self.seed)):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * self._decay(done)
             with torch.enable_grad():
@@ -115,13 +115,14 @@ class Descent(LayerwiseRefinement):
     def _decay(self, step: int) -> float:
         return 1 - step / self.steps
 
-    def _minibatches(self, calls: int) -> Iterator[int]:
-        """``steps`` of the batches: every batch once, then every batch again in another order, and so on."""
-        generator = torch.Generator().manual_seed(self.seed)
-        order: list[int] = []
-        for _ in range(self.steps):
-            order = order or torch.randperm(calls, generator=generator).tolist()
-            yield order.pop()
+
+def minibatches(calls: int, steps: int, seed: int) -> Iterator[int]:
+    """``steps`` of so many batches: every one once, then every one again in another order, and so on."""
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = []
+    for _ in range(steps):
+        order = order or torch.randperm(calls, generator=generator).tolist()
+        yield order.pop()
 
 
 def typical_size(tensor: Tensor) -> float:

@@ -22,6 +22,7 @@ MAP_ENTRY = 500.0  # of an entry of attention maps: elementwise work on it, seve
 MOMENTS = 2.0  # of D^2 per token: x x^T, and that of what attention reads
 RIDGE = 4.0  # of D^2 per token: the moments of two regressions
 STEP_ENTRY = 250.0  # of an entry of attention maps in a step of descent
+JOINT_PASSES = 4.0  # of the whole model, of a step of all layers: the parent's, forward, and twice as much backward
 DESCENT = 3.0  # of the values of attention per token of a step: forward, and twice as much backward
 BIND = 12.0  # of D^3: Gram matrices of heads and factors of moments, in float64
 GROUP = 8.0  # of (n d)^3 for a group of n heads: eigenvalues of values and keys, in float64
@@ -40,6 +41,8 @@ CALIBRATION_MAPS, REFINE_MAPS, LOGITS = 20.0, 4.0, 5.0
 MOMENT_MATRICES = 3.0  # D x D in float64, calibration
 BOUND_MATRICES = 10.5  # D x D in float64, a layer that the merge is bound to, with its statistics
 ATTENTION_COPIES = 8.0  # of attention's values in float32: weights, gradients, Adam's moments, start and end
+JOINT_COPIES = 6.0  # of attention's values in float32, of all layers: weights, by head, gradients, Adam's moments
+JOINT_VALUES, JOINT_LOGITS = 40.0, 6.0  # per token: numbers of hidden size in every layer, and copies of logits
 STREAMS = 4  # values per token and hidden dimension that a refinement keeps
 SAMPLE = 256  # rows of hidden states in a layer's statistics
 
@@ -53,7 +56,8 @@ class Sizes:
     ``stream_room``: bytes of weights, and of one stream of hidden states, that stay in memory. ``groups``: distinct
     groups of a layer that the search asks an error of; ``group_heads``: heads of one of them. ``candidates``:
     partitions that it goes through. ``model_tokens``: tokens that it makes the model read. ``steps``: of descent per
-    layer, on ``step_tokens`` each. ``models``: measured at the end. Numbers of tokens are 0 for what is not done.
+    layer, on ``step_tokens`` each; ``joint_steps``: of all layers together, on ``joint_tokens`` each. ``models``: how
+    many are measured at the end. Numbers of tokens are 0 for what is not done.
     """
 
     layers: int
@@ -78,6 +82,8 @@ class Sizes:
     model_tokens: int
     steps: int
     step_tokens: int
+    joint_steps: int
+    joint_tokens: int
     models: int
     materialize: bool
 
@@ -169,7 +175,10 @@ def stage_seconds(s: Sizes, rates: Rates) -> Mapping[str, float]:
         "load": LOAD_SECONDS + s.stored_bytes / DISK,
         "calibration": s.calibration_tokens and walk + s.layers * s.calibration_tokens * statistics,
         "search": s.layers * searched + s.candidates * CANDIDATE_SECONDS + s.model_tokens * whole,
-        "refine": s.refine_tokens and walk + s.layers * (s.refine_tokens * per_token + s.steps * step + bind),
+        "refine": s.refine_tokens
+        and walk
+        + s.layers * (s.refine_tokens * per_token + s.steps * step + bind)
+        + s.joint_steps * s.joint_tokens * JOINT_PASSES * whole,
         "convert": s.materialize and walk + 2 * s.stored_bytes / DISK,
         "evaluation": s.models * s.evaluation_tokens * whole,
     }
@@ -194,13 +203,22 @@ def stage_bytes(s: Sizes) -> Mapping[str, float]:
         + CALIBRATION_MAPS * maps
         + 4 * batch,
         "search": weights + BOUND_MATRICES * square + (logits if s.model_tokens else 0),
-        "refine": weights
-        + STREAMS * streams
-        + max(BOUND_MATRICES * square, ATTENTION_COPIES * 4 * s.attention_values)  # merged, then refined
-        + REFINE_MAPS * maps,
+        "refine": max(
+            weights
+            + STREAMS * streams
+            + max(BOUND_MATRICES * square, ATTENTION_COPIES * 4 * s.attention_values)  # merged, then refined
+            + REFINE_MAPS * maps,
+            values + _joint_bytes(s) if s.joint_steps else 0.0,
+        ),
         "convert": weights + 3.0 * unit,
         "evaluation": 2.0 * weights + logits + 4 * batch,
     }
+
+
+def _joint_bytes(s: Sizes) -> float:
+    """Bytes of a step of all layers together, besides the model."""
+    per_token = JOINT_VALUES * s.layers * s.hidden + JOINT_LOGITS * s.vocabulary
+    return 4.0 * (JOINT_COPIES * s.layers * s.attention_values + s.joint_tokens * per_token)
 
 
 def folder_bytes(s: Sizes) -> float:

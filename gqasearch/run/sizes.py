@@ -6,7 +6,7 @@ import math
 
 from gqasearch.calibration.hidden_states import ROOM as STREAM_ROOM
 from gqasearch.models.on_demand import room_on
-from gqasearch.refining import Refinement
+from gqasearch.refining import Joint, Refinement
 from gqasearch.run.outlook import Outlook
 from gqasearch.run.plan import Sizes
 from gqasearch.run.texts import used_texts
@@ -52,6 +52,8 @@ def sizes_of(work: Workspace, outlook: Outlook) -> Sizes:
         model_tokens=_model_tokens(work, outlook),
         steps=steps,
         step_tokens=step_blocks * config.block_length,
+        joint_steps=work.refinement.joint_steps if isinstance(work.refinement, Joint) else 0,
+        joint_tokens=work.refinement.joint_blocks * config.block_length if isinstance(work.refinement, Joint) else 0,
         models=3 if config.baseline else 2,
         materialize=config.materialize,
     )

@@ -12,8 +12,8 @@ from gqasearch.calibration import TokenBlocks
 from gqasearch.evaluation import model_runner, tied_runner
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.healing import GroupedParent
-from gqasearch.healing.grouped_parent import TRAINED
 from gqasearch.models import LayerWeights, Parent, tie_heads
+from gqasearch.refining.grouped_parent import TRAINED
 from tests.healing.parents import SOURCES, blocks_for, grouping_for, mean_merged, parent_of
 from tests.tiny_models import tiny_model, tiny_parent
 

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from gqasearch.checkpoints import needs_remote_code
 from gqasearch.errors import UserError
 from gqasearch.files import write_json
-from gqasearch.healing.grouped_parent import GroupedParent
 from gqasearch.healing.teacher import StoredParent, store_parent
 from gqasearch.healing.written_layers import WrittenLayers
 from gqasearch.models import read_config
 from gqasearch.models.loading import load_model
+from gqasearch.refining.grouped_parent import GroupedParent
 from gqasearch.run.heal import heal
 from tests.checkpoints.convert import some_ids, stored_tensors
 from tests.healing.healed import LAYOUTS, changed, converted, healed, history_of, settings, slots_of

@@ -10,8 +10,8 @@ import torch
 from gqasearch.evaluation import model_runner, tied_runner
 from gqasearch.healing import GroupedParent, ProgressiveParent
 from gqasearch.healing.frames import towards
-from gqasearch.healing.grouped_parent import TRAINED
 from gqasearch.models import LayerWeights, tie_heads
+from gqasearch.refining.grouped_parent import TRAINED
 from tests.healing.parents import EVERY_SOURCE, SOURCES, blocks_for, grouping_for, mean_merged, parent_of
 from tests.tiny_models import tiny_parent
 

@@ -18,12 +18,13 @@ from gqasearch.testing import InMemoryStatistics
 from tests.samples import random_blocks
 
 THIRDS = Grouping.uniform(LayerGrouping.neighbours(6, 2), 2)
-REFINING = ("outputs", "descent")
+REFINING = ("outputs", "descent", "joint")
+FEW = {"descent": {"steps": 8}, "joint": {"steps": 8, "joint_steps": 8}}
 
 
 def refinement(name: str, **parameters: Any) -> Refinement:
     """Few steps, so that a test takes a second."""
-    return make_refinement(name, ({"steps": 8} if name == "descent" else {}) | parameters)
+    return make_refinement(name, FEW.get(name, {}) | parameters)
 
 
 def blocks_of(parent: Parent, **options: Any) -> TokenBlocks:

@@ -12,7 +12,7 @@ from torch import Tensor
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import LayerWeights, Parent, tie_heads
 from gqasearch.refining import AttentionCall, Descent, LayerSite
-from gqasearch.refining.descent import layer_loss, typical_size
+from gqasearch.refining.descent import layer_loss, minibatches, typical_size
 from gqasearch.refining.whitening import WhitenedCalls, Whitening
 from tests.matrix import FAMILIES, SOURCES
 from tests.models.test_families import attend
@@ -132,7 +132,7 @@ def test_the_learning_rate_falls_to_nothing_along_a_line() -> None:
 
 
 def test_minibatches_cover_the_text_before_they_repeat() -> None:
-    drawn = {seed: list(Descent(steps=10, seed=seed)._minibatches(5)) for seed in range(3)}
+    drawn = {seed: list(minibatches(5, 10, seed)) for seed in range(3)}
     assert all(sorted(order[:5]) == sorted(order[5:]) == [0, 1, 2, 3, 4] for order in drawn.values())
     assert len({tuple(order) for order in drawn.values()}) == 3
 

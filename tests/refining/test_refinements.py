@@ -126,7 +126,8 @@ def test_layers_without_groups_stay_the_parents(name: str, tmp_path: Path) -> No
     alone = converter.refine(Grouping((SINGLE, SINGLE, SINGLE, PAIRS, SINGLE)), blocks, refinement(name))
     assert set(alone) == {3} and not torch.equal(alone[3].o, found[3].o)
     first = converter.refine(Grouping((SINGLE, PAIRS, SINGLE, SINGLE, SINGLE)), blocks, refinement(name))
-    assert equal_layers(first, {1: found[1]})
+    # What is above a layer changes it only where all are fitted together.
+    assert equal_layers(first, {1: found[1]}) == (name != "joint")
 
 
 @pytest.mark.parametrize("name", REFINING)

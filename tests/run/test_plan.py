@@ -43,6 +43,8 @@ SEVEN = Sizes(
     model_tokens=0,
     steps=160,
     step_tokens=1024,
+    joint_steps=0,
+    joint_tokens=0,
     models=3,
     materialize=True,
 )
@@ -68,6 +70,16 @@ def test_stages_grow_with_what_they_are_made_of() -> None:
         10**6 * (32 * RATES.layer + head)
     )
     assert seconds(replace(SEVEN, groups=8448))["search"] > 1.5 * plain["search"]
+
+
+def test_layers_together_take_the_whole_model() -> None:
+    joint = replace(SEVEN, joint_steps=200, joint_tokens=512)
+    head = HEAD * RATES.layer * SEVEN.vocabulary * SEVEN.hidden / SEVEN.layer_values
+    more = seconds(joint)["refine"] - seconds(SEVEN)["refine"]
+    assert more == pytest.approx(4 * 200 * 512 * (32 * RATES.layer + head))
+    values = 32 * SEVEN.layer_values + SEVEN.other_values
+    attention = 32 * SEVEN.attention_values
+    assert make_plan(joint, RATES).largest.bytes > 2 * values + 4 * 4 * attention  # weights, gradients, two moments
 
 
 def test_what_is_not_done_takes_nothing() -> None:
