@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
@@ -18,6 +18,7 @@ from gqasearch.models import LayerWeights, Parent, decoder_layer, tie_heads
 from gqasearch.refining import (
     AttentionCall,
     Descent,
+    Joint,
     LayersAlone,
     LayerSite,
     LayerwiseRefinement,
@@ -34,6 +35,7 @@ Variant: TypeAlias = Callable[[Converter, Grouping, TokenBlocks, int], LayerStac
 STEPS = (40, 80, 160, 320)
 QUICK_STEPS = (1, 2)
 RATES = (0.005, 0.05)  # below and above the default
+JOINT_STEPS, JOINT_RATES = (50, 100, 200, 400), (0.001, 0.01)
 PARTS = (("q",), ("q", "o"), ("q", "k"), ("v", "o"), ("k", "o"))  # of W_q, W_k, W_v, W_o, what Adam may change
 
 
@@ -56,6 +58,15 @@ def variants(quick: bool) -> dict[str, Variant]:
     found["descent, not whitened"] = refined(PlainDescent(steps=steps))
     found["descent, layer by itself"] = by_itself(Descent(steps=steps))
     found["descent + MLP"] = with_mlp(Descent(steps=steps))
+    return found | joint_variants(counts if quick else JOINT_STEPS, steps)
+
+
+def joint_variants(counts: Sequence[int], steps: int) -> dict[str, Variant]:
+    """Layers together, by number of steps and by rate; ``steps``: of the descent before."""
+    found = {f"joint, {count} steps": refined(Joint(steps=steps, joint_steps=count)) for count in counts}
+    last = counts[-1]
+    for rate in JOINT_RATES:
+        found[f"joint, {last} steps, rate {rate:g}"] = refined(Joint(steps=steps, joint_steps=last, joint_rate=rate))
     return found
 
 

@@ -185,7 +185,8 @@ def _lopsided(heads: int, count: int, largest: int) -> LayerGrouping:
 
 def _moved(budget: Budget, *, fixed_sum: bool) -> tuple[int, ...] | None:
     """Counts of which the first has one step less, and the last one more if the sum is fixed; None if they cannot."""
-    first, *_, last = counts = list(budget.counts)
+    counts = list(budget.counts)
+    first, last = counts[0], counts[-1]
     if len(counts) < 2 or first <= budget.count_step:
         return None
     if fixed_sum and last + budget.count_step > budget.num_heads:

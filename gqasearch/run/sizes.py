@@ -16,6 +16,8 @@ from gqasearch.search import most_generations
 # Distinct groups of a layer that searches ask for, as measured: at one number of groups per head; for all numbers of
 # groups where a search is told no limit of its own; and per pair of heads where it is told to have none.
 GROUPS_PER_HEAD, CURVE_GROUPS, GROUPS_PER_PAIR = 132, 10_000, 276
+# A group of a curve over one of the mean size, as its cost grows: some are far larger.
+CURVE_HEADS = 1.5
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -47,7 +49,7 @@ def sizes_of(work: Workspace, outlook: Outlook) -> Sizes:
         refine_tokens=read.get("calibration", 0) if work.refinement.reads_text else 0,
         evaluation_tokens=read["evaluation"],
         groups=_groups(work),
-        group_heads=shape.num_kv_heads * len(counts) / sum(counts),
+        group_heads=shape.num_kv_heads * len(counts) / sum(counts) * (CURVE_HEADS if _is_curve(work) else 1.0),
         candidates=_candidates(work, outlook),
         model_tokens=_model_tokens(work, outlook),
         steps=steps,
@@ -70,15 +72,18 @@ def _descent(refinement: Refinement, batch_blocks: int) -> tuple[int, int]:
 def _groups(work: Workspace) -> int:
     """Distinct groups of a layer whose error has to be computed; fitness from pairs of heads needs none."""
     heads = work.source.geometry.num_kv_heads
-    guided = "guide" in work.method.needs
-    if not guided and "statistics" not in {fitness.needs for fitness in work.fitnesses.values()}:
+    if "guide" not in work.method.needs and "statistics" not in {fitness.needs for fitness in work.fitnesses.values()}:
         return 0
     every = 2**heads - 1 if heads < 40 else CURVE_GROUPS
     if work.method.name == "neighbour":
         return min(every, heads)
     most = work.method.parameters().get("max_groups", CURVE_GROUPS)  # None: every one that a search comes upon
-    curve = guided or work.config.layers_may_differ
-    return int(min(every, (most or GROUPS_PER_PAIR * heads**2) if curve else GROUPS_PER_HEAD * heads))
+    return int(min(every, (most or GROUPS_PER_PAIR * heads**2) if _is_curve(work) else GROUPS_PER_HEAD * heads))
+
+
+def _is_curve(work: Workspace) -> bool:
+    """Whether a layer's errors are looked for at all numbers of groups."""
+    return "guide" in work.method.needs or work.config.layers_may_differ
 
 
 def _candidates(work: Workspace, outlook: Outlook) -> int:

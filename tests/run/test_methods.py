@@ -20,6 +20,7 @@ from gqasearch.run.listener import RunListener
 from gqasearch.search import available_methods
 from tests.matrix import nightly
 from tests.run.test_run import history_of
+from tests.tiny_models import save_checkpoint, tiny_model
 
 STAGED: dict[str, Any] = {"method": "staged", "baseline": False, "materialize": False}
 BRIEF = {"population": 2, "offspring": 4, "generations": 2, "first_tokens": 32, "sensitivity_levels": 2}
@@ -201,3 +202,22 @@ def test_certificates_in_words(settings: dict[str, Any], tmp_path: Path) -> None
     assert (certificate_words(half) or "").endswith("1 more within 5% of it")
     blind = replace(document, layers=(LayerRecord(one, 2.0, False), LayerRecord(two, 2.0, False)))
     assert (certificate_words(blind) or "").endswith("nothing proven of 2")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"uneven": True},
+        {"kv_budget": 2},
+        {"objectives": ["weight-sharing-error", "kv-ratio"]},
+        {"method": "staged", "method_parameters": BRIEF, "uneven": True},
+        {"method": "exact", "uneven": True},
+    ],
+    ids=["even", "uneven", "budget", "front", "staged", "exact"],
+)
+def test_a_model_of_one_layer_is_a_model(asked: dict[str, Any], settings: dict[str, Any], tmp_path: Path) -> None:
+    save_checkpoint(tiny_model("llama", layers=1), tmp_path / "model")
+    asked = {"refine": "none", "baseline": False, **settings, **asked, "model": str(tmp_path / "model")}
+    folder = finished(asked, tmp_path / "run")
+    assert len(read_grouping(folder.grouping).layers) == 1 and folder.metrics.is_file()
