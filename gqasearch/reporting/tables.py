@@ -19,6 +19,7 @@ _HEADERS = {
     "kl": "KL, nats\nper token",
     "kl_of_baseline": "of\nbaseline",
     "kv_bytes_per_token": "KV bytes\nper token",
+    "parameters": "param-\neters",
     "seconds": "seconds",
 }
 LEFT_ALIGNED = ("label", "merge")
@@ -65,6 +66,7 @@ def as_text(frame: pd.DataFrame) -> pd.DataFrame:
             "kl": frame["kl"].map(_kl_text).mask(frame["is_parent"], "0"),
             "kl_of_baseline": frame["kl_of_baseline"].map(share_text).mask(frame["is_baseline"], "baseline"),
             "kv_bytes_per_token": frame["kv_bytes_per_token"].map(lambda count: f"{count:,}"),
+            "parameters": frame["parameters"].map(count_text),
             "seconds": frame["seconds"].map(_seconds_text),
         }
     )
@@ -80,7 +82,7 @@ def results_table(data: ReportData) -> Table:
     """The results for a terminal of 100 columns; the lowest KL of each KV budget is bold."""
     frame = results_frame(data)
     text = as_text(frame)
-    table = Table(title=Text(data.title), box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title=Text(data.title), box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for column, header in zip(text.columns, headers(text), strict=True):
         left = column in LEFT_ALIGNED
         table.add_column(header, justify="left" if left else "right", overflow="fold", vertical="bottom")
@@ -182,6 +184,15 @@ def _kl_text(kl: float) -> str:
 
 def _perplexity_text(perplexity: float) -> str:
     return number_text(perplexity, 4)
+
+
+def count_text(count: float) -> str:
+    """Three digits and K, M or B: padded heads and groups of unequal size change the number of parameters."""
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= 0.9995 * unit:
+            size = count / unit
+            return f"{size:.{2 - min(2, len(str(int(size + 0.0005))) - 1)}f} {letter}"
+    return f"{count:.0f}"
 
 
 def _seconds_text(seconds: float) -> str:

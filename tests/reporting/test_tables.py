@@ -136,7 +136,25 @@ def test_terminal_table_fits_100_columns_with_every_value_whole(data):
     assert max(map(len, lines)) <= 100
     assert not any("…" in line for line in lines)
     row = next(line for line in lines if "weight-sharing error (QCQA)" in line)
-    assert row.split()[-6:] == ["mean", "66.74", "1.84", "0.93", "4,608", f"{data.results[1].seconds:.1f}"]
+    parameters = tables.count_text(data.results[1].parameters).split()
+    wanted = ["mean", "66.74", "1.84", "0.93", "4,608", *parameters, f"{data.results[1].seconds:.1f}"]
+    assert row.split()[-8:] == wanted
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (999, "999"),
+        (12_345, "12.3 K"),
+        (999_400, "999 K"),
+        (999_600, "1.00 M"),
+        (3_163_008, "3.16 M"),
+        (134_515_008, "135 M"),
+        (6_738_415_616, "6.74 B"),
+    ],
+)
+def test_counts_have_three_digits(count: int, text: str):
+    assert tables.count_text(count) == text
 
 
 def test_long_labels_wrap_and_lose_nothing(data):
