@@ -6,7 +6,7 @@
 #
 # transformers puts such hooks on every module of a model that it loads with device_map="disk" or over several devices.
 #
-# For us: what is left there is taken away after the hooks (gqasearch/models/on_demand.py), as decoder layers are called
+# For us: what is left there is taken away after the hooks (gqasearch/models/loading_on_demand.py), as decoder layers are called
 # in other ways than their class's.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -28,7 +28,8 @@ from gqasearch.checkpoints.remote_code import runs_own_code
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, tie_heads
-from gqasearch.models.on_demand import load_on_demand, replace_weights
+from gqasearch.models.loading_on_demand import load_on_demand
+from gqasearch.models.on_demand import replace_weights
 from gqasearch.models.written_as_phi import WrittenAsPhi
 
 MOST_TOKENS = 128

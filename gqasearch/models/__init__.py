@@ -5,7 +5,8 @@ from gqasearch.models.family import Config, Family, Objective
 from gqasearch.models.identity import identity_of
 from gqasearch.models.layer import HeadGeometry, LayerWeights, augmented, tie_heads
 from gqasearch.models.loading import load_model, whole_tensors
-from gqasearch.models.on_demand import device_of, load_model_within
+from gqasearch.models.loading_on_demand import load_model_within
+from gqasearch.models.on_demand import device_of
 from gqasearch.models.parent import Parent, load_parent
 from gqasearch.models.partial import (
     Arguments,

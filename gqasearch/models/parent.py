@@ -18,7 +18,8 @@ from gqasearch.models.freed_memory import keep_freed_memory
 from gqasearch.models.identity import identity_of
 from gqasearch.models.layer import HeadGeometry, LayerWeights
 from gqasearch.models.loading import load_tokenizer
-from gqasearch.models.on_demand import OnDemand, device_of, load_model_within, on_demand
+from gqasearch.models.loading_on_demand import load_model_within
+from gqasearch.models.on_demand import OnDemand, device_of, on_demand
 from gqasearch.models.registry import family_of
 from gqasearch.models.source import resolve_model
 from gqasearch.models.spread import decoder_layers

@@ -14,7 +14,7 @@ from gqasearch.calibration.cache import cache_root
 from gqasearch.errors import UserError
 from gqasearch.models import Parent, enter, quick_products, run_layer
 from gqasearch.models.device import devices_of
-from gqasearch.models.on_demand import load_on_demand
+from gqasearch.models.loading_on_demand import load_on_demand
 from gqasearch.run.folder import RunFolder
 from gqasearch.run.free_room import free_disk, free_memory, same_disk
 from gqasearch.run.outlook import Outlook

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from gqasearch.calibration.hidden_states import ROOM as STREAM_ROOM
-from gqasearch.models.on_demand import room_on
+from gqasearch.models.loading_on_demand import room_on
 from gqasearch.refining import Joint, Refinement
 from gqasearch.run.outlook import Outlook
 from gqasearch.run.plan import Sizes

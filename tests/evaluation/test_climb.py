@@ -26,7 +26,8 @@ from gqasearch.evaluation.climb import climb
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import make_merge
 from gqasearch.models import Parent, layers_replaced, output_projection
-from gqasearch.models.on_demand import OnDemand, load_on_demand
+from gqasearch.models.loading_on_demand import load_on_demand
+from gqasearch.models.on_demand import OnDemand
 from tests.matrix import sampled
 from tests.samples import logits_of, random_blocks
 from tests.tiny_encoders import ENCODERS, encoder_parent, masked_blocks

@@ -15,7 +15,8 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import LayerGrouping
 from gqasearch.merging import Mean
 from gqasearch.models import Parent, layers_replaced, load_model, load_parent, tie_heads
-from gqasearch.models.on_demand import load_model_within, on_demand
+from gqasearch.models.loading_on_demand import load_model_within
+from gqasearch.models.on_demand import on_demand
 from gqasearch.models.spread import decoder_layers
 from tests.tiny_encoders import save_encoder, tiny_encoder
 from tests.tiny_models import save_checkpoint, tiny_model

@@ -21,7 +21,7 @@ from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import make_merge
 from gqasearch.models import LayerWeights, Parent, load_parent, read_config, supported_architectures, tie_heads
 from gqasearch.models.device import check_device, devices_of
-from gqasearch.models.on_demand import load_model_within, load_on_demand
+from gqasearch.models.loading_on_demand import load_model_within, load_on_demand
 from gqasearch.models.spread import Spread, decoder_layers
 from gqasearch.models.tensors import CheckpointTensors
 from gqasearch.refining import Descent

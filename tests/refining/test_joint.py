@@ -10,7 +10,7 @@ import torch
 from gqasearch.evaluation import evaluate_quality, model_runner
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import Parent, layers_replaced
-from gqasearch.models.on_demand import load_on_demand
+from gqasearch.models.loading_on_demand import load_on_demand
 from gqasearch.refining import Descent, GroupedParent, Joint
 from gqasearch.refining.joint import joint_loss, mean_loss
 from tests.refining.cases import THIRDS, blocks_of, converter_of, copied_heads, state_of, untouched
