@@ -12,7 +12,7 @@ from gqasearch.config import RunConfig, build_config
 from gqasearch.errors import UserError, unknown_name
 from gqasearch.fitness import available_fitness, make_fitness
 from gqasearch.merging import make_merge
-from gqasearch.refining import make_refinement
+from gqasearch.refining import REFINEMENTS, Descent, make_refinement
 from gqasearch.search import make_method
 from gqasearch.settings import Settings, checked
 
@@ -116,7 +116,7 @@ class ComparisonConfig(Settings):
     def ranked_refine(self, setting: Setting) -> str:
         """What is fitted after the merge in the models that are ranked, and what their fitness is told of."""
         own = self.refine(setting)
-        return self.sample_refine or ("outputs" if own == "descent" else own)
+        return self.sample_refine or ("outputs" if issubclass(REFINEMENTS[own], Descent) else own)
 
     def ranked_config(self, setting: Setting, fitness: str) -> RunConfig:
         """The settings that a fitness is bound to its model with, where it ranks."""

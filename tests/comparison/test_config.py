@@ -63,6 +63,7 @@ def test_ranked_models_are_refined_cheaply_where_runs_descend() -> None:
         return config.refine(setting), config.ranked_refine(setting)
 
     assert refines() == ("descent", "outputs")
+    assert refines(run={"refine": "joint"}) == ("joint", "outputs")
     assert refines(merges=["mean"]) == ("none", "none")
     assert refines(run={"refine": "outputs", "refine_parameters": {"ridge": 0.1}}) == ("outputs", "outputs")
     assert refines(sample_refine="none", run={"refine": "descent", "refine_parameters": {"steps": 5}})[1] == "none"
