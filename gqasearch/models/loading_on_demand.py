@@ -33,7 +33,7 @@ def load_model_within(
     """The model in ``directory``: all of it in memory where it fits ``room`` bytes, else with weights on demand.
 
     ``device``: one, or several with commas between them: layers are then spread over these, with weights on demand.
-    ``room``: ``ROOM`` if not given; on other devices, half of what is free there. Raises ``UserError`` as
+    ``room``: of each; ``ROOM`` if not given, on other devices half of what is free there. Raises ``UserError`` as
     ``load_model`` does.
     """
     devices = devices_of(device)
@@ -51,11 +51,11 @@ def load_model_within(
 
 
 def room_on(device: str) -> int:
-    """Bytes of weights that may stay on a device, or on several together."""
+    """Bytes of weights that may stay on a device, or on each of several."""
     places = [torch.device(name) for name in devices_of(device)]
     if places[0].type != "cuda":
         return ROOM
-    return len(places) * min(torch.cuda.mem_get_info(place)[0] // 2 for place in places)
+    return min(torch.cuda.mem_get_info(place)[0] // 2 for place in places)
 
 
 def load_on_demand(

@@ -62,7 +62,7 @@ class _Slot:
 
 
 class OnDemand:
-    """The weights of ``model``, which has none in memory yet; ``room``: bytes that may stay there.
+    """The weights of ``model``, which has none in memory yet; ``room``: bytes that may stay on each of its devices.
 
     Parameters that transformers loaded all the same (none of a matrix's size) stay as they are.
     """
@@ -112,8 +112,9 @@ class OnDemand:
             self._resident.move_to_end(unit)
 
     def _make_room(self, nbytes: int, unit: nn.Module) -> None:
-        taken = sum(map(self._size, self._resident))
-        for other in [one for one in self._resident if one not in self._held and one is not unit]:
+        beside = [one for one in self._resident if self.device_of(one) == self.device_of(unit)]
+        taken = sum(map(self._size, beside))
+        for other in [one for one in beside if one not in self._held and one is not unit]:
             if taken + nbytes <= self.room:
                 return
             taken -= self._size(other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from gqasearch.calibration.hidden_states import ROOM as STREAM_ROOM
+from gqasearch.models.device import devices_of
 from gqasearch.models.loading_on_demand import room_on
 from gqasearch.refining import Joint, Refinement
 from gqasearch.run.outlook import Outlook
@@ -41,7 +42,7 @@ def sizes_of(work: Workspace, outlook: Outlook) -> Sizes:
         vocabulary=vocabulary,
         value_bytes=VALUE_BYTES[config.dtype],
         stored_bytes=sum(tensor.nbytes for tensor in stored),
-        room=room_on(config.device),
+        room=room_on(config.device) * len(set(devices_of(config.device))),
         stream_room=STREAM_ROOM,
         block_length=config.block_length,
         batch_blocks=config.batch_blocks,

@@ -119,6 +119,25 @@ def test_nothing_meets_across_devices(family: str, tmp_path: Path, monkeypatch: 
         assert leaving.device.index == 1 and ParentLayers(parent).predict(leaving[:5]).device.index == 0
 
 
+def test_each_device_has_room_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for two layers on each of two devices: all four stay, where one device keeps two."""
+    parent = parent_on("cpu", saved("llama", tmp_path))
+    weights = parent.weights
+    assert weights is not None
+    layers = decoder_layers(parent.model)
+    units = [[module for module in layer.modules() if module in weights._units] for layer in layers]
+    weights.room = 2 * sum(map(weights._size, units[0]))
+
+    def kept() -> list[int]:
+        for layer in layers:
+            weights.load(layer)
+        return [index for index, mine in enumerate(units) if all(unit in weights._resident for unit in mine)]
+
+    assert kept() == [2, 3]
+    with faked(parent, ("lazy:0", "lazy:1"), monkeypatch):
+        assert kept() == [0, 1, 2, 3]
+
+
 def of_groups(weights: LayerWeights) -> LayerWeights:
     """Every other head for itself and the next."""
     heads: dict[str, Any] = {
