@@ -48,7 +48,7 @@ def test_seconds_of_every_stage_over_restarts(
     """The conversion was made before the run was stopped; it is told of, in the sum and in the table."""
     measure = pipeline.measure
 
-    def stopped(*_: Any) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "measure", stopped)
