@@ -32,7 +32,7 @@ from gqasearch.refining.whitening import Whitening
 # (converter, grouping, calibration text, blocks per forward pass) -> the converted model.
 Variant: TypeAlias = Callable[[Converter, Grouping, TokenBlocks, int], LayerStack]
 
-STEPS = (40, 80, 160, 320)
+STEPS = (40, 80, 160, 240, 320)
 QUICK_STEPS = (1, 2)
 RATES = (0.005, 0.05)  # below and above the default
 JOINT_STEPS, JOINT_RATES = (50, 100, 200, 400), (0.001, 0.01)
