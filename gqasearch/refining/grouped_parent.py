@@ -21,17 +21,19 @@ TRAINED = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias")
 class TrainedLayer(torch.nn.Module):
     """One layer's attention weights as parameters, named as in ``LayerWeights``: k and v (G, ...).
 
-    ``labels`` (H,): the group of every head.
+    ``labels`` (H,): the group of every head. ``device``: where they are, if not where ``weights`` are.
     """
 
-    def __init__(self, weights: LayerWeights, labels: Sequence[int], dtype: torch.dtype) -> None:
+    def __init__(
+        self, weights: LayerWeights, labels: Sequence[int], dtype: torch.dtype, device: torch.device | None = None
+    ) -> None:
         super().__init__()
         if weights.num_kv_heads != 1 + max(labels):
             raise ValueError(f"{weights.num_kv_heads} KV heads for {1 + max(labels)} groups")
         self.labels = tuple(labels)
         for name in TRAINED:
             tensor: Tensor | None = getattr(weights, name)
-            copied = None if tensor is None else torch.nn.Parameter(tensor.detach().to(dtype, copy=True))
+            copied = None if tensor is None else torch.nn.Parameter(tensor.detach().to(device, dtype, copy=True))
             self.register_parameter(name, copied)
         self._constants: dict[str, Any] = {
             "rotary_dim": weights.rotary_dim,
@@ -80,7 +82,7 @@ class GroupedParent(torch.nn.Module):
         self.parent, self.grouping = parent, grouping
         dtype = compute_dtype(parent)
         self.layers = torch.nn.ModuleList(
-            TrainedLayer(layers[i] if i in layers else parent.layer(i), layer.labels, dtype)
+            TrainedLayer(layers[i] if i in layers else parent.layer(i), layer.labels, dtype, parent.layer_device(i))
             for i, layer in enumerate(grouping)
         )
         others = self._others() if whole else {}

@@ -24,7 +24,7 @@ from gqasearch.models.device import check_device, devices_of
 from gqasearch.models.loading_on_demand import load_model_within, load_on_demand
 from gqasearch.models.spread import Spread, decoder_layers
 from gqasearch.models.tensors import CheckpointTensors
-from gqasearch.refining import Descent
+from gqasearch.refining import Descent, GroupedParent
 from gqasearch.refining.streams import Streams
 from tests.matrix import sampled
 from tests.samples import random_blocks
@@ -117,6 +117,22 @@ def test_nothing_meets_across_devices(family: str, tmp_path: Path, monkeypatch: 
             streams.advance_converted(index, tie_heads(half, HALF.labels, parent.geometry.queries_per_kv))
         leaving = streams.converted.hidden[0].flatten(0, 1)
         assert leaving.device.index == 1 and ParentLayers(parent).predict(leaving[:5]).device.index == 0
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_layers_are_fitted_together_where_they_are(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refined layers come from files, to no device but the CPU."""
+    parent, text = parent_on("cpu", saved(family, tmp_path)), blocks()
+    layers = {index: of_groups(parent.layer(index)) for index in range(LAYERS)}
+    with faked(parent, ("lazy:0", "lazy:1"), monkeypatch), torch.enable_grad():
+        model = GroupedParent(parent, Grouping((HALF,) * LAYERS), layers)
+        assert [layer.q.device.index for layer in model.layers] == [0, 0, 1, 1]
+        logits = model(text.ids.to("lazy:0")).logits
+        assert logits.device.index == 0
+        logits.sum().backward()
+        assert [layer.v.grad.device.index for layer in model.layers] == [0, 0, 1, 1]
 
 
 def test_each_device_has_room_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
