@@ -79,10 +79,6 @@ class ClimbState:
         """The first ``batches`` are through."""
         self._write(level=0, last=0, batches=batches, sums=self._sums())
 
-    def remove(self) -> None:
-        """Forget all."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-
     def _path(self, level: int) -> Path:
         return self._folder / f"level-{level}"
 

@@ -77,7 +77,7 @@ def load_on_demand(
                 f"its files' tensors every weight is. Give one device"
             )
         model = from_files(tensors, dtype, trust_remote_code=trust_remote_code)
-        nn.Module.to(model, torch.device(device))  # in place; transformers' own wrapper hides the signature
+        nn.Module.to(model, torch.device(devices[0]))  # in place; transformers' own wrapper hides the signature
         model.eval()
         return model
     remove_hook_from_module(model, recurse=True)

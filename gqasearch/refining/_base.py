@@ -118,8 +118,11 @@ class LayerwiseRefinement(Refinement):
         found = RefinedLayers(folder / "layers")
         if not grouped:
             return found
-        counter = _Counter(self.total_steps(grouping), progress)
+        counter = Counter(self.total_steps(grouping), progress)
         with torch.no_grad():
+            if all(index in found for index in grouped):  # by an earlier process: no text need pass them again
+                counter.skip(grouped[-1] + 1 + len(grouped) * self.layer_steps)
+                return self.finish(parent, grouping, found, blocks, folder, counter)
             streams = Streams(parent, blocks, self.blocks_per_pass(batch_blocks), folder / "streams")
             known = next((index for index in grouped if index not in found), grouped[-1] + 1)
             streams.resume(known, grouped[0])
@@ -127,8 +130,20 @@ class LayerwiseRefinement(Refinement):
             for index in range(streams.level, grouped[-1] + 1):
                 with parent.layer_loaded(index):
                     self._pass_layer(streams, index, grouping, merged_layer, found, counter)
-        shutil.rmtree(folder / "streams", ignore_errors=True)
-        return found
+            shutil.rmtree(folder / "streams", ignore_errors=True)
+            return self.finish(parent, grouping, found, blocks, folder, counter)
+
+    def finish(
+        self,
+        parent: Parent,
+        grouping: Grouping,
+        layers: Mapping[int, LayerWeights],
+        blocks: TokenBlocks,
+        folder: Path,
+        counter: Counter,
+    ) -> Mapping[int, LayerWeights]:
+        """What becomes of the refined ``layers`` when all are there; ``folder`` and ``counter``: see ``refine``."""
+        return layers
 
     def _pass_layer(
         self,
@@ -137,7 +152,7 @@ class LayerwiseRefinement(Refinement):
         grouping: Grouping,
         merged_layer: Callable[[int], LayerWeights],
         found: RefinedLayers,
-        counter: _Counter,
+        counter: Counter,
     ) -> None:
         """Refine one layer, unless that is done, and move both streams past it."""
         layer, parent = grouping.layers[index], streams.parent
@@ -156,7 +171,7 @@ class LayerwiseRefinement(Refinement):
         counter.step()
 
 
-class _Counter:
+class Counter:
     """Steps done, told to ``progress``."""
 
     def __init__(self, total: int, progress: Callable[[int, int], None]) -> None:

@@ -15,9 +15,10 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from gqasearch.calibration import Targets, TokenBlocks, no_progress
+from gqasearch.calibration import Targets, TokenBlocks
 from gqasearch.grouping import Grouping
 from gqasearch.models import LayerWeights, Parent, quick_products
+from gqasearch.refining._base import Counter
 from gqasearch.refining.descent import BETAS, Descent, minibatches
 from gqasearch.refining.grouped_parent import GroupedParent
 from gqasearch.refining.refined_layers import RefinedLayers
@@ -57,28 +58,18 @@ class Joint(Descent):
         layerwise = super().total_steps(grouping)
         return layerwise + self.joint_steps if layerwise else 0
 
-    def refine(
+    def finish(
         self,
         parent: Parent,
         grouping: Grouping,
-        merged_layer: Callable[[int], LayerWeights],
+        layers: Mapping[int, LayerWeights],
         blocks: TokenBlocks,
-        *,
-        batch_blocks: int = 8,
-        folder: Path | None = None,
-        progress: Callable[[int, int], None] = no_progress,
+        folder: Path,
+        counter: Counter,
     ) -> Mapping[int, LayerWeights]:
-        found = super().refine(
-            *(parent, grouping, merged_layer, blocks), batch_blocks=batch_blocks, folder=folder, progress=progress
-        )
-        if folder is None or not found:  # without a folder this method has been called with one
-            return found
         joined = RefinedLayers(folder / "joint")
-        if set(joined) < set(found):
-            total = self.total_steps(grouping)
-            before = total - self.joint_steps
-            layers = self.join(parent, grouping, found, blocks, lambda done: progress(before + done, total))
-            for index, layer in layers.items():
+        if set(joined) < set(layers):
+            for index, layer in self.join(parent, grouping, layers, blocks, counter.step).items():
                 joined.put(index, layer)
         return joined
 
@@ -88,7 +79,7 @@ class Joint(Descent):
         grouping: Grouping,
         layers: Mapping[int, LayerWeights],
         blocks: TokenBlocks,
-        progress: Callable[[int], None],
+        step: Callable[[], None],
     ) -> Mapping[int, LayerWeights]:
         """The joint steps alone, from ``layers`` (k, v (G, ...)); ``layers`` where the loss did not fall."""
         with _whole(parent):
@@ -110,7 +101,7 @@ class Joint(Descent):
                     joint_loss(model, ids, mask, targets).backward()
                 optimizer.step()
                 optimizer.zero_grad()
-                progress(done + 1)
+                step()
             is_better = mean_loss(model, some) < before  # where nothing was lost Adam only magnifies rounding
         return {index: model.layer(index) for index in layers} if is_better else layers
 

@@ -11,7 +11,7 @@ from gqasearch.evaluation import evaluate_quality, model_runner
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import Parent, layers_replaced
 from gqasearch.models.loading_on_demand import load_on_demand
-from gqasearch.refining import Descent, GroupedParent, Joint
+from gqasearch.refining import Descent, GroupedParent, Joint, Streams
 from gqasearch.refining.joint import joint_loss, mean_loss
 from tests.refining.cases import THIRDS, blocks_of, converter_of, copied_heads, state_of, untouched
 from tests.samples import logits_of
@@ -77,7 +77,7 @@ def test_where_nothing_was_lost_nothing_is_moved(tmp_path: Path) -> None:
     with layers_replaced(parent, {index: copied_heads(parent.layer(index)) for index in range(2)}):
         converter = converter_of(parent, tmp_path, "mean")
         layers = {index: converter.merged_layer(pairs, index) for index in range(2)}
-        assert FEW.join(parent, pairs, layers, blocks_of(parent), lambda _: None) is layers
+        assert FEW.join(parent, pairs, layers, blocks_of(parent), lambda: None) is layers
 
 
 def test_weights_on_disk_give_the_same(tmp_path: Path) -> None:
@@ -110,6 +110,7 @@ def test_stopped_among_the_joint_steps_the_layers_are_not_fitted_again(
         converter.refine(THIRDS, blocks, FEW, folder=folder, progress=stop)
     assert seen[-1] == (total - 5, total) and [done for done, _ in seen] == sorted(done for done, _ in seen)
     monkeypatch.setattr(Descent, "refine_layer", lambda *_: pytest.fail("a layer was fitted again"))
+    monkeypatch.setattr(Streams, "__init__", lambda *_: pytest.fail("the text passed the layers again"))
     found = converter.refine(THIRDS, blocks, FEW, folder=folder)
     monkeypatch.setattr(Joint, "join", lambda *_: pytest.fail("it was joined again"))
     again = converter.refine(THIRDS, blocks, FEW, folder=folder)
