@@ -214,6 +214,7 @@ def test_a_checkpoint_healed_twice_tells_of_both(tmp_path: Path) -> None:
         ({"text": "missing.txt"}, "no such file"),
         ({"evaluation_text": "missing.txt"}, "no such file"),
         ({"device": "cudaa"}, "--device cudaa cannot be used here"),
+        ({"device": "cpu,cpu"}, "--device cpu,cpu: each process of a healing trains on one device"),
         ({"revision": "main"}, "--revision main is of models on the hub"),
         ({"learning_rate": 1e30, "gradient_norm": 0}, "diverged before step 2"),
         ({"progressive": 0.5}, "has no grouping.json"),

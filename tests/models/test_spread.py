@@ -22,6 +22,7 @@ from gqasearch.merging import make_merge
 from gqasearch.models import LayerWeights, Parent, load_parent, read_config, supported_architectures, tie_heads
 from gqasearch.models.device import check_device, devices_of
 from gqasearch.models.loading_on_demand import load_model_within, load_on_demand
+from gqasearch.models.on_demand import on_demand
 from gqasearch.models.spread import Spread, decoder_layers
 from gqasearch.models.tensors import CheckpointTensors
 from gqasearch.refining import Descent, GroupedParent
@@ -176,3 +177,20 @@ def test_several_devices_read_weights_on_demand(tmp_path: Path) -> None:
     assert load_parent(str(tmp_path), device="cpu").weights is None
     assert load_parent(str(tmp_path), device="cpu,cpu").weights is not None
     assert load_model_within(tmp_path, torch.float32, "cpu,cpu").device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cpu,cpu"])
+def test_weights_that_nobody_can_tell_apart_are_all_loaded(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one device; they cannot be spread."""
+    saved("llama", tmp_path)
+    monkeypatch.setattr("gqasearch.models.loading_on_demand._stored_names", lambda *_: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    if "," in device:
+        with pytest.raises(UserError, match="cannot be spread over devices"):
+            load_model_within(tmp_path, torch.float32, device, room=0)
+        return
+    found = load_model_within(tmp_path, torch.float32, device, room=0)
+    assert on_demand(found) is None and found.device == torch.device("cpu")
