@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,7 +45,8 @@ class FitnessContext:
     ``statistics`` come from the calibration text, ``search_blocks`` from the search text: neither is
     the text that results are reported on. ``merge`` is the rule that the converted model will use, and
     ``refinement`` what will be fitted after it. Texts are functions, called only by a fitness that
-    ``needs`` them.
+    ``needs`` them. ``folder``: of this fitness alone, where it may keep what took it long, for a process that goes on
+    with the same run; it is removed when the run is done. None where nothing is to be kept.
     """
 
     parent: Parent
@@ -53,6 +55,7 @@ class FitnessContext:
     load_search_blocks: Callable[[], TokenBlocks]
     load_calibration_blocks: Callable[[], TokenBlocks]
     refinement: Refinement = field(default_factory=NoRefinement)
+    folder: Path | None = None
 
     @property
     def refined(self) -> bool:

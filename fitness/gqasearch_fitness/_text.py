@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.evaluation import Converter, PrefixLosses, SummedLoss, TiedLayer, mean_loss
+from gqasearch.evaluation import (
+    CandidateState,
+    Converter,
+    PrefixLosses,
+    SummedLoss,
+    TiedLayer,
+    digest_of,
+    mean_loss,
+)
 from gqasearch.fitness import FitnessContext, FloatArray
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import LayerWeights, tie_heads
@@ -17,9 +26,12 @@ from gqasearch.refining import Descent, LayersAlone, LayerwiseRefinement, Output
 
 # (layer, its grouping) -> the converted layer, k and v (G, ...).
 ConvertedLayer: TypeAlias = Callable[[int, LayerGrouping], LayerWeights]
+# (grouping, its refined layers) -> loss.
+MeasureLayers: TypeAlias = Callable[[Grouping, Mapping[int, LayerWeights]], float]
 
 # Blocks of about so many tokens are run at once: the smallest share of its text that a candidate can be run on.
 BATCH_TOKENS = 1024
+ALL = -1  # in place of the number of a batch
 
 
 def check_tokens(tokens: int, refit_tokens: int) -> None:
@@ -67,21 +79,23 @@ class CandidateLosses:
     def __init__(
         self, parameters: QuickRefinement, context: FitnessContext, blocks: TokenBlocks, summed_loss: SummedLoss
     ) -> None:
-        def losses(converted: ConvertedLayer) -> PrefixLosses:
+        def losses(name: str, converted: ConvertedLayer) -> PrefixLosses:
             tied_layer = in_parents_shape(context, converted)
-            return PrefixLosses(context.parent, tied_layer, blocks, batch_size(blocks), summed_loss)
+            state = candidate_state(context, name)
+            return PrefixLosses(context.parent, tied_layer, blocks, batch_size(blocks), summed_loss, state=state)
 
         self.context, self.blocks, self.summed_loss = context, blocks, summed_loss
         self.converter = converter = Converter(context.parent, context.merge, context.load_statistics)
         outputs = Outputs() if context.refined else None
         self.converted_layer = converted_layers(context, converter, outputs, parameters.refit_tokens)
-        self.on_part = self.on_all = losses(self.converted_layer)
+        self.on_part = self.on_all = losses("quick", self.converted_layer)
         refinement = context.refinement
         if isinstance(refinement, Descent) and parameters.descent_tokens and parameters.descent_steps:
             short = replace(refinement, steps=min(refinement.steps, parameters.descent_steps))
             self.converted_layer = converted_layers(context, converter, short, parameters.descent_tokens)
-            self.on_all = losses(self.converted_layer)
+            self.on_all = losses("short", self.converted_layer)
         self.batch_tokens = self.on_part.batch_tokens
+        self._finals = candidate_state(context, "finals")
 
     @property
     def tokens_run(self) -> int:
@@ -93,15 +107,38 @@ class CandidateLosses:
         whole = len(set(batches)) == len(self.batch_tokens)
         return (self.on_all if whole else self.on_part)(groupings, batches)
 
-    def refined(self, groupings: Sequence[Grouping]) -> FloatArray:
-        """Mean loss of every grouping over all of the text after the context's refinement, as a run does it, (N,)."""
-        return np.array([self._refined(grouping) for grouping in groupings], dtype=np.float64)
+    def refined(self, groupings: Sequence[Grouping], measure: MeasureLayers | None = None) -> FloatArray:
+        """Mean loss of every grouping over all of the text after the context's refinement, as a run does it, (N,).
 
-    def _refined(self, grouping: Grouping) -> float:
-        context = self.context
-        layers = self.converter.refine(grouping, context.load_calibration_blocks(), context.refinement)
+        ``measure``: gives the loss of refined layers in another way than running them.
+        """
+        return np.array([self._final(grouping, measure or self._mean_loss) for grouping in groupings], dtype=np.float64)
+
+    def _final(self, grouping: Grouping, measure: MeasureLayers) -> float:
+        """Kept, as are the layers that are refined already: they cost a run's refinement each."""
+        known = self._finals.loss((ALL, grouping)) if self._finals else None
+        if known is not None:
+            return known
+        context, folder = self.context, None
+        if context.folder is not None:
+            folder = context.folder / f"refined-{digest_of(grouping)}"
+        blocks = context.load_calibration_blocks()
+        layers = self.converter.refine(grouping, blocks, context.refinement, folder=folder)
+        loss = measure(grouping, layers)
+        if self._finals is not None:
+            self._finals.add([((ALL, grouping), loss)])
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        return loss
+
+    def _mean_loss(self, grouping: Grouping, layers: Mapping[int, LayerWeights]) -> float:
         converted = self.converter.runner(grouping, layers)
         return mean_loss(converted, self.blocks, batch_size(self.blocks), self.summed_loss)
+
+
+def candidate_state(context: FitnessContext, name: str) -> CandidateState | None:
+    """What an earlier process kept under this name; None where nothing is to be kept."""
+    return None if context.folder is None else CandidateState(context.folder / name)
 
 
 def converted_layers(

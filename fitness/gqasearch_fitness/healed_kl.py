@@ -11,11 +11,11 @@ import numpy as np
 
 from gqasearch.evaluation import ParentLayers, ParentLogProbs
 from gqasearch.fitness import Fitness, FitnessContext, FloatArray, PreparedTextFitness
-from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.grouping import Grouping
 from gqasearch.healing import ShortHealing, healed_runner
 from gqasearch.merging import Need
 from gqasearch.models import LayerWeights
-from gqasearch_fitness._text import CandidateLosses, batch_size, check_quick_refinement
+from gqasearch_fitness._text import ALL, CandidateLosses, batch_size, candidate_state, check_quick_refinement
 
 
 class PreparedHealedKL(PreparedTextFitness):
@@ -35,7 +35,7 @@ class PreparedHealedKL(PreparedTextFitness):
             learning_rate=parameters.learning_rate,
             batch_blocks=max(1, parameters.step_tokens // text.ids.shape[1]),
         )
-        self._layers: dict[tuple[int, LayerGrouping], LayerWeights] = {}
+        self._state = candidate_state(context, "healed")
         self._values: dict[Grouping, float] = {}
 
     def evaluate_batches(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
@@ -44,22 +44,23 @@ class PreparedHealedKL(PreparedTextFitness):
         return np.array([self._kept(grouping) for grouping in groupings], dtype=np.float64)
 
     def evaluate_refined(self, groupings: Sequence[Grouping]) -> FloatArray:
-        return np.array([self._refined(grouping) for grouping in groupings], dtype=np.float64)
+        """After the context's refinement itself, as a run does it, and then the steps."""
+        return self.losses.refined(groupings, self._healed)
 
     def _kept(self, grouping: Grouping) -> float:
         if grouping not in self._values:
-            layers = {
-                index: self.losses.converted_layer(index, layer)
-                for index, layer in enumerate(grouping)
-                if layer.num_groups < layer.num_heads
-            }
-            self._values[grouping] = self._healed(grouping, layers)
+            known = self._state.loss((ALL, grouping)) if self._state else None
+            self._values[grouping] = self._quickly_healed(grouping) if known is None else known
+            if known is None and self._state is not None:
+                self._state.add([((ALL, grouping), self._values[grouping])])
         return self._values[grouping]
 
-    def _refined(self, grouping: Grouping) -> float:
-        """After the context's refinement itself, as a run does it, and then the steps."""
-        context = self.losses.context
-        layers = self.losses.converter.refine(grouping, context.load_calibration_blocks(), context.refinement)
+    def _quickly_healed(self, grouping: Grouping) -> float:
+        layers = {
+            index: self.losses.converted_layer(index, layer)
+            for index, layer in enumerate(grouping)
+            if layer.num_groups < layer.num_heads
+        }
         return self._healed(grouping, layers)
 
     def _healed(self, grouping: Grouping, layers: Mapping[int, LayerWeights]) -> float:

@@ -1,6 +1,7 @@
 """What a converted model is worth: perplexity, KL to the parent, memory."""
 
 from gqasearch.evaluation.attention_calls import AttentionCalls
+from gqasearch.evaluation.candidate_state import CandidateState, digest_of
 from gqasearch.evaluation.candidates import Converter
 from gqasearch.evaluation.climb import SummedLoss, mean_loss
 from gqasearch.evaluation.climb_state import ClimbState
@@ -20,6 +21,7 @@ from gqasearch.evaluation.runners import LayerStack, ParentLayers, Runner, Whole
 __all__ = [
     "CONVENTION",
     "AttentionCalls",
+    "CandidateState",
     "ClimbState",
     "Converter",
     "ForwardCount",
@@ -38,6 +40,7 @@ __all__ = [
     "convention_of",
     "count_parameters",
     "counted_forwards",
+    "digest_of",
     "evaluate_quality",
     "kl_per_token",
     "kv_bytes_per_token",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks
+from gqasearch.evaluation.candidate_state import CandidateState, Pair, Passed
 from gqasearch.evaluation.climb import SummedLoss
 from gqasearch.evaluation.recent import Recent
 from gqasearch.evaluation.runners import ParentLayers
@@ -27,10 +28,6 @@ from gqasearch.pairwise import FloatArray
 
 # (layer, its grouping) -> the converted layer in the parent's shape.
 TiedLayer: TypeAlias = Callable[[int, LayerGrouping], LayerWeights]
-# A batch and a candidate.
-Pair: TypeAlias = tuple[int, Grouping]
-# A batch and the layers that it has passed: what names a hidden state.
-Passed: TypeAlias = tuple[int, tuple[LayerGrouping, ...]]
 
 HIDDEN_BYTES = 2**29
 WEIGHT_BYTES = 2**29
@@ -43,6 +40,7 @@ class PrefixLosses:
     ``batch_tokens``: tokens of every batch, (B,). ``tokens_run``: tokens that candidates were run on so far;
     ``layers_run``: tokens times the layers that were computed for them. ``hidden_bytes``: of the hidden states that are
     kept, and as much again of those on their way up (of one candidate at least); ``weight_bytes``: of converted layers.
+    ``state``: what an earlier process knew of the same parent, layers, text and loss.
     """
 
     def __init__(
@@ -55,6 +53,7 @@ class PrefixLosses:
         *,
         hidden_bytes: int = HIDDEN_BYTES,
         weight_bytes: int = WEIGHT_BYTES,
+        state: CandidateState | None = None,
     ) -> None:
         self.parent, self._model = parent, ParentLayers(parent)
         self.batches = list(blocks.batches(batch_blocks))
@@ -66,21 +65,31 @@ class PrefixLosses:
         self._summed_loss = summed_loss
         self._hidden: Recent[Passed, Tensor] = Recent(hidden_bytes, lambda t: t.nbytes)
         self._weights: Recent[tuple[int, LayerGrouping], LayerWeights] = Recent(weight_bytes, _bytes)
+        self._state = state
+        for passed, hidden in state.hidden() if state else ():
+            self._hidden.put(passed, hidden.to(parent.device))
 
     def __call__(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
         """Mean loss of every grouping over these batches, (N,). Each is independent of the others."""
         keep_freed_memory()
         # In the order of their layers: where not all go up at once, those do that share the lowest.
         candidates = sorted(set(groupings), key=lambda grouping: [layer.groups for layer in grouping])
-        known = {(batch, one): self._losses.get((batch, one)) for batch in batches for one in candidates}
+        known = {(batch, one): self._known((batch, one)) for batch in batches for one in candidates}
         found = {pair: loss for pair, loss in known.items() if loss is not None}
         for pairs in self._together(pair for pair in known if pair not in found):
-            for pair, loss in self._run(pairs):
-                found[pair] = loss
+            new = dict(self._run(pairs))
+            found |= new
+            for pair, loss in new.items():
                 self._losses.put(pair, loss)
+            if self._state is not None:
+                self._state.add(new.items())
         count = sum(self._targets[batch].count for batch in batches)
         sums = [sum(found[batch, grouping] for batch in batches) for grouping in groupings]
         return np.array(sums, dtype=np.float64) / count
+
+    def _known(self, pair: Pair) -> float | None:
+        loss = self._losses.get(pair)
+        return self._state.loss(pair) if loss is None and self._state is not None else loss
 
     def _together(self, pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
         """As many as have room for a hidden state before a layer and one after it, at least one."""
@@ -116,6 +125,8 @@ class PrefixLosses:
             states |= entering[index]
             entering[index] = {}
             states = self._advance(index, states, list(wanted[index]), entered)
+            if self._state is not None and states and index + 1 < layers:
+                self._state.rest(index + 1, states)
         with self._model.head_loaded():
             for batch, layers_passed in list(states):
                 hidden = self._targets[batch].chosen(states.pop((batch, layers_passed)))

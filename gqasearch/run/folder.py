@@ -65,6 +65,11 @@ class RunFolder:
         return self.path / "state" / "refined"
 
     @property
+    def candidates(self) -> Path:
+        """What fitness functions keep of their candidates, until the result is there."""
+        return self.path / "state" / "candidates"
+
+    @property
     def measured(self) -> Path:
         """What the evaluation knows so far, until the result is there."""
         return self.path / "state" / "measured"

@@ -95,10 +95,10 @@ def run(
     ``tell``: is given, before the work, a sentence on everything that will differ from what was asked for, and on what
     the run is expected to take.
     """
-    work = Workspace(config, progress, kept, listeners)
+    folder = RunFolder(output_dir)
+    work = Workspace(config, progress, kept, listeners, folder.candidates)
     crew = parse_workers(workers)
     outlook = check_run(work, crew, threads)
-    folder = RunFolder(output_dir)
     folder.check(work.config)
     # Text and weights are read now for their errors, too, before there is a folder.
     notes = [] if folder.grouping.is_file() else outlook.notes()
@@ -153,7 +153,7 @@ def run_steps(
         materialize(work, document, folder.model, refined_in=folder.refined)
     if not folder.metrics.is_file():
         evaluate_step(work, folder, document)
-    for done in (folder.refined, folder.measured):
+    for done in (folder.candidates, folder.refined, folder.measured):
         shutil.rmtree(done, ignore_errors=True)
     if report and not folder.report.is_file():
         work.progress.stage("report")

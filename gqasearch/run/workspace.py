@@ -79,6 +79,8 @@ class Workspace:
     """Loads what ``config`` names, once. Its own ``config`` names the refinement, also where the merge decides it.
 
     ``kept``: what it shares with other workspaces of the process. ``listeners``: told of a run as it goes.
+    ``candidates``: where fitness functions keep what they would lose if the process were killed; of one run, so
+    nothing that is shared with others is kept there.
     """
 
     def __init__(
@@ -87,10 +89,12 @@ class Workspace:
         progress: Progress | None = None,
         kept: Kept | None = None,
         listeners: Sequence[RunListener] = (),
+        candidates: Path | None = None,
     ) -> None:
         self.config = with_refinement(config)
         self.progress: Progress = progress or NoProgress()
         self.listeners = tuple(listeners)
+        self._candidates = candidates if kept is None else None
         self._kept = kept or Kept()
 
     @cached_property
@@ -228,8 +232,8 @@ class Workspace:
         named = {fitness.needs for fitness in self.fitnesses.values()} | {self.merge.needs}
         return named | ({"statistics"} if self.method.needs & {"similarity", "guide"} else set())
 
-    def context(self) -> FitnessContext:
-        """What fitness functions prepare from."""
+    def context(self, name: str | None = None) -> FitnessContext:
+        """What the fitness function of this name prepares from; without a name one that keeps nothing."""
         return FitnessContext(
             parent=self.parent,
             merge=self.merge,
@@ -237,6 +241,7 @@ class Workspace:
             load_search_blocks=lambda: self.blocks("search"),
             load_calibration_blocks=lambda: self.blocks("calibration"),
             refinement=self.refinement,
+            folder=self._candidates / name if self._candidates and name else None,
         )
 
     def prepared(self, fitness: Fitness) -> PreparedFitness:
@@ -244,7 +249,7 @@ class Workspace:
         return self._kept.get(
             *((Kept.RUNNING, Kept.LARGE) if fitness.needs == "forward" else (Kept.TABLES, Kept.SMALL)),
             (self._key(FITNESS_SETTINGS), fitness.name, json.dumps(fitness.parameters(), sort_keys=True, default=str)),
-            lambda: fitness.prepare(self.context()),
+            lambda: fitness.prepare(self.context(fitness.name)),
         )
 
     def _key(self, settings: tuple[str, ...]) -> str:

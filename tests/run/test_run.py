@@ -7,7 +7,9 @@ import json
 import random
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -235,6 +237,35 @@ def test_an_evaluation_that_was_stopped_goes_on_at_its_layer(
     found = json.loads(folder.metrics.read_text())
     assert all(found[key] == wanted[key] for key in ("parent", "results", "targets"))
     assert not folder.measured.exists()
+
+
+def test_candidates_that_were_stopped_go_on_at_their_layer(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {"population": 4, "generations": 2, "local_steps": 0}
+    own = {**settings, "merge": "mean", "refine": "none", "objectives": ["kl"], "method_parameters": few}
+    whole = finished(own, tmp_path / "whole", materialize=False)
+    monkeypatch.setattr("gqasearch.evaluation.candidate_state.REST_SECONDS", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):  # noqa: PT012
+        patch.setattr(ParentLayers, "predictions", Later(ParentLayers.predictions, 9))  # after some candidates
+        finished(own, tmp_path / "run", materialize=False)
+    folder = RunFolder(tmp_path / "run")
+    assert (folder.candidates / "kl" / "quick" / "losses.jsonl").stat().st_size
+    finished(own, folder.path, materialize=False)
+    assert folder.grouping.read_bytes() == whole.grouping.read_bytes()
+    assert history_of(folder) == history_of(whole)
+    assert not folder.candidates.exists()
+
+
+class Later:
+    """A method that fails at a later call."""
+
+    def __init__(self, method: Callable[..., Any], calls: int) -> None:
+        self.method, self.left = method, calls
+
+    def __get__(self, owner: object, _type: type) -> Callable[..., Any]:
+        self.left -= 1
+        return stop if self.left < 0 else partial(self.method, owner)
 
 
 def stop(*_arguments: object) -> None:
