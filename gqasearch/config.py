@@ -38,9 +38,12 @@ class RunConfig(Settings):
 
     model: str = Field("embedded", description="'embedded', a checkpoint folder, or a hub id (org/name)")
     revision: str | None = Field(None, description="hub revision of the model")
-    kv_ratio: float | None = Field(None, description="share of the KV heads to keep, the same in every layer")
-    kv_heads: int | None = Field(None, description="KV heads per layer")
+    kv_ratio: float | None = Field(None, description="share of the KV cache to keep, the same in every layer")
+    kv_heads: int | None = Field(None, description="KV heads per layer, of the size that they will have")
     kv_budget: int | None = Field(None, description="KV heads of the whole model; layers may differ")
+    join: int = Field(
+        1, ge=1, description="size of a KV head, in heads of the model: one of n sizes stands for n heads or more"
+    )
     uneven: bool = Field(False, description="the kv_ratio holds for the whole model; layers may differ")
     equal_sizes: bool = Field(False, description="groups of equal size only (EC)")
     max_group_size: int | None = Field(None, ge=1, description="largest group; default twice the mean size")
@@ -133,12 +136,22 @@ class RunConfig(Settings):
         layers, heads, step = geometry.num_layers, geometry.num_kv_heads, self.tensor_parallel
         if step > heads:
             raise UserError(f"tensor_parallel must be at most the model's {heads} KV heads, got {step}")
+        most = heads // self.join  # more would take as much memory as the model's own, or more
         if self.kv_heads is not None:
-            return counts_from_heads(self.kv_heads, layers, heads)
-        if self.kv_budget is not None:
-            return counts_from_total(self.kv_budget, layers, heads, step)
-        ratio = 0.5 if self.kv_ratio is None else self.kv_ratio
-        return (counts_from_model_ratio if self.uneven else counts_from_ratio)(ratio, layers, heads, step)
+            counts = counts_from_heads(self.kv_heads, layers, heads)
+        elif self.kv_budget is not None:
+            counts = counts_from_total(self.kv_budget, layers, heads, step)
+        else:
+            ratio = (0.5 if self.kv_ratio is None else self.kv_ratio) / self.join
+            if self.join > 1 and self.kv_ratio is not None and self.kv_ratio <= 1:
+                ratio = min(ratio, most / heads)
+            counts = (counts_from_model_ratio if self.uneven else counts_from_ratio)(ratio, layers, heads, step)
+        if max(counts) > most:
+            raise UserError(
+                f"--join {self.join}: at most {most} KV heads of {self.join} times the size take no more memory than "
+                f"the {heads} that a layer has, got {max(counts)}"
+            )
+        return counts
 
     def budget(self, geometry: Geometry, *, splits_budget: bool = False) -> Budget:
         """The budget in this model's heads; sizes are bounded, or searches drift to one giant group.
@@ -151,7 +164,7 @@ class RunConfig(Settings):
                 raise UserError(f"method {self.method} decides group sizes itself; leave equal_sizes out")
             if self.tensor_parallel > 1:
                 raise UserError(f"method {self.method} decides the groups of every layer; leave tensor_parallel out")
-            return Budget(counts, heads, movable=True, largest_group=self.max_group_size)
+            return Budget(counts, heads, movable=True, smallest_group=self.join, largest_group=self.max_group_size)
         if self.equal_sizes:
             self._check_equal(counts, heads)
             size = heads // counts[0]
@@ -159,9 +172,9 @@ class RunConfig(Settings):
         if self.has_free_counts or self.uneven or self.kv_budget is not None:
             # No size to bound in terms of a mean: a layer may end with one group.
             movable = not self.has_free_counts
-            return Budget(counts, heads, movable=movable, largest_group=self.max_group_size, count_step=step)
+            return Budget(counts, heads, movable, self.join, self.max_group_size, step)
         largest = self.max_group_size or min(heads, 2 * -(-heads // min(counts)))
-        return Budget(counts, heads, largest_group=largest, count_step=step)
+        return Budget(counts, heads, False, self.join, largest, step)
 
     def _check_equal(self, counts: tuple[int, ...], heads: int) -> None:
         if self.has_free_counts or len(set(counts)) > 1:

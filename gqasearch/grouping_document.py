@@ -31,7 +31,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """The source model. ``revision`` and ``fingerprint`` ("sha256:...") are "" when not known."""
+    """The source model. ``revision`` and ``fingerprint`` ("sha256:...") are "" when not known.
+
+    ``joined``: how many of its own heads the size of every head has room for; ``head_dim`` is that size, and the
+    fingerprint that of the model with such heads (``gqasearch.models.joined``).
+    """
 
     id: str
     architecture: str
@@ -41,6 +45,7 @@ class ModelRecord:
     head_dim: int
     revision: str = ""
     fingerprint: str = ""
+    joined: int = 1
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,11 @@ class GroupingDocument:
         return Grouping(tuple(layer.grouping for layer in self.layers))
 
     @property
+    def kv_ratio(self) -> float:
+        """The cache over the source's: wide heads count as often as they have room for heads."""
+        return self.grouping.kv_ratio * self.model.joined
+
+    @property
     def queries_per_kv(self) -> int:
         """Query heads that every KV head of the source carries."""
         return self.model.num_attention_heads // self.model.num_key_value_heads
@@ -143,10 +153,10 @@ class GroupingDocument:
         known = {
             "format": FORMAT,
             "version": VERSION,
-            "model": asdict(self.model),
+            "model": _model_json(self.model),
             "layers": [_layer_json(layer) for layer in self.layers],
             "kv_heads_total": self.grouping.kv_heads_total,
-            "kv_ratio": self.grouping.kv_ratio,
+            "kv_ratio": self.kv_ratio,
             "merge": self.merge and asdict(self.merge),
             "refinement": self.refinement and asdict(self.refinement),
             "fitness": self.fitness and asdict(self.fitness),
@@ -182,7 +192,7 @@ def read_grouping(path: Path) -> GroupingDocument:
     if error is not None:
         _refuse(path, _place(error.absolute_path), _what(error))
     document = _build(path, data)
-    _check_totals(path, data, document.grouping)
+    _check_totals(path, data, document)
     return document
 
 
@@ -200,10 +210,19 @@ def check_fits(document: GroupingDocument, geometry: Geometry, fingerprint: str 
         ("head_dim", model.head_dim, geometry.head_dim),
     ]
     differ = [f"{name} is {a} in the grouping, {b} in the model" for name, a, b in counts if a != b]
+    if model.joined > 1 and model.head_dim == model.joined * geometry.head_dim:
+        differ = [f"its heads have the size of {model.joined} of the model's; give --join {model.joined}"]
     if not differ and fingerprint is not None and model.fingerprint and model.fingerprint != fingerprint:
         differ = [f"the weights differ: fingerprint {model.fingerprint} in the grouping, {fingerprint} in the model"]
     if differ:
         raise UserError(f"this grouping belongs to another model ({model.id}): {'; '.join(differ)}")
+
+
+def _model_json(model: ModelRecord) -> dict[str, Any]:
+    known = asdict(model)
+    if model.joined == 1:
+        del known["joined"]
+    return known
 
 
 def _layer_json(layer: LayerRecord) -> dict[str, Any]:
@@ -255,12 +274,12 @@ def _record(kind: type[R], data: Mapping[str, Any]) -> R:
     return kind(**{f.name: int(data[f.name]) if f.type == "int" else data[f.name] for f in known})
 
 
-def _check_totals(path: Path, data: Mapping[str, Any], grouping: Grouping) -> None:
-    total, ratio = data["kv_heads_total"], data["kv_ratio"]
+def _check_totals(path: Path, data: Mapping[str, Any], document: GroupingDocument) -> None:
+    grouping, total, ratio = document.grouping, data["kv_heads_total"], data["kv_ratio"]
     if total != grouping.kv_heads_total:
         _refuse(path, "kv_heads_total", f"is {total}, the layers have {grouping.kv_heads_total} groups")
-    if not math.isclose(ratio, grouping.kv_ratio, abs_tol=RATIO_TOLERANCE):
-        _refuse(path, "kv_ratio", f"is {ratio}, the layers give {grouping.kv_ratio:g}")
+    if not math.isclose(ratio, document.kv_ratio, abs_tol=RATIO_TOLERANCE):
+        _refuse(path, "kv_ratio", f"is {ratio}, the layers give {document.kv_ratio:g}")
 
 
 def _refuse(path: Path, place: str, what: str) -> NoReturn:

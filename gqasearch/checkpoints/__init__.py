@@ -5,6 +5,7 @@ from gqasearch.checkpoints.card import CardFacts, MetricRow, healed_card, model_
 from gqasearch.checkpoints.config_json import stock_config
 from gqasearch.checkpoints.gguf_export import GgufExport, export_gguf
 from gqasearch.checkpoints.healed import write_healed
+from gqasearch.checkpoints.joined import joined_source, write_joined
 from gqasearch.checkpoints.layout import Layout, lay_out, slots
 from gqasearch.checkpoints.loaded_back import MOST_TOKENS, CheckBlock, LoadedBack
 from gqasearch.checkpoints.plan import check_target, plan_checkpoint, plan_layout
@@ -29,6 +30,7 @@ __all__ = [
     "check_target",
     "export_gguf",
     "healed_card",
+    "joined_source",
     "lay_out",
     "merged_by_group",
     "model_card",
@@ -43,4 +45,5 @@ __all__ = [
     "strange_code",
     "write_checkpoint",
     "write_healed",
+    "write_joined",
 ]

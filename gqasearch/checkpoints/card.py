@@ -100,7 +100,7 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
         after=layout.kv_heads_words,
         memory="the keys and values that it computes take" if masked else "the KV cache takes",
         auto="AutoModelForMaskedLM" if masked else "AutoModelForCausalLM",
-        ratio=document.grouping.kv_ratio,
+        ratio=document.kv_ratio,
         version=document.created_by.get("gqasearch", ""),
         metrics=_table(facts),
         training=NOT_HEALED,

@@ -25,7 +25,7 @@ def stock_config(family: Family, config: Config, layout: Layout, stored_dtype: t
     dtype = config.get("dtype") or config.get("torch_dtype") or str(stored_dtype).removeprefix("torch.")
     return {
         **kept,
-        **_rope_fields(family, config),
+        **rope_fields(family, config),
         "dtype": dtype,
         "torch_dtype": dtype,
         # transformers 5 takes a Mistral written by an older version, or by none named, for one with a
@@ -34,7 +34,7 @@ def stock_config(family: Family, config: Config, layout: Layout, stored_dtype: t
     }
 
 
-def _rope_fields(family: Family, config: Config) -> dict[str, Any]:
+def rope_fields(family: Family, config: Config) -> dict[str, Any]:
     """RoPE for transformers 5 (``rope_parameters``) and 4 (``rope_theta``, ``rope_scaling``).
 
     Precedence as in transformers 5: ``rope_scaling`` over ``rope_parameters``, a theta inside over one beside.

@@ -32,9 +32,9 @@ def validate(
             check_fits(document, source.geometry, None if allow_other_weights else source.fingerprint)
         found = document.grouping
         if json_:
-            print_json({"valid": True, "kv_heads_total": found.kv_heads_total, "kv_ratio": found.kv_ratio})
+            print_json({"valid": True, "kv_heads_total": found.kv_heads_total, "kv_ratio": document.kv_ratio})
         else:
             typer.echo(
                 f"{grouping}: valid; {len(found)} layers of {found.num_heads} heads, "
-                f"{found.kv_heads_total} KV heads, ratio {found.kv_ratio:.4g}"
+                f"{found.kv_heads_total} KV heads, ratio {document.kv_ratio:.4g}"
             )

@@ -18,6 +18,7 @@ from gqasearch.merging.shared_pairs import SharedPairs
 from gqasearch.merging.shared_rotated import SharedRotated, side_by_side
 from gqasearch.merging.shared_subspace import SharedSubspace
 from gqasearch.models import LayerWeights, augmented
+from gqasearch.models.joined import own_dimensions
 
 
 class OptimalLayer(LayerMerge):
@@ -26,7 +27,10 @@ class OptimalLayer(LayerMerge):
     def __init__(self, weights: LayerWeights, statistics: LayerStatistics) -> None:
         super().__init__(weights, statistics)
         self.statistics: LayerStatistics = statistics
-        self.values = SharedSubspace(self._value_rows(weights), self._value_reads(), self._attended())
+        self.own = own_dimensions(weights)  # rotated pairs, and values
+        rows, reads = self._value_rows(weights)[:, self.own.values], self._value_reads()
+        reads = reads[:, self.own.values][:, :, self.own.values]
+        self.values = SharedSubspace(rows, reads, self._attended(), weights.v.shape[1])
         self._bind_keys(like(statistics.moment(weights.has_biases), weights.k))
 
     def _bind_keys(self, moment: Tensor) -> None:
@@ -38,15 +42,16 @@ class OptimalLayer(LayerMerge):
         keys = self._key_rows(w, moment)
         if r < w.head_dim:
             self.fixed = SharedSubspace(keys[:, r:], self._by_head(reads[:, r:, r:]), self._centred())
-        order = side_by_side(r)
+        order = self.own.keys[side_by_side(len(self.own.keys))]
         reads, gram = reads[:, order][:, :, order], cross_moments(keys[:, order], moment)
-        self.pairs = SharedPairs(gram, self._pair_energy(reads))
+        copies = len(order) * w.joined // max(r, 1)  # of every frequency in a head
+        self.pairs = SharedPairs(gram, self._pair_energy(reads), max(copies, 1), w.joined)
         self._bind_rotated(gram, reads)
 
     def _bind_rotated(self, gram: Tensor, reads: Tensor) -> None:
         """What rotated keys are fitted from: moments of keys and of queries, pairs side by side."""
         turning = turning_of(self.statistics, gram, self.source.rotary_dim, range(len(reads)))
-        self.rotated = SharedRotated(gram, reads, self.pairs, turning)
+        self.rotated = SharedRotated(gram, reads, self.pairs, turning, self.own.pairs)
 
     def _value_rows(self, weights: LayerWeights) -> Tensor:
         """W_v (H, dv, D), float64, with a column for biases where the model has any."""
@@ -99,8 +104,9 @@ class OptimalLayer(LayerMerge):
     def _merge_values(self, heads: tuple[int, ...], own: LayerWeights) -> tuple[Tensor, Tensor | None, Tensor]:
         """Shared V (dv, D), its bias, and the outputs (m, D, dv) that read it; ``own``: these heads."""
         hidden = own.v.shape[-1]
-        shared, maps = self.values.fit(heads, self._value_rows(own), self._attended())
-        o = own.o @ maps.repeat_interleave(own.queries_per_kv, dim=0)
+        places = self.own.values
+        shared, maps = self.values.fit(heads, self._value_rows(own)[:, places], self._attended())
+        o = own.o[..., places] @ maps.repeat_interleave(own.queries_per_kv, dim=0)
         return shared[:, :hidden], None if own.v_bias is None else shared[:, hidden], o
 
     def _merge_keys(
@@ -109,11 +115,12 @@ class OptimalLayer(LayerMerge):
         """Shared K (d, D), its bias, and the queries (m, d, D) turned to read it, with theirs."""
         hidden, r = own.k.shape[-1], own.rotary_dim
         rows = augmented(own.k, own.k_bias, self.source.has_biases)
-        k, maps = self.rotated.fit(heads, rows[:, :r])
+        k, maps = self.rotated.fit(heads, rows[:, self.own.keys])
         if self.fixed is not None:
             fixed_k, fixed = self.fixed.fit(heads, rows[:, r:], self._centred())
             k = torch.cat([k, fixed_k])
             fixed = fixed.mT.repeat_interleave(own.queries_per_kv, dim=0)
             maps = torch.stack([torch.block_diag(*pair) for pair in zip(maps, fixed, strict=True)])
-        q, q_bias = mapped_queries(own, maps)
+        read = torch.cat([self.own.keys, torch.arange(r, own.head_dim)])
+        q, q_bias = mapped_queries(own, maps, read)
         return k[:, :hidden], None if own.k_bias is None else k[:, hidden], q, q_bias

@@ -46,7 +46,7 @@ class OptimalNormedLayer(OptimalLayer):
     def merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
         own = self.heads(heads)
         v, v_bias, o = self._merge_values(heads, own)
-        phases = _unit(self.pairs.leading(torch.tensor([heads]))[0])
+        phases = _unit(self.pairs.leading(torch.tensor([heads]))[0, ..., 0, 0])
         phases = phases * _unit(phases.sum(0)).conj()  # one phase for all heads is free: turn them least
         mean = mean_of(own)
         keys = [self._keys(heads, own, torch.ones_like(phases)), self._keys(heads, own, phases), (mean.k, mean.q)]

@@ -69,7 +69,7 @@ class Turning:
 class TurningSideBySide:
     """As ``Turning``, of rows and columns in the order x_0, y_0, x_1, y_1, ...: no number is copied to be turned.
 
-    Each table (..., m, r/2, r/2).
+    Each table (..., m, s/2, r/2), of some s/2 of the pairs, all as a rule, with all r/2.
     """
 
     same: Tensor
@@ -83,8 +83,13 @@ class TurningSideBySide:
             self.same[queries], self.other[queries], self.same_back[queries], self.other_back[queries]
         )
 
+    def of_pairs(self, rows: Tensor) -> TurningSideBySide:
+        """The averages for moments of these pairs with all of them."""
+        tables = (self.same, self.other, self.same_back, self.other_back)
+        return TurningSideBySide(*(table.index_select(-2, rows) for table in tables))
+
     def forth(self, moments: Tensor) -> Tensor:
-        """E_delta[R X R^T]: X (..., m, r, r), or with 1 for m -> (..., m, r, r); of X^T it is the transpose."""
+        """E_delta[R X R^T]: X (..., m, s, r), or with 1 for m -> (..., m, s, r); of X^T it is the transpose."""
         return _turned(moments, self.same, self.other)
 
     def back(self, moments: Tensor) -> Tensor:
@@ -93,10 +98,10 @@ class TurningSideBySide:
 
 
 def _turned(moments: Tensor, same: Tensor, other: Tensor) -> Tensor:
-    half = same.shape[-1]
-    rows = torch.view_as_complex(moments.reshape(*moments.shape[:-2], half, 2, half, 2))
+    high, wide = same.shape[-2:]
+    rows = torch.view_as_complex(moments.reshape(*moments.shape[:-2], high, 2, wide, 2))
     first, second = rows[..., 0, :], rows[..., 1, :]
-    turned = same.new_empty(*same.shape[:-2], half, 2, half)
+    turned = same.new_empty(*same.shape[:-2], high, 2, wide)
     torch.addcmul(same * first, other, second, out=turned[..., 0, :])
     torch.addcmul(same * second, other, first, value=-1, out=turned[..., 1, :])
-    return torch.view_as_real(turned).view(*same.shape[:-2], 2 * half, 2 * half)
+    return torch.view_as_real(turned).view(*same.shape[:-2], 2 * high, 2 * wide)

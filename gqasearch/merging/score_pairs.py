@@ -84,9 +84,12 @@ def turned_queries(own: LayerWeights, factors: Tensor, maps: Tensor | None) -> t
     return turned[..., :hidden], None if own.q_bias is None else turned[..., hidden]
 
 
-def mapped_queries(own: LayerWeights, maps: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Query weights (m, d, D) and biases (m, d) times ``maps`` (m, d, d), for heads without norms."""
-    return maps @ own.q, None if own.q_bias is None else (maps @ own.q_bias[..., None])[..., 0]
+def mapped_queries(own: LayerWeights, maps: Tensor, read: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Query weights (m, d, D) and biases (m, d) from ``maps`` (m, d, s) of the dimensions ``read`` (s,), for heads
+    without norms.
+    """
+    bias = None if own.q_bias is None else (maps @ own.q_bias[:, read, None])[..., 0]
+    return maps @ own.q[:, read], bias
 
 
 def before_norm(rows: Tensor, norm: Tensor | None) -> Tensor:

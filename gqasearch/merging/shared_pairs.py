@@ -11,26 +11,41 @@ from gqasearch.merging.shared_subspace import NEGLIGIBLE
 class SharedPairs:
     """Pairs k_h, one complex number each; a group shares z with k_h ~ c_h z, c_h complex.
 
-    ``moments`` E[k k^T] of the heads' keys (H, H, r, r), pairs side by side; ``energy`` e (H, r/2): what a unit
+    ``moments`` E[k k^T] of the heads' keys (H, H, s, s), pairs side by side; ``energy`` e (H, s/2): what a unit
     squared error of a pair costs. Per pair the best z is a^H k~ with a the leading eigenvector of the Hermitian
     Gram of k~_h = sqrt(e_h) k_h over the group, and c_h = a_h / sqrt(e_h).
+
+    Where frequencies come several times, ``own`` times in a head and ``shared`` times in z, a factor is a matrix of
+    these numbers, and the best z of a frequency are as many leading eigenvectors.
     """
 
-    def __init__(self, moments: Tensor, energy: Tensor) -> None:
+    def __init__(self, moments: Tensor, energy: Tensor, own: int = 1, shared: int = 1) -> None:
         if energy.numel():  # a head that nothing reads has no say, and no infinite factor either
             energy = energy.clamp_min(NEGLIGIBLE * float(energy.max().clamp_min(torch.finfo(energy.dtype).tiny)))
-        self.energy, self.roots = energy, energy.sqrt()
-        # E[k_h conj(k_j)] of k = x + iy, (r/2, H, H)
+        self.energy, self.roots, self.shared = energy, energy.sqrt(), shared
+        # E[k_h conj(k_j)] of k = x + iy by frequency, (f, H, own, H, own)
         xx, yy, yx, xy = (
-            moments[:, :, a::2, b::2].diagonal(dim1=2, dim2=3).permute(2, 0, 1)
+            moments[:, :, a::2, b::2]
+            .unflatten(3, (-1, own))
+            .unflatten(2, (-1, own))
+            .diagonal(dim1=2, dim2=4)
+            .permute(4, 0, 2, 1, 3)
             for a, b in ((0, 0), (1, 1), (1, 0), (0, 1))
         )
-        roots = self.roots.T
-        self.gram = torch.complex(xx + yy, yx - xy) * roots[:, :, None] * roots[:, None, :]
+        roots = self.roots_by_frequency(own).movedim(1, 0)  # (f, H, own)
+        self.gram = torch.complex(xx + yy, yx - xy) * roots[:, :, :, None, None] * roots[:, None, None]
+
+    def roots_by_frequency(self, own: int) -> Tensor:
+        """sqrt(e), (H, f, own)."""
+        found: Tensor = self.roots.unflatten(1, (-1, own))
+        return found
 
     def leading(self, groups: Tensor) -> Tensor:
-        """The eigenvectors a of groups (N, n), (N, n, r/2) complex."""
-        heads = groups.to(self.gram.device)
-        _, vectors = torch.linalg.eigh(self.gram[:, heads[:, :, None], heads[:, None, :]])  # (r/2, N, n, n)
-        leading: Tensor = vectors[..., -1].movedim(0, -1)
-        return leading
+        """Eigenvectors a of groups (N, n), as many of every frequency as z has: (N, n, f, own, shared)."""
+        heads, own = groups.to(self.gram.device), self.gram.shape[-1]
+        blocks = self.gram[:, heads[:, :, None], :, heads[:, None, :]]  # (N, n, n, f, own, own)
+        _, vectors = torch.linalg.eigh(blocks.permute(3, 0, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3))
+        leading = vectors[..., -self.shared :].flip(-1)
+        leading = torch.nn.functional.pad(leading, (0, self.shared - leading.shape[-1]))
+        by_head: Tensor = leading.unflatten(2, (-1, own)).permute(1, 2, 0, 3, 4)
+        return by_head

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.merging.moments import stack_of
-from gqasearch.merging.positions import Turning
+from gqasearch.merging.positions import Turning, TurningSideBySide
 from gqasearch.merging.shared_pairs import SharedPairs
 from gqasearch.pairwise import FloatArray, IntArray
 from gqasearch.threads import pinned, shared_out
@@ -41,13 +41,23 @@ Mix: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class SharedRotated:
-    """``gram`` E[k k^T] of the keys (H, H, r, r); ``reads`` (Hq, r, r): E[q q^T] times what a squared error of a score
-    costs; both with pairs side by side (``side_by_side``), as the turning takes them.
+    """``gram`` E[k k^T] of the keys (H, H, s, s); ``reads`` (Hq, s, s): E[q q^T] times what a squared error of a score
+    costs; both with pairs side by side (``side_by_side``), as the turning takes them. ``turning``: of all r/2 pairs of
+    the shared key; ``own`` (s/2,): which of them the heads have, all if not given (s = r).
     """
 
-    def __init__(self, gram: Tensor, reads: Tensor, pairs: SharedPairs, turning: Turning) -> None:
-        self.gram, self.reads, self.pairs, self.turning = gram, reads, pairs, turning.side_by_side()
-        self.size, self.per_head = gram.shape[-1], len(reads) // len(gram)
+    def __init__(
+        self, gram: Tensor, reads: Tensor, pairs: SharedPairs, turning: Turning, own: Tensor | None = None
+    ) -> None:
+        shared = turning.side_by_side()
+        half = shared.same.shape[-1]
+        own = torch.arange(half, device=gram.device) if own is None else own.to(gram.device)
+        self.gram, self.reads, self.pairs, self.own_pairs = gram, reads, pairs, own
+        # Of moments of heads with heads, heads with z, z with z.
+        mixed = shared.of_pairs(own)
+        both = (table[..., own] for table in (mixed.same, mixed.other, mixed.same_back, mixed.other_back))
+        self.of_heads, self.of_both, self.of_shared = TurningSideBySide(*both), mixed, shared
+        self.size, self.shared_size, self.per_head = gram.shape[-1], 2 * half, len(reads) // len(gram)
 
     def errors(self, groups: IntArray) -> FloatArray:
         """The groups' errors after ``SEARCH_ROUNDS`` rounds, (N,); ``groups`` (N, n).
@@ -56,27 +66,33 @@ class SharedRotated:
         """
         if not self.size:  # no RoPE
             return np.zeros(len(groups))
-        step = max(stack_of(self.gram, STACK) // (groups.shape[1] * self.per_head * self.size**2), 1)
+        step = max(stack_of(self.gram, STACK) // (groups.shape[1] * self.per_head * self.size * self.shared_size), 1)
         stacks = torch.from_numpy(groups).to(self.gram.device).split(step)
         found = shared_out(lambda some: _Groups(self, some).errors_after(SEARCH_ROUNDS), stacks)
         return np.asarray(torch.cat(found).cpu().numpy())
 
     def fit(self, heads: tuple[int, ...], own: Tensor) -> tuple[Tensor, Tensor]:
-        """z (r, D), of the heads' typical size per pair, and M (m, r, r) of the m query heads: q' = M q.
+        """z (r, D), of the heads' typical size per pair, and M (m, r, s) of the m query heads: q' = M q.
 
-        ``own``: rows W of these heads' keys (n, r, D). Here, pairs are the halves again.
+        ``own``: rows W of these heads' keys (n, s, D). Here, pairs are the halves again.
         """
         if not self.size:
             return own[0], own.new_zeros(len(heads) * self.per_head, 0, 0)
         with pinned(1):
             mixing, found = _Groups(self, torch.tensor([heads], device=self.gram.device)).after(ROUNDS)
         order = side_by_side(self.size)
-        back = order.argsort()
+        back = side_by_side(self.shared_size).argsort()
         shared = (mixing[0].mT @ own[:, order].flatten(0, 1))[back]
-        maps = found.maps[0].mT[:, back][:, :, back]
-        typical, size = _pair_sizes(own).mean(0), _pair_sizes(shared)
+        maps = found.maps[0].mT[:, back][:, :, order.argsort()]
+        typical, size = self._typical_sizes(own), _pair_sizes(shared)
         scale = torch.where((size > 0) & (typical > 0), typical / size.clamp_min(TINY), 1.0).repeat(2)[:, None]
         return shared * scale, maps / scale
+
+    def _typical_sizes(self, own: Tensor) -> Tensor:
+        """What the pairs of z should have, (r/2,): those of the heads' pairs of the same frequency."""
+        frequencies, joined = self.shared_size // 2 // self.pairs.shared, self.pairs.shared
+        sizes: Tensor = _pair_sizes(own).unflatten(1, (frequencies, -1)).square().sum(2).sqrt()
+        return sizes.mean(0).repeat_interleave(joined)
 
 
 def side_by_side(size: int) -> Tensor:
@@ -88,7 +104,7 @@ def side_by_side(size: int) -> Tensor:
 class _Fit:
     """Maps of N groups with m query heads, all transposed: a solve works by columns, and need not copy.
 
-    ``maps`` M^T, ``moved`` (M E[q q^T])^T and ``wanted`` E[R k z^T R^T], (N, m, r, r); ``ridge`` (N, m, 1, 1):
+    ``maps`` M^T, ``moved`` (M E[q q^T])^T and ``wanted`` E[R k z^T R^T], (N, m, s, r); ``ridge`` (N, m, 1, 1):
     (E[R z z^T R^T] + ridge) M = wanted^T.
     """
 
@@ -105,15 +121,16 @@ class _Groups:
         self.keys, self.heads, self.size = keys, heads, keys.size
         queries = heads[..., None] * keys.per_head + torch.arange(keys.per_head, device=heads.device)
         queries = queries.flatten(1)
-        self.reads, self.turning = keys.reads[queries], keys.turning.of(queries)
-        blocks = keys.gram[heads[:, :, None], heads[:, None, :]]  # (N, n, n, r, r)
+        self.reads = keys.reads[queries]
+        self.of_both, self.of_shared = keys.of_both.of(queries), keys.of_shared.of(queries)
+        blocks = keys.gram[heads[:, :, None], heads[:, None, :]]  # (N, n, n, s, s)
         self.gram = blocks.transpose(2, 3).reshape(len(heads), heads.shape[1] * keys.size, -1)
-        own = self.turning.forth(self._of_queries(keys.gram[heads, heads]))  # E[R k k^T R^T]
+        own = keys.of_heads.of(queries).forth(self._of_queries(keys.gram[heads, heads]))  # E[R k k^T R^T]
         self.energy = _summed(self.reads * own)
 
     def after(self, rounds: int) -> tuple[Tensor, _Fit]:
-        """T^T (N, n r, r) and the maps, after one round or more from the better start."""
-        found = self._better(self._start(self._one_factor_per_pair()), self._start(_mean))
+        """T^T (N, n s, r) and the maps, after one round or more from the better start."""
+        found = self._better(self._start(self._one_factor_per_pair()), self._start(self._mean))
         for _ in range(rounds):
             mixing = self.best_mixing(found)
             found = self.with_best_maps(cross := self.gram @ mixing, mixing.mT @ cross)
@@ -122,7 +139,7 @@ class _Groups:
     def errors_after(self, rounds: int) -> Tensor:
         """The errors, (N,), after these rounds."""
         if not rounds:
-            return torch.minimum(*(self.errors(self._start(mix)) for mix in (self._one_factor_per_pair(), _mean)))
+            return torch.minimum(*(self.errors(self._start(mix)) for mix in (self._one_factor_per_pair(), self._mean)))
         return self.errors(self.after(rounds)[1])
 
     def _start(self, mix: Mix) -> _Fit:
@@ -134,24 +151,35 @@ class _Groups:
     def _one_factor_per_pair(self) -> Mix:
         """T of one complex factor per pair; as a real matrix a multiplication by x + iy is [[x, -y], [y, x]]."""
         pairs = self.keys.pairs
-        factors = (pairs.leading(self.heads).conj() * pairs.roots[self.heads])[:, None]  # (N, 1, n, r/2)
+        own = pairs.gram.shape[-1]
+        roots = pairs.roots_by_frequency(own)[self.heads]
+        factors = (pairs.leading(self.heads).conj() * roots[..., None])[:, None]  # (N, 1, n, f, own, shared)
 
         def mix(moments: Tensor) -> Tensor:
-            by_pair = torch.view_as_complex(moments.unflatten(3, (-1, 2)).contiguous())
-            return torch.view_as_real((by_pair * factors).sum(2)).flatten(2)
+            by_pair = torch.view_as_complex(moments.unflatten(3, (-1, own, 2)).contiguous())
+            return torch.view_as_real((by_pair[..., None] * factors).sum((2, 4))).flatten(2)
 
         return mix
 
+    def _mean(self, moments: Tensor) -> Tensor:
+        """T of the mean, which of z has the pairs that the heads have."""
+        mean = moments.mean(2)
+        if self.size == self.keys.shared_size:
+            return mean
+        wide = mean.new_zeros(*mean.shape[:2], self.keys.shared_size // 2, 2)
+        wide[:, :, self.keys.own_pairs] = mean.unflatten(2, (-1, 2))
+        return wide.flatten(2)
+
     def with_best_maps(self, cross: Tensor, own: Tensor) -> _Fit:
-        """The best M for a z with E[k z^T] (N, n r, r) and E[z z^T] (N, r, r)."""
-        wanted = self.turning.forth(self._of_queries(cross))
-        maps, ridge = _solve(self.turning.forth(own[:, None]), wanted)
+        """The best M for a z with E[k z^T] (N, n s, r) and E[z z^T] (N, r, r)."""
+        wanted = self.of_both.forth(self._of_queries(cross))
+        maps, ridge = _solve(self.of_shared.forth(own[:, None]), wanted)
         return _Fit(maps, self.reads @ maps, wanted, ridge)
 
     def best_mixing(self, found: _Fit) -> Tensor:
         """The best T^T for these M: what all query heads together want of z."""
-        wanted = self.turning.back(found.moved).unflatten(1, (-1, self.keys.per_head)).sum(2)
-        total = self.turning.back(found.maps.mT @ found.moved).sum(1)
+        wanted = self.of_both.back(found.moved).unflatten(1, (-1, self.keys.per_head)).sum(2)
+        total = self.of_shared.back(found.maps.mT @ found.moved).sum(1)
         return _solve(total, wanted.flatten(1, 2))[0]
 
     def errors(self, found: _Fit) -> Tensor:
@@ -166,13 +194,9 @@ class _Groups:
         return _Fit(*(torch.where(other_wins, b, a) for a, b in pairs))
 
     def _of_queries(self, by_head: Tensor) -> Tensor:
-        """Matrices of the heads, (N, n r, r) or (N, n, r, r), for each of their query heads, (N, m, r, r)."""
-        matrices = by_head.reshape(len(by_head), -1, self.size, self.size)
+        """Matrices of the heads, (N, n s, c) or (N, n, s, c), for each of their query heads, (N, m, s, c)."""
+        matrices = by_head.reshape(len(by_head), -1, self.size, by_head.shape[-1])
         return matrices if self.keys.per_head == 1 else matrices.repeat_interleave(self.keys.per_head, dim=1)
-
-
-def _mean(moments: Tensor) -> Tensor:
-    return moments.mean(2)
 
 
 def _solve(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,14 +17,15 @@ STACK = 2**21
 
 
 class SharedSubspace:
-    """Heads y_h = W_h x of size s; a group shares z of size s with y_h ~ P_h z, P_h any (s, s) map.
+    """Heads y_h = W_h x of size s; a group shares z of size r with y_h ~ P_h z, P_h any (s, r) map.
 
     ``rows`` W (H, s, D); ``reads`` (H, s, s): an error e of head h costs e^T reads_h e; ``moment``
-    E[x x^T] (D, D). With S_h^T S_h = reads_h, z is spanned by the top s eigenvectors of the Gram of the
-    S_h y_h over the group (Eckart and Young, 1936), and P_h is the regression of y_h on it.
+    E[x x^T] (D, D); ``size`` r, s if not given. With S_h^T S_h = reads_h, z is spanned by the top r eigenvectors of the
+    Gram of the S_h y_h over the group (Eckart and Young, 1936), and P_h is the regression of y_h on it.
     """
 
-    def __init__(self, rows: Tensor, reads: Tensor, moment: Tensor) -> None:
+    def __init__(self, rows: Tensor, reads: Tensor, moment: Tensor, size: int | None = None) -> None:
+        self.size = rows.shape[1] if size is None else size
         with pinned(1):
             values, vectors = torch.linalg.eigh(reads)
         self.roots = values.clamp_min(0).sqrt()[..., None] * vectors.mT  # S (H, s, s)
@@ -32,28 +33,31 @@ class SharedSubspace:
 
     def errors(self, groups: IntArray) -> FloatArray:
         """Sum of the discarded eigenvalues of each group, (N,); ``groups`` (N, n)."""
-        kept, width = self.gram.shape[-1], groups.shape[1] * self.gram.shape[-1]
+        width = groups.shape[1] * self.gram.shape[-1]
+        if width <= self.size:
+            return np.zeros(len(groups))
 
         def of_some(some: Tensor) -> FloatArray:
-            values = torch.linalg.eigvalsh(self._blocks(some))[:, : width - kept]
+            values = torch.linalg.eigvalsh(self._blocks(some))[:, : width - self.size]
             return np.asarray(values.clamp_min(0).cpu().numpy().sum(1))
 
         stacks = torch.from_numpy(groups).split(max(stack_of(self.gram, STACK) // max(width**2, 1), 1))
         return np.concatenate(shared_out(of_some, stacks))
 
     def fit(self, heads: tuple[int, ...], own: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of z (s, D), of the heads' typical size, and the maps P (n, s, s).
+        """Rows of z (r, D), of the heads' typical size, and the maps P (n, s, r).
 
         ``own``: rows W of these heads (n, s, D); ``moment`` as before.
         """
-        size = own.shape[1]
         with pinned(1):
             energies, vectors = torch.linalg.eigh(self._blocks(torch.tensor([heads]))[0])
-        top, energies = vectors[:, -size:], energies[-size:]
+        missing = max(0, self.size - len(energies))  # what the heads have in all fits, and leaves room
+        top, energies = vectors[:, -self.size :], energies[-self.size :]
+        top, energies = (torch.nn.functional.pad(part, (0, missing)) for part in (top, energies))
         tiny = torch.finfo(energies.dtype).tiny
-        usable = energies > NEGLIGIBLE * energies[-1].clamp_min(tiny)
+        usable = energies > NEGLIGIBLE * energies.max().clamp_min(tiny)
         shared = top.T @ (self.roots[list(heads)] @ own).flatten(0, 1)
-        moments = torch.where(usable, own @ (moment @ shared.T), 0.0)  # E[y z^T] (n, s, s)
+        moments = torch.where(usable, own @ (moment @ shared.T), 0.0)  # E[y z^T] (n, s, r)
         typical = (moments.square() / energies.clamp_min(tiny)).sum(-1).mean().clamp_min(tiny)
         scale = torch.where(usable, (typical / energies.clamp_min(tiny)).sqrt(), 0.0)
         return scale[:, None] * shared, moments * scale / typical

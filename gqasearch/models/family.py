@@ -102,6 +102,8 @@ class Family(ABC):
         rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
         if rope.get("rope_type", rope.get("type")) not in LONGROPE:
             return None
+        if rope.get("short_factor") is not None and rope.get("short_factor") == rope.get("long_factor"):
+            return None
         field = "original_max_position_embeddings"
         limit = config.get(field) or rope.get(field) or config.get("max_position_embeddings")
         return None if limit is None else int(limit)
@@ -153,6 +155,7 @@ class Family(ABC):
             v_bias=heads.get("v.bias"),
             **{norm: self._norm_weight(read(self.tensor_name(layer, norm))) for norm in norms},
             score_scale=self.score_scale(layer, config),
+            joined=int(config.get("joined_heads", 1)),  # see gqasearch.models.joined
         )
 
     def _norm_weight(self, stored: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ class LayerWeights:
     ``q`` (Hq, d, D), ``k`` (G, d, D), ``v`` (G, dv, D), ``o`` (Hq, D, dv); biases ``q_bias`` (Hq, d),
     ``k_bias`` (G, d), ``v_bias`` (G, dv) or None; ``q_norm``, ``k_norm`` (d,): weights of the RMS norms
     applied to every head before RoPE (Qwen3), or None. ``score_scale``: what multiplies q k, None for the
-    usual 1/sqrt(d). G is H in the source, the number of groups after a merge.
+    usual 1/sqrt(d). G is H in the source, the number of groups after a merge. ``joined``: how many times every
+    frequency of RoPE comes, side by side (``gqasearch.models.joined``).
     """
 
     q: Tensor
@@ -58,6 +59,7 @@ class LayerWeights:
     q_norm: Tensor | None = None
     k_norm: Tensor | None = None
     score_scale: float | None = None
+    joined: int = 1
 
     @property
     def num_kv_heads(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gqasearch.grouping_document import ModelRecord
+from gqasearch.models.joined import joined_of
 from gqasearch.models.parent import Parent
 from gqasearch.models.source import ModelSource
 
@@ -19,4 +20,5 @@ def model_record(id: str, model: Parent | ModelSource) -> ModelRecord:
         head_dim=geometry.head_dim,
         revision=model.revision,
         fingerprint=model.fingerprint,
+        joined=joined_of(model.config),
     )

@@ -150,9 +150,10 @@ def _grouped(work: Workspace, grouping: Grouping, runner: ParentLayers) -> Subje
 
 def baseline_subject(work: Workspace) -> Subject:
     """Neighbour grouping and the mean merge at this run's budget: the GQA paper's conversion."""
+    joined, counts, merge = work.config.join, work.config.counts(work.source.geometry), make_merge("mean")
+    work = work.unjoined
     geometry = work.parent.geometry
-    counts, merge = work.config.counts(geometry), make_merge("mean")
-    grouping = Grouping(tuple(LayerGrouping.neighbours(geometry.num_kv_heads, count) for count in counts))
+    grouping = Grouping(tuple(LayerGrouping.neighbours(geometry.num_kv_heads, joined * count) for count in counts))
 
     def mean_layer(index: int) -> LayerWeights:
         layer = grouping.layers[index]
@@ -171,7 +172,7 @@ def measure(
     ``evaluate_quality``.
     """
     blocks = work.blocks("evaluation")
-    parent = work.parent
+    parent = work.unjoined.parent
     work.progress.stage("evaluation", total=len(blocks.ids))
     own, qualities = evaluate_quality(
         ParentLayers(parent),

@@ -144,8 +144,12 @@ class Outlook:
 def ratio_words(config: RunConfig, budget: Budget, geometry: HeadGeometry) -> str | None:
     """What a KV ratio becomes that is no whole number of heads; None where it is one, or none was given."""
     ratio, heads, layers = config.kv_ratio, geometry.num_kv_heads, geometry.num_layers
-    if ratio is None or math.isclose(budget.total, ratio * layers * heads):
+    joined = config.join
+    if ratio is None or math.isclose(joined * budget.total, ratio * layers * heads):
         return None
+    if joined > 1:
+        near = f"{budget.total / layers:.4g} a layer = {joined * budget.total / (layers * heads):.4g} of the cache"
+        return f"kv-ratio {ratio:g} is no whole number of heads of {joined} times the size: taking the nearest, {near}"
     if budget.movable:
         near = f"{budget.total} of {layers * heads} = {budget.total / (layers * heads):.4g} in the whole model"
     else:

@@ -34,9 +34,9 @@ from gqasearch.search import (
 GUIDE = "merge-error"
 
 
-def kv_ratios(groupings: Sequence[Grouping]) -> FloatArray:
-    """The KV ratio as an objective, (N,)."""
-    return np.array([grouping.kv_ratio for grouping in groupings], dtype=np.float64)
+def kv_ratios(groupings: Sequence[Grouping], joined: int = 1) -> FloatArray:
+    """The KV ratio as an objective, (N,); ``joined``: how many heads' room every KV head has."""
+    return joined * np.array([grouping.kv_ratio for grouping in groupings], dtype=np.float64)
 
 
 def prepare_fitness(work: Workspace, evaluator: Evaluator | None = None) -> dict[str, PreparedFitness]:
@@ -51,7 +51,8 @@ def build_problem(work: Workspace, prepared: dict[str, PreparedFitness], method:
     """The search problem of this run, with what ``method`` needs to know of the heads."""
     config, budget = work.config, work.budget
     objectives: dict[str, Objective] = {
-        name: kv_ratios if name == KV_RATIO else prepared[name].evaluate for name in config.objectives
+        name: partial(kv_ratios, joined=config.join) if name == KV_RATIO else prepared[name].evaluate
+        for name in config.objectives
     }
     first = prepared[config.fitness]
     per_layer = None

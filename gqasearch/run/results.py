@@ -68,7 +68,7 @@ def report_data(folders: Sequence[RunFolder], title: str | None = None) -> Repor
     model = first.document.model
     of_memory = "keys and values" if predicts_masked({"architectures": [model.architecture]}) else "KV cache"
     return ReportData(
-        title=title or f"{model.id}: {first.document.grouping.kv_ratio:.3g} of the {of_memory}",
+        title=title or f"{model.id}: {first.document.kv_ratio:.3g} of the {of_memory}",
         model={
             "model": model.id,
             "architecture": model.architecture,
@@ -144,7 +144,7 @@ class _Run:
     def _figures(self, name: str) -> dict[str, Any]:
         record, grouping = self.metrics["results"][name], self.document.grouping
         return {
-            "kv_ratio": grouping.kv_ratio,
+            "kv_ratio": self.document.kv_ratio,
             "kv_heads_total": grouping.kv_heads_total,
             **{key: record[key] for key in ("perplexity", "kl", "kv_bytes_per_token", "parameters")},
         }

@@ -26,7 +26,7 @@ from gqasearch.calibration import (
     stream_documents,
     stream_whole,
 )
-from gqasearch.checkpoints import check_target
+from gqasearch.checkpoints import check_target, joined_source
 from gqasearch.config import KV_RATIO, RunConfig
 from gqasearch.embedded import Document, Split
 from gqasearch.errors import UserError
@@ -66,10 +66,10 @@ class NoProgress:
 
 # Settings that texts, a model, its statistics and a prepared fitness each depend on, those before it included.
 TEXT_SETTINGS = (
-    *("model", "revision", "block_length", "calibration_text", "evaluation_text", "evaluation_part"),
+    *("model", "revision", "join", "block_length", "calibration_text", "evaluation_text", "evaluation_part"),
     *("calibration_tokens", "search_tokens", "evaluation_tokens"),
 )
-SOURCE_SETTINGS = ("model", "revision")
+SOURCE_SETTINGS = ("model", "revision", "join")
 MODEL_SETTINGS = (*SOURCE_SETTINGS, "dtype", "device")
 STATISTICS_SETTINGS = (*MODEL_SETTINGS, "calibration_text", "calibration_tokens", "block_length")
 FITNESS_SETTINGS = (*STATISTICS_SETTINGS, "search_tokens", "merge", "merge_parameters", "refine", "refine_parameters")
@@ -99,11 +99,20 @@ class Workspace:
 
     @cached_property
     def source(self) -> ModelSource:
-        """The files that the parent is loaded from."""
+        """The files that the parent is loaded from; with ``join`` the same model with wider heads, in the cache."""
         config = self.config
-        return self._kept.get(
-            *("source", Kept.SMALL, self._key(SOURCE_SETTINGS)), lambda: resolve_model(config.model, config.revision)
-        )
+
+        def find() -> ModelSource:
+            return joined_source(resolve_model(config.model, config.revision), config.join)
+
+        return self._kept.get("source", Kept.SMALL, self._key(SOURCE_SETTINGS), find)
+
+    @cached_property
+    def unjoined(self) -> Workspace:
+        """The same without ``join``: the model as it was given, which results are compared with."""
+        if self.config.join == 1:
+            return self
+        return Workspace(self.config.model_copy(update={"join": 1}), self.progress, self._kept)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -119,9 +128,11 @@ class Workspace:
         config = self.config
         check_device(config.device)
         self.progress.stage("model")
-        return load_parent(
-            config.model, revision=config.revision, dtype=getattr(torch, config.dtype), device=config.device
-        )
+        dtype: torch.dtype = getattr(torch, config.dtype)
+        if config.join == 1:
+            return load_parent(config.model, revision=config.revision, dtype=dtype, device=config.device)
+        loaded = load_parent(str(self.source.directory), dtype=dtype, device=config.device)
+        return replace(loaded, id=config.model, revision=self.source.revision)
 
     @cached_property
     def merge(self) -> Merge:

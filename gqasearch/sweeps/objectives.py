@@ -44,7 +44,7 @@ OBJECTIVES: dict[str, Callable[[Finished], float]] = {
     "kl": lambda run: run.result["kl"],
     "perplexity": lambda run: run.result["perplexity"],
     "bits-per-byte": lambda run: run.result["bits_per_byte"],
-    "kv-ratio": lambda run: run.document.grouping.kv_ratio,
+    "kv-ratio": lambda run: run.document.kv_ratio,
     "kv-bytes": lambda run: run.result["kv_bytes_per_token"],
     "seconds": lambda run: sum(run.seconds.get(stage, 0.0) for stage in ("search", "refine", "convert")),
     "evaluations": _evaluations,
