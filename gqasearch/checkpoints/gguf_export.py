@@ -33,6 +33,7 @@ from gqasearch.models import CheckpointTensors, read_config
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
 
+ROPE_FREQS = "rope_freqs.weight"  # what llama.cpp divides a Llama's frequencies by
 UNQUANTISED = ("F32", "F16", "BF16")
 # Those that the package gguf can write; ternary types, which it can too, fit no other weights.
 WRITABLE = (*UNQUANTISED, "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
@@ -76,7 +77,12 @@ def export_gguf(parent: Path, checkpoint: Path, out: Path, *, overwrite: bool = 
         trained_names(source, heads.parent_architecture, heads.num_layers) if healed else {}
     )
     replaced = {name: stored for name, stored in named.items() if name in file.tensors}
-    tensors = [_new_tensor(file, source, heads, name, replaced.get(name)) for name in file.tensors]
+    own = [name for name in file.tensors if not (heads.joined > 1 and name == ROPE_FREQS)]
+    tensors = [_new_tensor(file, source, heads, name, replaced.get(name)) for name in own]
+    if heads.joined > 1:
+        factors = np.array(heads.rope_factors, dtype=np.float32)
+        kind = import_gguf().GGMLQuantizationType.F32
+        tensors.insert(0, NewTensor(ROPE_FREQS, factors.shape, kind, lambda: factors))
     write_gguf(out, _metadata(file, heads), tensors, int(file.reader.alignment), overwrite=overwrite)
     types = {name: file.tensors[name].tensor_type.name for name in replaced}
     new = {tensor.name: tensor.type.name for tensor in tensors}
@@ -85,7 +91,7 @@ def export_gguf(parent: Path, checkpoint: Path, out: Path, *, overwrite: bool = 
         kv_heads_per_layer=heads.kv_heads_per_layer,
         replaced=dict(Counter(new[name] for name in types)),
         widened=dict(Counter(old for name, old in types.items() if new[name] != old)),
-        copied=len(tensors) - len(types),
+        copied=len(own) - len(types),
     )
 
 
@@ -103,6 +109,9 @@ def _metadata(file: GgufFile, heads: GgufHeads) -> dict[str, bytes]:
     # What llama.cpp takes from hidden size / heads where it is not said.
     head_dim = uint32(heads.head_dim)
     derived = (f"{new}attention.key_length", f"{new}attention.value_length")
+    if heads.joined > 1:  # the factors say all of it
+        kept = {key: raw for key, raw in kept.items() if not key.startswith(f"{new}rope.scaling.")}
+        return kept | own | dict.fromkeys((*derived, f"{new}rope.dimension_count"), head_dim)
     return kept | own | {key: head_dim for key in derived if key not in kept}
 
 

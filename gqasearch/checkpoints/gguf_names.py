@@ -16,6 +16,7 @@ from torch import Tensor
 from gqasearch.checkpoints.gguf_file import GgufFile, import_gguf, shape_of
 from gqasearch.errors import UserError
 from gqasearch.models import CheckpointTensors, Config
+from gqasearch.models.joined import joined_of
 
 # llama.cpp's architecture of the parent -> architectures in config.json of the converted checkpoint, and llama.cpp's
 # name for that.
@@ -52,7 +53,8 @@ class GgufHeads:
     """Attention of the file to write.
 
     ``architecture``, ``parent_architecture``: llama.cpp's names; ``tensors``: those of every block that are replaced;
-    ``kv_heads_per_layer`` (L,).
+    ``kv_heads_per_layer`` (L,); ``joined``: how many of the parent's heads have room in one (``models.joined``), and
+    ``rope_factors`` (d/2,), what divides its frequencies then.
     """
 
     architecture: str
@@ -62,6 +64,8 @@ class GgufHeads:
     kv_heads_per_layer: tuple[int, ...]
     head_dim: int
     hidden_size: int
+    joined: int = 1
+    rope_factors: tuple[float, ...] = ()
 
     @property
     def num_layers(self) -> int:
@@ -108,8 +112,8 @@ def heads_of(file: GgufFile, config: Config, checkpoint: Path) -> GgufHeads:
     layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
     counts = config.get("num_key_value_heads_per_layer") or [config.get("num_key_value_heads") or heads] * layers
     head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
-    architecture = CONVERTED[parent][found]
-    if architecture == "qwen2" and heads * head_dim != config["hidden_size"]:
+    architecture, joined = CONVERTED[parent][found], joined_of(config)
+    if architecture == "qwen2" and (joined > 1 or heads * head_dim != config["hidden_size"]):
         architecture = "llama"  # the same network, and it may have biases; llama.cpp's qwen2 takes no head size
     made = GgufHeads(
         architecture,
@@ -119,20 +123,33 @@ def heads_of(file: GgufFile, config: Config, checkpoint: Path) -> GgufHeads:
         tuple(int(count) for count in counts),
         head_dim,
         int(config["hidden_size"]),
+        joined,
+        _rope_factors(config, checkpoint) if joined > 1 else (),
     )
     _require_fit(file, made, checkpoint)
     return made
 
 
+def _rope_factors(config: Config, checkpoint: Path) -> tuple[float, ...]:
+    """llama.cpp divides the frequencies of a Llama by one list of factors, whatever the length of the text."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("short_factor") != rope.get("long_factor") or rope.get("attention_factor", 1.0) != 1.0:
+        raise UserError(
+            f"{checkpoint} has joined heads whose RoPE is another for long texts, or scales scores: llama.cpp has no "
+            "form for both"
+        )
+    return tuple(float(factor) for factor in rope["short_factor"])
+
+
 def _require_fit(file: GgufFile, heads: GgufHeads, checkpoint: Path) -> None:
     """Raise ``UserError`` where the parent's sizes are others than the checkpoint's, or q, k and v are one tensor."""
-    prefix = heads.parent_architecture
+    prefix, own_dim = heads.parent_architecture, heads.head_dim // heads.joined
     sizes = {
         "block_count": heads.num_layers,
         "embedding_length": heads.hidden_size,
-        "attention.key_length": heads.head_dim,
-        "attention.value_length": heads.head_dim,
-        "rope.dimension_count": heads.head_dim,
+        "attention.key_length": own_dim,
+        "attention.value_length": own_dim,
+        "rope.dimension_count": own_dim,
     }
     for key, expected in sizes.items():
         given = file.value(f"{prefix}.{key}")
@@ -145,5 +162,5 @@ def _require_fit(file: GgufFile, heads: GgufHeads, checkpoint: Path) -> None:
                 words = "stores q, k and v as one tensor, attn_qkv" if fused else f"has no tensor blk.{layer}.{name}"
                 raise UserError(f"{file.path} {words}; convert the parent anew with separate ones")
     rows = shape_of(file.tensors["blk.0.attn_q.weight"])
-    if rows[0] % heads.head_dim or rows[1] != heads.hidden_size:
-        raise UserError(f"{file.path}: blk.0.attn_q.weight has shape {rows}, which has no heads of {heads.head_dim}")
+    if rows[0] % own_dim or rows[1] != heads.hidden_size:
+        raise UserError(f"{file.path}: blk.0.attn_q.weight has shape {rows}, which has no heads of {own_dim}")

@@ -25,7 +25,10 @@ PADDED = Grouping.from_labels([[0, 1, 0, 0, 2, 1], [0, 1, 2, 2, 2, 0]])
 
 
 def changed_layer(weights: LayerWeights, grouping: Grouping, index: int) -> LayerWeights:
-    """K and V of a group: the mean. q, o and q bias are changed too, as closed-form merges do."""
+    """K and V of a group: the mean. q, o and q bias are changed too, as closed-form merges do.
+
+    Joined heads get something in all of their dimensions, as they do when they are merged.
+    """
     groups = [list(heads) for heads in grouping.layers[index].groups]
     noise = torch.Generator().manual_seed(index)
 
@@ -38,6 +41,8 @@ def changed_layer(weights: LayerWeights, grouping: Grouping, index: int) -> Laye
     k, v = mean(weights.k), mean(weights.v)
     assert k is not None
     assert v is not None
+    if weights.joined > 1:
+        k, v = shake(k), shake(v)
     return replace(
         weights,
         k=k,

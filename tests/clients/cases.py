@@ -15,11 +15,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from gqasearch.checkpoints import write_joined
 from gqasearch.config import LayoutChoice
 from gqasearch.embedded import model_directory
 from gqasearch.grouping import Grouping
 from gqasearch.healing import HealConfig
-from gqasearch.models import Parent, load_parent
+from gqasearch.models import Parent, load_parent, resolve_model
 from gqasearch.run.heal import heal
 from tests.checkpoints.convert import reference
 from tests.checkpoints.uneven import write
@@ -100,6 +101,18 @@ def make_case(model: str, layouts: tuple[str, ...], folder: Path) -> Case:
         assert write(parent, source, folder / layout, grouping, LAYOUTS[layout]).name == layout
         converted[layout] = _expected(parent, grouping, layout, folder / layout)
     return Case(model, source, parent, converted)
+
+
+def make_joined_case(layouts: tuple[str, ...], folder: Path) -> tuple[Case, Path]:
+    """The embedded model with heads of twice the size, converted, and the folder of the model itself."""
+    plain = save_source("embedded", folder / "plain")
+    write_joined(resolve_model(str(plain)), 2, folder / "source")
+    parent, converted = load_parent(str(folder / "source")), {}
+    for layout in layouts:
+        grouping = Grouping.from_labels(EMBEDDED[layout])
+        assert write(parent, folder / "source", folder / layout, grouping, LAYOUTS[layout]).name == layout
+        converted[layout] = _expected(parent, grouping, layout, folder / layout)
+    return Case("embedded, heads joined", folder / "source", parent, converted), plain
 
 
 def heal_case(case: Case, layout: str) -> Converted:

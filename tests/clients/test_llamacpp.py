@@ -13,7 +13,7 @@ import pytest
 from gqasearch.checkpoints import export_gguf
 from gqasearch.checkpoints.gguf_file import GgufFile
 from tests.checkpoints.gguf_parent import write_parent
-from tests.clients.cases import STOCK, difference, heal_case, make_case
+from tests.clients.cases import STOCK, difference, heal_case, make_case, make_joined_case
 from tests.clients.client import Client
 from tests.clients.summary import Record
 from tests.matrix import sampled
@@ -59,6 +59,25 @@ def test_layouts(model: str, tmp_path: Path, record_property: Any) -> None:
         assert caches.pop(0) == (4 * head * sum(counts), 4 * head * len(counts) * max(counts))
         assert caches.pop(0) == (2 * head * sum(counts), 2 * head * sum(counts))
         Record(LLAMACPP.title, result["version"], layout, model, largest, kv_bytes=True).write(record_property)
+
+
+def test_joined_heads(tmp_path: Path, record_property: Any) -> None:
+    """Wide heads whose RoPE has every frequency twice; the parent's file is of the model without them."""
+    LLAMACPP.require()
+    case, plain = make_joined_case(STOCK, tmp_path)
+    parent = write_parent(plain, tmp_path / "parent.gguf")
+    exported = {layout: tmp_path / f"{layout}.gguf" for layout in STOCK}
+    for layout, path in exported.items():
+        export_gguf(parent, case.converted[layout].folder, path)
+    requests = [case.converted[layout].request(path, context=CONTEXT) for layout, path in exported.items()]
+    answer = LLAMACPP.run("run.py", requests, tmp_path)
+    for converted, result in zip(case.converted.values(), answer.result, strict=True):
+        largest = difference(result, converted)
+        head = CONTEXT * case.parent.geometry.head_dim
+        assert (4 * head * converted.grouping.kv_heads_total,) * 2 in kv_caches(answer.log)
+        Record(LLAMACPP.title, result["version"], converted.layout, case.model, largest, kv_bytes=True).write(
+            record_property
+        )
 
 
 @pytest.mark.parametrize("layout", sampled(STOCK, ["stock-padded"]))
