@@ -17,7 +17,7 @@ class Target:
     """An engine, as ``make test-clients`` found it. ``cannot``: layout that it does not load -> why; ``cannot_pad``:
     architecture whose query-padded form it does not load -> why; ``cannot_load``: architecture of which it loads no
     converted checkpoint -> why; ``tested``: architectures whose stock checkpoints it computes as it should, None for
-    all.
+    all. ``cannot_join``: why it does not load heads that were joined (``gqasearch.models.joined``), "" where it does.
     """
 
     name: TargetName
@@ -25,6 +25,7 @@ class Target:
     cannot_pad: Mapping[str, str] = field(default_factory=dict)
     cannot_load: Mapping[str, str] = field(default_factory=dict)
     tested: tuple[str, ...] | None = None
+    cannot_join: str = ""
 
     @property
     def takes_uneven(self) -> bool:
@@ -53,6 +54,7 @@ def _any(engines: Sequence[Target]) -> Target:
         _joined({engine.name: engine.cannot_pad for engine in engines}),
         _joined({engine.name: engine.cannot_load for engine in engines}),
         tuple(sorted(set.intersection(*limited))),
+        "; ".join(f"{engine.name}: {engine.cannot_join}" for engine in engines if engine.cannot_join),
     )
 
 
@@ -91,6 +93,7 @@ _ENGINES = (
             "PhiForCausalLM": "its converter cannot read its config.json",
         },
         (*_LLAMA_LIKE, "GemmaForCausalLM"),
+        "its converter does not read the RoPE of a Mistral of type longrope",
     ),
 )
 TARGETS: dict[TargetName, Target] = {target.name: target for target in (*_ENGINES, _any(_ENGINES))}

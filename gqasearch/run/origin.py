@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gqasearch.checkpoints import joined_source
 from gqasearch.config import RunConfig, build_config, read_config_file
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import CalibrationRecord, GroupingDocument, read_grouping
@@ -17,10 +18,10 @@ from gqasearch.run.heal.folder import HealFolder, is_heal_folder
 GROUPING, MODEL = "grouping.json", "model"
 # Settings of a run that everything made of it later goes by, too.
 KEPT = (
-    *("model", "revision", "calibration_text", "evaluation_text", "calibration_tokens", "evaluation_tokens"),
+    *("model", "revision", "join", "calibration_text", "evaluation_text", "calibration_tokens", "evaluation_tokens"),
     *("block_length", "batch_blocks", "dtype", "device", "seed", "layout", "target"),
 )
-MEASURED = set(KEPT) - {"calibration_tokens", "layout", "target"}
+MEASURED = set(KEPT) - {"join", "calibration_tokens", "layout", "target"}
 SHARED = {"evaluation_tokens", "block_length", "device"}  # of searching and healing, under one name
 FITTED = set(KEPT) - {"evaluation_text", "evaluation_tokens"}
 
@@ -49,7 +50,8 @@ def origin_of(path: Path) -> Origin | None:
             return Origin(folder / "config.yaml", _pinned(settings, document), document)
     if document is None:
         return None
-    named = {"model": document.model.id, "revision": document.model.revision or None}  # "" of what is on no hub
+    model = document.model
+    named = {"model": model.id, "revision": model.revision or None, "join": model.joined}  # "" of what is on no hub
     return Origin(file, named, document)
 
 
@@ -167,7 +169,9 @@ def _check_parent(checkpoint: Path, origin: Origin | None) -> None:
     """Raise ``UserError`` unless the parent that the origin names is here, and is the one of the checkpoint."""
     source = _source(checkpoint, origin, "--parent")
     document = None if origin is None else origin.document
-    if origin is not None and document is not None and document.model.fingerprint not in ("", source.fingerprint):
+    if origin is None or document is None or not document.model.fingerprint:
+        return
+    if joined_source(source, document.model.joined).fingerprint != document.model.fingerprint:
         raise UserError(
             f"{origin.told_by} names {origin.settings['model']}, but the weights there are not those that {checkpoint} "
             "was made from; give --parent"

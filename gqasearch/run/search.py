@@ -125,7 +125,7 @@ def build_document(
         raise UserError(f"every candidate killed its worker: {work.config.fitness} gave no value for any")
     fitness = work.fitnesses[work.config.fitness]
     return GroupingDocument(
-        model=model_record(work.parent.id, work.parent),
+        model=model_record(work.parent.id, work.parent, work.config.join),
         layers=tuple(layer_records(work, chosen, prepared[work.config.fitness])),
         merge=MergeRecord(work.merge.name, work.merge.parameters()),
         refinement=refinement_record(work),

@@ -275,6 +275,11 @@ class Workspace:
         self.refinement  # noqa: B018
         self.budget  # noqa: B018
         self._check_target()
+        if self.config.join > 1 and self.merge.name != "optimal":
+            raise UserError(
+                f"--join {self.config.join} needs --merge optimal: merge {self.merge.name} makes one head of a group's "
+                "heads, and would leave the room of the others empty"
+            )
         if _same_text(self.config.evaluation_text, self.config.calibration_text):
             raise UserError(
                 f"evaluation_text and calibration_text are both {self.config.evaluation_text}: results must be "

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.cases import STOCK, difference, make_case
+from tests.clients.cases import STOCK, difference, make_case, make_joined_case
 from tests.clients.client import Client
 from tests.clients.summary import Record
 from tests.matrix import sampled
@@ -41,3 +41,16 @@ def test_layouts(model: str, tmp_path: Path, record_property: Any) -> None:
         else:
             largest = difference(result, converted)
             replace(record, difference=largest, note=result["note"]).write(record_property)
+
+
+def test_joined_heads_are_refused(tmp_path: Path, record_property: Any) -> None:
+    """Its converter takes a Mistral's longrope for known and leaves the factors out; --target ctranslate2 says so."""
+    CTRANSLATE2.require()
+    case, _ = make_joined_case(("stock-symmetric",), tmp_path)
+    converted = case.converted["stock-symmetric"]
+    request = converted.request(target=str(tmp_path / "ct2"), trust=False)
+    result = CTRANSLATE2.run("run.py", [request], tmp_path).result[0]
+    assert re.match(r"Some required model attributes are not set", result["refused"])
+    assert "rotary_scaling_long_factor" in result["refused"]
+    refused = f"{case.model}: {result['refused'].splitlines()[0]}"
+    Record(CTRANSLATE2.title, result["version"], "stock-symmetric", case.model, refused=refused).write(record_property)

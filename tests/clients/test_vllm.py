@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.cases import STOCK, Converted, difference, make_case
+from tests.clients.cases import STOCK, Converted, difference, make_case, make_joined_case
 from tests.clients.client import Client, ClientError
 from tests.clients.summary import Record
 
@@ -39,6 +39,18 @@ def test_layouts(model: str, layout: str, tmp_path: Path, record_property: Any) 
     if layout in STOCK:
         assert kv_tokens(answer.log) == expected_kv_tokens(converted)
     Record(VLLM.title, version(), layout, model, largest, kv_bytes=layout in STOCK).write(record_property)
+
+
+@pytest.mark.parametrize("layout", STOCK)
+def test_joined_heads(layout: str, tmp_path: Path, record_property: Any) -> None:
+    """Wide heads whose RoPE has every frequency twice."""
+    VLLM.require()
+    case, _ = make_joined_case((layout,), tmp_path)
+    converted = case.converted[layout]
+    answer = VLLM.run("run.py", converted.request(trust=False, context=BLOCK), tmp_path, timeout=580)
+    largest = difference(answer.result, converted)
+    assert kv_tokens(answer.log) == expected_kv_tokens(converted)
+    Record(VLLM.title, version(), layout, case.model, largest, kv_bytes=True).write(record_property)
 
 
 def version() -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gqasearch.calibration import TokenBlocks, make_blocks, shortage
-from gqasearch.checkpoints import runs_own_code
+from gqasearch.checkpoints import joined_source, runs_own_code
 from gqasearch.errors import UserError
 from gqasearch.evaluation import model_runner
 from gqasearch.grouping_document import check_fits, read_grouping
@@ -70,8 +70,10 @@ class HealWork:
 
     @cached_property
     def source(self) -> ModelSource:
-        """The parent's files."""
-        return resolve_model(self.config.parent, self.config.revision)
+        """The parent's files; with joined heads where the start's are, which computes the same."""
+        found = resolve_model(self.config.parent, self.config.revision)
+        path = self.start / "grouping.json"
+        return joined_source(found, read_grouping(path).model.joined if path.is_file() else 1)
 
     @cached_property
     def parent(self) -> Parent:
@@ -235,6 +237,8 @@ class HealWork:
     def progressive(self) -> ProgressiveStudent:
         """The parent on its way to the start."""
         path = self.start / "grouping.json"
+        if self.source.geometry != self.parent.geometry:
+            raise UserError("progressive begins at the parent's heads; those of this checkpoint were joined")
         if not path.is_file():
             raise UserError(f"{self.start} has no grouping.json, which progressive needs: it says which heads share")
         start, config = self.load(self.start), read_config(self.start)

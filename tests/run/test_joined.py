@@ -1,0 +1,149 @@
+"""Whole runs with ``join``: KV heads of several heads' size, told in the model's own figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from gqasearch.errors import UserError
+from gqasearch.evaluation import count_parameters, kv_bytes_per_token
+from gqasearch.grouping_document import read_grouping, write_grouping
+from gqasearch.healing import HealConfig
+from gqasearch.models import load_parent
+from gqasearch.run import RunFolder, Workspace, build_config, run
+from gqasearch.run.convert import check_convertible, materialize
+from gqasearch.run.evaluate import checkpoint_subject, measure
+from gqasearch.run.heal import heal
+from gqasearch.run.origin import evaluation_config, healing_settings, materialize_config
+from tests.samples import random_blocks
+from tests.tiny_models import VOCAB_SIZE, save_checkpoint, tiny_model
+
+SMALL = {"population": 8, "offspring": 8, "generations": 6}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GQASEARCH_CACHE", str(tmp_path / "cache"))
+
+
+def finished(settings: dict[str, Any], folder: Path, **changes: Any) -> RunFolder:
+    return run(build_config({**settings, "method_parameters": SMALL, **changes}), folder, report=False)
+
+
+def test_as_much_memory_as_before_loses_nothing(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Two heads in one of twice the size: by closed form alone, through search, checkpoint and evaluation."""
+    folder = finished(settings, tmp_path / "run", join=2, kv_ratio=1.0, refine="none")
+    metrics, document = json.loads(folder.metrics.read_text()), read_grouping(folder.grouping)
+    parent, mine = metrics["parent"], metrics["results"]["converted"]
+    assert document.grouping.group_counts == (3, 3) and document.kv_ratio == 1.0
+    assert mine["kl"] < 1e-6 and mine["perplexity"] == pytest.approx(parent["perplexity"], rel=1e-6)
+    assert mine["kv_bytes_per_token"] == parent["kv_bytes_per_token"]
+    assert metrics["results"]["neighbour"]["kl"] == 0  # as many heads as the model has
+    plain = load_parent(settings["model"])
+    assert parent["parameters"] == count_parameters(plain.model) < mine["parameters"]
+    written = AutoModelForCausalLM.from_pretrained(folder.model)
+    ids = random_blocks(VOCAB_SIZE).ids
+    with torch.no_grad():
+        difference = (written(ids).logits - plain.model(ids).logits).abs().max()
+    assert float(difference) < 1e-3
+
+
+def test_a_third_in_one_head_of_twice_the_size(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Six heads of one layer share; what is written is what was measured, and no worse than two heads of one size."""
+    few = {"refine_parameters": {"steps": 10}}
+    folder = finished(settings, tmp_path / "run", join=2, kv_ratio=1 / 3, **few)
+    metrics, document = json.loads(folder.metrics.read_text()), read_grouping(folder.grouping)
+    assert document.grouping.group_counts == (1, 1) and document.model.joined == 2
+    assert document.kv_ratio == pytest.approx(1 / 3)
+    mine, baseline = metrics["results"]["converted"], metrics["results"]["neighbour"]
+    assert mine["kv_bytes_per_token"] == baseline["kv_bytes_per_token"] == metrics["parent"]["kv_bytes_per_token"] / 3
+    assert kv_bytes_per_token(AutoModelForCausalLM.from_pretrained(folder.model)) == mine["kv_bytes_per_token"]
+    plain = finished(settings, tmp_path / "plain", kv_ratio=1 / 3, **few)
+    grouped = json.loads(plain.metrics.read_text())
+    assert grouped["parent"] == metrics["parent"] and grouped["results"]["neighbour"]["kl"] == baseline["kl"]
+    assert mine["kl"] < grouped["results"]["converted"]["kl"]
+    assert "33.3% of the parent's" in " ".join((folder.model / "README.md").read_text().split())
+
+
+def test_layers_may_differ(settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = finished(settings, tmp_path / "run", join=2, uneven=True, kv_ratio=2 / 3, refine="none")
+    document = read_grouping(folder.grouping)
+    assert document.grouping.kv_heads_total == 4 and document.kv_ratio == pytest.approx(2 / 3)
+    assert all(size >= 2 for layer in document.grouping for size in layer.sizes)
+    assert json.loads(folder.metrics.read_text())["checkpoint"]["layout"] is not None
+
+
+def test_a_front_counts_memory(settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = finished(
+        {**settings, "merge": "optimal", "refine": "none", "materialize": False},
+        tmp_path / "run",
+        join=3,
+        objectives=["merge-error", "kv-ratio"],
+    )
+    points = json.loads(folder.pareto.read_text())["points"]
+    assert {round(point["values"][1], 9) for point in points} <= {round(3 * k / 12, 9) for k in range(2, 5)}
+
+
+def test_a_grouping_is_of_the_joined_model(settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = finished(settings, tmp_path / "run", join=2, kv_ratio=1 / 3, materialize=False, refine="none")
+    document = read_grouping(folder.grouping)
+    write_grouping(tmp_path / "again.json", document)
+    assert (tmp_path / "again.json").read_bytes() == folder.grouping.read_bytes()
+    check_convertible(Workspace(build_config({**settings, "join": 2})), document)
+    with pytest.raises(UserError, match="its heads have the size of 2 of the model's; give --join 2"):
+        check_convertible(Workspace(build_config(settings)), document)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"merge": "mean"}, "--join 2 needs --merge optimal: merge mean makes one head"),
+        ({"kv_heads": 4}, "--join 2: at most 3 KV heads of 2 times the size take no more memory than the 6"),
+        ({"target": "ctranslate2"}, "target ctranslate2 loads no heads that were joined"),
+        ({"join": 7}, "--join 7: this model has 6 KV heads, of which none can join 7"),
+    ],
+)
+def test_refusals(settings: dict[str, Any], tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        finished(settings, tmp_path / "run", **{"join": 2, **changes})
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_odd_number_of_heads(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Three heads have room for one of twice the size, whatever more is asked for."""
+    model = save_checkpoint(tiny_model("llama", heads=6, kv_heads=3), tmp_path / "model")
+    own = {**settings, "model": str(model), "join": 2, "refine": "none", "materialize": False}
+    document = read_grouping(finished(own, tmp_path / "run", kv_ratio=1.0).grouping)
+    assert document.grouping.group_counts == (1, 1) and document.kv_ratio == pytest.approx(2 / 3)
+
+
+def test_what_is_made_of_a_run_later_goes_by_it(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Its grouping is written again, its checkpoint measured and healed: all from the model without joined heads."""
+    few = {"refine": "none", "join": 2, "kv_ratio": 1 / 3}
+    folder = finished(settings, tmp_path / "run", **few)
+    wanted = json.loads(folder.metrics.read_text())
+    moved = tmp_path / "alone.json"
+    moved.write_bytes(folder.grouping.read_bytes())
+    for index, made in enumerate((folder.path, moved)):
+        given = {} if index == 0 else {name: settings[name] for name in ("calibration_text", "block_length")}
+        config = materialize_config(made, given)
+        assert config.join == 2
+        materialize(Workspace(config), read_grouping(folder.grouping), tmp_path / f"again-{index}")
+        again, first = (path / "model.safetensors" for path in (tmp_path / f"again-{index}", folder.model))
+        assert again.read_bytes() == first.read_bytes()
+    work = Workspace(evaluation_config(folder.path, {}))
+    found = measure(work, {"converted": checkpoint_subject(work, folder.model)}, is_run=False)
+    assert work.config.join == 1 and found["results"]["converted"]["kl"] == wanted["results"]["converted"]["kl"]
+    small = {"steps": 2, "validation_tokens": 100, "evaluation_tokens": 100, "batch_blocks": 2, "block_length": 32}
+    config_of_healing = HealConfig(
+        **healing_settings(str(folder.path), {**small, "text": settings["calibration_text"]})
+    )
+    healed = heal(config_of_healing, tmp_path / "healed")
+    figures = json.loads(healed.metrics.read_text())
+    assert figures["parent"]["kv_bytes_per_token"] == wanted["parent"]["kv_bytes_per_token"]
+    assert AutoModelForCausalLM.from_pretrained(healed.model).config.head_dim == 16
