@@ -1,4 +1,4 @@
-"""Decoding speed and KV memory of every layout: multi-head, uniform grouped-query, padded and ragged, side by side.
+"""Decoding speed and KV memory of every layout: multi-head, uniform grouped-query, padded, ragged, joined heads.
 
 python -m experiments.benchmarks.decode                                   # a small model on the CPU (minutes)
 python -m experiments.benchmarks.decode --device cuda --shape llama-2-7b  # random weights at that shape, bfloat16
@@ -6,7 +6,8 @@ python -m experiments.benchmarks.decode --clock cpu                       # the 
 python -m experiments.benchmarks.decode --quick                           # tiny, written nowhere
 python -m experiments.benchmarks.decode --show                            # the committed results
 
-All models have random weights and the same number of layers, and all but the first as many KV heads. They share the
+All models have random weights and the same number of layers, and all but the first as large a cache: of as many KV
+heads, or (joined) of half as many of twice the size, which queries of twice the size read. They share the
 weights that have one shape: with weights of their own, models of the same matrices were seen to differ by a fifth,
 whatever their attention. The cache is filled with random keys and values of the context's length; then tokens are
 decoded one by one with the cache that ``generate`` uses. Models take turns, round after round; ratios are to the
@@ -52,7 +53,7 @@ RESULTS = Path(__file__).parent / "results" / "decode"
 CLOCKS: dict[str, Callable[[], float]] = {"elapsed": time.perf_counter, "cpu": time.process_time}
 POINTS = {  # (contexts, batch sizes)
     "tiny": ((32,), (1, 2)),
-    "small": ((512, 2048, 8192), (1, 4)),
+    "small": ((512, 2048, 8192), (1, 8)),
     "llama-2-7b": ((2048, 8192, 32768), (1, 8, 64)),
 }
 

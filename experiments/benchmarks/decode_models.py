@@ -10,7 +10,8 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MistralCon
 
 from gqasearch.checkpoints.remote.modeling_ragged import RaggedLlamaConfig, RaggedLlamaForCausalLM
 
-KINDS = ("mha", "uniform", "padded", "ragged")
+KINDS = ("mha", "uniform", "padded", "ragged", "joined")
+JOINED = 2  # heads of the size of so many, in place of as many: the same cache
 BASELINE = "uniform"
 
 
@@ -33,6 +34,12 @@ class Shape:
     def head_dim(self) -> int:
         return self.hidden // self.heads
 
+    def kv_heads(self, kind: str) -> tuple[int, int]:
+        """Number and size of the KV heads of a layer."""
+        if kind == "joined":
+            return self.groups // JOINED, self.head_dim * JOINED
+        return self.heads if kind == "mha" else self.groups, self.head_dim
+
 
 # Sizes as searches find them: the largest group has 1.5 times the mean.
 SHAPES = {
@@ -52,8 +59,8 @@ def make_model(kind: str, shape: Shape, device: str, dtype: torch.dtype) -> PreT
         "max_position_embeddings": 1 << 17,
         "attn_implementation": "sdpa",
         "num_attention_heads": shape.groups * max(shape.sizes) if kind == "padded" else shape.heads,
-        "num_key_value_heads": shape.heads if kind == "mha" else shape.groups,
-        "head_dim": shape.head_dim,
+        "num_key_value_heads": shape.kv_heads(kind)[0],
+        "head_dim": shape.kv_heads(kind)[1],
         "dtype": dtype,
     }
     if kind == "ragged":
@@ -62,10 +69,16 @@ def make_model(kind: str, shape: Shape, device: str, dtype: torch.dtype) -> PreT
     classes: dict[str, tuple[Any, Any]] = {
         "ragged": (RaggedLlamaConfig, RaggedLlamaForCausalLM),
         "padded": (MistralConfig, MistralForCausalLM),
+        "joined": (MistralConfig, MistralForCausalLM),
     }
     config_class, model_class = classes.get(kind, (LlamaConfig, LlamaForCausalLM))
-    if kind == "padded":
+    if kind in ("padded", "joined"):
         settings["sliding_window"] = None
+    if kind == "joined":
+        factors = [1.0] * (shape.kv_heads(kind)[1] // 2)
+        own = {"original_max_position_embeddings": 1 << 17, "attention_factor": 1.0}
+        both = {"short_factor": factors, "long_factor": factors}
+        settings["rope_parameters"] = {"rope_type": "longrope", "rope_theta": 10000.0, **own, **both}
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -87,10 +100,10 @@ def share_weights(models: dict[str, PreTrainedModel]) -> None:
 
 def filled_cache(model: PreTrainedModel, shape: Shape, kind: str, batch: int, context: int) -> DynamicCache:
     """Random keys and values of ``context`` tokens."""
-    heads = shape.heads if kind == "mha" else shape.groups
+    heads, size_of_head = shape.kv_heads(kind)
     cache, parameter = DynamicCache(), next(model.parameters())
     for layer in range(shape.layers):
-        size = (batch, heads, context, shape.head_dim)
+        size = (batch, heads, context, size_of_head)
         keys, values = (torch.randn(size, device=parameter.device, dtype=parameter.dtype) for _ in range(2))
         cache.update(keys, values, layer)
     return cache

@@ -1,0 +1,1 @@
+"""What KV heads of several heads' size are worth; see ``__main__``."""
