@@ -58,6 +58,11 @@ transformers runs `{file}` of this folder to load the model, hence `trust_remote
 torch and transformers alone, and can be read before. gqasearch need not be installed."""
 
 
+JOINED_NOTE = """\
+RoPE has every frequency of the parent several times, side by side, which `config.json` says as longrope. llama.cpp's
+converter leaves the factors out and says nothing: use `gqasearch export-gguf`."""
+
+
 @dataclass(frozen=True)
 class MetricRow:
     """One line of the before/after table; None where it was not measured."""
@@ -85,7 +90,7 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
     front: dict[str, Any] = {"base_model": parent} if on_hub else {}
     front |= _licence(source_dir)
     masked = str(config["architectures"][0]).endswith("ForMaskedLM")
-    file = modeling_file(config)
+    file, joined = modeling_file(config), document.model.joined
     front |= {
         "library_name": "transformers",
         "pipeline_tag": "fill-mask" if masked else "text-generation",
@@ -97,7 +102,7 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
         parent=parent,
         link=f"(https://huggingface.co/{parent})" if on_hub else "",
         before=document.model.num_key_value_heads,
-        after=layout.kv_heads_words,
+        after=layout.kv_heads_words + (f" of {joined} times the size" if joined > 1 else ""),
         memory="the keys and values that it computes take" if masked else "the KV cache takes",
         auto="AutoModelForMaskedLM" if masked else "AutoModelForCausalLM",
         ratio=document.kv_ratio,
@@ -108,7 +113,7 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
         code=OWN_CODE.format(file=file) if file else STOCK_CODE,
         architecture=config["architectures"][0],
         layout=layout.name,
-        reason=layout.reason,
+        reason=layout.reason + (f"\n\n{JOINED_NOTE}" if joined > 1 else ""),
         configuration=_yaml(_configuration(document, facts)),
     )
 

@@ -67,7 +67,9 @@ def test_a_third_in_one_head_of_twice_the_size(settings: dict[str, Any], tmp_pat
     grouped = json.loads(plain.metrics.read_text())
     assert grouped["parent"] == metrics["parent"] and grouped["results"]["neighbour"]["kl"] == baseline["kl"]
     assert mine["kl"] < grouped["results"]["converted"]["kl"]
-    assert "33.3% of the parent's" in " ".join((folder.model / "README.md").read_text().split())
+    card = " ".join((folder.model / "README.md").read_text().split())
+    assert "6 KV heads per layer became 1 of 2 times the size" in card and "33.3% of the parent's" in card
+    assert "use `gqasearch export-gguf`" in card
 
 
 def test_layers_may_differ(settings: dict[str, Any], tmp_path: Path) -> None:
