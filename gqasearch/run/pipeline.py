@@ -67,6 +67,7 @@ def default_output_dir(config: RunConfig) -> Path:
         budget = f"budget{config.kv_budget}"
     else:
         budget = f"ratio{0.5 if config.kv_ratio is None else config.kv_ratio:g}{'-uneven' if config.uneven else ''}"
+    budget += f"-join{config.join}" if config.join > 1 else ""
     objectives = "+".join(config.objectives)
     merge = config.merge if config.refine is None else f"{config.merge}+{config.refine}"
     return Path("runs") / f"{model}-{budget}-{objectives}-{merge}-{config.method}-seed{config.seed}"
