@@ -36,8 +36,8 @@ def draw_scale(rows: pd.DataFrame, path: Path) -> None:
     _draw_widths(passes, few, few["passes"], "time: CPU seconds over those of a forward pass")
     _draw_stages(stages, few)
     if len(middle):
-        first = middle.iloc[0]
-        words = f"{first['calibration_tokens']:,} calibration tokens, {first['dtype']}, {first['threads']} thread(s)"
+        first, threads = middle.iloc[0], " or ".join(map(str, sorted(set(middle["threads"]))))
+        words = f"{first['calibration_tokens']:,} calibration tokens, {first['dtype']}, {threads} thread(s)"
         figure.suptitle(f"One run of gqasearch search, {words}: this tree and the baseline commit")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
