@@ -72,8 +72,10 @@ def test_a_third_in_one_head_of_twice_the_size(settings: dict[str, Any], tmp_pat
     assert "use `gqasearch export-gguf`" in card
 
 
-def test_layers_may_differ(settings: dict[str, Any], tmp_path: Path) -> None:
-    folder = finished(settings, tmp_path / "run", join=2, uneven=True, kv_ratio=2 / 3, refine="none")
+@pytest.mark.parametrize("layout", ["auto", "ragged"])
+def test_layers_may_differ(settings: dict[str, Any], tmp_path: Path, layout: str) -> None:
+    """What is written is loaded back and held against what was measured, in every layout."""
+    folder = finished(settings, tmp_path / "run", join=2, uneven=True, kv_ratio=2 / 3, refine="none", layout=layout)
     document = read_grouping(folder.grouping)
     assert document.grouping.kv_heads_total == 4 and document.kv_ratio == pytest.approx(2 / 3)
     assert all(size >= 2 for layer in document.grouping for size in layer.sizes)
