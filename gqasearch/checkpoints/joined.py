@@ -20,6 +20,7 @@ from gqasearch.checkpoints.loaded_back import (
     logits_of_folder,
 )
 from gqasearch.checkpoints.shards import Shards
+from gqasearch.errors import UserError
 from gqasearch.models import ModelSource
 from gqasearch.models.joined import joined_config, joined_layer
 from gqasearch.models.registry import family_of
@@ -36,7 +37,11 @@ def joined_source(source: ModelSource, n: int) -> ModelSource:
     name = f"{source.identity.removeprefix('sha256:')[:32]}-{n}"
     folder = cache_root() / "joined" / name
     if not (folder / "config.json").is_file():
-        write_joined(source, n, folder)
+        try:
+            write_joined(source, n, folder)
+        except UserError:
+            if not (folder / "config.json").is_file():  # else another process wrote the same meanwhile
+                raise
     return ModelSource(folder, source.revision)
 
 

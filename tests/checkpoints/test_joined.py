@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from gqasearch.checkpoints import joined as joined_module
 from gqasearch.checkpoints import joined_source, write_joined
 from gqasearch.errors import UserError
-from gqasearch.models import ModelSource, resolve_model
+from gqasearch.models import LayerWeights, ModelSource, resolve_model
 from gqasearch.models.joined import joined_config
 from tests.checkpoints.convert import load
 from tests.checkpoints.test_rope_fields import variants
@@ -91,6 +92,22 @@ def test_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wide = joined_source(source, 2)
     monkeypatch.setattr("gqasearch.checkpoints.joined.write_joined", lambda *_: pytest.fail("it is there"))
     assert joined_source(source, 2) == wide != joined_source
+
+
+def test_another_process_may_make_it_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GQASEARCH_CACHE", str(tmp_path / "cache"))
+    source = source_of(tmp_path, "llama")
+    convert = joined_module.joined_layer
+
+    def later(weights: LayerWeights, n: int) -> LayerWeights:
+        monkeypatch.setattr(joined_module, "joined_layer", convert)
+        joined_source(source, n)
+        return convert(weights, n)
+
+    monkeypatch.setattr(joined_module, "joined_layer", later)
+    wide = joined_source(source, 2)
+    difference, spread = largest_difference(wide.directory, source.directory)
+    assert difference < 2e-5 * spread and not list(wide.directory.parent.glob(".*partial*"))
 
 
 @pytest.mark.parametrize(
