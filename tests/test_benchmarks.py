@@ -48,7 +48,7 @@ def test_decoding_is_measured_and_written(tmp_path: Path, monkeypatch: pytest.Mo
     decode.main()
     rows = decode.committed()["cpu.csv"]
     assert len(rows) == 2 * len(decode.KINDS) and (rows["tokens/s"] > 0).all()
-    # Keys and values of 2 layers, heads of 8 in float32, 32 tokens and 3 more; all but the first have half of the 8 heads' cache.
+    # Keys and values of 2 layers, heads of 8 in float32, 32 tokens and 3 more; all but the first keep half of 8 heads.
     expected = {kind: 2 * 2 * (8 if kind == "mha" else 4) * 8 * 4 * 35 / 1e6 for kind in decode.KINDS}
     for _, row in rows.iterrows():
         assert row["KV MB"] == pytest.approx(row["batch"] * expected[row["kind"]])
