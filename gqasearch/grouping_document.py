@@ -18,7 +18,6 @@ from typing import Any, NoReturn, TypeVar
 from jsonschema import Draft202012Validator, ValidationError
 
 from gqasearch import __version__
-from gqasearch.budget import Geometry
 from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_file
 from gqasearch.grouping import Grouping, GroupingError, LayerGrouping
@@ -194,28 +193,6 @@ def read_grouping(path: Path) -> GroupingDocument:
     document = _build(path, data)
     _check_totals(path, data, document)
     return document
-
-
-def check_fits(document: GroupingDocument, geometry: Geometry, fingerprint: str | None) -> None:
-    """Refuse a grouping that belongs to another model.
-
-    ``fingerprint``: content hash of the model's weights, or None to allow other weights of the same
-    shape. Raises ``UserError`` that names both values of everything that differs.
-    """
-    model = document.model
-    counts = [
-        ("num_layers", model.num_layers, geometry.num_layers),
-        ("num_attention_heads", model.num_attention_heads, geometry.num_attention_heads),
-        ("num_key_value_heads", model.num_key_value_heads, geometry.num_kv_heads),
-        ("head_dim", model.head_dim, geometry.head_dim),
-    ]
-    differ = [f"{name} is {a} in the grouping, {b} in the model" for name, a, b in counts if a != b]
-    if model.joined > 1 and model.head_dim == model.joined * geometry.head_dim:
-        differ = [f"its heads have the size of {model.joined} of the model's; give --join {model.joined}"]
-    if not differ and fingerprint is not None and model.fingerprint and model.fingerprint != fingerprint:
-        differ = [f"the weights differ: fingerprint {model.fingerprint} in the grouping, {fingerprint} in the model"]
-    if differ:
-        raise UserError(f"this grouping belongs to another model ({model.id}): {'; '.join(differ)}")
 
 
 def _model_json(model: ModelRecord) -> dict[str, Any]:

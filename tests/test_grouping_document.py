@@ -23,11 +23,11 @@ from gqasearch.grouping_document import (
     ModelRecord,
     RefinementRecord,
     SearchRecord,
-    check_fits,
     grouping_schema,
     read_grouping,
     write_grouping,
 )
+from gqasearch.grouping_fit import check_fits
 from gqasearch.models import HeadGeometry
 
 FINGERPRINT = "sha256:" + "0123456789abcdef" * 4

@@ -25,7 +25,8 @@ from gqasearch.checkpoints.same_tokenizer import keep_tokenizer
 from gqasearch.checkpoints.shards import Shards
 from gqasearch.config import LayoutChoice
 from gqasearch.grouping import Grouping
-from gqasearch.grouping_document import GroupingDocument, check_fits, write_grouping
+from gqasearch.grouping_document import GroupingDocument, write_grouping
+from gqasearch.grouping_fit import check_fits
 from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, family_of, read_config
 from gqasearch.models.loading import whole_model
 from gqasearch.models.whole import stored_apart

@@ -21,7 +21,8 @@ def validate(
     Example: gqasearch validate runs/demo/grouping.json --model embedded
     """
     with clear_errors():
-        from gqasearch.grouping_document import check_fits, read_grouping
+        from gqasearch.grouping_document import read_grouping
+        from gqasearch.grouping_fit import check_fits
 
         document = read_grouping(grouping)
         if model is not None:

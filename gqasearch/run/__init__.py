@@ -7,7 +7,8 @@ from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener, RunStart
 from gqasearch.run.pipeline import default_output_dir, run
 from gqasearch.run.results import label_of, report_data
-from gqasearch.run.workspace import NoProgress, Progress, Workspace
+from gqasearch.run.told import NoProgress, Progress
+from gqasearch.run.workspace import Workspace
 
 __all__ = [
     "Kept",

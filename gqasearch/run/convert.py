@@ -17,7 +17,8 @@ from gqasearch.checkpoints import (
 )
 from gqasearch.evaluation import Converter
 from gqasearch.files import write_file
-from gqasearch.grouping_document import GroupingDocument, check_fits
+from gqasearch.grouping_document import GroupingDocument
+from gqasearch.grouping_fit import check_fits
 from gqasearch.merging import Merge, make_merge
 from gqasearch.models import LayerWeights
 from gqasearch.refining import NoRefinement, Refinement, make_refinement

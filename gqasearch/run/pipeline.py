@@ -52,9 +52,10 @@ from gqasearch.run.results import report_data, write_similarity
 from gqasearch.run.search import search_step
 from gqasearch.run.search_log import failed_candidates, search_forward_tokens, search_seconds
 from gqasearch.run.stage_clock import LOAD, StageClock, stage_records
+from gqasearch.run.told import Progress
 from gqasearch.run.warnings import warnings_of
 from gqasearch.run.workers import check_workers
-from gqasearch.run.workspace import Progress, Workspace
+from gqasearch.run.workspace import Workspace
 from gqasearch.search import check_takes
 
 

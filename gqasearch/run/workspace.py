@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -36,32 +35,12 @@ from gqasearch.merging import Merge, make_merge
 from gqasearch.models import ModelSource, Parent, check_device, load_parent, resolve_model
 from gqasearch.models.loading import load_tokenizer
 from gqasearch.refining import Refinement, make_refinement
-from gqasearch.reporting import HistoryPoint
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener
+from gqasearch.run.told import NoProgress, Progress
 from gqasearch.search import SearchMethod, check_first_objective, make_method, may_take_several
 
 log = logging.getLogger(__name__)
-
-
-class Progress(Protocol):
-    """What shows a run's progress; ``gqasearch.reporting.SearchProgress`` is one."""
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        """Begin a stage of ``total`` steps."""
-
-    def update(self, completed: int, point: HistoryPoint | None = None, detail: str = "") -> None:
-        """Steps done so far, and where a search stands, or other words on it."""
-
-
-class NoProgress:
-    """For callers that show nothing."""
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        """Nothing."""
-
-    def update(self, completed: int, point: HistoryPoint | None = None, detail: str = "") -> None:
-        """Nothing."""
 
 
 # Settings that texts, a model, its statistics and a prepared fitness each depend on, those before it included.

@@ -20,7 +20,7 @@ from gqasearch.errors import UserError
 from gqasearch.run import RunFolder, build_config, pipeline, report_data, run, stage_clock
 from gqasearch.run.peak_memory import SAMPLE_SECONDS, PeakMemory, peak_resident_bytes, resident_bytes
 from gqasearch.run.stage_clock import StageClock
-from gqasearch.run.workspace import NoProgress
+from gqasearch.run.told import NoProgress
 from tests.checkpoints.test_loaded_back import FAULTS
 from tests.tiny_models import save_checkpoint, tiny_model
 

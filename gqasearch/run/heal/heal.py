@@ -29,7 +29,7 @@ from gqasearch.run.heal.ranks import Ranks
 from gqasearch.run.heal.results import healing_data
 from gqasearch.run.heal.work import START, HealWork
 from gqasearch.run.inputs import hold_inputs
-from gqasearch.run.workspace import NoProgress, Progress
+from gqasearch.run.told import NoProgress, Progress
 
 HEALED = "healed"
 

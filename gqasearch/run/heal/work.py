@@ -18,7 +18,8 @@ from gqasearch.calibration import TokenBlocks, make_blocks, shortage
 from gqasearch.checkpoints import joined_source, runs_own_code
 from gqasearch.errors import UserError
 from gqasearch.evaluation import model_runner
-from gqasearch.grouping_document import check_fits, read_grouping
+from gqasearch.grouping_document import read_grouping
+from gqasearch.grouping_fit import check_fits
 from gqasearch.heal_config import HealConfig
 from gqasearch.healing.blocks import Masks, TrainingBlocks
 from gqasearch.healing.packing import PackedBlocks, pack, training_order
@@ -43,7 +44,7 @@ from gqasearch.models.device import resolve_device
 from gqasearch.models.loading import load_model, load_tokenizer
 from gqasearch.run.heal.folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
-from gqasearch.run.workspace import Progress
+from gqasearch.run.told import Progress
 
 log = logging.getLogger(__name__)
 
