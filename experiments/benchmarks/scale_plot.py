@@ -59,7 +59,8 @@ def _draw_trees(panel: Axes, rows: pd.DataFrame, names: list[str], values: pd.Se
         panel.bar_label(bars, fmt="{:,.3g}" if values.max() < 100 else "{:,.0f}", padding=3, fontsize=8)
     panel.margins(x=0.15)
     panel.set_xlabel(words)
-    panel.legend(frameon=False, fontsize=8, loc="lower right")
+    if panel.get_legend_handles_labels()[0]:
+        panel.legend(frameon=False, fontsize=8, loc="lower right")
 
 
 def _draw_stages(panel: Axes, rows: pd.DataFrame, names: list[str]) -> None:
@@ -73,4 +74,5 @@ def _draw_stages(panel: Axes, rows: pd.DataFrame, names: list[str]) -> None:
         panel.barh(places, share, 2 * BAR, left=left, color=colour, label=name.removeprefix(CPU))
         left += share
     panel.set_xlabel("this tree's CPU seconds by stage, %")
-    panel.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    if panel.get_legend_handles_labels()[0]:
+        panel.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
