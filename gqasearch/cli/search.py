@@ -43,7 +43,7 @@ def search(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option(help="Refuse what a run would refuse, show what it would do; write nothing."),
+        typer.Option(help="Refuse what a run would refuse, show what it would do; write nothing (--join: the cache)."),
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; twice: libraries too.")] = 0,
