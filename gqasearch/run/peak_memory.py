@@ -11,7 +11,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 
 import torch
 
@@ -40,16 +40,17 @@ class PeakMemory:
 
     def __init__(self) -> None:
         self._most, self._record = resident_bytes(), peak_resident_bytes()
-        self._ended = Event()
+        self._ended, self._lock = Event(), Lock()
         self._thread = Thread(target=self._watch, daemon=True, name="peak memory")
         self._thread.start()
 
     def take(self) -> int:
         """Bytes resident at most since the last call; a peak shorter than a sample that is no record may be missed."""
-        record, now = peak_resident_bytes(), resident_bytes()
-        found = record if record > self._record or not now else max(self._most, now)
-        self._most, self._record = now, record
-        return found
+        with self._lock:  # else a sample taken before this would be counted after it
+            record, now = peak_resident_bytes(), resident_bytes()
+            found = record if record > self._record or not now else max(self._most, now)
+            self._most, self._record = now, record
+            return found
 
     def close(self) -> None:
         """No sample is taken after this."""
@@ -58,7 +59,8 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._ended.wait(SAMPLE_SECONDS):
-            self._most = max(self._most, resident_bytes())
+            with self._lock:
+                self._most = max(self._most, resident_bytes())
 
 
 def take_device_peak() -> int:
