@@ -30,11 +30,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """The source model. ``revision`` and ``fingerprint`` ("sha256:...") are "" when not known.
-
-    ``joined``: how many of its own heads the size of every head has room for; ``head_dim`` is that size, and the
-    fingerprint that of the model with such heads (``gqasearch.models.joined``).
-    """
+    """The source model. ``revision`` and ``fingerprint`` ("sha256:...") are "" when not known."""
 
     id: str
     architecture: str
@@ -44,7 +40,6 @@ class ModelRecord:
     head_dim: int
     revision: str = ""
     fingerprint: str = ""
-    joined: int = 1
 
 
 @dataclass(frozen=True)
@@ -105,7 +100,8 @@ class CalibrationRecord:
 class GroupingDocument:
     """All that a grouping JSON says. Parts that were not given or do not apply are None.
 
-    A document that names a merge and no refinement means: none.
+    A document that names a merge and no refinement means: none. ``join``: how many of the model's heads a KV head of a
+    group has the size of (``gqasearch.models.joined``).
 
     Raises ``GroupingError`` when ``layers`` do not fit ``model``.
     """
@@ -118,6 +114,7 @@ class GroupingDocument:
     search: SearchRecord | None = None
     calibration: CalibrationRecord | None = None
     created_by: Mapping[str, str] = field(default_factory=lambda: {"gqasearch": __version__})
+    join: int = 1
 
     def __post_init__(self) -> None:
         if len(self.layers) != self.model.num_layers:
@@ -139,8 +136,8 @@ class GroupingDocument:
 
     @property
     def kv_ratio(self) -> float:
-        """The cache over the source's: wide heads count as often as they have room for heads."""
-        return self.grouping.kv_ratio * self.model.joined
+        """The cache over the source's: a head counts as often as its size is that of the model's."""
+        return self.grouping.kv_ratio * self.join
 
     @property
     def queries_per_kv(self) -> int:
@@ -152,8 +149,9 @@ class GroupingDocument:
         known = {
             "format": FORMAT,
             "version": VERSION,
-            "model": _model_json(self.model),
+            "model": asdict(self.model),
             "layers": [_layer_json(layer) for layer in self.layers],
+            "join": self.join if self.join > 1 else None,
             "kv_heads_total": self.grouping.kv_heads_total,
             "kv_ratio": self.kv_ratio,
             "merge": self.merge and asdict(self.merge),
@@ -195,13 +193,6 @@ def read_grouping(path: Path) -> GroupingDocument:
     return document
 
 
-def _model_json(model: ModelRecord) -> dict[str, Any]:
-    known = asdict(model)
-    if model.joined == 1:
-        del known["joined"]
-    return known
-
-
 def _layer_json(layer: LayerRecord) -> dict[str, Any]:
     known = {"error": layer.error, "proven_optimal": layer.proven_optimal, "lower_bound": layer.lower_bound}
     return {"groups": layer.grouping.groups} | {name: value for name, value in known.items() if value is not None}
@@ -240,6 +231,7 @@ def _build(path: Path, data: Mapping[str, Any]) -> GroupingDocument:
             search=_record(SearchRecord, data["search"]) if "search" in data else None,
             calibration=_record(CalibrationRecord, data["calibration"]) if "calibration" in data else None,
             created_by=data.get("created_by", {}),
+            join=int(data.get("join", 1)),
         )
     except GroupingError as error:
         _refuse(path, "model", str(error))

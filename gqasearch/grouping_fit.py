@@ -7,22 +7,21 @@ from gqasearch.errors import UserError
 from gqasearch.grouping_document import GroupingDocument
 
 
-def check_fits(document: GroupingDocument, geometry: Geometry, fingerprint: str | None) -> None:
+def check_fits(document: GroupingDocument, geometry: Geometry, fingerprint: str | None, *, joined: int = 1) -> None:
     """Refuse a grouping that belongs to another model.
 
-    ``fingerprint``: content hash of the model's weights, or None to allow other weights of the same
-    shape. Raises ``UserError`` that names both values of everything that differs.
+    ``joined``: how many times the size of the model's the heads in ``geometry`` have. ``fingerprint``: content hash of
+    the model's weights, or None to allow other weights of the same shape. Raises ``UserError`` that names both values
+    of everything that differs.
     """
     model = document.model
     counts = [
         ("num_layers", model.num_layers, geometry.num_layers),
         ("num_attention_heads", model.num_attention_heads, geometry.num_attention_heads),
         ("num_key_value_heads", model.num_key_value_heads, geometry.num_kv_heads),
-        ("head_dim", model.head_dim, geometry.head_dim),
+        ("head_dim", joined * model.head_dim, geometry.head_dim),
     ]
     differ = [f"{name} is {a} in the grouping, {b} in the model" for name, a, b in counts if a != b]
-    if model.joined > 1 and model.head_dim == model.joined * geometry.head_dim:
-        differ = [f"its heads have the size of {model.joined} of the model's; give --join {model.joined}"]
     if not differ and fingerprint is not None and model.fingerprint and model.fingerprint != fingerprint:
         differ = [f"the weights differ: fingerprint {model.fingerprint} in the grouping, {fingerprint} in the model"]
     if differ:

@@ -1,13 +1,14 @@
 """Wide heads beside grouping at the same KV cache: KL, memory, parameters, cost.
 
-python -m experiments.joined                         # the embedded model, all that is committed (an hour on 2 cores)
+python -m experiments.joined                         # the embedded model, every row (two hours on 2 cores)
+python -m experiments.joined --ratios .5 --joins 1 2 3 --kinds even uneven   # some of them; a part is committed
 python -m experiments.joined --model PATH --text FILE.txt --ratios .667 --joins 1 2 --kinds even
 python -m experiments.joined --show                  # print the committed results
 
-Every row is an ordinary run under --output-dir, as ``gqasearch search --join N`` makes it, with nothing fine-tuned; a
+Every row is an ordinary run under --output-dir, as ``gqasearch search --join N`` makes it, with nothing fine-tuned. A
 run that is there is not run again, and one that was stopped goes on. Rows go to experiments/joined/results/joined.csv
 whenever a run ends. KV bytes are those of the written checkpoint's own cache, parameters those of the checkpoint as it
-is stored; figures are on held-out text.
+is stored; figures are on held-out text. Statistics may come from the cache, and CPU seconds are then without them.
 """
 
 from __future__ import annotations

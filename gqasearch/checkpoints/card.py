@@ -90,7 +90,7 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
     front: dict[str, Any] = {"base_model": parent} if on_hub else {}
     front |= _licence(source_dir)
     masked = str(config["architectures"][0]).endswith("ForMaskedLM")
-    file, joined = modeling_file(config), document.model.joined
+    file, joined = modeling_file(config), document.join
     front |= {
         "library_name": "transformers",
         "pipeline_tag": "fill-mask" if masked else "text-generation",

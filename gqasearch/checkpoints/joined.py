@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from gqasearch.calibration import cache_root
 from gqasearch.checkpoints.config_json import rope_fields
-from gqasearch.checkpoints.conversion import cast, convertible
+from gqasearch.checkpoints.conversion import Conversion
 from gqasearch.checkpoints.folder import copy_companions, new_folder
+from gqasearch.checkpoints.layout import Layout
 from gqasearch.checkpoints.loaded_back import (
     ALLOWED,
     ALLOWED_ROUNDINGS,
@@ -21,7 +22,7 @@ from gqasearch.checkpoints.loaded_back import (
 )
 from gqasearch.checkpoints.shards import Shards
 from gqasearch.errors import UserError
-from gqasearch.models import ModelSource
+from gqasearch.models import LayerWeights, ModelSource
 from gqasearch.models.joined import joined_config, joined_layer
 from gqasearch.models.registry import family_of
 
@@ -45,37 +46,35 @@ def joined_source(source: ModelSource, n: int) -> ModelSource:
     return ModelSource(folder, source.revision)
 
 
+@dataclass(frozen=True)
+class WithRoom(Layout):
+    """Every head in its place, of ``n`` times the size."""
+
+    n: int = 1
+
+    def lay_out(self, merged: LayerWeights, layer: int) -> LayerWeights:
+        return joined_layer(merged, self.n)
+
+
 def write_joined(source: ModelSource, n: int, out_dir: Path) -> None:
     """Write it to ``out_dir``, which appears only when it is complete and was found to compute the same.
 
     One layer's attention is in memory at a time; all else goes from file to file as bytes.
     """
-    family, config = source.family, source.config
+    family, config, shape = source.family, source.config, source.geometry
     wide = joined_config(family, config, n)
     wide |= rope_fields(family_of(wide), wide)
-    layer_of = {
-        family.stored_name(name, source.tensors.shard_of): index
-        for index in range(source.geometry.num_layers)
-        for name in family.layer_tensors(index, config).values()
-    }
-    dtypes = {name: convertible(name, source.tensors.stored(name).dtype) for name in layer_of}
-
-    def layer(index: int) -> dict[str, Tensor]:
-        written = family.write_layer(joined_layer(source.layer(index), n), index)
-        return {family.stored_name(name, source.tensors.shard_of): tensor for name, tensor in written.items()}
-
-    def convert(name: str) -> dict[str, Tensor]:
-        return {own: cast(tensor, dtypes[own], own) for own, tensor in layer(layer_of[name]).items()}
-
-    shapes = {name: tuple(tensor.shape) for index in set(layer_of.values()) for name, tensor in layer(index).items()}
+    places = (tuple(range(shape.num_attention_heads)),) * shape.num_layers
+    room = WithRoom("stock-symmetric", places, (shape.num_kv_heads,) * shape.num_layers, "", n=n)
+    conversion = Conversion(source.tensors, family, config, room, source.layer)
     with new_folder(out_dir) as folder:
         (folder / "config.json").write_text(json.dumps(wide, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         copy_companions(source.directory, folder)
-        Shards(source.tensors, shapes).write(folder, convert)
+        Shards(source.tensors, conversion.shapes).write(folder, conversion.convert)
         block = CheckBlock.drawn(config).fitting(family, config)
         wanted = logits_of_folder(source.directory, False, block)
         found = logits_of_folder(folder, False, block)
         # W_q is times sqrt(n), and rounded once more.
-        rounding = max(torch.finfo(dtype).eps for dtype in dtypes.values())
-        allowed = float(wanted.abs().max()) * max(ALLOWED, ALLOWED_ROUNDINGS * rounding)
+        rounding = ALLOWED_ROUNDINGS * torch.finfo(conversion.stored_dtype).eps
+        allowed = float(wanted.abs().max()) * max(ALLOWED, rounding)
         compare(found, wanted, f"heads {n} times as wide", allowed, block)

@@ -13,7 +13,7 @@ from gqasearch.config import LayoutChoice
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.models import Config, Family, HeadGeometry
-from gqasearch.models.joined import joined_of
+from gqasearch.models.family import joined_of
 from gqasearch.targets import TARGETS, Target, TargetName
 
 
@@ -73,11 +73,12 @@ def _require_form(engine: Target, config: Config | None) -> None:
 def _require_known(engine: Target, config: Config | None) -> None:
     """Raise ``UserError`` for an architecture of which the engine loads nothing, whatever the layout."""
     architecture = "" if config is None else config["architectures"][0]
-    if config is not None and joined_of(config) > 1 and engine.cannot_join:
-        raise UserError(
-            f"target {engine.name} loads no heads that were joined: {engine.cannot_join}. Leave --join out, or name "
-            "another target"
-        )
+    if config is not None and joined_of(config) > 1:
+        why = engine.cannot_join or engine.cannot_pad.get(architecture)  # both are about the size of a head
+        if why:
+            raise UserError(
+                f"target {engine.name} loads no heads that were joined: {why}. Leave --join out, or name another target"
+            )
     if architecture in engine.cannot_load:
         raise UserError(
             f"target {engine.name} loads no converted {architecture}: {engine.cannot_load[architecture]}. "

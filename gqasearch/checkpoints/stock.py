@@ -70,7 +70,7 @@ def write_checkpoint(
     """
     config = read_config(source_dir)
     family = family_of(config)
-    check_fits(document, family.geometry(config), fingerprint=None)
+    check_fits(document, family.geometry(config), fingerprint=None, joined=document.join)
     planned = plan_checkpoint(family, config, document.grouping, layout, target)
     block = (block or CheckBlock.drawn(config)).fitting(family, config)
     source, model = whole_model(source_dir)

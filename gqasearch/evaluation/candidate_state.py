@@ -71,7 +71,8 @@ class CandidateState:
         """Keep the hidden states that have passed ``level`` layers, where the last rest is long ago."""
         if time.monotonic() - self._rested < REST_SECONDS:
             return
-        shutil.rmtree(self._path(level), ignore_errors=True)
+        if self._path(level).exists():  # the record may name it: then it goes first
+            self._keep_only(None)
         self._path(level).mkdir(parents=True)
         for number, tensor in enumerate(states.values()):
             path = self._path(level) / f"{number}.safetensors"

@@ -22,7 +22,8 @@ class SharedPairs:
     def __init__(self, moments: Tensor, energy: Tensor, own: int = 1, shared: int = 1) -> None:
         if energy.numel():  # a head that nothing reads has no say, and no infinite factor either
             energy = energy.clamp_min(NEGLIGIBLE * float(energy.max().clamp_min(torch.finfo(energy.dtype).tiny)))
-        self.energy, self.roots, self.shared = energy, energy.sqrt(), shared
+        self.energy, self.own, self.shared = energy, own, shared
+        self.roots = energy.sqrt().unflatten(1, (-1, own))  # by frequency, (H, f, own)
         # E[k_h conj(k_j)] of k = x + iy by frequency, (f, H, own, H, own)
         xx, yy, yx, xy = (
             moments[:, :, a::2, b::2]
@@ -32,20 +33,15 @@ class SharedPairs:
             .permute(4, 0, 2, 1, 3)
             for a, b in ((0, 0), (1, 1), (1, 0), (0, 1))
         )
-        roots = self.roots_by_frequency(own).movedim(1, 0)  # (f, H, own)
+        roots = self.roots.movedim(1, 0)
         self.gram = torch.complex(xx + yy, yx - xy) * roots[:, :, :, None, None] * roots[:, None, None]
-
-    def roots_by_frequency(self, own: int) -> Tensor:
-        """sqrt(e), (H, f, own)."""
-        found: Tensor = self.roots.unflatten(1, (-1, own))
-        return found
 
     def leading(self, groups: Tensor) -> Tensor:
         """Eigenvectors a of groups (N, n), as many of every frequency as z has: (N, n, f, own, shared)."""
-        heads, own = groups.to(self.gram.device), self.gram.shape[-1]
+        heads = groups.to(self.gram.device)
         blocks = self.gram[:, heads[:, :, None], :, heads[:, None, :]]  # (N, n, n, f, own, own)
         _, vectors = torch.linalg.eigh(blocks.permute(3, 0, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3))
         leading = vectors[..., -self.shared :].flip(-1)
         leading = torch.nn.functional.pad(leading, (0, self.shared - leading.shape[-1]))
-        by_head: Tensor = leading.unflatten(2, (-1, own)).permute(1, 2, 0, 3, 4)
+        by_head: Tensor = leading.unflatten(2, (-1, self.own)).permute(1, 2, 0, 3, 4)
         return by_head

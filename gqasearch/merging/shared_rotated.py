@@ -43,15 +43,13 @@ Mix: TypeAlias = Callable[[Tensor], Tensor]
 class SharedRotated:
     """``gram`` E[k k^T] of the keys (H, H, s, s); ``reads`` (Hq, s, s): E[q q^T] times what a squared error of a score
     costs; both with pairs side by side (``side_by_side``), as the turning takes them. ``turning``: of all r/2 pairs of
-    the shared key; ``own`` (s/2,): which of them the heads have, all if not given (s = r).
+    the shared key; ``own`` (s/2,): which of them the heads have.
     """
 
-    def __init__(
-        self, gram: Tensor, reads: Tensor, pairs: SharedPairs, turning: Turning, own: Tensor | None = None
-    ) -> None:
+    def __init__(self, gram: Tensor, reads: Tensor, pairs: SharedPairs, turning: Turning, own: Tensor) -> None:
         shared = turning.side_by_side()
         half = shared.same.shape[-1]
-        own = torch.arange(half, device=gram.device) if own is None else own.to(gram.device)
+        own = own.to(gram.device)
         self.gram, self.reads, self.pairs, self.own_pairs = gram, reads, pairs, own
         # Of moments of heads with heads, heads with z, z with z.
         mixed = shared.of_pairs(own)
@@ -151,13 +149,11 @@ class _Groups:
     def _one_factor_per_pair(self) -> Mix:
         """T of one complex factor per pair; as a real matrix a multiplication by x + iy is [[x, -y], [y, x]]."""
         pairs = self.keys.pairs
-        own = pairs.gram.shape[-1]
-        roots = pairs.roots_by_frequency(own)[self.heads]
-        factors = (pairs.leading(self.heads).conj() * roots[..., None])[:, None]  # (N, 1, n, f, own, shared)
+        factors = pairs.leading(self.heads).conj() * pairs.roots[self.heads][..., None]  # (N, n, f, own, shared)
 
         def mix(moments: Tensor) -> Tensor:
-            by_pair = torch.view_as_complex(moments.unflatten(3, (-1, own, 2)).contiguous())
-            return torch.view_as_real((by_pair[..., None] * factors).sum((2, 4))).flatten(2)
+            by_pair = torch.view_as_complex(moments.unflatten(3, (-1, pairs.own, 2)).contiguous())
+            return torch.view_as_real((by_pair[..., None] * factors[:, None]).sum((2, 4))).flatten(2)
 
         return mix
 

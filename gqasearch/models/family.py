@@ -16,6 +16,7 @@ from gqasearch.models.layer import HeadGeometry, LayerWeights
 Config = dict[str, Any]
 TensorReader = Callable[[str], Tensor]
 LONGROPE = ("longrope", "su")  # the second in older files of Phi-3
+JOINED = "joined_heads"  # in config.json, for us alone: see gqasearch.models.joined
 # What a model predicts: the token that follows, from those before it; or tokens that were masked, from all others.
 Objective: TypeAlias = Literal["next-token", "masked"]
 
@@ -155,7 +156,7 @@ class Family(ABC):
             v_bias=heads.get("v.bias"),
             **{norm: self._norm_weight(read(self.tensor_name(layer, norm))) for norm in norms},
             score_scale=self.score_scale(layer, config),
-            joined=int(config.get("joined_heads", 1)),  # see gqasearch.models.joined
+            joined=joined_of(config),
         )
 
     def _norm_weight(self, stored: Tensor) -> Tensor:
@@ -210,6 +211,11 @@ class Family(ABC):
             "num_key_value_heads": kv_heads,
             "head_dim": head_dim,
         }
+
+
+def joined_of(config: Mapping[str, Any]) -> int:
+    """How many heads' room every head of this model has, or had before it was converted: 1 as others write it."""
+    return int(config.get(JOINED, 1))
 
 
 def rotary_fraction(config: Mapping[str, Any], default: float) -> float:

@@ -19,18 +19,12 @@ import torch
 from torch import Tensor
 
 from gqasearch.errors import UserError
-from gqasearch.models.family import LONGROPE, Config, Family
+from gqasearch.models.family import JOINED, LONGROPE, Config, Family, joined_of
 from gqasearch.models.layer import LayerWeights
 
-JOINED = "joined_heads"  # in config.json: n; code of others passes it by
 # Found to compute the same in transformers with a head size and frequencies of their own.
 JOINABLE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 SCALED = ("linear", "llama3", "yarn")  # RoPE types whose frequencies are the same for every text
-
-
-def joined_of(config: Config) -> int:
-    """How many heads' room every head of this model has: n, 1 of a model as others write it."""
-    return int(config.get(JOINED, 1))
 
 
 def joined_config(family: Family, config: Config, n: int) -> Config:

@@ -7,11 +7,8 @@ from gqasearch.models.parent import Parent
 from gqasearch.models.source import ModelSource
 
 
-def model_record(id: str, model: Parent | ModelSource, joined: int = 1) -> ModelRecord:
-    """``id``: what the user calls it; ``joined``: for how many of its own heads ``model`` has room in one.
-
-    The weights are read for their fingerprint.
-    """
+def model_record(id: str, model: Parent | ModelSource) -> ModelRecord:
+    """``id``: what the user calls it. The weights are read for their fingerprint."""
     geometry = model.geometry
     return ModelRecord(
         id=id,
@@ -22,5 +19,4 @@ def model_record(id: str, model: Parent | ModelSource, joined: int = 1) -> Model
         head_dim=geometry.head_dim,
         revision=model.revision,
         fingerprint=model.fingerprint,
-        joined=joined,
     )

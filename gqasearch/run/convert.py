@@ -15,6 +15,7 @@ from gqasearch.checkpoints import (
     plan_checkpoint,
     write_checkpoint,
 )
+from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter
 from gqasearch.files import write_file
 from gqasearch.grouping_document import GroupingDocument
@@ -82,11 +83,13 @@ def reads_text(work: Workspace, document: GroupingDocument) -> bool:
 
 def check_convertible(work: Workspace, document: GroupingDocument) -> None:
     """Raise ``UserError`` for a grouping of another model, and one that can have no checkpoint as it is asked for."""
-    source = work.source
-    require_several_heads(source.geometry)
-    check_fits(document, source.geometry, fingerprint=None)  # before the weights are read
+    source, own = work.source, work.unjoined.source
+    require_several_heads(own.geometry)
+    check_fits(document, own.geometry, fingerprint=None)  # before the weights are read
+    if document.join != work.config.join:
+        raise UserError(f"this grouping has KV heads of {document.join} times the size, join is {work.config.join}")
     plan_checkpoint(source.family, source.config, document.grouping, work.config.layout, work.config.target)
-    check_fits(document, source.geometry, source.fingerprint if document.model.fingerprint else None)
+    check_fits(document, own.geometry, own.fingerprint if document.model.fingerprint else None)
 
 
 def converted_layers(

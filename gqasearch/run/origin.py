@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gqasearch.checkpoints import joined_source
 from gqasearch.config import RunConfig, build_config, read_config_file
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import CalibrationRecord, GroupingDocument, read_grouping
@@ -51,7 +50,7 @@ def origin_of(path: Path) -> Origin | None:
     if document is None:
         return None
     model = document.model
-    named = {"model": model.id, "revision": model.revision or None, "join": model.joined}  # "" of what is on no hub
+    named = {"model": model.id, "revision": model.revision or None, "join": document.join}  # "" of what is on no hub
     return Origin(file, named, document)
 
 
@@ -169,9 +168,7 @@ def _check_parent(checkpoint: Path, origin: Origin | None) -> None:
     """Raise ``UserError`` unless the parent that the origin names is here, and is the one of the checkpoint."""
     source = _source(checkpoint, origin, "--parent")
     document = None if origin is None else origin.document
-    if origin is None or document is None or not document.model.fingerprint:
-        return
-    if joined_source(source, document.model.joined).fingerprint != document.model.fingerprint:
+    if origin is not None and document is not None and document.model.fingerprint not in ("", source.fingerprint):
         raise UserError(
             f"{origin.told_by} names {origin.settings['model']}, but the weights there are not those that {checkpoint} "
             "was made from; give --parent"

@@ -125,13 +125,14 @@ def build_document(
         raise UserError(f"every candidate killed its worker: {work.config.fitness} gave no value for any")
     fitness = work.fitnesses[work.config.fitness]
     return GroupingDocument(
-        model=model_record(work.parent.id, work.parent, work.config.join),
+        model=model_record(work.config.model, work.unjoined.source),
         layers=tuple(layer_records(work, chosen, prepared[work.config.fitness])),
         merge=MergeRecord(work.merge.name, work.merge.parameters()),
         refinement=refinement_record(work),
         fitness=FitnessRecord(fitness.name, chosen.values[0], fitness.parameters()),
         search=SearchRecord(method.name, work.config.seed, generation.evaluations, method.parameters()),
         calibration=calibration_record(work),
+        join=work.config.join,
     )
 
 

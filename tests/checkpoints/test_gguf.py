@@ -6,6 +6,7 @@ That llama.cpp computes the same with them is tested in tests/clients.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from gguf import GGMLQuantizationType as Type
 from gguf import GGUFReader
 from safetensors.torch import save_file
 
-from gqasearch.checkpoints import export_gguf
+from gqasearch.checkpoints import export_gguf, write_joined
+from gqasearch.checkpoints.gguf_file import GgufFile, NewTensor, shape_of, string, write_gguf
 from gqasearch.config import LayoutChoice
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
+from gqasearch.models import load_parent, resolve_model
 from tests.checkpoints.convert import PADDED, SYMMETRIC, config_of, stored_tensors
 from tests.checkpoints.gguf_parent import encode, write_parent
 from tests.checkpoints.uneven import UNEVEN, saved, write
-from tests.tiny_models import edit_config
+from tests.tiny_models import edit_config, save_checkpoint, tiny_model
 
 PROJECTIONS = {"attn_q": "q_proj", "attn_k": "k_proj", "attn_v": "v_proj", "attn_output": "o_proj"}
 WIDE: dict[str, Any] = {"heads": 8, "head_dim": 32, "layers": 1}  # rows of 256, which every type has blocks for
@@ -261,3 +264,51 @@ def test_without_the_package(files: tuple[Path, Path], monkeypatch: pytest.Monke
     parent, folder = files
     monkeypatch.setitem(sys.modules, "gguf", None)
     refuses(parent, folder, r"pip install 'gqasearch\[gguf\]'")
+
+
+def joined(tmp_path: Path) -> tuple[Path, Path]:
+    """A model, and its conversion to heads of twice the size."""
+    source = save_checkpoint(tiny_model("llama"), tmp_path / "plain")
+    write_joined(resolve_model(str(source)), 2, tmp_path / "wide")
+    write(load_parent(str(tmp_path / "wide")), tmp_path / "wide", tmp_path / "out", SYMMETRIC, "stock")
+    return source, tmp_path / "out"
+
+
+def with_own_frequencies(parent: Path, path: Path) -> Path:
+    """The same file of a parent whose RoPE is scaled, by factors and by a number."""
+    file, own = GgufFile(parent), np.full(4, 2.0, dtype=np.float32)
+    kept = [
+        NewTensor(name, shape_of(tensor), tensor.tensor_type, partial(getattr, tensor, "data"))
+        for name, tensor in file.tensors.items()
+    ]
+    tensors = [NewTensor("rope_freqs.weight", own.shape, Type.F32, lambda: own), *kept]
+    write_gguf(path, {**file.metadata, "llama.rope.scaling.type": string("linear")}, tensors, 32)
+    return path
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_joined_heads_bring_their_frequencies(tmp_path: Path, scaled: bool) -> None:
+    """In place of what the parent says of its own."""
+    source, folder = joined(tmp_path)
+    parent = write_parent(source, tmp_path / "parent.gguf")
+    if scaled:
+        parent = with_own_frequencies(parent, tmp_path / "scaled.gguf")
+    written = export_gguf(parent, folder, tmp_path / "out.gguf")
+    reader = GGUFReader(tmp_path / "out.gguf")
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    assert len(stored) == len(reader.tensors) and reader.get_field("llama.rope.scaling.type") is None
+    factors = config_of(folder)["rope_parameters"]["short_factor"]
+    assert stored["rope_freqs.weight"].data.tolist() == pytest.approx(factors, rel=1e-6)
+    sizes = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+    assert [reader.fields[f"llama.{name}"].contents() for name in sizes] == [16, 16, 16]
+    assert written.copied == len(stored) - 1 - sum(written.replaced.values())
+
+
+@pytest.mark.parametrize("field", ["long_factor", "attention_factor"])
+def test_what_llama_cpp_has_no_form_for_is_refused(tmp_path: Path, field: str) -> None:
+    source, folder = joined(tmp_path)
+    rope = config_of(folder)["rope_parameters"]
+    other = {"long_factor": [2.0] * 8, "attention_factor": 1.2}[field]
+    edit_config(folder, rope_parameters={**rope, field: other})
+    with pytest.raises(UserError, match="RoPE is another for long texts, or scales scores"):
+        export_gguf(write_parent(source, tmp_path / "parent.gguf"), folder, tmp_path / "out.gguf")

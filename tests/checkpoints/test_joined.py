@@ -91,7 +91,8 @@ def test_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert joined_source(source, 1) is source
     wide = joined_source(source, 2)
     monkeypatch.setattr("gqasearch.checkpoints.joined.write_joined", lambda *_: pytest.fail("it is there"))
-    assert joined_source(source, 2) == wide != joined_source
+    assert joined_source(source, 2) == wide
+    assert wide.directory != source.directory and wide.geometry.head_dim == 16
 
 
 def test_another_process_may_make_it_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from gqasearch.calibration import TokenBlocks
 from gqasearch.evaluation import CandidateState, Converter, ParentLayers, ParentLogProbs, PrefixLosses
@@ -125,6 +126,24 @@ def test_a_line_that_was_being_written_is_left_out(tmp_path: Path) -> None:
         again.add([((1, CANDIDATES[0]), 1 / 3)])
         assert CandidateState(tmp_path).loss((1, CANDIDATES[0])) == 1 / 3
     assert all(len(json.loads(line)) == 3 for line in path.read_text().splitlines())
+
+
+def test_killed_while_it_rests_again_at_a_layer_nothing_is_named_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second rest at the same layer takes the place of the first, which the record names."""
+    passed = (0, (SHARED,))
+    state = CandidateState(tmp_path)
+    state.rest(1, {passed: torch.ones(2, 3, 4)})
+    assert [name for name, _ in CandidateState(tmp_path).hidden()] == [passed]
+    monkeypatch.setattr("gqasearch.evaluation.candidate_state.save_tensors", raising)
+    with pytest.raises(Stopped):
+        state.rest(1, {passed: torch.ones(2, 3, 4)})
+    assert list(CandidateState(tmp_path).hidden()) == []
+
+
+def raising(*_arguments: object) -> None:
+    raise Stopped
 
 
 def test_a_rest_is_taken_when_the_last_is_long_ago(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

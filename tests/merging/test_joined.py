@@ -49,11 +49,11 @@ def test_n_heads_lose_nothing(family: str, kv_heads: int, n: int) -> None:
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 @pytest.mark.parametrize("n", [2, 3])
 def test_errors_are_those_of_the_merged_weights(family: str, n: int) -> None:
-    """But for the rounds between the error that a search is told and the merge, and for what turned keys average."""
+    """Which has more rounds than the error that a search is told: it leaves a little less, and never more."""
     merge = bound(family, n)
     for heads in ((0, 1, 2, 3), (0, 2, 3, 4, 5)):
         told, measured = merge.group_error(heads), merge.measured_error(heads)
-        assert measured == pytest.approx(told, rel=0.3)
+        assert 0.9 * told < measured <= told * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])

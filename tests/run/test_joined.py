@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM
 from gqasearch.errors import UserError
 from gqasearch.evaluation import count_parameters, kv_bytes_per_token
 from gqasearch.grouping_document import read_grouping, write_grouping
+from gqasearch.grouping_fit import check_fits
 from gqasearch.healing import HealConfig
-from gqasearch.models import load_parent
+from gqasearch.models import load_parent, resolve_model
 from gqasearch.run import RunFolder, Workspace, build_config, run
 from gqasearch.run.convert import check_convertible, materialize
 from gqasearch.run.evaluate import checkpoint_subject, measure
@@ -58,7 +59,7 @@ def test_a_third_in_one_head_of_twice_the_size(settings: dict[str, Any], tmp_pat
     few = {"refine_parameters": {"steps": 10}}
     folder = finished(settings, tmp_path / "run", join=2, kv_ratio=1 / 3, **few)
     metrics, document = json.loads(folder.metrics.read_text()), read_grouping(folder.grouping)
-    assert document.grouping.group_counts == (1, 1) and document.model.joined == 2
+    assert document.grouping.group_counts == (1, 1) and document.join == 2 and document.model.head_dim == 8
     assert document.kv_ratio == pytest.approx(1 / 3)
     mine, baseline = metrics["results"]["converted"], metrics["results"]["neighbour"]
     assert mine["kv_bytes_per_token"] == baseline["kv_bytes_per_token"] == metrics["parent"]["kv_bytes_per_token"] / 3
@@ -90,6 +91,7 @@ def test_a_front_counts_memory(settings: dict[str, Any], tmp_path: Path) -> None
         objectives=["merge-error", "kv-ratio"],
     )
     points = json.loads(folder.pareto.read_text())["points"]
+    assert len(points) > 1
     assert {round(point["values"][1], 9) for point in points} <= {round(3 * k / 12, 9) for k in range(2, 5)}
 
 
@@ -99,8 +101,15 @@ def test_a_grouping_is_of_the_joined_model(settings: dict[str, Any], tmp_path: P
     write_grouping(tmp_path / "again.json", document)
     assert (tmp_path / "again.json").read_bytes() == folder.grouping.read_bytes()
     check_convertible(Workspace(build_config({**settings, "join": 2})), document)
-    with pytest.raises(UserError, match="its heads have the size of 2 of the model's; give --join 2"):
+    with pytest.raises(UserError, match="KV heads of 2 times the size, join is 1"):
         check_convertible(Workspace(build_config(settings)), document)
+    source = resolve_model(str(settings["model"]))  # the model as it was given is the one that it is of
+    check_fits(document, source.geometry, source.fingerprint)
+    text = folder.grouping.read_text()
+    assert '"join": 2' in text
+    (tmp_path / "wrong.json").write_text(text.replace('"join": 2', '"join": 3'))
+    with pytest.raises(UserError, match=r"kv_ratio: is 0\.333\d*, the layers give 0\.5"):
+        read_grouping(tmp_path / "wrong.json")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +117,7 @@ def test_a_grouping_is_of_the_joined_model(settings: dict[str, Any], tmp_path: P
     [
         ({"merge": "mean"}, "--join 2 needs --merge optimal: merge mean makes one head"),
         ({"kv_heads": 4}, "--join 2: at most 3 KV heads of 2 times the size take no more memory than the 6"),
+        ({"target": "any"}, "target any loads no heads that were joined: ctranslate2: its converter"),
         ({"target": "ctranslate2"}, "target ctranslate2 loads no heads that were joined"),
         ({"join": 7}, "--join 7: this model has 6 KV heads, of which none can join 7"),
     ],
@@ -116,6 +126,14 @@ def test_refusals(settings: dict[str, Any], tmp_path: Path, changes: dict[str, A
     with pytest.raises(UserError, match=words):
         finished(settings, tmp_path / "run", **{"join": 2, **changes})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_qwen2_goes_where_its_head_size_is_read(settings: dict[str, Any], tmp_path: Path) -> None:
+    model = save_checkpoint(tiny_model("qwen2"), tmp_path / "model")
+    own = {**settings, "model": str(model), "join": 2, "equal_sizes": True, "kv_heads": 3}
+    with pytest.raises(UserError, match="vllm loads no heads that were joined: it takes hidden size / heads"):
+        finished(own, tmp_path / "run", target="vllm")
+    Workspace(build_config({**own, "target": "llama.cpp"})).check()
 
 
 def test_an_odd_number_of_heads(settings: dict[str, Any], tmp_path: Path) -> None:

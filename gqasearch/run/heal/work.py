@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gqasearch.calibration import TokenBlocks, make_blocks, shortage
-from gqasearch.checkpoints import joined_source, runs_own_code
+from gqasearch.checkpoints import runs_own_code
 from gqasearch.errors import UserError
 from gqasearch.evaluation import model_runner
-from gqasearch.grouping_document import read_grouping
+from gqasearch.grouping_document import GroupingDocument, read_grouping
 from gqasearch.grouping_fit import check_fits
 from gqasearch.heal_config import HealConfig
 from gqasearch.healing.blocks import Masks, TrainingBlocks
@@ -71,10 +71,8 @@ class HealWork:
 
     @cached_property
     def source(self) -> ModelSource:
-        """The parent's files; with joined heads where the start's are, which computes the same."""
-        found = resolve_model(self.config.parent, self.config.revision)
-        path = self.start / "grouping.json"
-        return joined_source(found, read_grouping(path).model.joined if path.is_file() else 1)
+        """The parent's files."""
+        return resolve_model(self.config.parent, self.config.revision)
 
     @cached_property
     def parent(self) -> Parent:
@@ -148,10 +146,14 @@ class HealWork:
             "reported text": self.reported_blocks.fingerprint,
         }
 
-    def _check_grouping(self) -> None:
+    @cached_property
+    def document(self) -> GroupingDocument | None:
+        """The grouping of the start, where it says."""
         path = self.start / "grouping.json"
-        if path.is_file():
-            document = read_grouping(path)
+        return read_grouping(path) if path.is_file() else None
+
+    def _check_grouping(self) -> None:
+        if (document := self.document) is not None:
             check_fits(document, self.source.geometry, self.source.fingerprint if document.model.fingerprint else None)
 
     def load(self, folder: Path) -> PreTrainedModel:
@@ -232,18 +234,18 @@ class HealWork:
         shape = self.source.geometry
         if self.config.progressive:
             return Student(self.progressive.module, self.source.family, shape.num_layers, shape.head_dim)
-        return Student(self.load(self.start), self.family, shape.num_layers, shape.head_dim)
+        head_dim = shape.head_dim * (self.document.join if self.document else 1)
+        return Student(self.load(self.start), self.family, shape.num_layers, head_dim)
 
     @cached_property
     def progressive(self) -> ProgressiveStudent:
         """The parent on its way to the start."""
-        path = self.start / "grouping.json"
-        if self.source.geometry != self.parent.geometry:
-            raise UserError("progressive begins at the parent's heads; those of this checkpoint were joined")
-        if not path.is_file():
+        if (document := self.document) is None:
             raise UserError(f"{self.start} has no grouping.json, which progressive needs: it says which heads share")
         start, config = self.load(self.start), read_config(self.start)
-        layers = WrittenLayers.of(start, config, self.parent, read_grouping(path).grouping)
+        if document.join > 1:
+            raise UserError("progressive begins at the parent's heads; those of this checkpoint were joined")
+        layers = WrittenLayers.of(start, config, self.parent, document.grouping)
         return ProgressiveStudent.of(layers, whole=self.config.train == "all")
 
     def to_write(self, trained: nn.Module) -> nn.Module:
