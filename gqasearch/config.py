@@ -142,9 +142,9 @@ class RunConfig(Settings):
         elif self.kv_budget is not None:
             counts = counts_from_total(self.kv_budget, layers, heads, step)
         else:
-            ratio = (0.5 if self.kv_ratio is None else self.kv_ratio) / self.join
-            if self.join > 1 and self.kv_ratio is not None and self.kv_ratio <= 1:
-                ratio = min(ratio, most / heads)
+            ratio = 0.5 if self.kv_ratio is None else self.kv_ratio
+            if ratio <= 1:  # of a larger one the error tells what was given
+                ratio = min(ratio / self.join, most / heads)
             counts = (counts_from_model_ratio if self.uneven else counts_from_ratio)(ratio, layers, heads, step)
         if max(counts) > most:
             raise UserError(
@@ -171,10 +171,15 @@ class RunConfig(Settings):
             return Budget(counts, heads, smallest_group=size, largest_group=size, count_step=step)
         if self.has_free_counts or self.uneven or self.kv_budget is not None:
             # No size to bound in terms of a mean: a layer may end with one group.
-            movable = not self.has_free_counts
-            return Budget(counts, heads, movable, self.join, self.max_group_size, step)
+            return Budget(
+                *(counts, heads),
+                movable=not self.has_free_counts,
+                smallest_group=self.join,
+                largest_group=self.max_group_size,
+                count_step=step,
+            )
         largest = self.max_group_size or min(heads, 2 * -(-heads // min(counts)))
-        return Budget(counts, heads, False, self.join, largest, step)
+        return Budget(counts, heads, smallest_group=self.join, largest_group=largest, count_step=step)
 
     def _check_equal(self, counts: tuple[int, ...], heads: int) -> None:
         if self.has_free_counts or len(set(counts)) > 1:

@@ -116,17 +116,15 @@ class CandidateLosses:
 
     def _final(self, grouping: Grouping, measure: MeasureLayers) -> float:
         """Kept, as are the layers that are refined already: they cost a run's refinement each."""
-        known = self._finals.loss((ALL, grouping)) if self._finals else None
-        if known is not None:
-            return known
         context, folder = self.context, None
         if context.folder is not None:
             folder = context.folder / f"refined-{digest_of(grouping)}"
-        blocks = context.load_calibration_blocks()
-        layers = self.converter.refine(grouping, blocks, context.refinement, folder=folder)
-        loss = measure(grouping, layers)
-        if self._finals is not None:
-            self._finals.add([((ALL, grouping), loss)])
+
+        def refine_and_measure() -> float:
+            blocks = context.load_calibration_blocks()
+            return measure(grouping, self.converter.refine(grouping, blocks, context.refinement, folder=folder))
+
+        loss = kept_loss(self._finals, grouping, refine_and_measure)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         return loss
@@ -134,6 +132,16 @@ class CandidateLosses:
     def _mean_loss(self, grouping: Grouping, layers: Mapping[int, LayerWeights]) -> float:
         converted = self.converter.runner(grouping, layers)
         return mean_loss(converted, self.blocks, batch_size(self.blocks), self.summed_loss)
+
+
+def kept_loss(state: CandidateState | None, grouping: Grouping, compute: Callable[[], float]) -> float:
+    """The loss of a candidate over all of the text: what is known of it, else what is computed, which is then kept."""
+    known = state.loss((ALL, grouping)) if state else None
+    if known is None:
+        known = compute()
+        if state is not None:
+            state.add([((ALL, grouping), known)])
+    return known
 
 
 def candidate_state(context: FitnessContext, name: str) -> CandidateState | None:

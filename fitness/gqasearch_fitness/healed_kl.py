@@ -15,7 +15,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.healing import ShortHealing, healed_runner
 from gqasearch.merging import Need
 from gqasearch.models import LayerWeights
-from gqasearch_fitness._text import ALL, CandidateLosses, batch_size, candidate_state, check_quick_refinement
+from gqasearch_fitness._text import CandidateLosses, batch_size, candidate_state, check_quick_refinement, kept_loss
 
 
 class PreparedHealedKL(PreparedTextFitness):
@@ -49,10 +49,7 @@ class PreparedHealedKL(PreparedTextFitness):
 
     def _kept(self, grouping: Grouping) -> float:
         if grouping not in self._values:
-            known = self._state.loss((ALL, grouping)) if self._state else None
-            self._values[grouping] = self._quickly_healed(grouping) if known is None else known
-            if known is None and self._state is not None:
-                self._state.add([((ALL, grouping), self._values[grouping])])
+            self._values[grouping] = kept_loss(self._state, grouping, lambda: self._quickly_healed(grouping))
         return self._values[grouping]
 
     def _quickly_healed(self, grouping: Grouping) -> float:

@@ -116,6 +116,7 @@ def test_a_grouping_is_of_the_joined_model(settings: dict[str, Any], tmp_path: P
     ("changes", "words"),
     [
         ({"merge": "mean"}, "--join 2 needs --merge optimal: merge mean makes one head"),
+        ({"kv_ratio": 1.05}, "--kv-ratio must be above 0 and at most 1, got 1.05"),
         ({"kv_heads": 4}, "--join 2: at most 3 KV heads of 2 times the size take no more memory than the 6"),
         ({"target": "any"}, "target any loads no heads that were joined: ctranslate2: its converter"),
         ({"target": "ctranslate2"}, "target ctranslate2 loads no heads that were joined"),
