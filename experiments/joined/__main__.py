@@ -34,12 +34,16 @@ from gqasearch.run.folder import environment
 
 RESULTS = Path(__file__).parent / "results"
 FILE = "joined.csv"
+# All that pays: more text, of which the embedded model has 200,223 tokens, twice the steps, and then the joint ones.
+LONG: dict[str, Any] = {"refine": "joint", "refine_parameters": {"steps": 480}, "calibration_tokens": 262144}
 # Kind -> what differs from the defaults.
 KINDS: dict[str, dict[str, Any]] = {
     "even": {},
     "uneven": {"uneven": True},
     "even, joint": {"refine": "joint"},
     "uneven, joint": {"uneven": True, "refine": "joint"},
+    "even, long": LONG,
+    "uneven, long": {"uneven": True, **LONG},
 }
 RATIOS, JOINS = (0.5, 1 / 3, 0.25), (1, 2, 3)
 KEY = ["model", "ratio", "join", "kind"]

@@ -41,7 +41,9 @@ class OptimalLayer(LayerMerge):
         self.fixed: SharedSubspace | None = None
         keys = self._key_rows(w, moment)
         if r < w.head_dim:
-            self.fixed = SharedSubspace(keys[:, r:], self._by_head(reads[:, r:, r:]), self._centred())
+            own = self.own.fixed
+            reads_fixed = self._by_head(reads[:, own][:, :, own])
+            self.fixed = SharedSubspace(keys[:, own], reads_fixed, self._centred(), w.head_dim - r)
         order = self.own.keys[side_by_side(len(self.own.keys))]
         reads, gram = reads[:, order][:, :, order], cross_moments(keys[:, order], moment)
         copies = len(order) * w.joined // max(r, 1)  # of every frequency in a head
@@ -113,14 +115,14 @@ class OptimalLayer(LayerMerge):
         self, heads: tuple[int, ...], own: LayerWeights
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
         """Shared K (d, D), its bias, and the queries (m, d, D) turned to read it, with theirs."""
-        hidden, r = own.k.shape[-1], own.rotary_dim
+        hidden = own.k.shape[-1]
         rows = augmented(own.k, own.k_bias, self.source.has_biases)
         k, maps = self.rotated.fit(heads, rows[:, self.own.keys])
         if self.fixed is not None:
-            fixed_k, fixed = self.fixed.fit(heads, rows[:, r:], self._centred())
+            fixed_k, fixed = self.fixed.fit(heads, rows[:, self.own.fixed], self._centred())
             k = torch.cat([k, fixed_k])
             fixed = fixed.mT.repeat_interleave(own.queries_per_kv, dim=0)
             maps = torch.stack([torch.block_diag(*pair) for pair in zip(maps, fixed, strict=True)])
-        read = torch.cat([self.own.keys, torch.arange(r, own.head_dim)])
+        read = torch.cat([self.own.keys, self.own.fixed])
         q, q_bias = mapped_queries(own, maps, read)
         return k[:, :hidden], None if own.k_bias is None else k[:, hidden], q, q_bias

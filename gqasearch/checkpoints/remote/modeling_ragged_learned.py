@@ -61,6 +61,7 @@ class RaggedGroups:
 
     num_key_value_heads_per_layer: list[int] | None = None
     kv_group_sizes: list[list[int]] | None = None
+    head_dim: int | None = None  # None: hidden size / attention heads
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)  # type: ignore[misc]
@@ -104,6 +105,7 @@ class RaggedAttention(nn.Module):
     def __init__(self, config: PreTrainedConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx=layer_idx)
         self.group_sizes: Sequence[int] = self.config.kv_group_sizes[layer_idx]
+        self.head_dim = self.config.head_dim or self.head_dim
         self.num_key_value_groups = max(self.group_sizes)  # what attention functions repeat KV heads by
         # No buffers: those that are in no file are left without values by from_pretrained.
         self._indices: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -153,9 +155,11 @@ class RaggedOPTAttention(RaggedAttention, OPTAttention):
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
-        width = len(self.group_sizes) * self.head_dim
-        for name in ("k_proj", "v_proj"):
+        self.scaling = self.head_dim**-0.5
+        queries, shared = self.num_heads * self.head_dim, len(self.group_sizes) * self.head_dim
+        for name, width in (("q_proj", queries), ("k_proj", shared), ("v_proj", shared)):
             setattr(self, name, nn.Linear(self.embed_dim, width, bias=self.enable_bias))
+        self.out_proj = nn.Linear(queries, self.embed_dim, bias=self.enable_bias)
 
     def forward(  # type: ignore[override]  # what stock attention is called with and gives, not what it says
         self,
@@ -184,9 +188,12 @@ class RaggedGPT2Attention(RaggedAttention, GPT2Attention):
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
-        shared = len(self.group_sizes) * self.head_dim
-        self.widths = (self.embed_dim, shared, shared)
+        queries, shared = self.num_heads * self.head_dim, len(self.group_sizes) * self.head_dim
+        if self.scale_attn_weights and not self.scale_attn_by_inverse_layer_idx:
+            self.scaling = self.head_dim**-0.5
+        self.widths = (queries, shared, shared)
         self.c_attn = Conv1D(sum(self.widths), self.embed_dim)
+        self.c_proj = Conv1D(self.embed_dim, queries)
         if self.reorder_and_upcast_attn:  # which stock attention, too, heeds in its eager form alone
             self.eager = upcast_attention_forward
 
