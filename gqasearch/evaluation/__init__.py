@@ -16,6 +16,7 @@ from gqasearch.evaluation.memory import (
 from gqasearch.evaluation.prefix import PrefixLosses, TiedLayer
 from gqasearch.evaluation.quality import CONVENTION, Quality, convention_of, evaluate_quality, kl_per_token
 from gqasearch.evaluation.reference import KeptPredictions, ParentLogProbs
+from gqasearch.evaluation.rounded import RoundedLayers
 from gqasearch.evaluation.runners import LayerStack, ParentLayers, Runner, WholeModel, model_runner, tied_runner
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "ParentLogProbs",
     "PrefixLosses",
     "Quality",
+    "RoundedLayers",
     "Runner",
     "SummedLoss",
     "TiedLayer",

@@ -58,7 +58,7 @@ class Subject:
     """Something to measure: how it runs, its keys and values per token in bytes, its parameters."""
 
     runner: LayerStack
-    kv_bytes_per_token: int
+    kv_bytes_per_token: float
     parameters: int
 
 
@@ -212,7 +212,7 @@ def climb_state(
     return ClimbState(folder, hashlib.sha256(facts.encode()).hexdigest())
 
 
-def quality_record(quality: Quality, kv_bytes: int, parameters: int, seed: int) -> dict[str, Any]:
+def quality_record(quality: Quality, kv_bytes: float, parameters: int, seed: int) -> dict[str, Any]:
     """One row of metrics.json; ``kl_interval``: 95% bootstrap interval of the KL over blocks."""
     return {
         "perplexity": quality.perplexity,
