@@ -54,7 +54,7 @@ class RoundedCache:
 
 def run_rounded_layer(parent: Parent, index: int, hidden: Tensor, arguments: Arguments, kv: KVFormat) -> Tensor:
     """``run_layer`` with keys and values in the formats ``kv``; raises ``UserError`` where there is no cache."""
-    rounded, cache = rounded_arguments(decoder_layer(parent, index), arguments, hidden, kv)
+    rounded, cache = rounded_arguments(parent, decoder_layer(parent, index), arguments, hidden, kv)
     found = run_layer(parent, index, hidden, rounded)
     if not cache.filled:
         raise UserError(f"{type(parent.model).__name__} has no KV cache that could be rounded")
@@ -62,15 +62,15 @@ def run_rounded_layer(parent: Parent, index: int, hidden: Tensor, arguments: Arg
 
 
 def rounded_arguments(
-    module: torch.nn.Module, arguments: Arguments, hidden: Tensor, kv: KVFormat
+    parent: Parent, module: torch.nn.Module, arguments: Arguments, hidden: Tensor, kv: KVFormat
 ) -> tuple[Arguments, RoundedCache]:
-    """What to call ``module``, a decoder layer or its attention block, with besides ``hidden`` (B, T, D).
+    """What to call ``module``, a decoder layer of ``parent`` or its attention block, with besides ``hidden`` (B, T, D).
 
     ``arguments``: of a call without a cache, in which all T tokens are new.
     """
     others, named = arguments
     forms = _forms(kv, hidden.shape[-2], hidden.device)
-    cache = RoundedCache(kv, forms)
+    cache = RoundedCache(kv.side_by_side() if parent.family.pairs_side_by_side else kv, forms)
     places = list(inspect.signature(type(module).forward).parameters)[2:]  # after self and the hidden states
     taken = {**dict(zip(places, others, strict=False)), **named}
     name = next((name for name in CACHES if name in places), CACHES[0])

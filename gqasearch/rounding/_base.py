@@ -65,6 +65,10 @@ class CacheFormat(ABC):
         share = int(before[-1]) / context
         return share * rounded + (1 - share) * UNROUNDED_BYTES * head_dim
 
+    def side_by_side(self) -> CacheFormat:
+        """The same for keys whose RoPE pairs the engine has side by side, not half a head apart as they are here."""
+        return self
+
     def straight_through(self, x: Tensor) -> Tensor:
         """``round`` whose gradient is that of the identity (arXiv 1308.3432); its values are those of ``round``."""
         return self.round(x.detach()) + (x - x.detach())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gqasearch.errors import UserError, unknown_name
@@ -60,6 +60,10 @@ class KVFormat:
         """Raise ``UserError`` where the engine of one of them refuses the head size."""
         self.k.check(head_dim)
         self.v.check(head_dim)
+
+    def side_by_side(self) -> KVFormat:
+        """See ``CacheFormat.side_by_side``."""
+        return replace(self, k=self.k.side_by_side(), v=self.v.side_by_side())
 
     def bytes_per_token(self, kv_heads: int, head_dim: int, context: int | None = None) -> float:
         """Bytes of keys and values per token of a cache of ``kv_heads`` heads, all layers' together.

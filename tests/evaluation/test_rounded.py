@@ -157,7 +157,7 @@ def test_gradients_pass_straight_through(form: str) -> None:
     entered = enter(parent, ids, torch.ones_like(ids, dtype=torch.bool))
     layer, hidden = decoder_layer(parent, 0), entered.hidden.detach()
     weights = [parent.model.get_parameter(f"model.layers.0.self_attn.{name}_proj.weight") for name in "kv"]
-    (_, named), cache = rounded_arguments(layer, entered.arguments[0], hidden, FORMATS[form])
+    (_, named), cache = rounded_arguments(parent, layer, entered.arguments[0], hidden, FORMATS[form])
 
     def loss() -> Tensor:
         return hidden_states_of(layer(hidden, **named)).square().sum()

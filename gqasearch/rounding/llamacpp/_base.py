@@ -13,7 +13,7 @@ here.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -27,13 +27,17 @@ ROTATED = 64
 
 @dataclass(frozen=True)
 class BlockFormat(CacheFormat):
-    """``rotate``: whether this llama.cpp rotates caches; those before that do not."""
+    """``rotate``: whether this llama.cpp rotates caches; those before that do not.
+
+    ``interleaved``: a head's numbers i and i + d/2 lie side by side, as in the keys of Llama's kin.
+    """
 
     reference: ClassVar[str] = "https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c"
     label: ClassVar[str]
     block_bytes: ClassVar[int]
 
     rotate: bool = True
+    interleaved: bool = False
 
     @property
     def name(self) -> str:
@@ -44,10 +48,17 @@ class BlockFormat(CacheFormat):
         """Blocks (..., 32) float32."""
 
     def round(self, x: Tensor) -> Tensor:
-        size = self._rotation(x.shape[-1])
-        turned = hadamard(x.float(), size)
-        rounded = self.round_blocks(turned.unflatten(-1, (-1, BLOCK))).flatten(-2)
-        return hadamard(rounded, size).to(x.dtype)
+        own, size = x.float(), self._rotation(x.shape[-1])
+        if self.interleaved:
+            own = own.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+        blocks = hadamard(own, size).unflatten(-1, (-1, BLOCK))
+        read = hadamard(self.round_blocks(blocks).flatten(-2), size)
+        if self.interleaved:
+            read = read.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+        return read.to(x.dtype)
+
+    def side_by_side(self) -> BlockFormat:
+        return replace(self, interleaved=self.role == "k")
 
     def _rotation(self, head_dim: int) -> int:
         """Numbers of one block of the rotation; 1 for none."""

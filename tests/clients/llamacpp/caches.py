@@ -1,0 +1,43 @@
+"""Run in llama.cpp's environment: log-probabilities with quantised KV caches."""
+
+import json
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import xllamacpp
+from run import complete
+
+
+def load(request: dict) -> xllamacpp.Server:
+    """With flash attention, which quantised values need."""
+    os.environ["LLAMA_ATTN_ROT_DISABLE"] = "0" if request["rotate"] else "1"
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = request["model"]
+    parameters.n_ctx = request["context"]
+    parameters.cache_type_k, parameters.cache_type_v = (
+        getattr(xllamacpp.ggml_type, f"GGML_TYPE_{request[role].upper()}") for role in ("k", "v")
+    )
+    parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED
+    parameters.n_gpu_layers = 0
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
+    parameters.warmup = parameters.fit_params = False
+    parameters.cache_ram_mib = 0
+    parameters.port = 0
+    parameters.verbosity = 4  # llama.cpp says what its KV cache takes, and whether it is rotated
+    return xllamacpp.Server(parameters)
+
+
+def answer(request: dict) -> dict:
+    try:
+        server = load(request)
+    except RuntimeError as error:
+        return {"refused": str(error)}
+    steps = [complete(server, prompt, 1, request["vocab"])[0] for prompt in request["prompts"]]
+    return {"version": f"xllamacpp {version('xllamacpp')}", "log_probs": [log_probs for _, log_probs in steps]}
+
+
+if __name__ == "__main__":
+    asked, got = map(Path, sys.argv[1:])
+    got.write_text(json.dumps([answer(request) for request in json.loads(asked.read_text())]))
