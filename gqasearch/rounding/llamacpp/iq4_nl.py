@@ -26,7 +26,8 @@ class IQ4NL(BlockFormat):
         levels = torch.tensor(LEVELS, dtype=torch.float32, device=x.device)
         extreme = x.gather(-1, x.abs().argmax(-1, keepdim=True))
         middles = (levels[1:] + levels[:-1]) / 2
-        found = levels[torch.bucketize(x * reciprocal(extreme / LEVELS[0]), middles, right=True)]
+        scaled = (x * reciprocal(extreme / LEVELS[0])).contiguous()
+        found = levels[torch.bucketize(scaled, middles, right=True)]
         weight = x.square()
         fit, norm = ((weight * found * value).sum(-1, keepdim=True) for value in (x, found))
         scale = (fit * reciprocal(norm)).where(extreme.abs() >= NOTHING, 0)

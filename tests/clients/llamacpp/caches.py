@@ -1,4 +1,7 @@
-"""Run in llama.cpp's environment: log-probabilities with quantised KV caches."""
+"""Run in llama.cpp's environment: log-probabilities with quantised KV caches.
+
+Of prompts after which a text ends, or a part of a character is likeliest, llama.cpp tells none: null.
+"""
 
 import json
 import os
@@ -7,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import xllamacpp
-from run import complete
 
 
 def load(request: dict) -> xllamacpp.Server:
@@ -29,13 +31,23 @@ def load(request: dict) -> xllamacpp.Server:
     return xllamacpp.Server(parameters)
 
 
+def next_token(server: xllamacpp.Server, prompt: list, vocab: int) -> list | None:
+    """Log-probabilities of every token."""
+    answer = server.handle_completions({"prompt": prompt, "n_predict": 1, "n_probs": vocab, "temperature": 0.0})
+    told = answer["choices"][0]["logprobs"]
+    if told is None or not told["content"]:
+        return None
+    by_id = {entry["id"]: entry["logprob"] for entry in told["content"][0]["top_logprobs"]}
+    return [by_id[token] for token in range(vocab)]
+
+
 def answer(request: dict) -> dict:
     try:
         server = load(request)
     except RuntimeError as error:
         return {"refused": str(error)}
-    steps = [complete(server, prompt, 1, request["vocab"])[0] for prompt in request["prompts"]]
-    return {"version": f"xllamacpp {version('xllamacpp')}", "log_probs": [log_probs for _, log_probs in steps]}
+    found = [next_token(server, prompt, request["vocab"]) for prompt in request["prompts"]]
+    return {"version": f"xllamacpp {version('xllamacpp')}", "log_probs": found}
 
 
 if __name__ == "__main__":
