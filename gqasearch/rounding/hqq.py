@@ -27,7 +27,7 @@ class HQQ(CacheFormat):
 
     reference: ClassVar[str] = "https://mobiusml.github.io/hqq_blog/"
 
-    bits: Literal[1, 2, 3, 4, 8] = 4
+    bits: Literal[1, 2, 4, 8] = 4
     group: int = 64
     residual: int = 128
 
@@ -43,8 +43,7 @@ class HQQ(CacheFormat):
         return flushed_before(tokens, self.residual)
 
     def rounded_bytes(self, head_dim: int) -> float:
-        packed = 3.2 if self.bits == 3 else self.bits  # ten numbers of 3 bits in 32
-        return head_dim * (packed / 8 + 4 / self.group)
+        return head_dim * (self.bits / 8 + 4 / self.group)
 
 
 def _fitted(x: Tensor, levels: int) -> Tensor:

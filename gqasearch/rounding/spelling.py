@@ -30,7 +30,7 @@ FORMATS: dict[str, tuple[type[CacheFormat], dict[str, Any]]] = {
     **{f"{kind}_per_token_head": (PerTokenHead, {"kind": kind}) for kind in ("int8", "fp8", "int4")},
     **{f"kivi{bits}": (Kivi, {"bits": bits}) for bits in (4, 2)},
     **{f"quanto{bits}": (Quanto, {"bits": bits}) for bits in (4, 2)},
-    **{f"hqq{bits}": (HQQ, {"bits": bits}) for bits in (8, 4, 3, 2)},
+    **{f"hqq{bits}": (HQQ, {"bits": bits}) for bits in (8, 4, 2)},
 }
 # Bits alone, and where K and V are told apart.
 SHORT = {"16": "f16", **{str(bits): f"int{bits}" for bits in (8, 4, 3, 2)}}
