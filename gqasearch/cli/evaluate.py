@@ -180,16 +180,15 @@ def _rounded(checkpoint: Path, given: dict[str, Any], kv_bits: str, trust: bool,
 def _show_rounded(metrics: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table("model", "KV cache", "perplexity", "KL", "95% interval", "KV bytes per token", "share of 16 bit")
+    table = Table("model", "KV cache", "perplexity", "KL", "KV bytes/token", "of 16 bit")
     plain = {"parent": metrics["parent"], **metrics["results"]}
     rows = [(model, "as stored", record) for model, record in plain.items()]
     rows += [(record["model"], record["format"], record) for record in metrics["rounded"]]
     for model, cache, record in sorted(rows, key=lambda row: list(plain).index(row[0])):
-        low, high = record["kl_interval"]
-        figures = (f"{record['perplexity']:.6g}", f"{record['kl']:.4g}", f"{low:.4g} to {high:.4g}")
-        table.add_row(model, cache, *figures, f"{record['kv_bytes_per_token']:,.10g}", f"{record['kv_share']:.3f}")
+        figures = (f"{record['perplexity']:.6g}", f"{record['kl']:.4g}", f"{record['kv_bytes_per_token']:,.8g}")
+        table.add_row(model, cache, *figures, f"{record['kv_share']:.3f}")
     output_console().print(table)
-    typer.echo("KL: to the parent whose cache is not rounded")
+    typer.echo("KL: to the parent whose cache is not rounded; --json has 95% intervals")
     _tell_text(metrics)
 
 

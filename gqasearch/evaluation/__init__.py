@@ -8,7 +8,9 @@ from gqasearch.evaluation.climb_state import ClimbState
 from gqasearch.evaluation.cost import ForwardCount, counted_forwards
 from gqasearch.evaluation.interval import mean_interval
 from gqasearch.evaluation.memory import (
+    KVSize,
     cached_kv_heads,
+    cached_kv_size,
     computed_kv_bytes_per_token,
     count_parameters,
     kv_bytes_per_token,
@@ -26,6 +28,7 @@ __all__ = [
     "ClimbState",
     "Converter",
     "ForwardCount",
+    "KVSize",
     "KeptPredictions",
     "LayerStack",
     "ParentLayers",
@@ -38,6 +41,7 @@ __all__ = [
     "TiedLayer",
     "WholeModel",
     "cached_kv_heads",
+    "cached_kv_size",
     "computed_kv_bytes_per_token",
     "convention_of",
     "count_parameters",

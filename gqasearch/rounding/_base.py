@@ -24,6 +24,7 @@ class CacheFormat(ABC):
     """
 
     reference: ClassVar[str]
+    summary: ClassVar[str]
 
     role: Role = "k"
 

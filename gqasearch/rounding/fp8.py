@@ -30,6 +30,7 @@ class Fp8(CacheFormat):
     """
 
     reference: ClassVar[str] = "https://docs.vllm.ai/en/latest/features/quantization/quantized_kvcache/"
+    summary: ClassVar[str] = "vLLM's fp8 (E4M3); _tensor, _head: scales from the largest number"
 
     scaled: Scaled = "fixed"
     scale: float = 1.0

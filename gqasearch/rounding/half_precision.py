@@ -16,6 +16,7 @@ class HalfPrecision(CacheFormat):
     """IEEE's float16, or bfloat16 with its shorter mantissa."""
 
     reference: ClassVar[str] = "https://ieeexplore.ieee.org/document/8766229"
+    summary: ClassVar[str] = "16-bit floats, nothing else"
 
     kind: Literal["f16", "bf16"] = "f16"
 

@@ -26,6 +26,7 @@ class HQQ(CacheFormat):
     """
 
     reference: ClassVar[str] = "https://mobiusml.github.io/hqq_blog/"
+    summary: ClassVar[str] = "transformers' QuantizedCache, backend hqq, the last 128 tokens unrounded"
 
     bits: Literal[1, 2, 4, 8] = 4
     group: int = 64

@@ -22,6 +22,7 @@ class Kivi(CacheFormat):
     """
 
     reference: ClassVar[str] = "https://arxiv.org/abs/2402.02750"
+    summary: ClassVar[str] = "KIVI: keys by channel, values by token, the last 128 tokens unrounded"
 
     bits: int = 4
     group: int = 32

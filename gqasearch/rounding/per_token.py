@@ -19,6 +19,7 @@ class PerToken(CacheFormat):
     """
 
     reference: ClassVar[str] = "https://arxiv.org/abs/2402.02750"
+    summary: ClassVar[str] = "integers per token and head, a 16-bit scale and zero point each"
 
     bits: int = 4
 

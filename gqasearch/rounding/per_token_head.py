@@ -29,6 +29,7 @@ class PerTokenHead(CacheFormat):
     """
 
     reference: ClassVar[str] = "https://docs.vllm.ai/en/latest/features/quantization/quantized_kvcache/"
+    summary: ClassVar[str] = "vLLM's Triton attention, a float32 scale per token and head"
 
     kind: Literal["int8", "fp8", "int4"] = "int8"
 

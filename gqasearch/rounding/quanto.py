@@ -21,6 +21,7 @@ class Quanto(CacheFormat):
     """
 
     reference: ClassVar[str] = "https://huggingface.co/docs/transformers/kv_cache#quantized-cache"
+    summary: ClassVar[str] = "transformers' QuantizedCache, backend quanto, the last 128 tokens unrounded"
 
     bits: Literal[2, 4] = 4
     axis: Literal[0, -1] = 0

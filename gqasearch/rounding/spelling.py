@@ -61,6 +61,14 @@ class KVFormat:
         self.k.check(head_dim)
         self.v.check(head_dim)
 
+    def refusal(self, head_dim: int) -> UserError | None:
+        """What ``check`` raises; None where it raises nothing."""
+        try:
+            self.check(head_dim)
+        except UserError as error:
+            return error
+        return None
+
     def side_by_side(self) -> KVFormat:
         """See ``CacheFormat.side_by_side``."""
         return replace(self, k=self.k.side_by_side(), v=self.v.side_by_side())

@@ -18,14 +18,15 @@ from gqasearch.errors import UserError
 from gqasearch.evaluation import (
     ClimbState,
     Converter,
+    KVSize,
     LayerStack,
     ParentLayers,
     Quality,
+    cached_kv_size,
     computed_kv_bytes_per_token,
     convention_of,
     count_parameters,
     evaluate_quality,
-    kv_bytes_per_token,
     mean_interval,
     model_runner,
 )
@@ -33,7 +34,6 @@ from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.grouping_document import GroupingDocument
 from gqasearch.merging import make_merge
 from gqasearch.models import (
-    Family,
     LayerWeights,
     ModelSource,
     Objective,
@@ -55,18 +55,23 @@ CONVERTED = "converted"
 
 @dataclass(frozen=True)
 class Subject:
-    """Something to measure: how it runs, its keys and values per token in bytes, its parameters."""
+    """Something to measure: how it runs, its keys and values, its parameters."""
 
     runner: LayerStack
-    kv_bytes_per_token: float
+    kv: KVSize
     parameters: int
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Bytes, as the checkpoint or the cache stores numbers."""
+        return self.kv.stored
 
 
 def checkpoint_subject(work: Workspace, directory: Path, *, trust_remote_code: bool = False) -> Subject:
     """A checkpoint on disk; its cache is measured. Raises as ``checkpoint_model`` does."""
     model = checkpoint_model(work, directory, trust_remote_code=trust_remote_code)
     runner = checkpoint_layers(work.source, directory, model)
-    return Subject(runner, _kv_bytes_per_token(work, model, directory), count_parameters(model))
+    return Subject(runner, kv_size(work.source, model, directory), count_parameters(model))
 
 
 def checkpoint_layers(source: ModelSource, directory: Path, model: PreTrainedModel) -> LayerStack:
@@ -112,19 +117,16 @@ def require_same_tokens(source: ModelSource, checkpoint: Path) -> None:
         )
 
 
-def _kv_bytes_per_token(work: Workspace, model: PreTrainedModel, directory: Path | None) -> int:
-    return stored_kv_bytes(work.parent.family, work.parent.geometry.num_layers, model, directory)
-
-
-def stored_kv_bytes(family: Family, num_layers: int, model: PreTrainedModel, directory: Path | None) -> int:
-    """In the cache of ``model``; in an encoder, which has none, of what is computed.
+def kv_size(source: ModelSource, model: PreTrainedModel, directory: Path | None) -> KVSize:
+    """In the cache of ``model``; in an encoder, which has none, of what is computed. ``source``: of its parent.
 
     In the dtype that the checkpoint in ``directory`` is stored in, which engines run it in; not that of this run.
     """
     size = None if directory is None else value_bytes(directory)
-    if family.objective == "next-token":
-        return kv_bytes_per_token(model, size)
-    return computed_kv_bytes_per_token(model, family, num_layers, size)
+    if source.family.objective == "next-token":
+        return cached_kv_size(model, size)
+    shape = source.geometry
+    return KVSize(computed_kv_bytes_per_token(model, source.family, shape.num_layers, size), 0, shape.head_dim)
 
 
 def grouping_subject(
@@ -141,9 +143,10 @@ def _grouped(work: Workspace, grouping: Grouping, runner: ParentLayers) -> Subje
     removed = geometry.num_layers * geometry.num_kv_heads - grouping.kv_heads_total
     biases = int(parent.layer(0).k_bias is not None) + int(parent.layer(0).v_bias is not None)
     per_head = 2 * geometry.head_dim * geometry.hidden_size + biases * geometry.head_dim
+    cached = grouping.kv_heads_total if parent.family.objective == "next-token" else 0
     return Subject(
         runner,
-        grouping.kv_bytes_per_token(geometry.head_dim, size),
+        KVSize(grouping.kv_bytes_per_token(geometry.head_dim, size), cached, geometry.head_dim),
         count_parameters(parent.model) - removed * per_head,
     )
 
@@ -182,7 +185,7 @@ def measure(
         state=state,
         progress=lambda done, _: work.progress.update(done),
     )
-    memory = (_kv_bytes_per_token(work, parent.model, parent.directory), count_parameters(parent.model))
+    memory = (kv_size(work.unjoined.source, parent.model, parent.directory), count_parameters(parent.model))
     return {
         "convention": convention_of(blocks),
         "block_length": work.config.block_length,
@@ -193,9 +196,7 @@ def measure(
         },
         "parent": quality_record(own, *memory, work.config.seed),
         "results": {
-            name: quality_record(
-                quality, subjects[name].kv_bytes_per_token, subjects[name].parameters, work.config.seed
-            )
+            name: quality_record(quality, subjects[name].kv, subjects[name].parameters, work.config.seed)
             for name, quality in qualities.items()
         },
     }
@@ -212,14 +213,15 @@ def climb_state(
     return ClimbState(folder, hashlib.sha256(facts.encode()).hexdigest())
 
 
-def quality_record(quality: Quality, kv_bytes: float, parameters: int, seed: int) -> dict[str, Any]:
+def quality_record(quality: Quality, kv: KVSize, parameters: int, seed: int) -> dict[str, Any]:
     """One row of metrics.json; ``kl_interval``: 95% bootstrap interval of the KL over blocks."""
     return {
         "perplexity": quality.perplexity,
         "kl": quality.kl,
         "kl_interval": list(mean_interval(quality.kl_blocks, np.random.default_rng(seed))),
         "bits_per_byte": quality.bits_per_byte,
-        "kv_bytes_per_token": kv_bytes,
+        "kv_bytes_per_token": kv.stored,
+        "kv_bytes_by_format": kv.by_format(),
         "parameters": parameters,
         "kl_blocks": list(quality.kl_blocks),
     }
@@ -234,7 +236,12 @@ def card_rows(parent: Mapping[str, Any], mine: Mapping[str, Any], objective: Obj
         "kv_bytes_per_token": f"{'keys and values computed' if masked else 'KV cache'}, bytes per token",
         "parameters": "parameters",
     }
-    return tuple(MetricRow(words[name], parent[name], mine[name]) for name in words)
+    rows = [MetricRow(words[name], parent[name], mine[name]) for name in words]
+    before, after = (record.get("kv_bytes_by_format", {}) for record in (parent, mine))
+    rows += [
+        MetricRow(f"KV cache in {name}, bytes per token", before[name], after[name]) for name in before if name in after
+    ]
+    return tuple(rows)
 
 
 def measured_words(metrics: Mapping[str, Any]) -> str:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from gqasearch.errors import UserError
-from gqasearch.evaluation import LayerStack, ParentLayers, RoundedLayers, cached_kv_heads, count_parameters
+from gqasearch.evaluation import KVSize, LayerStack, ParentLayers, RoundedLayers, count_parameters
 from gqasearch.rounding import KVFormat
 from gqasearch.run.evaluate import (
     CONVERTED,
     Subject,
     checkpoint_layers,
     checkpoint_model,
+    kv_size,
     measure,
-    stored_kv_bytes,
 )
 from gqasearch.run.workspace import Workspace
 
@@ -27,27 +27,21 @@ PARENT = "parent"
 
 @dataclass(frozen=True)
 class _Measured:
-    """A model that runs by ``layers``; ``kv_heads``: that it caches, all layers' together."""
+    """A model that runs by ``layers``."""
 
     layers: ParentLayers
-    kv_heads: int
+    kv: KVSize
     parameters: int
 
     @classmethod
-    def of(cls, model: PreTrainedModel, layers: LayerStack) -> _Measured:
+    def of(cls, model: PreTrainedModel, layers: LayerStack, kv: KVSize) -> _Measured:
         if not isinstance(layers, ParentLayers):
-            raise UserError(
-                f"{type(model).__name__} runs on code that gqasearch does not know; its cache cannot be rounded"
-            )
-        return cls(layers, sum(cached_kv_heads(model)), count_parameters(model))
+            raise UserError(f"{type(model).__name__} runs on code of others, whose KV cache cannot be rounded here")
+        return cls(layers, kv, count_parameters(model))
 
     def rounded(self, kv: KVFormat, context: int) -> Subject:
-        """Raises ``UserError`` for a head size that the format does not take."""
-        head_dim = self.layers.parent.geometry.head_dim
-        kv.check(head_dim)
-        return Subject(
-            RoundedLayers(self.layers, kv), kv.bytes_per_token(self.kv_heads, head_dim, context), self.parameters
-        )
+        size = kv.bytes_per_token(self.kv.heads, self.kv.head_dim, context)
+        return Subject(RoundedLayers(self.layers, kv), replace(self.kv, stored=size), self.parameters)
 
 
 def measure_rounded(
@@ -57,32 +51,44 @@ def measure_rounded(
 
     That is a list: for every format a record of each model, with its ``format``, ``model`` and ``kv_share``, its KV
     bytes over those of the parent in 16 bits; KL is to the parent whose cache is not rounded. Raises ``UserError``
-    for encoders, which cache nothing, for head sizes that a format does not take, and as ``checkpoint_model`` does.
+    for encoders, which cache nothing, for formats that take the heads of neither, and as ``checkpoint_model`` does.
     """
     source = work.source
     if source.family.objective != "next-token":
         raise UserError(f"{source.directory} is an encoder: it has no KV cache that could be rounded")
-    parent = work.unjoined.parent
-    models = {PARENT: _Measured.of(parent.model, ParentLayers(parent))}
+    if directory is None:  # else the sizes of heads may differ
+        for kv in formats:
+            kv.check(source.geometry.head_dim)  # before anything large is read
+    parent, context = work.unjoined.parent, work.config.block_length
+    own = kv_size(work.unjoined.source, parent.model, parent.directory)
+    models = {PARENT: _Measured.of(parent.model, ParentLayers(parent), own)}
     subjects: dict[str, Subject] = {}
     if directory is not None:
         model = checkpoint_model(work, directory, trust_remote_code=trust_remote_code)
-        own = models[CONVERTED] = _Measured.of(model, checkpoint_layers(source, directory, model))
-        stored = stored_kv_bytes(source.family, source.geometry.num_layers, model, directory)
-        subjects[CONVERTED] = Subject(own.layers, stored, own.parameters)
-    asked = {
-        (kv.name, name): own.rounded(kv, work.config.block_length) for kv in formats for name, own in models.items()
-    }
+        layers = checkpoint_layers(source, directory, model)
+        made = models[CONVERTED] = _Measured.of(model, layers, kv_size(source, model, directory))
+        subjects[CONVERTED] = Subject(made.layers, made.kv, made.parameters)
+    asked = {(kv.name, name): models[name].rounded(kv, context) for kv in formats for name in _taking(kv, models)}
     subjects |= {f"{model} {kv}": subject for (kv, model), subject in asked.items()}
     metrics = measure(work, subjects, is_run=False)
-    whole = models[PARENT].kv_heads * 2 * parent.geometry.head_dim * 2
+    whole = own.heads * 2 * own.head_dim * 2
     results = metrics["results"]
-    metrics["rounded"] = [
-        {"format": kv, "model": model, **_with_share(results.pop(f"{model} {kv}"), whole)} for kv, model in asked
-    ]
+    metrics["rounded"] = []
+    for kv, model in asked:
+        record = results.pop(f"{model} {kv}")
+        del record["kv_bytes_by_format"]  # of the model
+        metrics["rounded"].append({"format": kv, "model": model, **_with_share(record, whole)})
     for record in (metrics["parent"], *results.values()):
         record |= _with_share(record, whole)
     return metrics
+
+
+def _taking(kv: KVFormat, models: Mapping[str, _Measured]) -> list[str]:
+    """Those whose heads the format takes, as joined heads are of another size; raises ``UserError`` for none."""
+    taking = [name for name, one in models.items() if kv.refusal(one.kv.head_dim) is None]
+    if not taking:
+        kv.check(models[PARENT].kv.head_dim)
+    return taking
 
 
 def _with_share(record: dict[str, Any], whole: int) -> dict[str, Any]:
