@@ -123,6 +123,7 @@ def _methods() -> list[Row]:
 
 
 def _formats() -> list[Row]:
+    """``bits`` per number of a head of 128, scales and zero points counted."""
     from gqasearch.rounding import FORMATS, parse_format
 
     formats = {name: parse_format(name) for name in FORMATS}
@@ -130,7 +131,7 @@ def _formats() -> list[Row]:
         {
             "name": name,
             "what": kv.k.summary,
-            "bits per number": f"{8 * kv.bytes_per_token(1, 128) / 256:.4g}",
+            "bits": f"{8 * kv.bytes_per_token(1, 128) / 256:.4g}",
             "reference": kv.k.reference,
         }
         for name, kv in formats.items()

@@ -69,15 +69,15 @@ def measure_rounded(
         made = models[CONVERTED] = _Measured.of(model, layers, kv_size(source, model, directory))
         subjects[CONVERTED] = Subject(made.layers, made.kv, made.parameters)
     asked = {(kv.name, name): models[name].rounded(kv, context) for kv in formats for name in _taking(kv, models)}
-    subjects |= {f"{model} {kv}": subject for (kv, model), subject in asked.items()}
+    subjects |= {f"{name} {cache}": subject for (cache, name), subject in asked.items()}
     metrics = measure(work, subjects, is_run=False)
     whole = own.heads * 2 * own.head_dim * 2
     results = metrics["results"]
     metrics["rounded"] = []
-    for kv, model in asked:
-        record = results.pop(f"{model} {kv}")
+    for cache, name in asked:
+        record = results.pop(f"{name} {cache}")
         del record["kv_bytes_by_format"]  # of the model
-        metrics["rounded"].append({"format": kv, "model": model, **_with_share(record, whole)})
+        metrics["rounded"].append({"format": cache, "model": name, **_with_share(record, whole)})
     for record in (metrics["parent"], *results.values()):
         record |= _with_share(record, whole)
     return metrics

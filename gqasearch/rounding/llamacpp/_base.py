@@ -33,7 +33,7 @@ class BlockFormat(CacheFormat):
     """
 
     reference: ClassVar[str] = "https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c"
-    summary: ClassVar[str] = "llama.cpp's --cache-type-k and -v, blocks of 32; _unrotated: LLAMA_ATTN_ROT_DISABLE=1"
+    summary: ClassVar[str] = "llama.cpp's --cache-type-k and -v: blocks of 32"
     label: ClassVar[str]
     block_bytes: ClassVar[int]
 
