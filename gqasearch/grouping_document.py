@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache, cached_property
 from importlib.resources import files
@@ -20,9 +20,10 @@ from jsonschema import Draft202012Validator, ValidationError
 from gqasearch import __version__
 from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_file
-from gqasearch.grouping import Grouping, GroupingError, LayerGrouping
+from gqasearch.grouping import SIDES, AnyGrouping, Grouping, GroupingError, LayerGrouping, SeparateGrouping
 
-FORMAT, VERSION = "gqasearch-grouping", 1
+FORMAT = "gqasearch-grouping"
+ONE_PARTITION, TWO_PARTITIONS = 1, 2  # versions: of the heads of a layer
 RATIO_TOLERANCE = 1e-6  # other tools may round kv_ratio
 
 R = TypeVar("R")
@@ -101,7 +102,8 @@ class GroupingDocument:
     """All that a grouping JSON says. Parts that were not given or do not apply are None.
 
     A document that names a merge and no refinement means: none. ``join``: how many of the model's heads a KV head of a
-    group has the size of (``gqasearch.models.joined``).
+    group has the size of (``gqasearch.models.joined``). ``separate_kv``: keys and values are grouped apart, and
+    ``layers`` has two partitions for every layer, (2 L,), in the order of ``SeparateGrouping.from_sides``.
 
     Raises ``GroupingError`` when ``layers`` do not fit ``model``.
     """
@@ -115,13 +117,15 @@ class GroupingDocument:
     calibration: CalibrationRecord | None = None
     created_by: Mapping[str, str] = field(default_factory=lambda: {"gqasearch": __version__})
     join: int = 1
+    separate_kv: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.layers) != self.model.num_layers:
-            raise GroupingError(f"{len(self.layers)} layers given, num_layers is {self.model.num_layers}")
-        if self.grouping.num_heads != self.model.num_key_value_heads:
+        if len(self.partitions) != self.model.num_layers:
+            raise GroupingError(f"{len(self.partitions)} layers given, num_layers is {self.model.num_layers}")
+        grouped = self.partitions.num_heads
+        if grouped != self.model.num_key_value_heads:
             raise GroupingError(
-                f"layers group {self.grouping.num_heads} heads, num_key_value_heads is {self.model.num_key_value_heads}"
+                f"layers group {grouped} heads, num_key_value_heads is {self.model.num_key_value_heads}"
             )
         if self.model.num_attention_heads % self.model.num_key_value_heads:
             raise GroupingError(
@@ -130,14 +134,32 @@ class GroupingDocument:
             )
 
     @cached_property
+    def partitions(self) -> AnyGrouping:
+        """The partitions alone, one or two for every layer."""
+        listed = Grouping(tuple(layer.grouping for layer in self.layers))
+        return SeparateGrouping.from_sides(listed) if self.separate_kv else listed
+
+    @property
     def grouping(self) -> Grouping:
-        """The partitions alone."""
-        return Grouping(tuple(layer.grouping for layer in self.layers))
+        """The same for who takes one partition for every layer; raises ``UserError`` where there are two."""
+        if isinstance(self.partitions, SeparateGrouping):
+            raise UserError(
+                "this grouping has keys and values grouped apart (--separate-kv): search, materialize, evaluate and "
+                "validate take that, all else takes one partition of a layer's heads"
+            )
+        return self.partitions
+
+    @property
+    def layer_names(self) -> list[str]:
+        """What every one of ``layers`` is of: "3", or "3 keys" and "3 values"."""
+        if not self.separate_kv:
+            return [str(index) for index in range(len(self.layers))]
+        return [f"{index} {side}" for index in range(self.model.num_layers) for side in SIDES]
 
     @property
     def kv_ratio(self) -> float:
         """The cache over the source's: a head counts as often as its size is that of the model's."""
-        return self.grouping.kv_ratio * self.join
+        return self.partitions.kv_ratio * self.join
 
     @property
     def queries_per_kv(self) -> int:
@@ -148,11 +170,11 @@ class GroupingDocument:
         """The document as text: always the same bytes, one line per layer."""
         known = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": TWO_PARTITIONS if self.separate_kv else ONE_PARTITION,
             "model": asdict(self.model),
-            "layers": [_layer_json(layer) for layer in self.layers],
+            "layers": self._layers_json(),
             "join": self.join if self.join > 1 else None,
-            "kv_heads_total": self.grouping.kv_heads_total,
+            "kv_heads_total": self.partitions.kv_heads_total,
             "kv_ratio": self.kv_ratio,
             "merge": self.merge and asdict(self.merge),
             "refinement": self.refinement and asdict(self.refinement),
@@ -163,6 +185,12 @@ class GroupingDocument:
         }
         lines = [f" {json.dumps(key)}: {_value_text(key, value)}" for key, value in known.items() if value is not None]
         return "{\n" + ",\n".join(lines) + "\n}\n"
+
+    def _layers_json(self) -> list[dict[str, Any]]:
+        rows = [_layer_json(layer) for layer in self.layers]
+        if not self.separate_kv:
+            return rows
+        return [dict(zip(SIDES, sides, strict=True)) for sides in zip(rows[::2], rows[1::2], strict=True)]
 
 
 @cache
@@ -208,18 +236,21 @@ def _value_text(key: str, value: Any) -> str:
 def _check_format(path: Path, data: Mapping[str, Any]) -> None:
     if data.get("format") != FORMAT:
         _refuse(path, "format", f"must be {FORMAT!r}, is {_short(data.get('format'))}; this is no grouping JSON")
-    if data.get("version") != VERSION:
-        _refuse(path, "version", f"is {_short(data.get('version'))}; this gqasearch reads version {VERSION}")
+    versions = (ONE_PARTITION, TWO_PARTITIONS)
+    if data.get("version") not in versions:
+        known = " and ".join(map(str, versions))
+        _refuse(path, "version", f"is {_short(data.get('version'))}; this gqasearch reads versions {known}")
 
 
 def _build(path: Path, data: Mapping[str, Any]) -> GroupingDocument:
     model = _record(ModelRecord, data["model"])
+    separate = data["version"] == TWO_PARTITIONS
     layers = []
-    for index, row in enumerate(data["layers"]):
+    for place, row in _partition_rows(data["layers"], separate):
         try:
             grouping = LayerGrouping.from_groups(row["groups"], model.num_key_value_heads)
         except GroupingError as error:
-            _refuse(path, f"layers[{index}].groups", str(error))
+            _refuse(path, f"{place}.groups", str(error))
         layers.append(_record(LayerRecord, {**row, "grouping": grouping}))
     try:
         return GroupingDocument(
@@ -232,9 +263,19 @@ def _build(path: Path, data: Mapping[str, Any]) -> GroupingDocument:
             calibration=_record(CalibrationRecord, data["calibration"]) if "calibration" in data else None,
             created_by=data.get("created_by", {}),
             join=int(data.get("join", 1)),
+            separate_kv=separate,
         )
     except GroupingError as error:
         _refuse(path, "model", str(error))
+
+
+def _partition_rows(layers: list[dict[str, Any]], separate: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every partition of the document, with its place there."""
+    for index, row in enumerate(layers):
+        if separate:
+            yield from ((f"layers[{index}].{side}", row[side]) for side in SIDES)
+        else:
+            yield f"layers[{index}]", row
 
 
 def _record(kind: type[R], data: Mapping[str, Any]) -> R:
@@ -244,7 +285,7 @@ def _record(kind: type[R], data: Mapping[str, Any]) -> R:
 
 
 def _check_totals(path: Path, data: Mapping[str, Any], document: GroupingDocument) -> None:
-    grouping, total, ratio = document.grouping, data["kv_heads_total"], data["kv_ratio"]
+    grouping, total, ratio = document.partitions, data["kv_heads_total"], data["kv_ratio"]
     if total != grouping.kv_heads_total:
         _refuse(path, "kv_heads_total", f"is {total}, the layers have {grouping.kv_heads_total} groups")
     if not math.isclose(ratio, document.kv_ratio, abs_tol=RATIO_TOLERANCE):

@@ -155,7 +155,7 @@ def _set(*path: str | int, value: object) -> Callable[[dict[str, Any]], None]:
     [
         (_set("format", value="qcqa"), r"format: must be 'gqasearch-grouping', is 'qcqa'"),
         (lambda data: data.pop("format"), r"format: must be 'gqasearch-grouping', is None"),
-        (_set("version", value=2), r"version: is 2; this gqasearch reads version 1"),
+        (_set("version", value=3), r"version: is 3; this gqasearch reads versions 1 and 2"),
         (_set("version", value="1"), r"version: is '1'"),
         (_set("version", value=True), r"version: "),
         (lambda data: data.pop("layers"), r"top level: 'layers' is a required property"),

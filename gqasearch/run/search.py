@@ -133,6 +133,7 @@ def build_document(
         search=SearchRecord(method.name, work.config.seed, generation.evaluations, method.parameters()),
         calibration=calibration_record(work),
         join=work.config.join,
+        separate_kv=work.config.separate_kv,
     )
 
 
