@@ -144,8 +144,8 @@ class GroupingDocument:
         """The same for who takes one partition for every layer; raises ``UserError`` where there are two."""
         if isinstance(self.partitions, SeparateGrouping):
             raise UserError(
-                "this grouping has keys and values grouped apart (--separate-kv): search, materialize, evaluate and "
-                "validate take that, all else takes one partition of a layer's heads"
+                "this grouping has keys and values grouped apart (--separate-kv), and what was asked for takes one "
+                "partition of a layer's heads; materialize, evaluate, validate and heal take two"
             )
         return self.partitions
 
