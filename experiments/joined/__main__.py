@@ -38,6 +38,7 @@ RESULTS = Path(__file__).parent / "results"
 FILE = "joined.csv"
 # All that pays: more text, of which the embedded model has 200,223 tokens, twice the steps, and then the joint ones.
 LONG: dict[str, Any] = {"refine": "joint", "refine_parameters": {"steps": 480}, "calibration_tokens": 262144}
+STAGED: dict[str, Any] = {"method": "staged", "objectives": ("kl",), "method_parameters": {"generations": 15}}
 # Kind -> what differs from the defaults.
 KINDS: dict[str, dict[str, Any]] = {
     "even": {},
@@ -46,9 +47,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "uneven, joint": {"uneven": True, "refine": "joint"},
     "even, long": LONG,
     "uneven, long": {"uneven": True, **LONG},
-    "uneven, staged": {"uneven": True, "method": "staged", "objectives": ("kl",)},
+    "uneven, staged": {"uneven": True, **STAGED},
     "separate": {"separate_kv": True},
-    "separate, uneven, staged": {"separate_kv": True, "uneven": True, "method": "staged", "objectives": ("kl",)},
+    "separate, uneven, staged": {"separate_kv": True, "uneven": True, **STAGED},
 }
 RATIOS, JOINS = (0.5, 1 / 3, 0.25), (1, 2, 3)
 KEY = ["model", "ratio", "join", "kind"]
