@@ -40,7 +40,7 @@ RAGGED_MODULES |= dict.fromkeys(ENCODER_NAMES, ENCODER_MODULE)
 
 
 # Modelling files that know key heads and value heads that were grouped apart.
-SEPARATE_MODULES = ("modeling_ragged",)
+SEPARATE_MODULES = ("modeling_ragged", "modeling_ragged_learned")
 
 
 def stock_obstacle(config: Config | None) -> str | None:

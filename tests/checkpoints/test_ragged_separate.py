@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from gqasearch.checkpoints import plan_checkpoint, plan_layout
+from gqasearch.checkpoints import plan_layout
 from gqasearch.checkpoints.ragged import RAGGED_MODULES, SEPARATE_MODULES, read_together
 from gqasearch.checkpoints.remote.modeling_ragged import LayerGroups
 from gqasearch.errors import UserError
@@ -50,6 +50,19 @@ def test_written_checkpoint_equals_parent_with_tied_heads(family: str, source: s
     assert_same(parent, written, APART)
     if family != "gemma2":  # which forgets what left its window
         assert kv_bytes_per_token(written) == (2 + 3 + 4 + 2) * 8 * 4
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", ["opt", "gpt2"])
+def test_positions_that_are_learned(family: str, kernel: str, tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, family)
+    write(parent, folder, tmp_path / "out", APART, "auto")
+    written = load_trusted(tmp_path / "out", attn_implementation=kernel)
+    assert_same(parent, written, APART)
+    assert kv_bytes_per_token(written) == (2 + 3 + 4 + 2) * 8 * 4
+    edit_config(tmp_path / "out", kv_group_heads=[[[0, 0]], [[0, 0]]])
+    with pytest.raises(ValueError, match=r"kv_group_heads\[0\] must have an entry for each of 4 groups"):
+        AutoConfig.from_pretrained(tmp_path / "out", trust_remote_code=True)
 
 
 def test_a_neox_written_as_phi(tmp_path: Path) -> None:
@@ -180,11 +193,9 @@ def test_other_layouts_and_engines_refuse(options: dict[str, Any], message: str)
     assert plan_layout(APART, SHAPE, target="transformers").reason.endswith("For transformers.")
 
 
-@pytest.mark.parametrize("family", ["opt", "gpt2"])
-def test_architectures_without_it_refuse(family: str, tmp_path: Path) -> None:
-    parent, _ = saved(tmp_path, family)
-    with pytest.raises(UserError, match="has no layout for keys and values that are grouped apart"):
-        plan_checkpoint(parent.family, parent.config, APART)
+def test_an_architecture_without_it_is_refused() -> None:
+    with pytest.raises(UserError, match=r"BertForMaskedLM has no layout for keys and values .*; LlamaForCausalLM, "):
+        plan_layout(APART, SHAPE, "auto", {"architectures": ["BertForMaskedLM"]})
 
 
 def test_every_family_with_rope_has_it() -> None:
