@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache, cached_property
 from importlib.resources import files
@@ -172,7 +172,7 @@ class GroupingDocument:
             "format": FORMAT,
             "version": TWO_PARTITIONS if self.separate_kv else ONE_PARTITION,
             "model": asdict(self.model),
-            "layers": self._layers_json(),
+            "layers": layer_rows([_layer_json(layer) for layer in self.layers], self.separate_kv),
             "join": self.join if self.join > 1 else None,
             "kv_heads_total": self.partitions.kv_heads_total,
             "kv_ratio": self.kv_ratio,
@@ -185,12 +185,6 @@ class GroupingDocument:
         }
         lines = [f" {json.dumps(key)}: {_value_text(key, value)}" for key, value in known.items() if value is not None]
         return "{\n" + ",\n".join(lines) + "\n}\n"
-
-    def _layers_json(self) -> list[dict[str, Any]]:
-        rows = [_layer_json(layer) for layer in self.layers]
-        if not self.separate_kv:
-            return rows
-        return [dict(zip(SIDES, sides, strict=True)) for sides in zip(rows[::2], rows[1::2], strict=True)]
 
 
 @cache
@@ -221,6 +215,18 @@ def read_grouping(path: Path) -> GroupingDocument:
     return document
 
 
+def layer_rows(partitions: list[dict[str, Any]], separate_kv: bool) -> list[dict[str, Any]]:
+    """Rows of partitions as rows of layers: with ``separate_kv`` the two of a layer under the names of its sides."""
+    if not separate_kv:
+        return partitions
+    return [dict(zip(SIDES, two, strict=True)) for two in zip(partitions[::2], partitions[1::2], strict=True)]
+
+
+def partition_rows(layers: list[dict[str, Any]], separate_kv: bool) -> list[dict[str, Any]]:
+    """The reverse of ``layer_rows``."""
+    return [row[side] for row in layers for side in SIDES] if separate_kv else layers
+
+
 def _layer_json(layer: LayerRecord) -> dict[str, Any]:
     known = {"error": layer.error, "proven_optimal": layer.proven_optimal, "lower_bound": layer.lower_bound}
     return {"groups": layer.grouping.groups} | {name: value for name, value in known.items() if value is not None}
@@ -246,7 +252,10 @@ def _build(path: Path, data: Mapping[str, Any]) -> GroupingDocument:
     model = _record(ModelRecord, data["model"])
     separate = data["version"] == TWO_PARTITIONS
     layers = []
-    for place, row in _partition_rows(data["layers"], separate):
+    places = [f"layers[{index}]" for index in range(len(data["layers"]))]
+    if separate:
+        places = [f"{place}.{side}" for place in places for side in SIDES]
+    for place, row in zip(places, partition_rows(data["layers"], separate), strict=True):
         try:
             grouping = LayerGrouping.from_groups(row["groups"], model.num_key_value_heads)
         except GroupingError as error:
@@ -267,15 +276,6 @@ def _build(path: Path, data: Mapping[str, Any]) -> GroupingDocument:
         )
     except GroupingError as error:
         _refuse(path, "model", str(error))
-
-
-def _partition_rows(layers: list[dict[str, Any]], separate: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every partition of the document, with its place there."""
-    for index, row in enumerate(layers):
-        if separate:
-            yield from ((f"layers[{index}].{side}", row[side]) for side in SIDES)
-        else:
-            yield f"layers[{index}]", row
 
 
 def _record(kind: type[R], data: Mapping[str, Any]) -> R:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_file
-from gqasearch.grouping_document import GroupingDocument, read_grouping
+from gqasearch.grouping_document import GroupingDocument, partition_rows, read_grouping
 from gqasearch.models import predicts_masked
 from gqasearch.reporting import (
     History,
@@ -194,7 +194,8 @@ class _Run:
         record = read_json(self.folder.pareto)
         points = tuple(tuple(point["values"]) for point in record["points"])
         groups = [[list(group) for group in layer.grouping.groups] for layer in self.document.layers]
-        chosen = [i for i, p in enumerate(record["points"]) if [la["groups"] for la in p["layers"]] == groups]
+        listed = [partition_rows(point["layers"], self.document.separate_kv) for point in record["points"]]
+        chosen = [i for i, rows in enumerate(listed) if [row["groups"] for row in rows] == groups]
         return ParetoFront(tuple(record["objectives"]), points, chosen[0] if chosen else None)
 
 

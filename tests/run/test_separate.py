@@ -20,6 +20,7 @@ from gqasearch.run import RunFolder, Workspace, build_config, run
 from gqasearch.run.convert import materialize
 from gqasearch.run.evaluate import checkpoint_subject, measure
 from gqasearch.run.origin import evaluation_config, materialize_config
+from gqasearch.run.results import report_data
 from tests import forked
 from tests.run.test_run import history_of, kill_after, words
 from tests.tiny_encoders import save_encoder, tiny_encoder
@@ -116,6 +117,18 @@ def test_stopped_and_gone_on_with_gives_the_same_bits(settings: dict[str, Any], 
     assert killed.grouping.read_bytes() == whole.grouping.read_bytes() and history_of(whole) == history_of(killed)
     weights = [(folder.model / "model.safetensors").read_bytes() for folder in (whole, killed)]
     assert weights[0] == weights[1]
+
+
+def test_a_front_of_kl_against_the_cache(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Every point has both partitions of every layer, and the report finds the one that was taken."""
+    few = {"method": "evolution", "method_parameters": {"population": 6, "offspring": 6, "generations": 3}}
+    own = {**few, "objectives": ["kl", "kv-ratio"], "merge": "mean", "refine": "none"}
+    folder = finished(settings, tmp_path / "run", report=True, **own)
+    points, document = json.loads(folder.pareto.read_text())["points"], read_grouping(folder.grouping)
+    assert all(set(layer) == {"keys", "values"} for point in points for layer in point["layers"])
+    taken = json.loads(folder.grouping.read_text())["layers"]
+    assert taken in [point["layers"] for point in points] and document.partitions.kv_heads_total <= 12
+    assert report_data([folder]).front.chosen is not None  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
