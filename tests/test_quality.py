@@ -194,7 +194,7 @@ def test_mlps_are_the_ridge_regression_to_the_parents_stream(tmp_path: Path) -> 
     """Against least squares with the ridge as added rows, for the first converted block."""
     parent = tiny_parent("llama", layers=3)
     converter, blocks = converter_of(parent, tmp_path), blocks_of(parent, padded=True)
-    tied = tie_heads(converter.merged_layer(HALF, 1), HALF.layers[1].labels, 1)
+    tied = tie_heads(converter.merged_layer(HALF, 1), HALF.layers[1], 1)
     wanted = stream_after(parent, 1, blocks.ids, blocks.mask)[blocks.mask].double()
     projection, seen = down_projection(parent, 1), []
     handle = projection.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))

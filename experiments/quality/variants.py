@@ -148,10 +148,10 @@ def with_mlp(inner: LayerwiseRefinement) -> Variant:
             for index, layer in enumerate(grouping):
                 streams.advance_parent(index)
                 if layer.num_groups < layer.num_heads:
-                    site = streams.site(index, layer.labels)
+                    site = streams.site(index, layer)
                     merged = converter.merged_layer(grouping, index).to(site.dtype)
                     found = inner.refine_layer(site, merged, lambda: None)
-                    tied[index] = tie_heads(found, layer.labels, parent.geometry.queries_per_kv)
+                    tied[index] = tie_heads(found, layer, parent.geometry.queries_per_kv)
                 streams.advance_converted(index, tied.get(index))
         run_tied = tied_runner(parent, tied)
 

@@ -131,7 +131,7 @@ def _formats() -> list[Row]:
         {
             "name": name,
             "what": kv.k.summary,
-            "bits": f"{8 * kv.bytes_per_token(1, 128) / 256:.4g}",
+            "bits": f"{8 * kv.bytes_per_token(1, 1, 128) / 256:.4g}",
             "reference": kv.k.reference,
         }
         for name, kv in formats.items()

@@ -21,19 +21,19 @@ TOLD_FORMATS = ("fp8", "int4_per_token_head", "q8_0", "q4_0")
 class KVSize:
     """Keys and values of one token.
 
-    ``stored``: bytes as the checkpoint stores numbers; ``heads``: KV heads that are cached, all layers' together, 0 in
-    an encoder; ``head_dim``: numbers of each.
+    ``stored``: bytes as the checkpoint stores numbers; ``heads``: cached key heads and value heads, all layers'
+    together, none in an encoder; ``head_dim``: numbers of each.
     """
 
     stored: float
-    heads: int
+    heads: tuple[int, int]
     head_dim: int
 
     def by_format(self) -> Mapping[str, float]:
         """Bytes in those of ``TOLD_FORMATS`` that take heads of this size."""
-        formats = [parse_format(name) for name in TOLD_FORMATS if self.heads]
+        formats = [parse_format(name) for name in TOLD_FORMATS if any(self.heads)]
         taken = [kv for kv in formats if kv.refusal(self.head_dim) is None]
-        return {kv.name: kv.bytes_per_token(self.heads, self.head_dim) for kv in taken}
+        return {kv.name: kv.bytes_per_token(*self.heads, self.head_dim) for kv in taken}
 
 
 def cached_kv_size(model: PreTrainedModel, value_bytes: int | None = None, tokens: int = 16) -> KVSize:
@@ -47,8 +47,8 @@ def cached_kv_size(model: PreTrainedModel, value_bytes: int | None = None, token
     with torch.no_grad():
         cache = model(input_ids=ids, use_cache=True).past_key_values
     total = sum(_bytes(tensor, value_bytes) for layer in cache.layers for tensor in (layer.keys, layer.values))
-    heads = sum(int(layer.keys.shape[1]) for layer in cache.layers)
-    return KVSize(total // tokens, heads, int(cache.layers[0].keys.shape[-1]))
+    keys, values = (sum(int(getattr(layer, side).shape[1]) for layer in cache.layers) for side in ("keys", "values"))
+    return KVSize(total // tokens, (keys, values), int(cache.layers[0].keys.shape[-1]))
 
 
 def kv_bytes_per_token(model: PreTrainedModel, value_bytes: int | None = None, tokens: int = 16) -> int:

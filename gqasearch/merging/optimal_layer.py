@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
+from gqasearch.grouping import Side
 from gqasearch.merging._base import LayerMerge
 from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.merging.moments import cross_moments, like
@@ -86,15 +87,18 @@ class OptimalLayer(LayerMerge):
         energy = reads.diagonal(dim1=1, dim2=2).unflatten(1, (-1, 2)).sum(2)
         return self._by_head(energy / 2)
 
-    def _group_errors(self, groups: Sequence[tuple[int, ...]]) -> list[float]:
+    def _group_errors(self, groups: Sequence[tuple[int, ...]], side: Side | None) -> list[float]:
         errors = np.zeros(len(groups))
         of_size: dict[int, list[int]] = {}
         for row, heads in enumerate(groups):
             of_size.setdefault(len(heads), []).append(row)
         for rows in of_size.values():
             same = np.array([groups[row] for row in rows])
-            fixed = 0.0 if self.fixed is None else self.fixed.errors(same)
-            errors[rows] = self.values.errors(same) + self.rotated.errors(same) + fixed
+            if side != "keys":
+                errors[rows] += self.values.errors(same)
+            if side != "values":
+                errors[rows] += self.rotated.errors(same)
+                errors[rows] += 0.0 if self.fixed is None else self.fixed.errors(same)
         return [float(error) for error in errors]
 
     def merge_group(self, heads: tuple[int, ...]) -> MergedGroup:

@@ -73,12 +73,15 @@ class KVFormat:
         """See ``CacheFormat.side_by_side``."""
         return replace(self, k=self.k.side_by_side(), v=self.v.side_by_side())
 
-    def bytes_per_token(self, kv_heads: int, head_dim: int, context: int | None = None) -> float:
-        """Bytes of keys and values per token of a cache of ``kv_heads`` heads, all layers' together.
+    def bytes_per_token(self, key_heads: int, value_heads: int, head_dim: int, context: int | None = None) -> float:
+        """Bytes of keys and values per token of a cache of so many heads of each, all layers' together.
 
         ``context``: as in ``CacheFormat.bytes_per_head``.
         """
-        return kv_heads * sum(part.bytes_per_head(head_dim, context) for part in (self.k, self.v))
+        return sum(
+            heads * part.bytes_per_head(head_dim, context)
+            for heads, part in ((key_heads, self.k), (value_heads, self.v))
+        )
 
 
 def parse_format(text: str) -> KVFormat:

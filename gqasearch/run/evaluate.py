@@ -30,7 +30,7 @@ from gqasearch.evaluation import (
     mean_interval,
     model_runner,
 )
-from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.grouping import AnyGrouping, Grouping, LayerGrouping, changed_layers
 from gqasearch.grouping_document import GroupingDocument
 from gqasearch.merging import make_merge
 from gqasearch.models import (
@@ -126,28 +126,35 @@ def kv_size(source: ModelSource, model: PreTrainedModel, directory: Path | None)
     if source.family.objective == "next-token":
         return cached_kv_size(model, size)
     shape = source.geometry
-    return KVSize(computed_kv_bytes_per_token(model, source.family, shape.num_layers, size), 0, shape.head_dim)
+    return KVSize(computed_kv_bytes_per_token(model, source.family, shape.num_layers, size), (0, 0), shape.head_dim)
 
 
 def grouping_subject(
-    work: Workspace, converter: Converter, grouping: Grouping, refined: Mapping[int, LayerWeights] | None = None
+    work: Workspace, converter: Converter, grouping: AnyGrouping, refined: Mapping[int, LayerWeights] | None = None
 ) -> Subject:
     """A grouping run in the parent with tied heads; ``refined``: layers that were changed after the merge."""
     return _grouped(work, grouping, converter.runner(grouping, refined))
 
 
-def _grouped(work: Workspace, grouping: Grouping, runner: ParentLayers) -> Subject:
+def _grouped(work: Workspace, grouping: AnyGrouping, runner: ParentLayers) -> Subject:
     """Its cache follows from the group counts; of the parameters K and V of the heads that share are gone."""
     parent, geometry = work.parent, work.parent.geometry
     size = parent.model.dtype.itemsize if parent.directory is None else value_bytes(parent.directory)
-    removed = geometry.num_layers * geometry.num_kv_heads - grouping.kv_heads_total
-    biases = int(parent.layer(0).k_bias is not None) + int(parent.layer(0).v_bias is not None)
-    per_head = 2 * geometry.head_dim * geometry.hidden_size + biases * geometry.head_dim
-    cached = grouping.kv_heads_total if parent.family.objective == "next-token" else 0
+    first, removed = parent.layer(0), 0
+    sides = ((first.k_bias, [layer.keys for layer in grouping]), (first.v_bias, [layer.values for layer in grouping]))
+    for bias, partitions in sides:
+        gone = sum(partition.num_heads - partition.num_groups for partition in partitions)
+        removed += gone * geometry.head_dim * (geometry.hidden_size + int(bias is not None))
+    caches = parent.family.objective == "next-token"
+    keys, values = (sum(partition.num_groups for partition in partitions) for _, partitions in sides)
     return Subject(
         runner,
-        KVSize(grouping.kv_bytes_per_token(geometry.head_dim, size), cached, geometry.head_dim),
-        count_parameters(parent.model) - removed * per_head,
+        KVSize(
+            grouping.kv_bytes_per_token(geometry.head_dim, size),
+            (keys, values) if caches else (0, 0),
+            geometry.head_dim,
+        ),
+        count_parameters(parent.model) - removed,
     )
 
 
@@ -156,13 +163,15 @@ def baseline_subject(work: Workspace) -> Subject:
     joined, counts, merge = work.config.join, work.config.counts(work.source.geometry), make_merge("mean")
     work = work.unjoined
     geometry = work.parent.geometry
-    grouping = Grouping(tuple(LayerGrouping.neighbours(geometry.num_kv_heads, joined * count) for count in counts))
+    heads = geometry.num_kv_heads
+    neighbours = Grouping(tuple(LayerGrouping.neighbours(heads, joined * count) for count in counts))
+    grouping = work.grouping_of(neighbours)
 
     def mean_layer(index: int) -> LayerWeights:
         layer = grouping.layers[index]
-        return tie_heads(merged_by_group(merge, work.parent.layer(index), layer), layer.labels, geometry.queries_per_kv)
+        return tie_heads(merged_by_group(merge, work.parent.layer(index), layer), layer, geometry.queries_per_kv)
 
-    changed = [index for index, layer in enumerate(grouping) if layer.num_groups < layer.num_heads]
+    changed = changed_layers(grouping)
     return _grouped(work, grouping, ParentLayers(work.parent, changed, mean_layer))
 
 

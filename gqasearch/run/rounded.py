@@ -40,7 +40,7 @@ class _Measured:
         return cls(layers, kv, count_parameters(model))
 
     def rounded(self, kv: KVFormat, context: int) -> Subject:
-        size = kv.bytes_per_token(self.kv.heads, self.kv.head_dim, context)
+        size = kv.bytes_per_token(*self.kv.heads, self.kv.head_dim, context)
         return Subject(RoundedLayers(self.layers, kv), replace(self.kv, stored=size), self.parameters)
 
 
@@ -71,7 +71,7 @@ def measure_rounded(
     asked = {(kv.name, name): models[name].rounded(kv, context) for kv in formats for name in _taking(kv, models)}
     subjects |= {f"{name} {cache}": subject for (cache, name), subject in asked.items()}
     metrics = measure(work, subjects, is_run=False)
-    whole = own.heads * 2 * own.head_dim * 2
+    whole = 2 * sum(own.heads) * own.head_dim
     results = metrics["results"]
     metrics["rounded"] = []
     for cache, name in asked:

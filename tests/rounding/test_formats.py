@@ -151,7 +151,7 @@ def test_spelling() -> None:
     ]
     both = parse_format("q8_0/q4_0")
     assert (both.k.role, both.v.role) == ("k", "v")
-    assert both.bytes_per_token(6, 64) == 6 * (68 + 36)
+    assert both.bytes_per_token(6, 4, 64) == 6 * 68 + 4 * 36
     for given, said in [("q8_1", "did you mean 'q8_0'"), ("5", "Known"), ("a/b/c", "or two"), ("", "or two")]:
         with pytest.raises(UserError, match=said):
             parse_format(given)
