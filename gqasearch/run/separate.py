@@ -25,8 +25,12 @@ def check_separate(work: Workspace) -> None:
         "--uneven": config.uneven,
         "--kv-budget": config.kv_budget is not None,
         "objective kv-ratio": config.has_free_counts,
-        f"method {work.method.name}": work.method.splits_budget,
     }
+    if work.method.splits_budget:
+        raise UserError(
+            f"--separate-kv: method {work.method.name} splits the budget by summed errors, which mislead where keys and "
+            "values trade heads; take another method"
+        )
     for what, given in traded.items():
         if given and (first.needs != "forward" or first.name == "attention-output-error"):
             raise UserError(SUMMED.format(what=what, fitness=first.name))
