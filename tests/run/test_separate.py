@@ -139,7 +139,7 @@ def test_a_front_of_kl_against_the_cache(settings: dict[str, Any], tmp_path: Pat
         ({"uneven": True}, "--separate-kv with --uneven needs a fitness that measures the whole model"),
         ({"kv_budget": 10}, "--separate-kv with --kv-budget needs a fitness that measures the whole model"),
         ({"objectives": ["merge-error", "kv-ratio"]}, "--separate-kv with objective kv-ratio needs a fitness"),
-        ({"method": "qcqa-ac"}, "--separate-kv with method qcqa-ac needs a fitness"),
+        ({"method": "qcqa-ac"}, "--separate-kv: method qcqa-ac splits the budget by summed errors"),
         ({"layout": "stock"}, "layout stock: keys and values were grouped apart"),
         ({"layout": "deci"}, "layout deci: keys and values were grouped apart"),
         ({"target": "llama.cpp"}, "target llama.cpp: keys and values were grouped apart"),
