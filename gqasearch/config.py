@@ -36,7 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 class RunConfig(Settings):
     """Everything that decides a run's result."""
 
-    model: str = Field("embedded", description="'embedded', a checkpoint folder, or a hub id (org/name)")
+    model: str = Field("embedded", description="'embedded', a checkpoint folder, a GGUF file, or a hub id (org/name)")
     revision: str | None = Field(None, description="hub revision of the model")
     kv_ratio: float | None = Field(None, description="share of the KV cache to keep, the same in every layer")
     kv_heads: int | None = Field(None, description="KV heads per layer, of the size that they will have")

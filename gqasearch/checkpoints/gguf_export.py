@@ -15,20 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gqasearch.checkpoints.gguf_file import (
-    GgufFile,
-    NewTensor,
-    import_gguf,
-    int32_array,
-    shape_of,
-    string,
-    uint32,
-    write_gguf,
-)
+from gqasearch.checkpoints.gguf_file import NewTensor, int32_array, string, uint32, write_gguf
 from gqasearch.checkpoints.gguf_names import GgufHeads, heads_of, source_name, trained_names
 from gqasearch.checkpoints.healed import is_healed
 from gqasearch.errors import UserError
 from gqasearch.models import CheckpointTensors, read_config
+from gqasearch.models.gguf.file import GgufFile, import_gguf, shape_of
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType

@@ -19,11 +19,12 @@ from gguf import GGUFReader
 from safetensors.torch import save_file
 
 from gqasearch.checkpoints import export_gguf, write_joined
-from gqasearch.checkpoints.gguf_file import GgufFile, NewTensor, shape_of, string, write_gguf
+from gqasearch.checkpoints.gguf_file import NewTensor, string, write_gguf
 from gqasearch.config import LayoutChoice
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.models import load_parent, resolve_model
+from gqasearch.models.gguf.file import GgufFile, shape_of
 from tests.checkpoints.convert import PADDED, SYMMETRIC, config_of, stored_tensors
 from tests.checkpoints.gguf_parent import encode, write_parent
 from tests.checkpoints.uneven import UNEVEN, saved, write
