@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A converted checkpoint, or the folder of a run.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A converted checkpoint, the folder of a run, or a GGUF file.")],
     parent: Annotated[
         str | None, typer.Option(help="The unconverted model. [default: what the run or the checkpoint names]")
     ] = None,
@@ -69,7 +69,8 @@ def evaluate(
             "evaluation_tokens": evaluation_tokens,
             "block_length": block_length,
         }
-        settings = evaluation_config(checkpoint, {"model": parent, "revision": revision, "device": device, **texts})
+        told = folder if checkpoint.is_file() else checkpoint  # a GGUF file tells nothing of its origin
+        settings = evaluation_config(told, {"model": parent, "revision": revision, "device": device, **texts})
         if tasks is None:
             if limit is not None:
                 raise UserError("--limit is the number of items of --tasks; for text give --evaluation-tokens")

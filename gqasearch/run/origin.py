@@ -11,6 +11,7 @@ from gqasearch.config import RunConfig, build_config, read_config_file
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import CalibrationRecord, GroupingDocument, read_grouping
 from gqasearch.models import ModelSource, read_config, resolve_model
+from gqasearch.models.gguf import gguf_folder, is_gguf
 from gqasearch.run.folder import RunFolder
 from gqasearch.run.heal.folder import HealFolder, is_heal_folder
 
@@ -90,7 +91,12 @@ def grouping_file(path: Path) -> Path:
 
 
 def checkpoint_folder(path: Path) -> Path:
-    """The checkpoint that a folder is, or that its run wrote; raises ``UserError`` where there is none."""
+    """The checkpoint that a folder is, that its run wrote, or that a GGUF file holds.
+
+    Raises ``UserError`` where there is none.
+    """
+    if path.is_file() and is_gguf(path):
+        return gguf_folder(path)
     if (path / MODEL).is_dir():
         return path / MODEL
     if not path.is_dir():
