@@ -85,7 +85,8 @@ class GgufFile:
         """
         tensor = self.tensors[name]
         try:
-            values: NDArray[Any] = import_gguf().quants.dequantize(tensor.data[rows], tensor.tensor_type)
+            with np.errstate(all="ignore"):  # what is not finite is found by who looks
+                values: NDArray[Any] = import_gguf().quants.dequantize(tensor.data[rows], tensor.tensor_type)
         except NotImplementedError:
             raise UserError(
                 f"{self.path}: tensor {name} is of type {tensor.tensor_type.name}, which the package gguf cannot read; "
