@@ -24,6 +24,7 @@ from gqasearch.evaluation import (
     computed_kv_bytes_per_token,
     convention_of,
     count_parameters,
+    embedding_cosines,
     evaluate_quality,
     kv_bytes_per_token,
     mean_interval,
@@ -182,6 +183,10 @@ def measure(
         state=state,
         progress=lambda done, _: work.progress.update(done),
     )
+    cosines = {}
+    if parent.family.objective == "masked":
+        runners = {name: subject.runner for name, subject in subjects.items()}
+        cosines = embedding_cosines(ParentLayers(parent), runners, blocks, batch_blocks=work.config.batch_blocks)
     memory = (_kv_bytes_per_token(work, parent.model, parent.directory), count_parameters(parent.model))
     return {
         "convention": convention_of(blocks),
@@ -196,6 +201,7 @@ def measure(
             name: quality_record(
                 quality, subjects[name].kv_bytes_per_token, subjects[name].parameters, work.config.seed
             )
+            | ({"embedding_cosine": cosines[name]} if name in cosines else {})
             for name, quality in qualities.items()
         },
     }
@@ -234,7 +240,10 @@ def card_rows(parent: Mapping[str, Any], mine: Mapping[str, Any], objective: Obj
         "kv_bytes_per_token": f"{'keys and values computed' if masked else 'KV cache'}, bytes per token",
         "parameters": "parameters",
     }
-    return tuple(MetricRow(words[name], parent[name], mine[name]) for name in words)
+    rows = [MetricRow(words[name], parent[name], mine[name]) for name in words]
+    for kind, cosine in mine.get("embedding_cosine", {}).items():
+        rows.insert(2, MetricRow(f"cosine of sentence embeddings to the parent's, {kind} text", 1.0, cosine))
+    return tuple(rows)
 
 
 def measured_words(metrics: Mapping[str, Any]) -> str:
