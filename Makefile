@@ -21,7 +21,7 @@ RIVALS := .venv/.rivals-installed
 
 # Engines that checkpoints are tried in, each in an environment of its own: those that `make test` installs, and all.
 SUITE_CLIENTS := llamacpp ctranslate2
-CLIENTS := $(SUITE_CLIENTS) transformers4 onnxruntime_genai lm_eval vllm
+CLIENTS := $(SUITE_CLIENTS) transformers4 onnxruntime_genai lm_eval quantized_cache vllm
 client_stamps = $(patsubst %,.venv-clients/%/.installed,$(1))
 
 .PHONY: help

@@ -44,6 +44,10 @@ class RunConfig(Settings):
     join: int = Field(
         1, ge=1, description="size of a KV head, in heads of the model: one of n sizes stands for n heads or more"
     )
+    separate_kv: bool = Field(
+        False,
+        description="key heads and value heads are grouped apart; layout ragged alone, and each counts as a KV head",
+    )
     uneven: bool = Field(False, description="the kv_ratio holds for the whole model; layers may differ")
     equal_sizes: bool = Field(False, description="groups of equal size only (EC)")
     max_group_size: int | None = Field(None, ge=1, description="largest group; default twice the mean size")
@@ -122,6 +126,13 @@ class RunConfig(Settings):
             raise ValueError("fitness parameters are ambiguous with several fitness functions as objectives")
         return self
 
+    @model_validator(mode="after")
+    def _check_separate(self) -> RunConfig:
+        alone = [name for name in ("join", "tensor_parallel") if getattr(self, name) > 1]
+        if self.separate_kv and alone:
+            raise ValueError(f"separate_kv does not go with {alone[0]}, whose heads hold keys and values of one group")
+        return self
+
     @property
     def fitness(self) -> str:
         """The first objective: the one that says which candidate is best."""
@@ -138,9 +149,10 @@ class RunConfig(Settings):
         return self.uneven or self.kv_budget is not None or self.has_free_counts
 
     def counts(self, geometry: Geometry) -> tuple[int, ...]:
-        """Groups per layer, (L,)."""
+        """Groups per layer, (L,); with ``separate_kv`` of its keys and of its values, (2 L,)."""
         require_several_heads(geometry)
-        layers, heads, step = geometry.num_layers, geometry.num_kv_heads, self.tensor_parallel
+        heads, step = geometry.num_kv_heads, self.tensor_parallel
+        layers = geometry.num_layers * (2 if self.separate_kv else 1)
         if step > heads:
             raise UserError(f"tensor_parallel must be at most the model's {heads} KV heads, got {step}")
         most = heads // self.join  # more would take as much memory as the model's own, or more

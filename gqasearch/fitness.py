@@ -27,7 +27,7 @@ import torch
 
 from gqasearch.calibration import Statistics, TokenBlocks
 from gqasearch.errors import UserError, unknown_name
-from gqasearch.grouping import Grouping
+from gqasearch.grouping import SIDES, AnyGrouping, Grouping, SeparateGrouping, Side
 from gqasearch.merging import Merge, Need
 from gqasearch.models import LayerWeights, Parent
 from gqasearch.pairwise import FloatArray as FloatArray
@@ -46,7 +46,9 @@ class FitnessContext:
     the text that results are reported on. ``merge`` is the rule that the converted model will use, and
     ``refinement`` what will be fitted after it. Texts are functions, called only by a fitness that
     ``needs`` them. ``folder``: of this fitness alone, where it may keep what took it long, for a process that goes on
-    with the same run; it is removed when the run is done. None where nothing is to be kept.
+    with the same run; it is removed when the run is done. None where nothing is to be kept. ``separate_kv``: keys and
+    values are grouped apart, and candidates have two partitions for every layer (``SeparateGrouping.from_sides``); only
+    a fitness that ``takes_sides`` is given that.
     """
 
     parent: Parent
@@ -56,6 +58,17 @@ class FitnessContext:
     load_calibration_blocks: Callable[[], TokenBlocks]
     refinement: Refinement = field(default_factory=NoRefinement)
     folder: Path | None = None
+    separate_kv: bool = False
+
+    def place(self, partition: int) -> tuple[int, Side | None]:
+        """The layer that partition number ``partition`` of a candidate is of, and its side; None for both."""
+        if not self.separate_kv:
+            return partition, None
+        return partition // 2, SIDES[partition % 2]
+
+    def grouping_of(self, candidate: Grouping) -> AnyGrouping:
+        """What a candidate makes of the model."""
+        return SeparateGrouping.from_sides(candidate) if self.separate_kv else candidate
 
     @property
     def refined(self) -> bool:
@@ -184,13 +197,15 @@ class Fitness(ABC):
 
     ``name``: how it is asked for; ``reference``: URL of the paper; ``needs``: "weights",
     "statistics" (a calibration pass) or "forward" (runs the model on the search text);
-    ``summary``: one line for ``gqasearch ls fitness``.
+    ``summary``: one line for ``gqasearch ls fitness``; ``takes_sides``: whether it knows keys and values that are
+    grouped apart (``FitnessContext.separate_kv``).
     """
 
     name: ClassVar[str]
     reference: ClassVar[str]
     needs: ClassVar[Need]
     summary: ClassVar[str]
+    takes_sides: ClassVar[bool] = False
 
     @abstractmethod
     def prepare(self, context: FitnessContext) -> PreparedFitness:

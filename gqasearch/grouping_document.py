@@ -20,9 +20,10 @@ from jsonschema import Draft202012Validator, ValidationError
 from gqasearch import __version__
 from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_file
-from gqasearch.grouping import Grouping, GroupingError, LayerGrouping
+from gqasearch.grouping import SIDES, AnyGrouping, Grouping, GroupingError, LayerGrouping, SeparateGrouping
 
-FORMAT, VERSION = "gqasearch-grouping", 1
+FORMAT = "gqasearch-grouping"
+ONE_PARTITION, TWO_PARTITIONS = 1, 2  # versions: of the heads of a layer
 RATIO_TOLERANCE = 1e-6  # other tools may round kv_ratio
 
 R = TypeVar("R")
@@ -101,7 +102,8 @@ class GroupingDocument:
     """All that a grouping JSON says. Parts that were not given or do not apply are None.
 
     A document that names a merge and no refinement means: none. ``join``: how many of the model's heads a KV head of a
-    group has the size of (``gqasearch.models.joined``).
+    group has the size of (``gqasearch.models.joined``). ``separate_kv``: keys and values are grouped apart, and
+    ``layers`` has two partitions for every layer, (2 L,), in the order of ``SeparateGrouping.from_sides``.
 
     Raises ``GroupingError`` when ``layers`` do not fit ``model``.
     """
@@ -115,13 +117,15 @@ class GroupingDocument:
     calibration: CalibrationRecord | None = None
     created_by: Mapping[str, str] = field(default_factory=lambda: {"gqasearch": __version__})
     join: int = 1
+    separate_kv: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.layers) != self.model.num_layers:
-            raise GroupingError(f"{len(self.layers)} layers given, num_layers is {self.model.num_layers}")
-        if self.grouping.num_heads != self.model.num_key_value_heads:
+        if len(self.partitions) != self.model.num_layers:
+            raise GroupingError(f"{len(self.partitions)} layers given, num_layers is {self.model.num_layers}")
+        grouped = self.partitions.num_heads
+        if grouped != self.model.num_key_value_heads:
             raise GroupingError(
-                f"layers group {self.grouping.num_heads} heads, num_key_value_heads is {self.model.num_key_value_heads}"
+                f"layers group {grouped} heads, num_key_value_heads is {self.model.num_key_value_heads}"
             )
         if self.model.num_attention_heads % self.model.num_key_value_heads:
             raise GroupingError(
@@ -130,14 +134,32 @@ class GroupingDocument:
             )
 
     @cached_property
+    def partitions(self) -> AnyGrouping:
+        """The partitions alone, one or two for every layer."""
+        listed = Grouping(tuple(layer.grouping for layer in self.layers))
+        return SeparateGrouping.from_sides(listed) if self.separate_kv else listed
+
+    @property
     def grouping(self) -> Grouping:
-        """The partitions alone."""
-        return Grouping(tuple(layer.grouping for layer in self.layers))
+        """The same for who takes one partition for every layer; raises ``UserError`` where there are two."""
+        if isinstance(self.partitions, SeparateGrouping):
+            raise UserError(
+                "this grouping has keys and values grouped apart (--separate-kv), and what was asked for takes one "
+                "partition of a layer's heads; materialize, evaluate, validate and heal take two"
+            )
+        return self.partitions
+
+    @property
+    def layer_names(self) -> list[str]:
+        """What every one of ``layers`` is of: "3", or "3 keys" and "3 values"."""
+        if not self.separate_kv:
+            return [str(index) for index in range(len(self.layers))]
+        return [f"{index} {side}" for index in range(self.model.num_layers) for side in SIDES]
 
     @property
     def kv_ratio(self) -> float:
         """The cache over the source's: a head counts as often as its size is that of the model's."""
-        return self.grouping.kv_ratio * self.join
+        return self.partitions.kv_ratio * self.join
 
     @property
     def queries_per_kv(self) -> int:
@@ -148,11 +170,11 @@ class GroupingDocument:
         """The document as text: always the same bytes, one line per layer."""
         known = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": TWO_PARTITIONS if self.separate_kv else ONE_PARTITION,
             "model": asdict(self.model),
-            "layers": [_layer_json(layer) for layer in self.layers],
+            "layers": layer_rows([_layer_json(layer) for layer in self.layers], self.separate_kv),
             "join": self.join if self.join > 1 else None,
-            "kv_heads_total": self.grouping.kv_heads_total,
+            "kv_heads_total": self.partitions.kv_heads_total,
             "kv_ratio": self.kv_ratio,
             "merge": self.merge and asdict(self.merge),
             "refinement": self.refinement and asdict(self.refinement),
@@ -193,6 +215,18 @@ def read_grouping(path: Path) -> GroupingDocument:
     return document
 
 
+def layer_rows(partitions: list[dict[str, Any]], separate_kv: bool) -> list[dict[str, Any]]:
+    """Rows of partitions as rows of layers: with ``separate_kv`` the two of a layer under the names of its sides."""
+    if not separate_kv:
+        return partitions
+    return [dict(zip(SIDES, two, strict=True)) for two in zip(partitions[::2], partitions[1::2], strict=True)]
+
+
+def partition_rows(layers: list[dict[str, Any]], separate_kv: bool) -> list[dict[str, Any]]:
+    """The reverse of ``layer_rows``."""
+    return [row[side] for row in layers for side in SIDES] if separate_kv else layers
+
+
 def _layer_json(layer: LayerRecord) -> dict[str, Any]:
     known = {"error": layer.error, "proven_optimal": layer.proven_optimal, "lower_bound": layer.lower_bound}
     return {"groups": layer.grouping.groups} | {name: value for name, value in known.items() if value is not None}
@@ -208,18 +242,24 @@ def _value_text(key: str, value: Any) -> str:
 def _check_format(path: Path, data: Mapping[str, Any]) -> None:
     if data.get("format") != FORMAT:
         _refuse(path, "format", f"must be {FORMAT!r}, is {_short(data.get('format'))}; this is no grouping JSON")
-    if data.get("version") != VERSION:
-        _refuse(path, "version", f"is {_short(data.get('version'))}; this gqasearch reads version {VERSION}")
+    versions = (ONE_PARTITION, TWO_PARTITIONS)
+    if data.get("version") not in versions:
+        known = " and ".join(map(str, versions))
+        _refuse(path, "version", f"is {_short(data.get('version'))}; this gqasearch reads versions {known}")
 
 
 def _build(path: Path, data: Mapping[str, Any]) -> GroupingDocument:
     model = _record(ModelRecord, data["model"])
+    separate = data["version"] == TWO_PARTITIONS
     layers = []
-    for index, row in enumerate(data["layers"]):
+    places = [f"layers[{index}]" for index in range(len(data["layers"]))]
+    if separate:
+        places = [f"{place}.{side}" for place in places for side in SIDES]
+    for place, row in zip(places, partition_rows(data["layers"], separate), strict=True):
         try:
             grouping = LayerGrouping.from_groups(row["groups"], model.num_key_value_heads)
         except GroupingError as error:
-            _refuse(path, f"layers[{index}].groups", str(error))
+            _refuse(path, f"{place}.groups", str(error))
         layers.append(_record(LayerRecord, {**row, "grouping": grouping}))
     try:
         return GroupingDocument(
@@ -232,6 +272,7 @@ def _build(path: Path, data: Mapping[str, Any]) -> GroupingDocument:
             calibration=_record(CalibrationRecord, data["calibration"]) if "calibration" in data else None,
             created_by=data.get("created_by", {}),
             join=int(data.get("join", 1)),
+            separate_kv=separate,
         )
     except GroupingError as error:
         _refuse(path, "model", str(error))
@@ -244,7 +285,7 @@ def _record(kind: type[R], data: Mapping[str, Any]) -> R:
 
 
 def _check_totals(path: Path, data: Mapping[str, Any], document: GroupingDocument) -> None:
-    grouping, total, ratio = document.grouping, data["kv_heads_total"], data["kv_ratio"]
+    grouping, total, ratio = document.partitions, data["kv_heads_total"], data["kv_ratio"]
     if total != grouping.kv_heads_total:
         _refuse(path, "kv_heads_total", f"is {total}, the layers have {grouping.kv_heads_total} groups")
     if not math.isclose(ratio, document.kv_ratio, abs_tol=RATIO_TOLERANCE):

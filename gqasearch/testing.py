@@ -12,6 +12,7 @@ pytest collects the inherited tests. The model is a tiny random Llama.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from gqasearch.calibration import LayerStatistics, Statistics, TokenBlocks, collect
 from gqasearch.fitness import Fitness, FitnessContext, PreparedFitness, PreparedGroupFitness, PreparedPairwiseFitness
-from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.grouping import SIDES, Grouping, LayerGrouping
 from gqasearch.merging import Mean, Merge
 from gqasearch.models import Parent
 
@@ -148,6 +149,16 @@ class FitnessContract:
         if isinstance(prepared, PreparedPairwiseFitness):
             distances = prepared.distances(0)
             _check(bool((distances == distances.T).all() and not distances.diagonal().any()), "not a distance matrix")
+
+    def test_keys_and_values_apart(self) -> None:
+        """Of a fitness that ``takes_sides``: two partitions for every layer."""
+        fitness = self.make()
+        if fitness.takes_sides:
+            prepared = fitness.prepare(replace(tiny_context(), separate_kv=True))
+            twice = [Grouping(tuple(layer for layer in one for _ in SIDES)) for one in self.candidates()]
+            values, nothing = prepared.evaluate(twice), self.prepared().evaluate(self.candidates()[:1])[0]
+            _check(values.shape == (len(twice),) and bool(np.isfinite(values).all()), f"values {values}")
+            _check(bool(np.isclose(values[0], nothing)), f"none shared: {values[0]}, with one partition {nothing}")
 
 
 def _check(holds: bool, message: str) -> None:

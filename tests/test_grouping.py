@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from gqasearch.budget import Budget, counts_from_heads, counts_from_ratio, counts_from_total
 from gqasearch.errors import UserError
-from gqasearch.grouping import Grouping, GroupingError, LayerGrouping
+from gqasearch.grouping import (
+    Grouping,
+    GroupingError,
+    LayerGrouping,
+    SeparateGrouping,
+    SeparateLayer,
+    changed_layers,
+    grouping_of,
+)
 
 labels = st.lists(st.integers(0, 5), min_size=1, max_size=10)
 
@@ -93,3 +101,31 @@ def test_infeasible_budgets() -> None:
         counts_from_total(1, 2, 4)
     with pytest.raises(UserError, match="cannot be split into 2 groups of 1 to 3 heads"):
         Budget((2,), 8, largest_group=3)
+
+
+# Keys and values apart
+
+
+def test_two_partitions_of_every_layer() -> None:
+    sides = Grouping.from_labels([[0, 1, 0, 2], [0, 0, 0, 1], [0, 1, 2, 3], [0, 0, 0, 0]])
+    grouping = SeparateGrouping.from_sides(sides)
+    assert len(grouping) == 2 and grouping.num_heads == 4 and grouping.sides == sides
+    assert grouping.layers[1] == SeparateLayer(sides.layers[2], sides.layers[3])
+    assert (grouping.kv_heads_total, grouping.kv_ratio) == (10, 10 / 16)
+    assert grouping.kv_bytes_per_token(8, 2) == (3 + 2 + 4 + 1) * 8 * 2
+    same = SeparateGrouping(tuple(SeparateLayer(layer, layer) for layer in sides))
+    assert same.kv_bytes_per_token(8, 2) == sides.kv_bytes_per_token(8, 2) and same.kv_ratio == sides.kv_ratio
+    with pytest.raises(GroupingError, match="3 partitions are no two for every layer"):
+        SeparateGrouping.from_sides(Grouping(sides.layers[:3]))
+    with pytest.raises(GroupingError, match="keys group 4 heads, values 3"):
+        SeparateLayer(sides.layers[0], LayerGrouping.singletons(3))
+
+
+def test_layers_in_which_heads_share_on_any_side() -> None:
+    single, pair = LayerGrouping.singletons(2), LayerGrouping.neighbours(2, 1)
+    layers = [SeparateLayer(*sides) for sides in ((single, single), (single, pair), (pair, single))]
+    assert changed_layers(grouping_of(layers)) == [1, 2]
+    assert [SeparateLayer.of_side(side, pair) for side in ("values", "keys")] == layers[1:]
+    assert changed_layers(grouping_of([pair, single])) == [0]
+    with pytest.raises(GroupingError, match="some layers have one partition of their heads and some have two"):
+        grouping_of([pair, layers[0]])

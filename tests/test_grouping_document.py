@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gqasearch.errors import UserError
-from gqasearch.grouping import Grouping, GroupingError, LayerGrouping
+from gqasearch.grouping import Grouping, GroupingError, LayerGrouping, SeparateGrouping
 from gqasearch.grouping_document import (
     CalibrationRecord,
     FitnessRecord,
@@ -87,6 +87,58 @@ def test_parts_that_do_not_apply_are_left_out(tmp_path: Path) -> None:
     assert _read(tmp_path, data) == document
 
 
+# Keys and values grouped apart: version 2
+
+
+def _apart() -> GroupingDocument:
+    keys, values = (LayerGrouping.from_labels(labels) for labels in ([0, 1, 0, 2], [0, 1, 1, 1]))
+    sides = [LayerRecord(keys, 0.5, True, 0.5), LayerRecord(values, 0.25)] * 3
+    return GroupingDocument(_model(), tuple(sides), separate_kv=True)
+
+
+def test_two_partitions_of_a_layer_are_version_2(tmp_path: Path) -> None:
+    document = _apart()
+    write_grouping(tmp_path / "grouping.json", document)
+    data = json.loads((tmp_path / "grouping.json").read_text())
+    assert data["version"] == 2 and len(data["layers"]) == 3
+    assert data["layers"][1] == {
+        "keys": {"groups": [[0, 2], [1], [3]], "error": 0.5, "proven_optimal": True, "lower_bound": 0.5},
+        "values": {"groups": [[0], [1, 2, 3]], "error": 0.25},
+    }
+    assert (data["kv_heads_total"], data["kv_ratio"]) == (3 * (3 + 2), 15 / 24)
+    again = read_grouping(tmp_path / "grouping.json")
+    assert again == document and isinstance(again.partitions, SeparateGrouping)
+    assert again.partitions.layers[2].values.groups == ((0,), (1, 2, 3))
+    assert again.layer_names[:3] == ["0 keys", "0 values", "1 keys"]
+    jsonschema.Draft202012Validator(grouping_schema()).validate(data)
+
+
+def test_who_takes_one_partition_is_told_that_there_are_two() -> None:
+    with pytest.raises(UserError, match=r"keys and values grouped apart \(--separate-kv\)"):
+        _ = _apart().grouping
+    assert _full().partitions == _full().grouping == GROUPING and json.loads(_full().to_json())["version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data["layers"][1].pop("values"), r"layers\[1\]: 'values' is a required property"),
+        (lambda data: data.update(layers=data["layers"][:2]), "model: 2 layers given, num_layers is 3"),
+        (lambda data: data["layers"][0]["keys"].update(groups=[[0, 1], [3]]), r"layers\[0\].keys.groups: heads \[2\]"),
+        (lambda data: data["layers"][2]["values"].update(groups=[]), r"layers\[2\].values.groups: must not be empty"),
+        (lambda data: data.update(kv_heads_total=12), "kv_heads_total: is 12, the layers have 15 groups"),
+        (lambda data: data.update(version=1), r"layers\[0\]: 'groups' is a required property"),
+    ],
+)
+def test_wrong_content_of_version_2_is_refused(
+    change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path
+) -> None:
+    data = json.loads(_apart().to_json())
+    change(data)
+    with pytest.raises(UserError, match=message):
+        _read(tmp_path, data)
+
+
 rows = st.integers(1, 8).flatmap(
     lambda heads: st.lists(st.lists(st.integers(0, 7), min_size=heads, max_size=heads), min_size=1, max_size=4)
 )
@@ -155,7 +207,7 @@ def _set(*path: str | int, value: object) -> Callable[[dict[str, Any]], None]:
     [
         (_set("format", value="qcqa"), r"format: must be 'gqasearch-grouping', is 'qcqa'"),
         (lambda data: data.pop("format"), r"format: must be 'gqasearch-grouping', is None"),
-        (_set("version", value=2), r"version: is 2; this gqasearch reads version 1"),
+        (_set("version", value=3), r"version: is 3; this gqasearch reads versions 1 and 2"),
         (_set("version", value="1"), r"version: is '1'"),
         (_set("version", value=True), r"version: "),
         (lambda data: data.pop("layers"), r"top level: 'layers' is a required property"),

@@ -14,6 +14,7 @@ import torch
 from experiments.quality import refinements, reuse, staging, starts
 from experiments.quality.__main__ import RESULTS, SECTIONS
 from experiments.quality.bench import Options
+from experiments.quality.overfitting import GuardedDescent
 from experiments.quality.variants import (
     MLPStreams,
     PartialDescent,
@@ -26,7 +27,7 @@ from experiments.quality.variants import (
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import Parent, layers_replaced, tie_heads
-from gqasearch.refining import NoRefinement, Outputs
+from gqasearch.refining import Descent, NoRefinement, Outputs
 from tests.refining.cases import THIRDS, blocks_of, converter_of, state_of, untouched
 from tests.samples import logits_of
 from tests.tiny_models import save_checkpoint, tiny_model, tiny_parent
@@ -193,7 +194,7 @@ def test_mlps_are_the_ridge_regression_to_the_parents_stream(tmp_path: Path) -> 
     """Against least squares with the ridge as added rows, for the first converted block."""
     parent = tiny_parent("llama", layers=3)
     converter, blocks = converter_of(parent, tmp_path), blocks_of(parent, padded=True)
-    tied = tie_heads(converter.merged_layer(HALF, 1), HALF.layers[1].labels, 1)
+    tied = tie_heads(converter.merged_layer(HALF, 1), HALF.layers[1], 1)
     wanted = stream_after(parent, 1, blocks.ids, blocks.mask)[blocks.mask].double()
     projection, seen = down_projection(parent, 1), []
     handle = projection.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
@@ -233,3 +234,21 @@ def test_quick_sections_are_not_the_real_ones(options: Options) -> None:
     assert len(variants(False)) > len(variants(True)) and NoRefinement.name in variants(False)
     work = staging._workspace(options)
     assert work.config.evaluation_tokens < staging._workspace(replace(options, quick=False)).config.evaluation_tokens
+
+
+def test_guards_change_nothing_where_they_are_off_and_keep_the_best_of_what_they_saw(
+    parent: Parent, tmp_path: Path
+) -> None:
+    converter, blocks = converter_of(parent, tmp_path), blocks_of(parent)
+    plain, off, stuck = (
+        converter.refine(HALF, blocks, refinement)
+        for refinement in (Descent(steps=8), GuardedDescent(steps=8), GuardedDescent(steps=8, pull=1.0))
+    )
+    start = {index: converter.merged_layer(HALF, index) for index in plain}
+    for index in plain:
+        assert torch.equal(plain[index].q, off[index].q)
+        assert torch.allclose(stuck[index].q, start[index].q, atol=1e-2)
+        assert not torch.allclose(plain[index].q, start[index].q, atol=1e-2)
+    wild = GuardedDescent(steps=8, learning_rate=50.0, stop_early=True)  # every step makes it worse
+    held = converter.refine(HALF, blocks, wild)
+    assert all(torch.allclose(held[index].q, start[index].q, rtol=1e-4, atol=1e-5) for index in held)

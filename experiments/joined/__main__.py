@@ -1,14 +1,16 @@
-"""Wide heads beside grouping at the same KV cache: KL, memory, parameters, cost.
+"""Wide heads, and keys and values apart, beside grouping at the same KV cache: KL, memory, parameters, cost.
 
 python -m experiments.joined                         # the embedded model, every row (two hours on 2 cores)
 python -m experiments.joined --ratios .5 --joins 1 2 3 --kinds even uneven   # some of them; a part is committed
 python -m experiments.joined --model PATH --text FILE.txt --ratios .667 --joins 1 2 --kinds even
+python -m experiments.joined --ratios .5 .25 --joins 1 --kinds even separate   # keys and values grouped apart
 python -m experiments.joined --show                  # print the committed results
 
-Every row is an ordinary run under --output-dir, as ``gqasearch search --join N`` makes it, with nothing fine-tuned. A
-run that is there is not run again, and one that was stopped goes on. Rows go to experiments/joined/results/joined.csv
-whenever a run ends. KV bytes are those of the written checkpoint's own cache, parameters those of the checkpoint as it
-is stored; figures are on held-out text. Statistics may come from the cache, and CPU seconds are then without them.
+Every row is an ordinary run under --output-dir, as ``gqasearch search`` makes it with ``--join N`` or
+``--separate-kv``, with nothing fine-tuned. A run that is there is not run again, and one that was stopped goes on. Rows
+go to experiments/joined/results/joined.csv whenever a run ends. KV bytes are those of the written checkpoint's own
+cache, parameters those of the checkpoint as it is stored; figures are on held-out text. Statistics may come from the
+cache, and CPU seconds are then without them.
 """
 
 from __future__ import annotations
@@ -34,12 +36,20 @@ from gqasearch.run.folder import environment
 
 RESULTS = Path(__file__).parent / "results"
 FILE = "joined.csv"
+# All that pays: more text, of which the embedded model has 200,223 tokens, twice the steps, and then the joint ones.
+LONG: dict[str, Any] = {"refine": "joint", "refine_parameters": {"steps": 480}, "calibration_tokens": 262144}
+STAGED: dict[str, Any] = {"method": "staged", "objectives": ("kl",), "method_parameters": {"generations": 15}}
 # Kind -> what differs from the defaults.
 KINDS: dict[str, dict[str, Any]] = {
     "even": {},
     "uneven": {"uneven": True},
     "even, joint": {"refine": "joint"},
     "uneven, joint": {"uneven": True, "refine": "joint"},
+    "even, long": LONG,
+    "uneven, long": {"uneven": True, **LONG},
+    "uneven, staged": {"uneven": True, **STAGED},
+    "separate": {"separate_kv": True},
+    "separate, uneven, staged": {"separate_kv": True, "uneven": True, **STAGED},
 }
 RATIOS, JOINS = (0.5, 1 / 3, 0.25), (1, 2, 3)
 KEY = ["model", "ratio", "join", "kind"]
@@ -68,7 +78,8 @@ def cells(ratios: list[float], joins: list[int], kinds: list[str]) -> Iterator[C
     """Every run; the cheap kinds first."""
     for kind in kinds:
         for ratio in ratios:
-            yield from (Cell(ratio, join, kind) for join in joins)
+            # Joined heads hold keys and values of one group.
+            yield from (Cell(ratio, join, kind) for join in joins if join == 1 or "separate_kv" not in KINDS[kind])
 
 
 def perform(cell: Cell, model: str, text: str, output_dir: Path) -> dict[str, Any]:

@@ -67,6 +67,7 @@ def main() -> None:
         arguments.quick,
         None if arguments.quick else arguments.results,
         arguments.fresh,
+        tuple(arguments.variants),
     )
     with clear_errors(resumable=True):
         for name in arguments.sections or SECTIONS:
@@ -103,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rows", nargs="+", choices=list(runs.ROWS), default=list(runs.ROWS), help="of table")
     parser.add_argument("--seeds", type=int, default=5, help="of table, staging")
+    parser.add_argument(
+        "--variants", nargs="+", default=[], help="of refinements, in place of the CSV's own rows [default: all]"
+    )
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, of table, staging")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/quality"), help="folders of table's runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files")

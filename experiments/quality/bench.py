@@ -27,7 +27,7 @@ class Options:
     """What the command line says. ``quick``: a small version, to try it; its figures mean nothing.
 
     ``results``: the folder of the CSV files, None where nothing is to be written. ``fresh``: what is in them is
-    measured again.
+    measured again. ``variants``: of refinements, those to measure; all if there are none.
     """
 
     model: str
@@ -39,6 +39,7 @@ class Options:
     quick: bool = False
     results: Path | None = None
     fresh: bool = False
+    variants: tuple[str, ...] = ()
 
 
 def workspace(options: Options, **settings: Any) -> Workspace:

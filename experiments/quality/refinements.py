@@ -9,6 +9,7 @@ import pandas as pd
 
 from experiments.quality.bench import Options, searched, timed, workspace
 from experiments.quality.variants import variants
+from gqasearch.errors import UserError
 from gqasearch.evaluation import ParentLogProbs, model_runner
 
 
@@ -18,7 +19,13 @@ def measure(options: Options) -> pd.DataFrame:
     All refine one grouping per ratio: the same number of groups in every layer, the best by merge error (evolution,
     seed 0), merged by ``optimal``. Fitted on the calibration text; seconds are those of the fit.
     """
-    return pd.DataFrame([row for ratio in options.ratios for row in _at_ratio(options, ratio)])
+    rows = pd.DataFrame([row for ratio in options.ratios for row in _at_ratio(options, ratio)])
+    path = None if options.results is None else options.results / "refinements.csv"
+    if not options.variants or path is None or not path.is_file():
+        return rows
+    known = pd.read_csv(path)
+    same = known.set_index(["ratio", "variant"]).index.isin(rows.set_index(["ratio", "variant"]).index)
+    return pd.concat([known[~same], rows], ignore_index=True)
 
 
 def _at_ratio(options: Options, ratio: float) -> list[dict[str, Any]]:
@@ -28,7 +35,11 @@ def _at_ratio(options: Options, ratio: float) -> list[dict[str, Any]]:
     calibration = work.blocks("calibration")
     work.converter.tied_layers(grouping)  # merged groups are kept: no variant pays for them
     rows = []
-    for name, convert in variants(options.quick).items():
+    known = variants(options.quick)
+    for name in options.variants or known:
+        if name not in known:
+            raise UserError(f"--variants: no {name!r}; there are: {', '.join(known)}")
+        convert = known[name]
         runner, seconds = timed(partial(convert, work.converter, grouping, calibration, size))
         kl = reference.mean_kl(runner)
         rows.append({"ratio": ratio, "variant": name, "kl": kl, "seconds": seconds})

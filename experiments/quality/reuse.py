@@ -9,7 +9,7 @@ import pandas as pd
 
 from experiments.quality.bench import Options, timed, workspace
 from gqasearch.evaluation import ParentLogProbs, PrefixLosses, model_runner, tied_runner
-from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.grouping import AnyLayer, Grouping, LayerGrouping
 from gqasearch.models import LayerWeights, tie_heads
 from gqasearch.refining import LayersAlone, Outputs
 from gqasearch.run import Workspace
@@ -49,7 +49,7 @@ class TwoWays:
     work: Workspace
     alone: LayersAlone
     reference: ParentLogProbs
-    converted: dict[tuple[int, LayerGrouping], LayerWeights] = field(default_factory=dict)
+    converted: dict[tuple[int, AnyLayer], LayerWeights] = field(default_factory=dict)
 
     @classmethod
     def of(cls, work: Workspace) -> TwoWays:
@@ -59,12 +59,12 @@ class TwoWays:
         runner = model_runner(parent.model)
         return cls(work, alone, ParentLogProbs.compute(runner, blocks, batch_blocks=batch_size(blocks)))
 
-    def layer(self, index: int, layer: LayerGrouping) -> LayerWeights:
+    def layer(self, index: int, layer: AnyLayer) -> LayerWeights:
         """The converted layer in the parent's shape."""
         if (index, layer) not in self.converted:
             merged = self.work.converter.merged(index, layer)
             refined = self.alone.refine(index, layer, merged)
-            self.converted[index, layer] = tie_heads(refined, layer.labels, self.work.parent.geometry.queries_per_kv)
+            self.converted[index, layer] = tie_heads(refined, layer, self.work.parent.geometry.queries_per_kv)
         return self.converted[index, layer]
 
     def losses(self) -> PrefixLosses:

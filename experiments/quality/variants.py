@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from experiments.quality.overfitting import GuardedDescent
 from gqasearch.calibration import TokenBlocks
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter, LayerStack, WholeModel, tied_runner
@@ -36,6 +37,7 @@ STEPS = (40, 80, 160, 240, 320)
 QUICK_STEPS = (1, 2)
 RATES = (0.005, 0.05)  # below and above the default
 JOINT_STEPS, JOINT_RATES = (50, 100, 200, 400), (0.001, 0.01)
+PULLS = (0.003, 0.03)  # back to the start, per step
 PARTS = (("q",), ("q", "o"), ("q", "k"), ("v", "o"), ("k", "o"))  # of W_q, W_k, W_v, W_o, what Adam may change
 
 
@@ -56,6 +58,9 @@ def variants(quick: bool) -> dict[str, Variant]:
     for rate in RATES:
         found[f"descent, learning rate {rate:g}"] = refined(Descent(steps=steps, learning_rate=rate))
     found["descent, not whitened"] = refined(PlainDescent(steps=steps))
+    found["descent, stopped early"] = refined(GuardedDescent(steps=steps, stop_early=True))
+    for pull in PULLS:
+        found[f"descent, pulled to the start by {pull:g}"] = refined(GuardedDescent(steps=steps, pull=pull))
     found["descent, layer by itself"] = by_itself(Descent(steps=steps))
     found["descent + MLP"] = with_mlp(Descent(steps=steps))
     return found | joint_variants(counts if quick else JOINT_STEPS, steps)
@@ -143,10 +148,10 @@ def with_mlp(inner: LayerwiseRefinement) -> Variant:
             for index, layer in enumerate(grouping):
                 streams.advance_parent(index)
                 if layer.num_groups < layer.num_heads:
-                    site = streams.site(index, layer.labels)
+                    site = streams.site(index, layer)
                     merged = converter.merged_layer(grouping, index).to(site.dtype)
                     found = inner.refine_layer(site, merged, lambda: None)
-                    tied[index] = tie_heads(found, layer.labels, parent.geometry.queries_per_kv)
+                    tied[index] = tie_heads(found, layer, parent.geometry.queries_per_kv)
                 streams.advance_converted(index, tied.get(index))
         run_tied = tied_runner(parent, tied)
 

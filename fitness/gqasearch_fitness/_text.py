@@ -20,14 +20,14 @@ from gqasearch.evaluation import (
     mean_loss,
 )
 from gqasearch.fitness import FitnessContext, FloatArray
-from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.grouping import AnyGrouping, AnyLayer, Grouping
 from gqasearch.models import LayerWeights, tie_heads
 from gqasearch.refining import Descent, LayersAlone, LayerwiseRefinement, Outputs
 
 # (layer, its grouping) -> the converted layer, k and v (G, ...).
-ConvertedLayer: TypeAlias = Callable[[int, LayerGrouping], LayerWeights]
+ConvertedLayer: TypeAlias = Callable[[int, AnyLayer], LayerWeights]
 # (grouping, its refined layers) -> loss.
-MeasureLayers: TypeAlias = Callable[[Grouping, Mapping[int, LayerWeights]], float]
+MeasureLayers: TypeAlias = Callable[[AnyGrouping, Mapping[int, LayerWeights]], float]
 
 # Blocks of about so many tokens are run at once: the smallest share of its text that a candidate can be run on.
 BATCH_TOKENS = 1024
@@ -105,16 +105,18 @@ class CandidateLosses:
     def __call__(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
         """Mean loss of every grouping over these batches, (N,)."""
         whole = len(set(batches)) == len(self.batch_tokens)
-        return (self.on_all if whole else self.on_part)(groupings, batches)
+        candidates = [self.context.grouping_of(grouping) for grouping in groupings]
+        return (self.on_all if whole else self.on_part)(candidates, batches)
 
     def refined(self, groupings: Sequence[Grouping], measure: MeasureLayers | None = None) -> FloatArray:
         """Mean loss of every grouping over all of the text after the context's refinement, as a run does it, (N,).
 
         ``measure``: gives the loss of refined layers in another way than running them.
         """
-        return np.array([self._final(grouping, measure or self._mean_loss) for grouping in groupings], dtype=np.float64)
+        candidates = [self.context.grouping_of(grouping) for grouping in groupings]
+        return np.array([self._final(one, measure or self._mean_loss) for one in candidates], dtype=np.float64)
 
-    def _final(self, grouping: Grouping, measure: MeasureLayers) -> float:
+    def _final(self, grouping: AnyGrouping, measure: MeasureLayers) -> float:
         """Kept, as are the layers that are refined already: they cost a run's refinement each."""
         context, folder = self.context, None
         if context.folder is not None:
@@ -129,12 +131,12 @@ class CandidateLosses:
             shutil.rmtree(folder, ignore_errors=True)
         return loss
 
-    def _mean_loss(self, grouping: Grouping, layers: Mapping[int, LayerWeights]) -> float:
+    def _mean_loss(self, grouping: AnyGrouping, layers: Mapping[int, LayerWeights]) -> float:
         converted = self.converter.runner(grouping, layers)
         return mean_loss(converted, self.blocks, batch_size(self.blocks), self.summed_loss)
 
 
-def kept_loss(state: CandidateState | None, grouping: Grouping, compute: Callable[[], float]) -> float:
+def kept_loss(state: CandidateState | None, grouping: AnyGrouping, compute: Callable[[], float]) -> float:
     """The loss of a candidate over all of the text: what is known of it, else what is computed, which is then kept."""
     known = state.loss((ALL, grouping)) if state else None
     if known is None:
@@ -157,7 +159,7 @@ def converted_layers(
     if refinement is not None and tokens:
         alone = LayersAlone(context.parent, context.load_calibration_blocks().first(tokens), refinement)
 
-    def converted_layer(index: int, layer: LayerGrouping) -> LayerWeights:
+    def converted_layer(index: int, layer: AnyLayer) -> LayerWeights:
         merged = converter.merged(index, layer)
         return merged if alone is None else alone.refine(index, layer, merged)
 
@@ -174,4 +176,4 @@ def tied_layers(
 def in_parents_shape(context: FitnessContext, converted: ConvertedLayer) -> TiedLayer:
     """These layers with K and V of a group repeated for its heads."""
     m = context.parent.geometry.queries_per_kv
-    return lambda index, layer: tie_heads(converted(index, layer), layer.labels, m)
+    return lambda index, layer: tie_heads(converted(index, layer), layer, m)

@@ -58,12 +58,15 @@ class PreparedActivationCosine(PreparedPairwiseFitness):
         self.statistics = context.load_statistics()
 
     def compute_distances(self, layer: int) -> FloatArray:
-        form, weights = FORMS[self.parameters.form], self.context.layer(layer).to(torch.float64)
-        statistics = self.statistics.layer(layer)
+        index, side = self.context.place(layer)
+        form, weights = FORMS[self.parameters.form], self.context.layer(index).to(torch.float64)
+        statistics = self.statistics.layer(index)
+        key_weight = 0.0 if side == "values" else self.parameters.key_weight
+        value_weight = 0.0 if side == "keys" else self.parameters.value_weight
         keys = form("key", weights.k.cpu(), None if weights.k_bias is None else weights.k_bias.cpu(), statistics)
         values = form("value", weights.v.cpu(), None if weights.v_bias is None else weights.v_bias.cpu(), statistics)
-        similarity = self.parameters.key_weight * to_numpy(keys) + self.parameters.value_weight * to_numpy(values)
-        distances = self.parameters.key_weight + self.parameters.value_weight - similarity
+        similarity = key_weight * to_numpy(keys) + value_weight * to_numpy(values)
+        distances = key_weight + value_weight - similarity
         np.fill_diagonal(distances, 0.0)
         return np.maximum((distances + distances.T) / 2, 0.0)
 
@@ -81,6 +84,7 @@ class ActivationCosine(Fitness):
     reference: ClassVar[str] = "https://arxiv.org/abs/2406.14963"
     needs: ClassVar[Need] = "statistics"
     summary: ClassVar[str] = "1 - cosine similarity of K and V activations (AsymGQA)"
+    takes_sides: ClassVar[bool] = True
 
     form: Form = "token-wise"
     key_weight: float = 0.5

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from gqasearch.evaluation import AttentionCalls, Converter
 from gqasearch.fitness import Fitness, FitnessContext, PreparedGroupFitness
-from gqasearch.grouping import LayerGrouping
+from gqasearch.grouping import LayerGrouping, SeparateLayer
 from gqasearch.merging import Need
 from gqasearch.refining import Outputs
 from gqasearch_fitness._text import check_tokens, tied_layers
@@ -26,12 +26,14 @@ class PreparedAttentionOutputError(PreparedGroupFitness):
 
     def compute_group_error(self, layer: int, heads: tuple[int, ...]) -> float:
         others = [(head,) for head in range(self.context.parent.geometry.num_kv_heads) if head not in heads]
-        tied = self.tied_layer(layer, LayerGrouping.from_groups([heads, *others]))
+        index, side = self.context.place(layer)
+        grouping = LayerGrouping.from_groups([heads, *others])
+        tied = self.tied_layer(index, grouping if side is None else SeparateLayer.of_side(side, grouping))
         error, tokens = 0.0, 0
-        for batch in self.calls.run(layer, tied):
+        for batch in self.calls.run(index, tied):
             error += float((batch.output - batch.parent).double().square().sum())
             tokens += len(batch.output)
-        return error / tokens / self.calls.residual_energy(layer)
+        return error / tokens / self.calls.residual_energy(index)
 
     def rest(self) -> None:
         self.converter.rest()
@@ -50,6 +52,7 @@ class AttentionOutputError(Fitness):
     reference: ClassVar[str] = "https://arxiv.org/abs/2210.17323"
     needs: ClassVar[Need] = "forward"
     summary: ClassVar[str] = "squared error of the attention output under the merge in use, measured (ours)"
+    takes_sides: ClassVar[bool] = True
 
     tokens: int = 2048
     refit_tokens: int = 4096

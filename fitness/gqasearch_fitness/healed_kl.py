@@ -11,7 +11,7 @@ import numpy as np
 
 from gqasearch.evaluation import ParentLayers, ParentLogProbs
 from gqasearch.fitness import Fitness, FitnessContext, FloatArray, PreparedTextFitness
-from gqasearch.grouping import Grouping
+from gqasearch.grouping import AnyGrouping, Grouping, changed_layers
 from gqasearch.healing import ShortHealing, healed_runner
 from gqasearch.merging import Need
 from gqasearch.models import LayerWeights
@@ -35,32 +35,30 @@ class PreparedHealedKL(PreparedTextFitness):
             learning_rate=parameters.learning_rate,
             batch_blocks=max(1, parameters.step_tokens // text.ids.shape[1]),
         )
+        self.context = context
         self._state = candidate_state(context, "healed")
-        self._values: dict[Grouping, float] = {}
+        self._values: dict[AnyGrouping, float] = {}
 
     def evaluate_batches(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
         if len(set(batches)) < len(self.batch_tokens):
             return self.losses(groupings, batches)
-        return np.array([self._kept(grouping) for grouping in groupings], dtype=np.float64)
+        return np.array([self._kept(self.context.grouping_of(one)) for one in groupings], dtype=np.float64)
 
     def evaluate_refined(self, groupings: Sequence[Grouping]) -> FloatArray:
         """After the context's refinement itself, as a run does it, and then the steps."""
         return self.losses.refined(groupings, self._healed)
 
-    def _kept(self, grouping: Grouping) -> float:
+    def _kept(self, grouping: AnyGrouping) -> float:
         if grouping not in self._values:
             self._values[grouping] = kept_loss(self._state, grouping, lambda: self._quickly_healed(grouping))
         return self._values[grouping]
 
-    def _quickly_healed(self, grouping: Grouping) -> float:
-        layers = {
-            index: self.losses.converted_layer(index, layer)
-            for index, layer in enumerate(grouping)
-            if layer.num_groups < layer.num_heads
-        }
+    def _quickly_healed(self, grouping: AnyGrouping) -> float:
+        changed = changed_layers(grouping)
+        layers = {index: self.losses.converted_layer(index, grouping.layers[index]) for index in changed}
         return self._healed(grouping, layers)
 
-    def _healed(self, grouping: Grouping, layers: Mapping[int, LayerWeights]) -> float:
+    def _healed(self, grouping: AnyGrouping, layers: Mapping[int, LayerWeights]) -> float:
         if not layers:  # the parent: there is nothing to heal, and Adam would make steps of rounding errors
             return 0.0
         return self.reference.mean_kl(healed_runner(self.healing.heal(grouping, layers)))
@@ -83,6 +81,7 @@ class HealedKL(Fitness):
     reference: ClassVar[str] = "https://arxiv.org/abs/2305.13245"
     needs: ClassVar[Need] = "forward"
     summary: ClassVar[str] = "kl after a few steps of healing on the calibration text"
+    takes_sides: ClassVar[bool] = True
 
     tokens: int = 16384
     refit_tokens: int = 4096

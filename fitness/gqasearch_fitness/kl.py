@@ -47,6 +47,7 @@ class KLToParent(Fitness):
     reference: ClassVar[str] = "https://arxiv.org/abs/2410.14649"
     needs: ClassVar[Need] = "forward"
     summary: ClassVar[str] = "KL divergence of the converted model to its parent on the search text"
+    takes_sides: ClassVar[bool] = True
 
     tokens: int = 16384
     refit_tokens: int = 4096

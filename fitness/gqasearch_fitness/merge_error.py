@@ -17,15 +17,17 @@ class PreparedMergeError(PreparedGroupFitness):
     def __init__(self, context: FitnessContext) -> None:
         super().__init__()
         statistics = context.load_statistics()
+        self.context = context
         self.converter = Converter(context.parent, context.merge, lambda: statistics, measure=True)
 
     def compute_group_error(self, layer: int, heads: tuple[int, ...]) -> float:
         return self.compute_group_errors(layer, [heads])[0]
 
     def compute_group_errors(self, layer: int, groups: Sequence[tuple[int, ...]]) -> list[float]:
-        bound = self.converter.layer_merge(layer)
+        index, side = self.context.place(layer)
+        bound = self.converter.layer_merge(index)
         scale = 1.0 / float(bound.require_statistics().residual_energy)
-        return [error * scale for error in bound.group_errors(groups)]
+        return [error * scale for error in bound.group_errors(groups, side)]
 
     def rest(self) -> None:
         self.converter.rest()
@@ -46,6 +48,7 @@ class MergeError(Fitness):
     reference: ClassVar[str] = "https://doi.org/10.1007/BF02288367"
     needs: ClassVar[Need] = "statistics"
     summary: ClassVar[str] = "expected squared error of the attention output under the merge in use (ours)"
+    takes_sides: ClassVar[bool] = True
 
     def prepare(self, context: FitnessContext) -> PreparedMergeError:
         return PreparedMergeError(context)

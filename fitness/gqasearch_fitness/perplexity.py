@@ -49,6 +49,7 @@ class Perplexity(Fitness):
     reference: ClassVar[str] = "https://arxiv.org/abs/2406.14963"
     needs: ClassVar[Need] = "forward"
     summary: ClassVar[str] = "perplexity of the converted model on the search text"
+    takes_sides: ClassVar[bool] = True
 
     tokens: int = 4096
     refit_tokens: int = 4096

@@ -19,8 +19,10 @@ class PreparedWeightSharingError(PreparedPairwiseFitness):
         self.context = context
 
     def compute_distances(self, layer: int) -> FloatArray:
-        weights = self.context.layer(layer)
-        heads = torch.cat([weights.k.flatten(1), weights.v.flatten(1)], dim=1).double()
+        index, side = self.context.place(layer)
+        weights = self.context.layer(index)
+        parts = {None: (weights.k, weights.v), "keys": (weights.k,), "values": (weights.v,)}[side]
+        heads = torch.cat([part.flatten(1) for part in parts], dim=1).double()
         # Differences, not the expanded square: no cancellation between heads that are nearly equal.
         return to_numpy(torch.stack([(heads - head).square().sum(1) for head in heads]))
 
@@ -36,6 +38,7 @@ class WeightSharingError(Fitness):
     reference: ClassVar[str] = "https://arxiv.org/abs/2406.10247"
     needs: ClassVar[Need] = "weights"
     summary: ClassVar[str] = "squared distance of K and V weights to their group's mean (QCQA)"
+    takes_sides: ClassVar[bool] = True
 
     def prepare(self, context: FitnessContext) -> PreparedWeightSharingError:
         return PreparedWeightSharingError(context)

@@ -46,11 +46,16 @@ class Conversion:
     def convert(self, name: str) -> dict[str, Tensor]:
         """The layer that this tensor is of: name -> converted tensor, in the dtype that the source stores."""
         layer = self._layer_of[name]
-        merged, heads = self._merged_layer(layer), self._layout.kv_heads_per_layer[layer]
-        if merged.num_kv_heads != heads:
-            raise ValueError(f"layer {layer} was merged to {merged.num_kv_heads} heads, not {heads}")
+        merged = self._merged_layer(layer)
+        found, heads = (len(merged.k), len(merged.v)), self._kv_heads(layer)
+        if found != heads:
+            raise ValueError(f"layer {layer} was merged to {found} key and value heads, not {heads}")
         written = self._written(merged, layer)
         return {name: cast(tensor, self._dtypes[name], name) for name, tensor in written.items()}
+
+    def _kv_heads(self, layer: int) -> tuple[int, int]:
+        """Key heads and value heads."""
+        return self._layout.kv_heads_per_layer[layer], self._layout.value_heads(layer)
 
     def _stored(self, name: str) -> str:
         """The source's name for a tensor of the family's."""
@@ -63,13 +68,13 @@ class Conversion:
 
     def _planned_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
         """Shapes of one converted layer: tensors without values go the way of those with values."""
-        weights, groups = self._shapes_of_source(layer), self._layout.kv_heads_per_layer[layer]
+        weights, (keys, values) = self._shapes_of_source(layer), self._kv_heads(layer)
         grouped = replace(
             weights,
-            k=weights.k[:groups],
-            v=weights.v[:groups],
-            k_bias=None if weights.k_bias is None else weights.k_bias[:groups],
-            v_bias=None if weights.v_bias is None else weights.v_bias[:groups],
+            k=weights.k[:keys],
+            v=weights.v[:values],
+            k_bias=None if weights.k_bias is None else weights.k_bias[:keys],
+            v_bias=None if weights.v_bias is None else weights.v_bias[:values],
         )
         return {name: tuple(tensor.shape) for name, tensor in self._written(grouped, layer).items()}
 

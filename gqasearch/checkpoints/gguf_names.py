@@ -99,6 +99,11 @@ def heads_of(file: GgufFile, config: Config, checkpoint: Path) -> GgufHeads:
     if parent not in CONVERTED:
         raise UserError(f"{file.path} is of architecture {parent}; GGUF export knows {', '.join(CONVERTED)}")
     found = str(config["architectures"][0])
+    if config.get("kv_group_heads") is not None:
+        raise UserError(
+            f"{checkpoint} has keys and values that were grouped apart (--separate-kv); llama.cpp has one KV head, key "
+            "and value, for every query"
+        )
     if found.startswith("Ragged"):
         raise UserError(
             f"{checkpoint} has layout ragged, whose groups of any size llama.cpp cannot say. Materialize the grouping "

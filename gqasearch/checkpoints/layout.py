@@ -32,7 +32,8 @@ class Layout:
     ``slots`` (L, query_heads): source query head in every slot, None for an empty one;
     ``kv_heads_per_layer`` (L,): G of every layer, one number in stock layouts; ``reason``: why this layout
     and what it costs, in one sentence; ``groups`` (L, G): the grouping's group at every KV head, in the grouping's own
-    order where nothing is given.
+    order where nothing is given. ``value_heads_per_layer`` (L,): of value heads where keys and values were grouped
+    apart, and ``kv_heads_per_layer`` has the numbers of key heads; () where both are as many.
     """
 
     name: LayoutName
@@ -40,6 +41,7 @@ class Layout:
     kv_heads_per_layer: tuple[int, ...]
     reason: str
     groups: tuple[tuple[int, ...], ...] = ()
+    value_heads_per_layer: tuple[int, ...] = ()
 
     def lay_out(self, merged: LayerWeights, layer: int) -> LayerWeights:
         """``merged`` with the query and KV heads of this layer in their places."""
@@ -57,9 +59,19 @@ class Layout:
 
     @property
     def kv_heads_words(self) -> str:
-        """``3``, or ``2 to 5`` where layers differ."""
-        fewest, most = min(self.kv_heads_per_layer), max(self.kv_heads_per_layer)
-        return str(most) if fewest == most else f"{fewest} to {most}"
+        """``3``, or ``2 to 5`` where layers differ; of key heads and value heads apart ``3 key and 3 value``."""
+        if self.value_heads_per_layer:
+            return f"{_range(self.kv_heads_per_layer)} key and {_range(self.value_heads_per_layer)} value"
+        return _range(self.kv_heads_per_layer)
+
+    def value_heads(self, layer: int) -> int:
+        """Value heads of this layer."""
+        return (self.value_heads_per_layer or self.kv_heads_per_layer)[layer]
+
+
+def _range(counts: Sequence[int]) -> str:
+    fewest, most = min(counts), max(counts)
+    return str(most) if fewest == most else f"{fewest} to {most}"
 
 
 def slots(layer: LayerGrouping, largest: int, queries_per_kv: int) -> Slots:

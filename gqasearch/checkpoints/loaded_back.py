@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from gqasearch.checkpoints.conversion import cast, convertible
 from gqasearch.checkpoints.remote_code import runs_own_code
 from gqasearch.errors import UserError
-from gqasearch.grouping import Grouping
+from gqasearch.grouping import AnyGrouping
 from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, tie_heads
 from gqasearch.models.loading_on_demand import load_on_demand
 from gqasearch.models.on_demand import replace_weights
@@ -80,7 +80,7 @@ class Computed:
     ``family``, ``config``: of the source.
     """
 
-    def __init__(self, source: CheckpointTensors, family: Family, config: Config, grouping: Grouping) -> None:
+    def __init__(self, source: CheckpointTensors, family: Family, config: Config, grouping: AnyGrouping) -> None:
         self._source, self._family, self._config, self._grouping = source, family, config, grouping
         self._folder = Path()
         self._reader_of: dict[str, Callable[[str], Tensor]] = {}
@@ -123,8 +123,8 @@ class Computed:
         return isinstance(self._family, WrittenAsPhi) and self._family.phi_origins(self._config).folds
 
     def _keep(self, layer: int, merged: LayerWeights) -> None:
-        labels, queries = self._grouping.layers[layer].labels, self._family.geometry(self._config).queries_per_kv
-        tensors = self._family.write_layer(tie_heads(merged, labels, queries), layer)
+        queries = self._family.geometry(self._config).queries_per_kv
+        tensors = self._family.write_layer(tie_heads(merged, self._grouping.layers[layer], queries), layer)
         if not self._is_folded:
             tensors = {name: cast(tensor, self._dtype(name), name) for name, tensor in tensors.items()}
         path = self._folder / f"{layer}.safetensors"

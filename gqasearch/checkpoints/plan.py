@@ -11,14 +11,14 @@ from gqasearch.checkpoints.layout import Layout, added_weights, slots
 from gqasearch.checkpoints.ragged import RAGGED_MODULES, ragged_layout, stock_obstacle
 from gqasearch.config import LayoutChoice
 from gqasearch.errors import UserError
-from gqasearch.grouping import Grouping
+from gqasearch.grouping import AnyGrouping, Grouping, SeparateGrouping
 from gqasearch.models import Config, Family, HeadGeometry
 from gqasearch.models.family import joined_of
 from gqasearch.targets import TARGETS, Target, TargetName
 
 
 def plan_layout(
-    grouping: Grouping,
+    grouping: AnyGrouping,
     geometry: HeadGeometry,
     layout: LayoutChoice = "auto",
     config: Config | None = None,
@@ -34,6 +34,8 @@ def plan_layout(
 
     Raises ``UserError`` where the grouping, the source or the target has no such layout.
     """
+    if isinstance(grouping, SeparateGrouping):
+        return _plan_separate(grouping, geometry, layout, config, target)
     if target is None:
         return _plan(grouping, geometry, layout, config, takes)
     engine = TARGETS[target]
@@ -47,6 +49,23 @@ def plan_layout(
         instead = "groups of equal size (--equal-sizes)" if planned.name == "stock-padded" else "--layout auto"
         raise UserError(f"layout {planned.name} is not for target {target}: {why}. Use {instead}")
     return _for_target(planned, target, architecture)
+
+
+def _plan_separate(
+    grouping: SeparateGrouping,
+    geometry: HeadGeometry,
+    layout: LayoutChoice,
+    config: Config | None,
+    target: TargetName | None,
+) -> Layout:
+    """Of keys and values that were grouped apart: ragged, which transformers loads."""
+    why = "keys and values were grouped apart (--separate-kv), and it has one KV head, key and value, for every query"
+    if layout not in ("auto", "ragged"):
+        raise UserError(f"layout {layout}: {why}. Use --layout auto")
+    if target not in (None, "transformers"):
+        raise UserError(f"target {target}: {why}. Use --target transformers")
+    architecture = "" if config is None else config["architectures"][0]
+    return _for_target(ragged_layout(grouping, geometry, config), target, architecture)
 
 
 def _for_target(planned: Layout, target: TargetName | None, architecture: str) -> Layout:
@@ -162,7 +181,7 @@ def _plan(
 def plan_checkpoint(
     family: Family,
     config: Config,
-    grouping: Grouping,
+    grouping: AnyGrouping,
     layout: LayoutChoice = "auto",
     target: TargetName | None = None,
 ) -> Layout:

@@ -11,7 +11,7 @@ from typing import Any
 from gqasearch.checkpoints.layout import Layout, place
 from gqasearch.checkpoints.ragged_encoders import ENCODER_MODULE, ENCODER_NAMES, encoder_classes
 from gqasearch.errors import UserError
-from gqasearch.grouping import Grouping
+from gqasearch.grouping import AnyGrouping, Grouping, SeparateGrouping, SeparateLayer
 from gqasearch.models import Config, HeadGeometry, supported_architectures
 
 # Architecture of the source -> the modelling file that has its classes, named as the source's with "Ragged" before.
@@ -39,6 +39,10 @@ RAGGED_MODULES |= dict.fromkeys(("OPTForCausalLM", "GPT2LMHeadModel"), "modeling
 RAGGED_MODULES |= dict.fromkeys(ENCODER_NAMES, ENCODER_MODULE)
 
 
+# Modelling files that know key heads and value heads that were grouped apart.
+SEPARATE_MODULES = ("modeling_ragged", "modeling_ragged_learned")
+
+
 def stock_obstacle(config: Config | None) -> str | None:
     """Why transformers' own code has no form with fewer KV heads for a source of this configuration; or None."""
     architecture = "" if config is None else config["architectures"][0]
@@ -48,12 +52,14 @@ def stock_obstacle(config: Config | None) -> str | None:
     return f"{architecture} has as many key and value heads as query heads and no grouped form"
 
 
-def ragged_layout(grouping: Grouping, geometry: HeadGeometry, config: Config | None, why_not: str = "") -> Layout:
+def ragged_layout(grouping: AnyGrouping, geometry: HeadGeometry, config: Config | None, why_not: str = "") -> Layout:
     """Query heads in the order of their groups, larger groups first; none is added.
 
     ``why_not``: said of the layout that goes before this. Raises ``UserError`` for an architecture that no modelling
     file has a class for.
     """
+    if isinstance(grouping, SeparateGrouping):
+        return _separate_layout(grouping, geometry, config)
     counts = grouping.group_counts
     architecture = None if config is None else config["architectures"][0]
     if architecture is not None and architecture not in RAGGED_MODULES:
@@ -76,20 +82,50 @@ def ragged_layout(grouping: Grouping, geometry: HeadGeometry, config: Config | N
     return replace(layout, reason=reason)
 
 
+def _separate_layout(grouping: SeparateGrouping, geometry: HeadGeometry, config: Config | None) -> Layout:
+    """The same of keys and values that were grouped apart: query heads that read the same two stand together."""
+    architecture = "" if config is None else config["architectures"][0]
+    known = [name for name, module in RAGGED_MODULES.items() if module in SEPARATE_MODULES]
+    if config is not None and architecture not in known:
+        raise UserError(
+            f"{architecture} has no layout for keys and values that are grouped apart (--separate-kv); "
+            f"{', '.join(known)} have one"
+        )
+    queries = geometry.queries_per_kv
+    placed = tuple(
+        tuple(head * queries + query for _, heads in read_together(layer) for head in heads for query in range(queries))
+        for layer in grouping
+    )
+    keys, values = (
+        tuple(side.num_groups for side in sides)
+        for sides in ([layer.keys for layer in grouping], [layer.values for layer in grouping])
+    )
+    layout = Layout("ragged", placed, keys, "", value_heads_per_layer=values)
+    reason = (
+        f"Keys and values were grouped apart ({layout.kv_heads_words} heads), which no stock architecture can say: "
+        "query heads are reordered, none is added, and the checkpoint brings its own modelling file."
+    )
+    return replace(layout, reason=reason)
+
+
+def read_together(layer: SeparateLayer) -> list[tuple[tuple[int, int], tuple[int, ...]]]:
+    """(Key group, value group) -> the heads whose queries read these two; most heads first."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for head, read in enumerate(zip(layer.keys.labels, layer.values.labels, strict=True)):
+        found.setdefault(read, []).append(head)
+    return sorted(((read, tuple(heads)) for read, heads in found.items()), key=lambda item: -len(item[1]))
+
+
 def _by_size(grouping: Grouping) -> tuple[tuple[int, ...], ...]:
     """Groups of every layer, larger ones first, (L, G)."""
     return tuple(tuple(sorted(range(layer.num_groups), key=lambda group: -layer.sizes[group])) for layer in grouping)
 
 
-def ragged_config(grouped: Config, layout: Layout, grouping: Grouping, geometry: HeadGeometry) -> Config:
+def ragged_config(grouped: Config, layout: Layout, grouping: AnyGrouping, geometry: HeadGeometry) -> Config:
     """``config.json`` of a ragged model, from that of a stock model with as many heads."""
     architecture = grouped["architectures"][0]
     module, name = RAGGED_MODULES[architecture], ENCODER_NAMES.get(architecture, architecture)
     name = name.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
-    sizes = [
-        [layer.sizes[group] * geometry.queries_per_kv for group in order]
-        for layer, order in zip(grouping, layout.groups, strict=True)
-    ]
     own: dict[str, Any] = {
         "architectures": [f"Ragged{name}ForCausalLM"],
         "model_type": f"ragged_{name.lower()}",
@@ -97,11 +133,23 @@ def ragged_config(grouped: Config, layout: Layout, grouping: Grouping, geometry:
             "AutoConfig": f"{module}.Ragged{name}Config",
             "AutoModelForCausalLM": f"{module}.Ragged{name}ForCausalLM",
         },
-        "num_key_value_heads_per_layer": list(grouping.group_counts),
-        "kv_group_sizes": sizes,
+        "num_key_value_heads_per_layer": list(layout.kv_heads_per_layer),
+        **_groups_of(grouping, layout, geometry.queries_per_kv),
     }
     if architecture in ENCODER_NAMES:
         own |= encoder_classes(name)
     # The modelling file needs transformers 5, which warns of RoPE in the words of 4 where it does not know the model.
     kept = {name: value for name, value in grouped.items() if name not in ("rope_scaling", "rope_theta")}
     return {**kept, **own}
+
+
+def _groups_of(grouping: AnyGrouping, layout: Layout, queries_per_kv: int) -> Config:
+    """The groups of query heads, in their order, as the modelling file takes them."""
+    if isinstance(grouping, SeparateGrouping):
+        together = [read_together(layer) for layer in grouping]
+        return {
+            "kv_group_sizes": [[len(heads) * queries_per_kv for _, heads in groups] for groups in together],
+            "kv_group_heads": [[list(read) for read, _ in groups] for groups in together],
+        }
+    ordered = zip(grouping, layout.groups, strict=True)
+    return {"kv_group_sizes": [[layer.sizes[group] * queries_per_kv for group in order] for layer, order in ordered]}

@@ -25,7 +25,7 @@ from gqasearch.checkpoints.same_tokenizer import keep_tokenizer
 from gqasearch.checkpoints.shards import Shards
 from gqasearch.config import LayoutChoice
 from gqasearch.folders import new_folder
-from gqasearch.grouping import Grouping
+from gqasearch.grouping import AnyGrouping
 from gqasearch.grouping_document import GroupingDocument, write_grouping
 from gqasearch.grouping_fit import check_fits
 from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, family_of, read_config
@@ -72,13 +72,13 @@ def write_checkpoint(
     config = read_config(source_dir)
     family = family_of(config)
     check_fits(document, family.geometry(config), fingerprint=None, joined=document.join)
-    planned = plan_checkpoint(family, config, document.grouping, layout, target)
+    planned = plan_checkpoint(family, config, document.partitions, layout, target)
     block = (block or CheckBlock.drawn(config)).fitting(family, config)
     source, model = whole_model(source_dir)
-    computed = Computed(source, family, config, document.grouping)
+    computed = Computed(source, family, config, document.partitions)
     conversion = _conversion(source, family, config, planned, computed.noting(merged_layer))
     shards = Shards(conversion.tensors, conversion.shapes)
-    grouped = _grouped_config(*family.written_as(config), planned, document.grouping, conversion.stored_dtype)
+    grouped = _grouped_config(*family.written_as(config), planned, document.partitions, conversion.stored_dtype)
     if stored_apart(source, model):
         grouped["tie_word_embeddings"] = False
     with new_folder(out_dir) as folder, computed.kept_in(folder / ".computed"):
@@ -108,7 +108,7 @@ def _conversion(
 
 
 def _grouped_config(
-    family: Family, config: Config, layout: Layout, grouping: Grouping, stored_dtype: torch.dtype
+    family: Family, config: Config, layout: Layout, grouping: AnyGrouping, stored_dtype: torch.dtype
 ) -> Config:
     """``config.json`` in the words of the layout."""
     grouped = stock_config(family, config, layout, stored_dtype)

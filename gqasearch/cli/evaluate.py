@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A converted checkpoint, the folder of a run, or a GGUF file.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="A converted checkpoint, the folder of a run, or a GGUF file; with --kv-bits also a model that was "
+            "not converted."
+        ),
+    ],
     parent: Annotated[
         str | None, typer.Option(help="The unconverted model. [default: what the run or the checkpoint names]")
     ] = None,
@@ -41,6 +47,13 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Items of every task, the first ones. [default: all]")
     ] = None,
+    kv_bits: Annotated[
+        str | None,
+        typer.Option(
+            help="Also with the KV cache rounded so, several separated by commas: bits (8, 4, 3, 2; k8v4), or as an "
+            "engine rounds (q8_0, q8_0/q4_0 for keys/values, fp8, kivi4, ...; gqasearch ls formats)."
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. [default: the run's, or cpu]")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the modelling file that lies in the checkpoint's folder.")
@@ -55,6 +68,8 @@ def evaluate(
 
     Example: gqasearch evaluate converted --parent embedded
 
+    Example: gqasearch evaluate runs/NAME --kv-bits 8,k8v4,q4_0
+
     Example: gqasearch evaluate converted --tasks gqasearch-identifiers,arc_easy --limit 200
     """
     with clear_errors():
@@ -62,30 +77,34 @@ def evaluate(
         from gqasearch.errors import UserError
         from gqasearch.run.origin import checkpoint_folder, evaluation_config
 
-        folder = checkpoint_folder(checkpoint)
         texts = {
             "calibration_text": calibration_text,
             "evaluation_text": evaluation_text,
             "evaluation_tokens": evaluation_tokens,
             "block_length": block_length,
         }
-        told = folder if checkpoint.is_file() else checkpoint  # a GGUF file tells nothing of its origin
-        settings = evaluation_config(told, {"model": parent, "revision": revision, "device": device, **texts})
+        given = {"model": parent, "revision": revision, "device": device, **texts}
+        if kv_bits is not None:
+            _refuse({"tasks": tasks, "limit": limit}, "with --kv-bits, which measures on text")
+            _rounded(checkpoint, given, kv_bits, trust_remote_code, json_)
+            return
+        folder = checkpoint_folder(checkpoint)
+        settings = evaluation_config(checkpoint, given)
         if tasks is None:
             if limit is not None:
                 raise UserError("--limit is the number of items of --tasks; for text give --evaluation-tokens")
             _on_text(settings, folder, trust_remote_code, json_)
         else:
-            _refuse_texts(texts)
+            _refuse(texts, "with --tasks, which bring their own text")
             _on_tasks(settings, folder, _names(tasks), limit, trust_remote_code, json_)
 
 
-def _refuse_texts(given: dict[str, Any]) -> None:
+def _refuse(given: dict[str, Any], why: str) -> None:
     from gqasearch.errors import UserError
 
     odd = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
     if odd:
-        raise UserError(f"{', '.join(odd)}: no effect with --tasks, which bring their own text")
+        raise UserError(f"{', '.join(odd)}: no effect {why}")
 
 
 def _names(tasks: str) -> list[str]:
@@ -111,10 +130,7 @@ def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> Non
         metrics = measure(work, subjects, is_run=False)
     own, mine = metrics["parent"], metrics["results"][CONVERTED]
     if json_:
-        for record in (own, mine):
-            record.pop("kl_blocks")
-        metrics["texts"] = metrics["texts"]["reported"]
-        print_json(metrics)
+        _print_metrics(metrics)
         return
     table = Table("", "parent", "converted")
     for name in ("perplexity", "kl", "bits_per_byte", "kv_bytes_per_token", "parameters"):
@@ -124,8 +140,59 @@ def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> Non
     output_console().print(table)
     low, high = mine["kl_interval"]
     typer.echo(f"KL: 95% interval {low:.4g} to {high:.4g} over {len(mine['kl_blocks'])} blocks")
+    _tell_text(metrics)
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    for record in (metrics["parent"], *metrics["results"].values(), *metrics.get("rounded", ())):
+        record.pop("kl_blocks")
+    metrics["texts"] = metrics["texts"]["reported"]
+    print_json(metrics)
+
+
+def _tell_text(metrics: dict[str, Any]) -> None:
     typer.echo(f"on {metrics['texts']['reported']['source'].partition(': ')[0]}")
     typer.echo(f"{metrics['targets']} targets, blocks of {metrics['block_length']} tokens. {metrics['convention']}")
+
+
+def _rounded(checkpoint: Path, given: dict[str, Any], kv_bits: str, trust: bool, json_: bool) -> None:
+    """A checkpoint that was made from nothing else is measured by itself, as its own parent."""
+    from rich.console import Console
+
+    from gqasearch.config import build_config
+    from gqasearch.reporting import SearchProgress
+    from gqasearch.rounding import parse_formats
+    from gqasearch.run import Workspace
+    from gqasearch.run.origin import checkpoint_folder, evaluation_config, origin_of
+    from gqasearch.run.rounded import measure_rounded
+
+    formats = parse_formats(kv_bits)
+    if given["model"] is None and origin_of(checkpoint) is None:
+        named = {name: value for name, value in given.items() if value is not None}
+        settings, folder = build_config({**named, "model": str(checkpoint)}), None
+    else:
+        settings, folder = evaluation_config(checkpoint, given), checkpoint_folder(checkpoint)
+    with SearchProgress(Console(stderr=True), quiet=json_) as progress:
+        metrics = measure_rounded(Workspace(settings, progress), folder, formats, trust_remote_code=trust)
+    if json_:
+        _print_metrics(metrics)
+    else:
+        _show_rounded(metrics)
+
+
+def _show_rounded(metrics: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table("model", "KV cache", "perplexity", "KL", "KV bytes/token", "of 16 bit")
+    plain = {"parent": metrics["parent"], **metrics["results"]}
+    rows = [(model, "as stored", record) for model, record in plain.items()]
+    rows += [(record["model"], record["format"], record) for record in metrics["rounded"]]
+    for model, cache, record in sorted(rows, key=lambda row: list(plain).index(row[0])):
+        figures = (f"{record['perplexity']:.6g}", f"{record['kl']:.4g}", f"{record['kv_bytes_per_token']:,.8g}")
+        table.add_row(model, cache, *figures, f"{record['kv_share']:.3f}")
+    output_console().print(table)
+    typer.echo("KL: to the parent whose cache is not rounded; --json has 95% intervals")
+    _tell_text(metrics)
 
 
 def _on_tasks(settings: RunConfig, folder: Path, tasks: list[str], limit: int | None, trust: bool, json_: bool) -> None:

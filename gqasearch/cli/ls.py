@@ -14,10 +14,10 @@ Row = dict[str, str]
 
 
 def ls(
-    what: Annotated[str, typer.Argument(help="fitness, merges, refinements, methods or models.")] = "fitness",
+    what: Annotated[str, typer.Argument(help="fitness, merges, refinements, methods, formats or models.")] = "fitness",
     json_: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """List fitness functions, merges, refinements, search methods, or supported models.
+    """List fitness functions, merges, refinements, search methods, formats of rounded caches, or supported models.
 
     Example: gqasearch ls methods
     """
@@ -29,6 +29,7 @@ def ls(
             "merges": _merges,
             "refinements": _refinements,
             "methods": _methods,
+            "formats": _formats,
             "models": _models,
         }
         if what not in lists:
@@ -118,6 +119,22 @@ def _methods() -> list[Row]:
             "reference": kind.reference,
         }
         for name, kind in sorted(available_methods().items())
+    ]
+
+
+def _formats() -> list[Row]:
+    """``bits`` per number of a head of 128, scales and zero points counted."""
+    from gqasearch.rounding import FORMATS, parse_format
+
+    formats = {name: parse_format(name) for name in FORMATS}
+    return [
+        {
+            "name": name,
+            "what": kv.k.summary,
+            "bits": f"{8 * kv.bytes_per_token(1, 1, 128) / 256:.4g}",
+            "reference": kv.k.reference,
+        }
+        for name, kv in formats.items()
     ]
 
 

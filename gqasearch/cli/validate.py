@@ -31,7 +31,7 @@ def validate(
 
             source = resolve_model(model)
             check_fits(document, source.geometry, None if allow_other_weights else source.fingerprint)
-        found = document.grouping
+        found = document.partitions
         if json_:
             print_json({"valid": True, "kv_heads_total": found.kv_heads_total, "kv_ratio": document.kv_ratio})
         else:

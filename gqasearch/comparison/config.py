@@ -33,6 +33,7 @@ DECIDED = {
     "max_seconds": "seconds",
     "baseline": "the run without a search that every comparison has",
     "certify": "gqasearch search --certify",
+    "separate_kv": "gqasearch search --separate-kv",
 }
 SETTING = "setting of a comparison"
 # The run without a search, that every winner is held against.

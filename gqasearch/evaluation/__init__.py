@@ -9,7 +9,9 @@ from gqasearch.evaluation.cost import ForwardCount, counted_forwards
 from gqasearch.evaluation.embeddings import embed, embedding_cosines
 from gqasearch.evaluation.interval import mean_interval
 from gqasearch.evaluation.memory import (
+    KVSize,
     cached_kv_heads,
+    cached_kv_size,
     computed_kv_bytes_per_token,
     count_parameters,
     kv_bytes_per_token,
@@ -17,6 +19,7 @@ from gqasearch.evaluation.memory import (
 from gqasearch.evaluation.prefix import PrefixLosses, TiedLayer
 from gqasearch.evaluation.quality import CONVENTION, Quality, convention_of, evaluate_quality, kl_per_token
 from gqasearch.evaluation.reference import KeptPredictions, ParentLogProbs
+from gqasearch.evaluation.rounded import RoundedLayers
 from gqasearch.evaluation.runners import LayerStack, ParentLayers, Runner, WholeModel, model_runner, tied_runner
 
 __all__ = [
@@ -26,17 +29,20 @@ __all__ = [
     "ClimbState",
     "Converter",
     "ForwardCount",
+    "KVSize",
     "KeptPredictions",
     "LayerStack",
     "ParentLayers",
     "ParentLogProbs",
     "PrefixLosses",
     "Quality",
+    "RoundedLayers",
     "Runner",
     "SummedLoss",
     "TiedLayer",
     "WholeModel",
     "cached_kv_heads",
+    "cached_kv_size",
     "computed_kv_bytes_per_token",
     "convention_of",
     "count_parameters",

@@ -8,19 +8,19 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from safetensors.torch import load_file
 from torch import Tensor
 
 from gqasearch.evaluation.climb_state import REST_SECONDS
 from gqasearch.files import read_json, save_tensors, write_file, write_json
-from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.grouping import AnyGrouping, AnyLayer, LayerGrouping, SeparateLayer
 
 # A batch and a candidate.
-Pair: TypeAlias = tuple[int, Grouping]
+Pair: TypeAlias = tuple[int, AnyGrouping]
 # A batch and the layers that it has passed: what names a hidden state.
-Passed: TypeAlias = tuple[int, tuple[LayerGrouping, ...]]
+Passed: TypeAlias = tuple[int, tuple[AnyLayer, ...]]
 
 
 class CandidateState:
@@ -64,7 +64,7 @@ class CandidateState:
             return
         record = read_json(self._record)
         for number, (batch, layers) in enumerate(record["states"]):
-            passed = tuple(LayerGrouping.from_labels(labels) for labels in layers)
+            passed = tuple(_layer_of(labels) for labels in layers)
             yield (batch, passed), load_file(self._path(record["level"]) / f"{number}.safetensors")["hidden"]
 
     def rest(self, level: int, states: Mapping[Passed, Tensor]) -> None:
@@ -77,7 +77,7 @@ class CandidateState:
         for number, tensor in enumerate(states.values()):
             path = self._path(level) / f"{number}.safetensors"
             save_tensors(path, {"hidden": tensor.detach().cpu().contiguous()})
-        names = [[batch, [list(layer.labels) for layer in passed]] for batch, passed in states]
+        names = [[batch, [_labels_of(layer) for layer in passed]] for batch, passed in states]
         write_json(self._record, {"level": level, "states": names}, overwrite=True)
         self._keep_only(level)
         self._rested = time.monotonic()
@@ -94,7 +94,21 @@ class CandidateState:
         return self._folder / f"level-{level}"
 
 
-def digest_of(grouping: Grouping) -> str:
+def digest_of(grouping: AnyGrouping) -> str:
     """A short name of a grouping, the same in every process."""
-    labels = json.dumps([list(layer.labels) for layer in grouping])
+    labels = json.dumps([_labels_of(layer) for layer in grouping])
     return hashlib.sha256(labels.encode()).hexdigest()[:32]
+
+
+def _labels_of(layer: AnyLayer) -> list[int] | list[list[int]]:
+    """Labels of the heads; of two partitions, the keys' and the values'."""
+    if isinstance(layer, LayerGrouping):
+        return list(layer.labels)
+    return [list(layer.keys.labels), list(layer.values.labels)]
+
+
+def _layer_of(labels: Any) -> AnyLayer:
+    """The reverse of ``_labels_of``."""
+    if isinstance(labels[0], int):
+        return LayerGrouping.from_labels(labels)
+    return SeparateLayer(*map(LayerGrouping.from_labels, labels))

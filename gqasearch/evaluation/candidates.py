@@ -10,7 +10,7 @@ from typing import TypeAlias
 from gqasearch.calibration import Statistics, TokenBlocks, no_progress
 from gqasearch.evaluation.recent import Recent
 from gqasearch.evaluation.runners import ParentLayers
-from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.grouping import AnyGrouping, AnyLayer, changed_layers
 from gqasearch.merging import LayerMerge, Merge, MergedGroup, held_bytes, with_groups
 from gqasearch.models import LayerWeights, Parent, tie_heads
 from gqasearch.refining import Refinement
@@ -61,7 +61,7 @@ class Converter:
                 return
             self._layers.popitem(last=False)
 
-    def merged(self, layer: int, grouping: LayerGrouping) -> LayerWeights:
+    def merged(self, layer: int, grouping: AnyLayer) -> LayerWeights:
         """One layer with one K and V per group of this grouping of its heads."""
         bound = self._layers.get(layer)
         source = self.parent.layer(layer) if bound is None else bound.source
@@ -75,11 +75,11 @@ class Converter:
             self._groups.put((layer, heads), known)
         return known
 
-    def merged_layer(self, grouping: Grouping, layer: int) -> LayerWeights:
+    def merged_layer(self, grouping: AnyGrouping, layer: int) -> LayerWeights:
         """``merged`` of this layer's part of a grouping of all."""
         return self.merged(layer, grouping.layers[layer])
 
-    def _merged_once(self, grouping: Grouping, layer: int) -> LayerWeights:
+    def _merged_once(self, grouping: AnyGrouping, layer: int) -> LayerWeights:
         """``merged_layer`` for who needs the memory next."""
         found = self.merged_layer(grouping, layer)
         self.rest()
@@ -91,36 +91,36 @@ class Converter:
             self._layers.popitem(last=False)
 
     def converted_layer(
-        self, grouping: Grouping, layer: int, refined: Mapping[int, LayerWeights] | None = None
+        self, grouping: AnyGrouping, layer: int, refined: Mapping[int, LayerWeights] | None = None
     ) -> LayerWeights:
         """One layer as ``refined`` (what ``refine`` gave) has it, or else as the merge makes it."""
         return refined[layer] if refined and layer in refined else self.merged_layer(grouping, layer)
 
     def tied_layer(
-        self, grouping: Grouping, layer: int, refined: Mapping[int, LayerWeights] | None = None
+        self, grouping: AnyGrouping, layer: int, refined: Mapping[int, LayerWeights] | None = None
     ) -> LayerWeights:
         """``converted_layer`` in the parent's shape."""
-        labels = grouping.layers[layer].labels
-        return tie_heads(self.converted_layer(grouping, layer, refined), labels, self.parent.geometry.queries_per_kv)
+        converted = self.converted_layer(grouping, layer, refined)
+        return tie_heads(converted, grouping.layers[layer], self.parent.geometry.queries_per_kv)
 
     def tied_layers(
-        self, grouping: Grouping, refined: Mapping[int, LayerWeights] | None = None
+        self, grouping: AnyGrouping, refined: Mapping[int, LayerWeights] | None = None
     ) -> dict[int, LayerWeights]:
         """Every layer that the grouping changes, in the parent's shape; ``refined``: what ``refine`` gave."""
-        changed = [index for index, layer in enumerate(grouping) if layer.num_groups < layer.num_heads]
+        changed = changed_layers(grouping)
         return {index: self.tied_layer(grouping, index, refined) for index in changed}
 
-    def runner(self, grouping: Grouping, refined: Mapping[int, LayerWeights] | None = None) -> ParentLayers:
+    def runner(self, grouping: AnyGrouping, refined: Mapping[int, LayerWeights] | None = None) -> ParentLayers:
         """The parent converted by this grouping, without writing a checkpoint; ``refined``: what ``refine`` gave.
 
         A layer is made when the text comes to it.
         """
-        changed = [index for index, layer in enumerate(grouping) if layer.num_groups < layer.num_heads]
+        changed = changed_layers(grouping)
         return ParentLayers(self.parent, changed, lambda index: self.tied_layer(grouping, index, refined))
 
     def refine(
         self,
-        grouping: Grouping,
+        grouping: AnyGrouping,
         blocks: TokenBlocks,
         refinement: Refinement,
         *,

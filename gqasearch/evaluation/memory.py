@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from gqasearch.models import Family, device_of, outputs_noted
+from gqasearch.rounding import parse_format
+
+# What a model's cache takes is told in these: the formats of 8 and 4 bits that vLLM and llama.cpp have.
+TOLD_FORMATS = ("fp8", "int4_per_token_head", "q8_0", "q4_0")
 
 
-def kv_bytes_per_token(model: PreTrainedModel, value_bytes: int | None = None, tokens: int = 16) -> int:
-    """Bytes of keys and values that one token takes in ``model``'s own cache, all layers.
+@dataclass(frozen=True)
+class KVSize:
+    """Keys and values of one token.
+
+    ``stored``: bytes as the checkpoint stores numbers; ``heads``: cached key heads and value heads, all layers'
+    together, none in an encoder; ``head_dim``: numbers of each.
+    """
+
+    stored: float
+    heads: tuple[int, int]
+    head_dim: int
+
+    def by_format(self) -> Mapping[str, float]:
+        """Bytes in those of ``TOLD_FORMATS`` that take heads of this size."""
+        formats = [parse_format(name) for name in TOLD_FORMATS if any(self.heads)]
+        taken = [kv for kv in formats if kv.refusal(self.head_dim) is None]
+        return {kv.name: kv.bytes_per_token(*self.heads, self.head_dim) for kv in taken}
+
+
+def cached_kv_size(model: PreTrainedModel, value_bytes: int | None = None, tokens: int = 16) -> KVSize:
+    """Keys and values that one token takes in ``model``'s own cache, all layers.
 
     ``value_bytes``: of one number as the checkpoint stores it (``value_bytes``), whatever ``model`` computes in here;
     those of ``model`` if not given.
@@ -21,10 +46,14 @@ def kv_bytes_per_token(model: PreTrainedModel, value_bytes: int | None = None, t
     ids = torch.ones(1, tokens, dtype=torch.int64, device=device)
     with torch.no_grad():
         cache = model(input_ids=ids, use_cache=True).past_key_values
-    total = 0
-    for layer in cache.layers:
-        total += sum(_bytes(tensor, value_bytes) for tensor in (layer.keys, layer.values))
-    return int(total // tokens)
+    total = sum(_bytes(tensor, value_bytes) for layer in cache.layers for tensor in (layer.keys, layer.values))
+    keys, values = (sum(int(getattr(layer, side).shape[1]) for layer in cache.layers) for side in ("keys", "values"))
+    return KVSize(total // tokens, (keys, values), int(cache.layers[0].keys.shape[-1]))
+
+
+def kv_bytes_per_token(model: PreTrainedModel, value_bytes: int | None = None, tokens: int = 16) -> int:
+    """``stored`` of ``cached_kv_size``."""
+    return int(cached_kv_size(model, value_bytes, tokens).stored)
 
 
 def computed_kv_bytes_per_token(

@@ -21,13 +21,13 @@ from gqasearch.evaluation.candidate_state import CandidateState, Pair, Passed
 from gqasearch.evaluation.climb import SummedLoss
 from gqasearch.evaluation.recent import Recent
 from gqasearch.evaluation.runners import ParentLayers
-from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.grouping import AnyGrouping, AnyLayer, grouping_of
 from gqasearch.models import Entered, LayerWeights, Parent, layers_replaced, run_layer
 from gqasearch.models.freed_memory import keep_freed_memory
 from gqasearch.pairwise import FloatArray
 
 # (layer, its grouping) -> the converted layer in the parent's shape.
-TiedLayer: TypeAlias = Callable[[int, LayerGrouping], LayerWeights]
+TiedLayer: TypeAlias = Callable[[int, AnyLayer], LayerWeights]
 
 HIDDEN_BYTES = 2**29
 WEIGHT_BYTES = 2**29
@@ -64,16 +64,16 @@ class PrefixLosses:
         self._tied_layer = tied_layer
         self._summed_loss = summed_loss
         self._hidden: Recent[Passed, Tensor] = Recent(hidden_bytes, lambda t: t.nbytes)
-        self._weights: Recent[tuple[int, LayerGrouping], LayerWeights] = Recent(weight_bytes, _bytes)
+        self._weights: Recent[tuple[int, AnyLayer], LayerWeights] = Recent(weight_bytes, _bytes)
         self._state = state
         for passed, hidden in state.hidden() if state else ():
             self._hidden.put(passed, hidden.to(parent.device))
 
-    def __call__(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
+    def __call__(self, groupings: Sequence[AnyGrouping], batches: Sequence[int]) -> FloatArray:
         """Mean loss of every grouping over these batches, (N,). Each is independent of the others."""
         keep_freed_memory()
         # In the order of their layers: where not all go up at once, those do that share the lowest.
-        candidates = sorted(set(groupings), key=lambda grouping: [layer.groups for layer in grouping])
+        candidates = sorted(set(groupings), key=_groups)
         known = {(batch, one): self._known((batch, one)) for batch in batches for one in candidates}
         found = {pair: loss for pair, loss in known.items() if loss is not None}
         for pairs in self._together(pair for pair in known if pair not in found):
@@ -132,9 +132,9 @@ class PrefixLosses:
                 hidden = self._targets[batch].chosen(states.pop((batch, layers_passed)))
                 parts = self._model.predictions(hidden, self._model.most_tokens(hidden.shape[-1]))
                 loss = sum(self._summed_loss(batch, scores, rows) for rows, scores in parts)
-                yield (batch, Grouping(layers_passed)), loss
+                yield (batch, grouping_of(layers_passed)), loss
 
-    def _deepest(self, batch: int, layers: tuple[LayerGrouping, ...]) -> tuple[int, Tensor | None]:
+    def _deepest(self, batch: int, layers: tuple[AnyLayer, ...]) -> tuple[int, Tensor | None]:
         """The highest layer that can be started at, and what enters it; None below the first."""
         for start in range(len(layers) - 1, 0, -1):
             hidden = self._hidden.get((batch, layers[:start]))
@@ -146,7 +146,7 @@ class PrefixLosses:
         self, index: int, states: dict[Passed, Tensor], wanted: Sequence[Passed], entered: Mapping[int, Entered]
     ) -> dict[Passed, Tensor]:
         """What leaves layer ``index``, ``wanted``. Every state that enters it is gone with its last use."""
-        by_layer: dict[LayerGrouping, list[Passed]] = {}
+        by_layer: dict[AnyLayer, list[Passed]] = {}
         for batch, passed in wanted:
             by_layer.setdefault(passed[-1], []).append((batch, passed))
         uses = Counter((batch, passed[:-1]) for batch, passed in wanted)
@@ -164,15 +164,19 @@ class PrefixLosses:
                             self._hidden.put((batch, passed), found[batch, passed])
         return found
 
-    def _converted(self, index: int, layer: LayerGrouping) -> dict[int, LayerWeights]:
+    def _converted(self, index: int, layer: AnyLayer) -> dict[int, LayerWeights]:
         """The layer in the parent's shape, by its number; nothing for one that is left whole."""
-        if layer.num_groups == layer.num_heads:
+        if not layer.shares:
             return {}
         known = self._weights.get((index, layer))
         if known is None:
             known = self._tied_layer(index, layer)
             self._weights.put((index, layer), known)
         return {index: known}
+
+
+def _groups(grouping: AnyGrouping) -> list[object]:
+    return [(layer.keys.groups, layer.values.groups) for layer in grouping]
 
 
 def _bytes(layer: LayerWeights) -> int:

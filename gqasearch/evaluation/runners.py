@@ -92,6 +92,15 @@ class LayerStack(ABC):
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Logits of one batch, (B, T, V) float32."""
 
+    def climbed(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """What leaves the last layer, (B, T, D), of one batch."""
+        entered = self.enter(ids, mask)
+        hidden = entered.hidden
+        for index, arguments in enumerate(entered.arguments):
+            with self.layer_loaded(index) as run:
+                hidden = run(hidden, arguments)
+        return hidden
+
     def shared_layers(self, other: LayerStack) -> int:
         """How many layers, from the first on, compute what those of ``other`` do."""
         if other.source is not self.source:
@@ -156,13 +165,12 @@ class ParentLayers(LayerStack):
         limit = self.parent.family.context_length(self.parent.config)
         return most if limit is None else min(most, limit)
 
-    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
-        entered = self.enter(ids, mask)
-        hidden = entered.hidden
-        for index, arguments in enumerate(entered.arguments):
-            with self.layer_loaded(index) as run:
-                hidden = run(hidden, arguments)
+    def finish(self, ids: Tensor, mask: Tensor, hidden: Tensor) -> Tensor:
+        """Logits (B, T, V) float32 from what leaves the last layer, (B, T, D)."""
         return run_from(self.parent, ids, mask, self.num_layers, hidden)[0].float()
+
+    def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.finish(ids, mask, self.climbed(ids, mask))
 
 
 @dataclass(frozen=True)

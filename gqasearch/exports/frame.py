@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from gqasearch.grouping import SIDES
 from gqasearch.grouping_document import GroupingDocument
 
 if TYPE_CHECKING:
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def grouping_frame(document: GroupingDocument) -> pd.DataFrame:
-    """A row per layer and KV head of the source, (L * H) rows.
+    """A row per layer and KV head of the source, (L * H) rows; of keys and values grouped apart one for each, (2 L H),
+    with a column ``side`` after ``layer``.
 
     ``head``: of the source; ``first_query_head``, ``query_heads``: those that it carries; ``group``: its KV head in
     the converted model, from 0 within a layer; ``group_size``: heads that share it; ``layer_groups``: groups of the
@@ -23,7 +25,7 @@ def grouping_frame(document: GroupingDocument) -> pd.DataFrame:
     queries = document.queries_per_kv
     rows = [
         {
-            "layer": index,
+            **place,
             "head": head,
             "first_query_head": head * queries,
             "query_heads": queries,
@@ -34,11 +36,19 @@ def grouping_frame(document: GroupingDocument) -> pd.DataFrame:
             "layer_lower_bound": layer.lower_bound,
             "proven_optimal": layer.proven_optimal,
         }
-        for index, layer in enumerate(document.layers)
+        for place, layer in zip(_places(document), document.layers, strict=True)
         for head, group in enumerate(layer.grouping.labels)
     ]
     floats = {"layer_error": "float64", "layer_lower_bound": "float64"}
     return pd.DataFrame(rows).astype({**floats, "proven_optimal": "boolean"})
+
+
+def _places(document: GroupingDocument) -> list[dict[str, Any]]:
+    """What every partition of the document is of."""
+    layers = range(document.model.num_layers)
+    if not document.separate_kv:
+        return [{"layer": layer} for layer in layers]
+    return [{"layer": layer, "side": side} for layer in layers for side in SIDES]
 
 
 def frame_csv(document: GroupingDocument) -> bytes:

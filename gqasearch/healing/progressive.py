@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gqasearch.grouping import Grouping
+from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.healing.frames import towards
 from gqasearch.models import LayerWeights, Parent, tie_heads
 from gqasearch.refining.grouped_parent import TRAINED, GroupedParent, TrainedLayer
@@ -30,10 +30,11 @@ class ProgressiveParent(GroupedParent):
         super().__init__(parent, grouping, layers, whole=whole)
         geometry = parent.geometry
         self.own = torch.nn.ModuleDict()
+        alone = LayerGrouping.singletons(geometry.num_kv_heads)
         for index, merged in sorted(layers.items()):
-            shared = tie_heads(merged, grouping.layers[index].labels, geometry.queries_per_kv)
+            shared = tie_heads(merged, grouping.layers[index], geometry.queries_per_kv)
             own = towards(parent.layer(index), shared)
-            self.own[str(index)] = TrainedLayer(own, range(geometry.num_kv_heads), compute_dtype(parent))
+            self.own[str(index)] = TrainedLayer(own, alone, compute_dtype(parent))
         # In the state, so that a run that goes on knows where it was.
         self.share: torch.Tensor
         self.register_buffer("share", torch.zeros(()))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks
 from gqasearch.evaluation import ParentLayers, ParentLogProbs, WholeModel
-from gqasearch.grouping import Grouping
+from gqasearch.grouping import AnyGrouping
 from gqasearch.models import LayerWeights, Parent
 from gqasearch.refining.grouped_parent import GroupedParent
 
@@ -41,7 +41,7 @@ class ShortHealing:
         reference = ParentLogProbs.compute(ParentLayers(parent), read, batch_blocks=batch_blocks)
         return cls(parent, reference, steps, learning_rate)
 
-    def heal(self, grouping: Grouping, layers: Mapping[int, LayerWeights]) -> GroupedParent:
+    def heal(self, grouping: AnyGrouping, layers: Mapping[int, LayerWeights]) -> GroupedParent:
         """The model of ``layers`` (as in ``GroupedParent``) after the steps."""
         model = GroupedParent(self.parent, grouping, layers)
         groups = [

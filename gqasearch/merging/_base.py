@@ -15,7 +15,7 @@ import torch
 
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.errors import UserError
-from gqasearch.grouping import LayerGrouping
+from gqasearch.grouping import AnyLayer, Side
 from gqasearch.merging.error import measured_error
 from gqasearch.merging.merged_group import MergedGroup, with_groups
 from gqasearch.merging.selected import selected
@@ -34,23 +34,25 @@ class LayerMerge(ABC):
     def __init__(self, weights: LayerWeights, statistics: LayerStatistics | None) -> None:
         self.source = weights
         self.statistics = statistics
-        self._errors: dict[tuple[int, ...], float] = {}
+        self._errors: dict[tuple[Side | None, tuple[int, ...]], float] = {}
 
     @abstractmethod
     def merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
         """These heads (two or more, ascending) merged, float64."""
 
-    def _group_errors(self, groups: Sequence[tuple[int, ...]]) -> list[float]:
+    def _group_errors(self, groups: Sequence[tuple[int, ...]], side: Side | None) -> list[float]:
         """Errors of merging each of these; measured from the merged weights unless a closed form is known.
+
+        ``side``: of what, None for both.
 
         An error must have the same bits whatever groups it is computed beside: a search that goes on asks for others.
         Stacks of one must lie in memory as stacks of many do, or libraries take another way through the product.
         """
-        return [self.measured_error(heads) for heads in groups]
+        return [self.measured_error(heads, side) for heads in groups]
 
-    def measured_error(self, heads: tuple[int, ...]) -> float:
-        """The error of these heads' merged weights, whatever rule made them."""
-        return measured_error(self.source, self.merge_group(heads), heads, self.require_statistics())
+    def measured_error(self, heads: tuple[int, ...], side: Side | None = None) -> float:
+        """The error of these heads' merged weights, whatever rule made them; of one ``side`` alone if given."""
+        return measured_error(self.source, self.merge_group(heads), heads, self.require_statistics(), side)
 
     def require_statistics(self) -> LayerStatistics:
         """The statistics this merge was bound with."""
@@ -62,23 +64,25 @@ class LayerMerge(ABC):
         """These heads and their queries alone, float64."""
         return selected(self.source, heads).to(torch.float64)
 
-    def group_error(self, heads: tuple[int, ...]) -> float:
+    def group_error(self, heads: tuple[int, ...], side: Side | None = None) -> float:
         """Expected squared change of the layer's attention output when ``heads`` (ascending) share.
 
-        0 for a single head. Independent of the other groups: a set function.
+        0 for a single head. Independent of the other groups: a set function. ``side``: when they share a key head
+        alone, or a value head; errors of the two add up to that of both.
         """
-        return self.group_errors([heads])[0]
+        return self.group_errors([heads], side)[0]
 
-    def group_errors(self, groups: Sequence[tuple[int, ...]]) -> list[float]:
+    def group_errors(self, groups: Sequence[tuple[int, ...]], side: Side | None = None) -> list[float]:
         """``group_error`` of each of these; those not known yet are computed together, which is faster."""
-        missing = [heads for heads in dict.fromkeys(groups) if len(heads) > 1 and heads not in self._errors]
+        missing = [heads for heads in dict.fromkeys(groups) if len(heads) > 1 and (side, heads) not in self._errors]
         if missing:
-            self._errors.update(zip(missing, self._group_errors(missing), strict=True))
-        return [self._errors[heads] if len(heads) > 1 else 0.0 for heads in groups]
+            found = self._group_errors(missing, side)
+            self._errors.update(zip([(side, heads) for heads in missing], found, strict=True))
+        return [self._errors[side, heads] if len(heads) > 1 else 0.0 for heads in groups]
 
-    def merge(self, grouping: LayerGrouping) -> LayerWeights:
+    def merge(self, layer: AnyLayer) -> LayerWeights:
         """The layer with one K and V per group; see ``with_groups``."""
-        return with_groups(self.source, grouping, self.merge_group)
+        return with_groups(self.source, layer, self.merge_group)
 
 
 @dataclass(frozen=True)

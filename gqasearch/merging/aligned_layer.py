@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.errors import UserError
+from gqasearch.grouping import Side
 from gqasearch.merging._base import LayerMerge
 from gqasearch.merging.error import error_parts
 from gqasearch.merging.mean import mean_of
@@ -92,12 +93,12 @@ class AlignedLayer(LayerMerge):
             q_bias=q_bias,
         )
 
-    def _group_errors(self, groups: Sequence[tuple[int, ...]]) -> list[float]:
+    def _group_errors(self, groups: Sequence[tuple[int, ...]], side: Side | None) -> list[float]:
         """Groups of one size are aligned together: most of the time goes there, and nearly all of it into calls."""
         errors: dict[tuple[int, ...], float] = {}
         for same in _of_one_size(groups):
             self._aligned = dict(zip(same, self._align_all(same), strict=True))
-            errors |= {heads: self.measured_error(heads) for heads in same}
+            errors |= {heads: self.measured_error(heads, side) for heads in same}
         self._aligned = {}
         return [errors[heads] for heads in groups]
 

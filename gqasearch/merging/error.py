@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
+from gqasearch.grouping import Side
 from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.merging.moments import like
 from gqasearch.merging.positions import turning_of
@@ -29,10 +30,18 @@ from gqasearch.models import LayerWeights, augmented
 
 
 def measured_error(
-    source: LayerWeights, group: MergedGroup, heads: tuple[int, ...], statistics: LayerStatistics
+    source: LayerWeights,
+    group: MergedGroup,
+    heads: tuple[int, ...],
+    statistics: LayerStatistics,
+    side: Side | None = None,
 ) -> float:
-    """Error of replacing ``heads`` of the layer ``source`` by the float64 ``group`` (its query order)."""
-    return sum(error_parts(source, group, heads, statistics))
+    """Error of replacing ``heads`` of the layer ``source`` by the float64 ``group`` (its query order).
+
+    ``side``: the part that keys make, or values; None for both.
+    """
+    values, keys = error_parts(source, group, heads, statistics)
+    return {None: values + keys, "keys": keys, "values": values}[side]
 
 
 def error_parts(

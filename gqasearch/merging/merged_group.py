@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gqasearch.grouping import LayerGrouping
-from gqasearch.merging.selected import OF_HEADS, OF_QUERIES, queries_of
+from gqasearch.grouping import AnyLayer
+from gqasearch.merging.selected import OF_HEADS, partitions_of, queries_of
 from gqasearch.models import LayerWeights
 
 
@@ -54,20 +54,23 @@ class MergedGroup:
 
 
 def with_groups(
-    source: LayerWeights, grouping: LayerGrouping, merged: Callable[[tuple[int, ...]], MergedGroup]
+    source: LayerWeights, layer: AnyLayer, merged: Callable[[tuple[int, ...]], MergedGroup]
 ) -> LayerWeights:
     """The layer with one K and V per group: k, v (G, ...); q, o keep the source's query order.
 
-    ``merged`` gives a group of two or more heads. Single heads are copied bit for bit.
+    ``merged`` gives a group of two or more heads. Single heads are copied bit for bit. Of groups of key heads alone K
+    and the queries are taken, of those of value heads V and the outputs.
     """
-    firsts = [heads[0] for heads in grouping.groups]
-    roles = (*OF_HEADS, *OF_QUERIES)
-    parts = {role: tensor for role in roles if (tensor := getattr(source, role)) is not None}
-    parts = {role: tensor[firsts] if role in OF_HEADS else tensor.clone() for role, tensor in parts.items()}
-    for row, heads in enumerate(grouping.groups):
-        if len(heads) == 1:
-            continue
-        group, queries = merged(heads), queries_of(source, heads)
-        for role, tensor in parts.items():
-            tensor[row if role in OF_HEADS else queries] = getattr(group, role).to(tensor.dtype)
+    parts: dict[str, Any] = {}
+    for partition, roles in partitions_of(layer):
+        firsts = [heads[0] for heads in partition.groups]
+        present = {role: tensor for role in roles if (tensor := getattr(source, role)) is not None}
+        own = {role: tensor[firsts] if role in OF_HEADS else tensor.clone() for role, tensor in present.items()}
+        for row, heads in enumerate(partition.groups):
+            if len(heads) == 1:
+                continue
+            group, queries = merged(heads), queries_of(source, heads)
+            for role, tensor in own.items():
+                tensor[row if role in OF_HEADS else queries] = getattr(group, role).to(tensor.dtype)
+        parts |= own
     return replace(source, **parts)

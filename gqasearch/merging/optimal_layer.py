@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
+from gqasearch.grouping import Side
 from gqasearch.merging._base import LayerMerge
 from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.merging.moments import cross_moments, like
@@ -41,7 +42,9 @@ class OptimalLayer(LayerMerge):
         self.fixed: SharedSubspace | None = None
         keys = self._key_rows(w, moment)
         if r < w.head_dim:
-            self.fixed = SharedSubspace(keys[:, r:], self._by_head(reads[:, r:, r:]), self._centred())
+            own = self.own.fixed
+            reads_fixed = self._by_head(reads[:, own][:, :, own])
+            self.fixed = SharedSubspace(keys[:, own], reads_fixed, self._centred(), w.head_dim - r)
         order = self.own.keys[side_by_side(len(self.own.keys))]
         reads, gram = reads[:, order][:, :, order], cross_moments(keys[:, order], moment)
         copies = len(order) * w.joined // max(r, 1)  # of every frequency in a head
@@ -84,15 +87,18 @@ class OptimalLayer(LayerMerge):
         energy = reads.diagonal(dim1=1, dim2=2).unflatten(1, (-1, 2)).sum(2)
         return self._by_head(energy / 2)
 
-    def _group_errors(self, groups: Sequence[tuple[int, ...]]) -> list[float]:
+    def _group_errors(self, groups: Sequence[tuple[int, ...]], side: Side | None) -> list[float]:
         errors = np.zeros(len(groups))
         of_size: dict[int, list[int]] = {}
         for row, heads in enumerate(groups):
             of_size.setdefault(len(heads), []).append(row)
         for rows in of_size.values():
             same = np.array([groups[row] for row in rows])
-            fixed = 0.0 if self.fixed is None else self.fixed.errors(same)
-            errors[rows] = self.values.errors(same) + self.rotated.errors(same) + fixed
+            if side != "keys":
+                errors[rows] += self.values.errors(same)
+            if side != "values":
+                errors[rows] += self.rotated.errors(same)
+                errors[rows] += 0.0 if self.fixed is None else self.fixed.errors(same)
         return [float(error) for error in errors]
 
     def merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
@@ -113,14 +119,14 @@ class OptimalLayer(LayerMerge):
         self, heads: tuple[int, ...], own: LayerWeights
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
         """Shared K (d, D), its bias, and the queries (m, d, D) turned to read it, with theirs."""
-        hidden, r = own.k.shape[-1], own.rotary_dim
+        hidden = own.k.shape[-1]
         rows = augmented(own.k, own.k_bias, self.source.has_biases)
         k, maps = self.rotated.fit(heads, rows[:, self.own.keys])
         if self.fixed is not None:
-            fixed_k, fixed = self.fixed.fit(heads, rows[:, r:], self._centred())
+            fixed_k, fixed = self.fixed.fit(heads, rows[:, self.own.fixed], self._centred())
             k = torch.cat([k, fixed_k])
             fixed = fixed.mT.repeat_interleave(own.queries_per_kv, dim=0)
             maps = torch.stack([torch.block_diag(*pair) for pair in zip(maps, fixed, strict=True)])
-        read = torch.cat([self.own.keys, torch.arange(r, own.head_dim)])
+        read = torch.cat([self.own.keys, self.own.fixed])
         q, q_bias = mapped_queries(own, maps, read)
         return k[:, :hidden], None if own.k_bias is None else k[:, hidden], q, q_bias

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.errors import UserError
+from gqasearch.grouping import Side
 from gqasearch.merging.error import measured_error
 from gqasearch.merging.mean import mean_of
 from gqasearch.merging.merged_group import MergedGroup
@@ -40,8 +41,8 @@ class OptimalNormedLayer(OptimalLayer):
     def _bind_rotated(self, gram: Tensor, reads: Tensor) -> None:
         """Nothing: no matrix passes the norm, but for one factor per pair."""
 
-    def _group_errors(self, groups: Sequence[tuple[int, ...]]) -> list[float]:
-        return [self.measured_error(heads) for heads in groups]
+    def _group_errors(self, groups: Sequence[tuple[int, ...]], side: Side | None) -> list[float]:
+        return [self.measured_error(heads, side) for heads in groups]
 
     def merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
         own = self.heads(heads)

@@ -9,10 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gqasearch.grouping import AnyLayer, LayerGrouping, Side
 from gqasearch.models import LayerWeights
 
 OF_QUERIES = ("q", "o", "q_bias")
 OF_HEADS = ("k", "v", "k_bias", "v_bias")
+# What follows the partition of the key heads, and that of the value heads.
+OF_SIDE: dict[Side, tuple[str, ...]] = {"keys": ("k", "k_bias", "q", "q_bias"), "values": ("v", "v_bias", "o")}
+
+
+def partitions_of(layer: AnyLayer) -> list[tuple[LayerGrouping, tuple[str, ...]]]:
+    """The partitions of a layer's heads, with the tensors that go by each."""
+    if isinstance(layer, LayerGrouping):
+        return [(layer, (*OF_HEADS, *OF_QUERIES))]
+    return [(layer.keys, OF_SIDE["keys"]), (layer.values, OF_SIDE["values"])]
 
 
 def queries_of(weights: LayerWeights, heads: Sequence[int]) -> list[int]:

@@ -23,6 +23,7 @@ from gqasearch.models.partial import (
 from gqasearch.models.precision import quick_products
 from gqasearch.models.record import model_record
 from gqasearch.models.registry import FAMILIES, family_of, predicts_masked, read_config, supported_architectures
+from gqasearch.models.rounded import RoundedCache, rounded_arguments, run_rounded_layer
 from gqasearch.models.source import ModelSource, resolve_model
 from gqasearch.models.stream import stream_after, wanted_of_attention
 from gqasearch.models.tensors import CheckpointTensors, fingerprint
@@ -40,6 +41,7 @@ __all__ = [
     "ModelSource",
     "Objective",
     "Parent",
+    "RoundedCache",
     "augmented",
     "check_device",
     "decoder_layer",
@@ -61,8 +63,10 @@ __all__ = [
     "quick_products",
     "read_config",
     "resolve_model",
+    "rounded_arguments",
     "run_from",
     "run_layer",
+    "run_rounded_layer",
     "stream_after",
     "supported_architectures",
     "tie_heads",

@@ -38,6 +38,7 @@ class Family(ABC):
     has_head_norms: ClassVar[bool] = False
     layers_give_tuples: ClassVar[bool] = False  # a decoder layer gives (hidden states, ...), not the tensor alone
     stores_transposed: ClassVar[bool] = False  # matrices lie (inputs, outputs)
+    pairs_side_by_side: ClassVar[bool] = False  # in llama.cpp, whose converter reorders rows of q and k
     norm_offset: ClassVar[float] = 0.0  # head norms multiply by this plus their stored weight
     # RoPE bases of transformers, where config.json names none; the second in layers with a sliding window, if its own.
     default_rope_theta: ClassVar[float] = 10000.0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.errors import UserError
-from gqasearch.models.family import Config, Family, TensorReader
+from gqasearch.models.family import Config, Family, TensorReader, joined_of
 from gqasearch.models.layer import HeadGeometry, LayerWeights
 
 # Names of config.json -> those of every other family.
@@ -46,7 +46,8 @@ class GPT2(Family):
         shape, by_layer = self.geometry(config), bool(config.get("scale_attn_by_inverse_layer_idx"))
         if config.get("scale_attn_weights", True) and not by_layer:
             return None
-        scale = shape.head_dim**-0.5 if config.get("scale_attn_weights", True) else 1.0
+        own_dim = shape.head_dim // joined_of(config)
+        scale = own_dim**-0.5 if config.get("scale_attn_weights", True) else 1.0
         return scale / (layer + 1) if by_layer else scale
 
     def read_layer(self, read: TensorReader, layer: int, config: Config) -> LayerWeights:

@@ -17,6 +17,7 @@ class Granite(Family):
 
     name: ClassVar[str] = "granite"
     architectures: ClassVar[tuple[str, ...]] = ("GraniteForCausalLM",)
+    pairs_side_by_side: ClassVar[bool] = True
 
     def score_scale(self, layer: int, config: Config) -> float:
         return float(config.get("attention_multiplier", 1.0))

@@ -21,9 +21,11 @@ from torch import Tensor
 from gqasearch.errors import UserError
 from gqasearch.models.family import JOINED, LONGROPE, Config, Family, joined_of
 from gqasearch.models.layer import LayerWeights
+from gqasearch.models.wide_attention import WIDE
 
-# Found to compute the same in transformers with a head size and frequencies of their own.
-JOINABLE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+# Found to compute the same in transformers with a head size and frequencies of their own; those of ``WIDE`` without
+# RoPE have no such form there, and what is made of them is ragged.
+JOINABLE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", *WIDE)
 SCALED = ("linear", "llama3", "yarn")  # RoPE types whose frequencies are the same for every text
 
 
@@ -34,9 +36,11 @@ def joined_config(family: Family, config: Config, n: int) -> Config:
     """
     geometry, architecture = family.geometry(config), config["architectures"][0]
     _require_joinable(family, config, n)
+    size = n * geometry.head_dim
+    if not geometry.rotary_dim:
+        return {**config, "head_dim": size, JOINED: n}
     base, frequencies, attention = _rope(config, geometry.rotary_dim)
     limit = config.get("max_position_embeddings") or 2048
-    size = n * geometry.head_dim
     factors = {name: _factors(rows, base, size, n) for name, rows in frequencies.items()}
     rope = {
         "rope_type": "longrope",
@@ -92,11 +96,12 @@ def joined_places(head_dim: int, rotary_dim: int, n: int) -> Tensor:
 @dataclass(frozen=True)
 class OwnDimensions:
     """Which dimensions of its heads a layer uses: ``keys`` (s,) of those that RoPE turns, pairs as halves; ``pairs``
-    (s/2,): the same as numbers of pairs; ``values`` (sv,).
+    (s/2,): the same as numbers of pairs; ``fixed`` (sf,): keys' that it does not turn; ``values`` (sv,).
     """
 
     keys: Tensor
     pairs: Tensor
+    fixed: Tensor
     values: Tensor
 
 
@@ -105,12 +110,13 @@ def own_dimensions(weights: LayerWeights) -> OwnDimensions:
     r, n, size = weights.rotary_dim, weights.joined, weights.v.shape[1]
     d = size // n
     if n > 1 and not weights.v[:, d:].any() and not weights.o[..., d:].any():
-        keys = joined_places(r // n, r // n, n)
-        unread = torch.ones(r, dtype=torch.bool)
-        unread[keys] = False
-        if not weights.k[:, :r][:, unread].any() and not weights.q[:, :r][:, unread].any():
-            return OwnDimensions(keys, keys[: len(keys) // 2], torch.arange(d))
-    return OwnDimensions(torch.arange(r), torch.arange(r // 2), torch.arange(size))
+        own = joined_places(weights.head_dim // n, r // n, n)
+        unread = torch.ones(weights.head_dim, dtype=torch.bool)
+        unread[own] = False
+        if not weights.k[:, unread].any() and not weights.q[:, unread].any():
+            keys, fixed = own[: r // n], own[r // n :]
+            return OwnDimensions(keys, keys[: len(keys) // 2], fixed, torch.arange(d))
+    return OwnDimensions(torch.arange(r), torch.arange(r // 2), torch.arange(r, weights.head_dim), torch.arange(size))
 
 
 def _require_joinable(family: Family, config: Config, n: int) -> None:
@@ -124,7 +130,7 @@ def _require_joinable(family: Family, config: Config, n: int) -> None:
         )
     if geometry.num_kv_heads < n:
         raise UserError(f"--join {n}: this model has {geometry.num_kv_heads} KV heads, of which none can join {n}")
-    if geometry.rotary_dim != geometry.head_dim:
+    if geometry.rotary_dim not in (0, geometry.head_dim):
         raise UserError(f"--join {n}: RoPE turns only a part of this model's heads, which no stock form can say")
 
 

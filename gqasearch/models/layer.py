@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gqasearch.grouping import AnyLayer
+
 
 @dataclass(frozen=True)
 class HeadGeometry:
@@ -44,7 +46,8 @@ class LayerWeights:
     ``q`` (Hq, d, D), ``k`` (G, d, D), ``v`` (G, dv, D), ``o`` (Hq, D, dv); biases ``q_bias`` (Hq, d),
     ``k_bias`` (G, d), ``v_bias`` (G, dv) or None; ``q_norm``, ``k_norm`` (d,): weights of the RMS norms
     applied to every head before RoPE (Qwen3), or None. ``score_scale``: what multiplies q k, None for the
-    usual 1/sqrt(d). G is H in the source, the number of groups after a merge. ``joined``: how many times every
+    usual 1/sqrt(d). G is H in the source, the number of groups after a merge; that of keys and that of values may
+    differ where they were grouped apart. ``joined``: how many times every
     frequency of RoPE comes, side by side (``gqasearch.models.joined``).
     """
 
@@ -102,19 +105,20 @@ def augmented(weight: Tensor, bias: Tensor | None, with_bias: bool) -> Tensor:
     return torch.cat([weight, column.unsqueeze(-1)], dim=-1)
 
 
-def tie_heads(merged: LayerWeights, labels: tuple[int, ...], queries_per_kv: int) -> LayerWeights:
-    """Undo the sharing: every source head gets a copy of its group's K and V, (G, ...) -> (H, ...).
+def tie_heads(merged: LayerWeights, layer: AnyLayer, queries_per_kv: int) -> LayerWeights:
+    """Undo the sharing: every source head gets a copy of its groups' K and V, (G, ...) -> (H, ...).
 
     The result has the source's shape and computes the same function as the grouped layer, so any
     model code can run it; it is the reference that every checkpoint is compared with.
     """
-    if merged.q.shape[0] != len(labels) * queries_per_kv:
-        raise ValueError(f"{merged.q.shape[0]} query heads, expected {len(labels)} * {queries_per_kv}")
-    index = torch.tensor(labels, device=merged.k.device)
+    if merged.q.shape[0] != layer.num_heads * queries_per_kv:
+        raise ValueError(f"{merged.q.shape[0]} query heads, expected {layer.num_heads} * {queries_per_kv}")
+    of_keys = torch.tensor(layer.keys.labels, device=merged.k.device)
+    of_values = torch.tensor(layer.values.labels, device=merged.v.device)
     return replace(
         merged,
-        k=merged.k.index_select(0, index),
-        v=merged.v.index_select(0, index),
-        k_bias=None if merged.k_bias is None else merged.k_bias.index_select(0, index),
-        v_bias=None if merged.v_bias is None else merged.v_bias.index_select(0, index),
+        k=merged.k.index_select(0, of_keys),
+        v=merged.v.index_select(0, of_values),
+        k_bias=None if merged.k_bias is None else merged.k_bias.index_select(0, of_keys),
+        v_bias=None if merged.v_bias is None else merged.v_bias.index_select(0, of_values),
     )

@@ -16,6 +16,7 @@ class Llama(Family):
 
     name: ClassVar[str] = "llama"
     architectures: ClassVar[tuple[str, ...]] = ("LlamaForCausalLM",)
+    pairs_side_by_side: ClassVar[bool] = True
 
     def grouped_config(self, config: Mapping[str, Any], query_heads: int, kv_heads: int, head_dim: int) -> Config:
         """A Llama, or a Mistral when added query heads do not fill the hidden size.

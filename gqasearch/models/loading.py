@@ -29,6 +29,7 @@ from gqasearch.models.whole import (
     require_type,
     require_whole,
 )
+from gqasearch.models.wide_attention import wide_attention
 
 TRIED_TOKENS = 4
 
@@ -90,7 +91,7 @@ def from_files(
         require_type(tensors, config)
         require_layers(tensors, family, config)
     try:
-        with own_modules_cache():
+        with own_modules_cache(), wide_attention(config):
             model, info = auto_class(directory).from_pretrained(
                 directory,
                 dtype=dtype,

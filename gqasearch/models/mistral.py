@@ -14,6 +14,7 @@ class Mistral(Family):
 
     name: ClassVar[str] = "mistral"
     architectures: ClassVar[tuple[str, ...]] = ("MistralForCausalLM",)
+    pairs_side_by_side: ClassVar[bool] = True
 
     def bias_roles(self, config: Config) -> tuple[str, ...]:
         return ()

@@ -16,6 +16,7 @@ class Olmo(Family):
 
     name: ClassVar[str] = "olmo"
     architectures: ClassVar[tuple[str, ...]] = ("OlmoForCausalLM",)
+    pairs_side_by_side: ClassVar[bool] = True
 
     def geometry(self, config: Config) -> HeadGeometry:
         if config.get("clip_qkv") is not None:

@@ -17,6 +17,7 @@ class SmolLM3(Family):
 
     name: ClassVar[str] = "smollm3"
     architectures: ClassVar[tuple[str, ...]] = ("SmolLM3ForCausalLM",)
+    pairs_side_by_side: ClassVar[bool] = True
     default_rope_theta: ClassVar[float] = 2_000_000.0
 
     def layer_rotary_dim(self, layer: int, config: Config) -> int:

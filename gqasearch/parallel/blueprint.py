@@ -38,6 +38,7 @@ class Blueprint:
     statistics: CachedStatistics | None
     batch_blocks: int
     threads: int
+    separate_kv: bool = False
 
     def in_folders(self, model: Path, statistics: Path | None) -> Blueprint:
         """The same, its files elsewhere."""
@@ -69,5 +70,6 @@ class Blueprint:
             load_search_blocks=lambda: self.search_blocks,
             load_calibration_blocks=lambda: self.calibration_blocks,
             refinement=self.refinement,
+            separate_kv=self.separate_kv,
         )
         return {name: fitness.prepare(context) for name, fitness in self.fitnesses.items()}

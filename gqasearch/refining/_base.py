@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 
 from gqasearch.calibration import TokenBlocks, no_progress
-from gqasearch.grouping import Grouping
+from gqasearch.grouping import AnyGrouping, changed_layers
 from gqasearch.models import LayerWeights, Parent, tie_heads
 from gqasearch.refining.layer_site import LayerSite, compute_dtype
 from gqasearch.refining.refined_layers import RefinedLayers, copied
@@ -45,14 +45,14 @@ class Refinement(ABC):
         return True
 
     @abstractmethod
-    def total_steps(self, grouping: Grouping) -> int:
+    def total_steps(self, grouping: AnyGrouping) -> int:
         """How many steps ``progress`` will count to."""
 
     @abstractmethod
     def refine(
         self,
         parent: Parent,
-        grouping: Grouping,
+        grouping: AnyGrouping,
         merged_layer: Callable[[int], LayerWeights],
         blocks: TokenBlocks,
         *,
@@ -90,14 +90,14 @@ class LayerwiseRefinement(Refinement):
         """Blocks that pass through the model together."""
         return batch_blocks
 
-    def total_steps(self, grouping: Grouping) -> int:
-        grouped = _grouped_layers(grouping)
+    def total_steps(self, grouping: AnyGrouping) -> int:
+        grouped = changed_layers(grouping)
         return (grouped[-1] + 1 if grouped else 0) + len(grouped) * self.layer_steps
 
     def refine(
         self,
         parent: Parent,
-        grouping: Grouping,
+        grouping: AnyGrouping,
         merged_layer: Callable[[int], LayerWeights],
         blocks: TokenBlocks,
         *,
@@ -105,7 +105,7 @@ class LayerwiseRefinement(Refinement):
         folder: Path | None = None,
         progress: Callable[[int, int], None] = no_progress,
     ) -> Mapping[int, LayerWeights]:
-        grouped = _grouped_layers(grouping)
+        grouped = changed_layers(grouping)
         if folder is None:
             with TemporaryDirectory(prefix="gqasearch-refine-") as temporary:
                 kept = self.refine(
@@ -136,7 +136,7 @@ class LayerwiseRefinement(Refinement):
     def finish(
         self,
         parent: Parent,
-        grouping: Grouping,
+        grouping: AnyGrouping,
         layers: Mapping[int, LayerWeights],
         blocks: TokenBlocks,
         folder: Path,
@@ -149,7 +149,7 @@ class LayerwiseRefinement(Refinement):
         self,
         streams: Streams,
         index: int,
-        grouping: Grouping,
+        grouping: AnyGrouping,
         merged_layer: Callable[[int], LayerWeights],
         found: RefinedLayers,
         counter: Counter,
@@ -158,15 +158,15 @@ class LayerwiseRefinement(Refinement):
         layer, parent = grouping.layers[index], streams.parent
         streams.advance_parent(index)
         tied: LayerWeights | None = None
-        if layer.num_groups < layer.num_heads:
+        if layer.shares:
             if index in found:
                 counter.skip(self.layer_steps)
             else:
-                site = streams.site(index, layer.labels)
+                site = streams.site(index, layer)
                 merged = merged_layer(index).to(compute_dtype(parent))
                 found.put(index, self.refine_layer(site, merged, counter.step))
                 site.forget()
-            tied = tie_heads(found[index], layer.labels, parent.geometry.queries_per_kv)
+            tied = tie_heads(found[index], layer, parent.geometry.queries_per_kv)
         streams.advance_converted(index, tied)
         counter.step()
 
@@ -185,8 +185,3 @@ class Counter:
         self.done += steps
         if steps:
             self.progress(self.done, self.total)
-
-
-def _grouped_layers(grouping: Grouping) -> list[int]:
-    """The layers in which heads share."""
-    return [index for index, layer in enumerate(grouping) if layer.num_groups < layer.num_heads]

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.grouping import LayerGrouping
+from gqasearch.grouping import AnyLayer, LayerGrouping
 from gqasearch.models import LayerWeights, Parent
 from gqasearch.refining._base import LayerwiseRefinement
 from gqasearch.refining.layer_site import LayerSite
@@ -32,18 +32,19 @@ class LayersAlone:
     ) -> None:
         self.refinement = refinement
         self._sites: list[LayerSite] = []
+        whole = LayerGrouping.singletons(parent.geometry.num_kv_heads)
         with torch.no_grad():
             # Kept, as the files of its sites go with it.
             self._streams = streams = Streams(parent, blocks, refinement.blocks_per_pass(batch_blocks))
             for index in range(parent.geometry.num_layers):
                 with parent.layer_loaded(index):
                     streams.advance_parent(index)
-                    self._sites.append(streams.site(index, (), ROOM // parent.geometry.num_layers))
+                    self._sites.append(streams.site(index, whole, ROOM // parent.geometry.num_layers))
                     streams.advance_converted(index, None)
 
-    def refine(self, index: int, layer: LayerGrouping, merged: LayerWeights) -> LayerWeights:
+    def refine(self, index: int, layer: AnyLayer, merged: LayerWeights) -> LayerWeights:
         """``merged``, layer ``index`` after its merge (k, v (G, ...)), refined; in ``LayerSite.dtype``."""
-        site = replace(self._sites[index], labels=layer.labels)
+        site = replace(self._sites[index], layer=layer)
         with torch.no_grad():
             return self.refinement.refine_layer(site, merged.to(site.dtype), _nothing)
 

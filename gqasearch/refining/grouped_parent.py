@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from gqasearch.grouping import Grouping
+from gqasearch.grouping import AnyGrouping, AnyLayer, LayerGrouping
 from gqasearch.models import LayerWeights, Parent
 from gqasearch.refining.layer_site import compute_dtype
 
@@ -21,16 +21,17 @@ TRAINED = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias")
 class TrainedLayer(torch.nn.Module):
     """One layer's attention weights as parameters, named as in ``LayerWeights``: k and v (G, ...).
 
-    ``labels`` (H,): the group of every head. ``device``: where they are, if not where ``weights`` are.
+    ``layer``: which heads share. ``device``: where they are, if not where ``weights`` are.
     """
 
     def __init__(
-        self, weights: LayerWeights, labels: Sequence[int], dtype: torch.dtype, device: torch.device | None = None
+        self, weights: LayerWeights, layer: AnyLayer, dtype: torch.dtype, device: torch.device | None = None
     ) -> None:
         super().__init__()
-        if weights.num_kv_heads != 1 + max(labels):
-            raise ValueError(f"{weights.num_kv_heads} KV heads for {1 + max(labels)} groups")
-        self.labels = tuple(labels)
+        for heads, partition in ((weights.k, layer.keys), (weights.v, layer.values)):
+            if len(heads) != partition.num_groups:
+                raise ValueError(f"{len(heads)} KV heads for {partition.num_groups} groups")
+        self.layer = layer
         for name in TRAINED:
             tensor: Tensor | None = getattr(weights, name)
             copied = None if tensor is None else torch.nn.Parameter(tensor.detach().to(device, dtype, copy=True))
@@ -50,15 +51,16 @@ class TrainedLayer(torch.nn.Module):
         """As ``tie_heads``, (H, ...): the gradient of a group's K is the sum of its heads'."""
         grouped = self.weights()
         shared: dict[str, Any] = {
-            name: None if (tensor := getattr(grouped, name)) is None else self._repeated(tensor)
-            for name in ("k", "v", "k_bias", "v_bias")
+            name: None if (tensor := getattr(grouped, name)) is None else self._repeated(tensor, partition)
+            for partition, names in ((self.layer.keys, ("k", "k_bias")), (self.layer.values, ("v", "v_bias")))
+            for name in names
         }
         return replace(grouped, **shared)
 
-    def _repeated(self, tensor: Tensor) -> Tensor:
+    def _repeated(self, tensor: Tensor, partition: LayerGrouping) -> Tensor:
         # Indexing gives the same numbers, but on several threads its gradients are summed in any order.
         groups = tensor.unbind(0)
-        return torch.stack([groups[label] for label in self.labels])
+        return torch.stack([groups[label] for label in partition.labels])
 
 
 class GroupedParent(torch.nn.Module):
@@ -76,14 +78,15 @@ class GroupedParent(torch.nn.Module):
     """
 
     def __init__(
-        self, parent: Parent, grouping: Grouping, layers: Mapping[int, LayerWeights], *, whole: bool = False
+        self, parent: Parent, grouping: AnyGrouping, layers: Mapping[int, LayerWeights], *, whole: bool = False
     ) -> None:
         super().__init__()
         self.parent, self.grouping = parent, grouping
         dtype = compute_dtype(parent)
+        partitions: Sequence[AnyLayer] = grouping.layers
         self.layers = torch.nn.ModuleList(
-            TrainedLayer(layers[i] if i in layers else parent.layer(i), layer.labels, dtype, parent.layer_device(i))
-            for i, layer in enumerate(grouping)
+            TrainedLayer(layers[i] if i in layers else parent.layer(i), layer, dtype, parent.layer_device(i))
+            for i, layer in enumerate(partitions)
         )
         others = self._others() if whole else {}
         # A parameter's name may hold no dot.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration import Targets, TokenBlocks
-from gqasearch.grouping import Grouping
+from gqasearch.grouping import AnyGrouping
 from gqasearch.models import LayerWeights, Parent, quick_products
 from gqasearch.refining._base import Counter
 from gqasearch.refining.descent import BETAS, Descent, minibatches
@@ -54,14 +54,14 @@ class Joint(Descent):
         if not 0 < self.joint_rate < float("inf"):
             raise ValueError(f"joint_rate must be above 0, got {self.joint_rate}")
 
-    def total_steps(self, grouping: Grouping) -> int:
+    def total_steps(self, grouping: AnyGrouping) -> int:
         layerwise = super().total_steps(grouping)
         return layerwise + self.joint_steps if layerwise else 0
 
     def finish(
         self,
         parent: Parent,
-        grouping: Grouping,
+        grouping: AnyGrouping,
         layers: Mapping[int, LayerWeights],
         blocks: TokenBlocks,
         folder: Path,
@@ -76,7 +76,7 @@ class Joint(Descent):
     def join(
         self,
         parent: Parent,
-        grouping: Grouping,
+        grouping: AnyGrouping,
         layers: Mapping[int, LayerWeights],
         blocks: TokenBlocks,
         step: Callable[[], None],

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from gqasearch.calibration import TensorFiles
+from gqasearch.grouping import AnyLayer, LayerGrouping
 from gqasearch.models import LayerWeights, Parent, output_projection, outputs_noted, tie_heads
 from gqasearch.models.precision import has_bfloat16
 
@@ -94,19 +95,19 @@ class StoredCalls(Sequence[AttentionCall]):
 class LayerSite:
     """A grouped layer of the converted model and all it is called with.
 
-    ``labels``: the layer's partition. ``dtype``: what weights and errors are kept in, whatever the
+    ``layer``: the layer's partition, or its two. ``dtype``: what weights and errors are kept in, whatever the
     parent runs in. The module's other parameters enter as constants: they never get a gradient.
     """
 
     parent: Parent
     index: int
-    labels: tuple[int, ...]
+    layer: AnyLayer
     calls: Sequence[AttentionCall]
     constants: dict[str, Tensor]
     dtype: torch.dtype
 
     @classmethod
-    def at(cls, parent: Parent, index: int, labels: tuple[int, ...], calls: Sequence[AttentionCall]) -> LayerSite:
+    def at(cls, parent: Parent, index: int, layer: AnyLayer, calls: Sequence[AttentionCall]) -> LayerSite:
         """The site of layer ``index``; ``calls`` as ``Streams`` gives them."""
         dtype = compute_dtype(parent)
         path = parent.family.attention_path(index)
@@ -116,7 +117,7 @@ class LayerSite:
         constants = {
             name: with_floats(tensor.detach(), dtype) for name, tensor in tensors if f"{path}.{name}" not in given
         }
-        return cls(parent, index, labels, calls, constants, dtype)
+        return cls(parent, index, layer, calls, constants, dtype)
 
     def forget(self) -> None:
         """Let go of what the calls read and should add, in memory and on disk."""
@@ -166,25 +167,27 @@ class LayerSite:
         with ExitStack() as stack:
             added = stack.enter_context(outputs_noted(self.projection))
             if {"k", "v"} <= set(family.projections):
-                stack.enter_context(self._groups_repeated(weights))
+                stack.enter_context(self._groups_repeated())
             else:
-                weights = tie_heads(weights, self.labels, self.parent.geometry.queries_per_kv)
+                weights = tie_heads(weights, self.layer, self.parent.geometry.queries_per_kv)
             tensors = family.write_layer(weights, self.index)
             written = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
             functional_call(self.attention, {**self.constants, **written}, call.args, dict(call.kwargs))
         return added[0]
 
     @contextmanager
-    def _groups_repeated(self, weights: LayerWeights) -> Iterator[None]:
+    def _groups_repeated(self) -> Iterator[None]:
         """Within the block W_k and W_v give (B, T, H d) of weights for G heads, each group's for all of its heads."""
-        index = torch.tensor(self.labels, device=weights.k.device)
 
-        def repeat(_module: torch.nn.Module, _args: Any, output: Tensor) -> Tensor:
-            by_group: Tensor = output.unflatten(-1, (weights.num_kv_heads, -1))
+        def repeat(partition: LayerGrouping, _module: torch.nn.Module, _args: Any, output: Tensor) -> Tensor:
+            by_group: Tensor = output.unflatten(-1, (partition.num_groups, -1))
+            index = torch.tensor(partition.labels, device=output.device)
             return by_group.index_select(-2, index).flatten(-2)
 
-        names = (self._name(f"{role}.weight").removesuffix(".weight") for role in ("k", "v"))
-        handles = [self.parent.model.get_submodule(name).register_forward_hook(repeat) for name in names]
+        handles = []
+        for role, partition in (("k", self.layer.keys), ("v", self.layer.values)):
+            module = self.parent.model.get_submodule(self._name(f"{role}.weight").removesuffix(".weight"))
+            handles.append(module.register_forward_hook(partial(repeat, partition)))
         try:
             yield
         finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from gqasearch.calibration import TokenBlocks, no_progress
-from gqasearch.grouping import Grouping
+from gqasearch.grouping import AnyGrouping
 from gqasearch.models import LayerWeights, Parent
 from gqasearch.refining._base import Refinement
 
@@ -25,13 +25,13 @@ class NoRefinement(Refinement):
     def reads_text(self) -> bool:
         return False
 
-    def total_steps(self, grouping: Grouping) -> int:
+    def total_steps(self, grouping: AnyGrouping) -> int:
         return 0
 
     def refine(
         self,
         parent: Parent,
-        grouping: Grouping,
+        grouping: AnyGrouping,
         merged_layer: Callable[[int], LayerWeights],
         blocks: TokenBlocks,
         *,

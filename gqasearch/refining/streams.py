@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gqasearch.calibration import Ascent, TensorFiles, TokenBlocks
 from gqasearch.calibration.hidden_states import ROOM
+from gqasearch.grouping import AnyLayer
 from gqasearch.models import (
     LayerWeights,
     Parent,
@@ -87,7 +88,7 @@ class Streams:
 
             self.original.advance(run)
 
-    def site(self, index: int, labels: tuple[int, ...], room: int = ROOM) -> LayerSite:
+    def site(self, index: int, layer: AnyLayer, room: int = ROOM) -> LayerSite:
         """Layer ``index``, which the parent's stream has passed last and the converted one has yet to pass.
 
         ``room``: bytes of its calls that are kept in memory. They are there until they are removed.
@@ -96,7 +97,7 @@ class Streams:
         with self._attention_reached(index) as reach:
             for batch, (hidden, wanted) in enumerate(zip(self.converted.hidden, self._wanted, strict=True)):
                 calls.append(reach(batch, hidden, wanted))
-        return LayerSite.at(self.parent, index, labels, calls)
+        return LayerSite.at(self.parent, index, layer, calls)
 
     @contextmanager
     def _attention_reached(self, index: int) -> Iterator[Callable[[int, Tensor, Tensor], AttentionCall]]:

@@ -22,13 +22,15 @@ class LayerPicture:
     """One layer of a result.
 
     ``error``: of its groups together, where the result's fitness is a sum over layers. ``proven_optimal``:
-    no other grouping into so many groups has a lower one. ``lower_bound``: none has an error below this.
+    no other grouping into so many groups has a lower one. ``lower_bound``: none has an error below this. ``name``: its
+    number, and which of its heads; its place in the result if "".
     """
 
     grouping: LayerGrouping
     error: float | None = None
     proven_optimal: bool = False
     lower_bound: float | None = None
+    name: str = ""
 
     @property
     def gap(self) -> float | None:

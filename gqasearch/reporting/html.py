@@ -73,7 +73,7 @@ def _grouping_pictures(data: ReportData) -> list[Picture]:
         if result.layers:
             title = f"{result.name}, KV ratio {result.kv_ratio:.3g}"
             groups = "; ".join(
-                f"layer {index}: {' '.join(str(list(group)) for group in layer.grouping.groups)}"
+                f"layer {layer.name or index}: {' '.join(str(list(group)) for group in layer.grouping.groups)}"
                 for index, layer in enumerate(result.layers)
             )
             pictures.append(raster(grouping_figure(result.layers, title), f"Groups of {title}. {groups}"))

@@ -88,7 +88,7 @@ def check_convertible(work: Workspace, document: GroupingDocument) -> None:
     check_fits(document, own.geometry, fingerprint=None)  # before the weights are read
     if document.join != work.config.join:
         raise UserError(f"this grouping has KV heads of {document.join} times the size, join is {work.config.join}")
-    plan_checkpoint(source.family, source.config, document.grouping, work.config.layout, work.config.target)
+    plan_checkpoint(source.family, source.config, document.partitions, work.config.layout, work.config.target)
     check_fits(document, own.geometry, own.fingerprint if document.model.fingerprint else None)
 
 
@@ -96,7 +96,7 @@ def converted_layers(
     work: Workspace, document: GroupingDocument, folder: Path | None = None
 ) -> Callable[[int], LayerWeights]:
     """What gives a layer after the grouping's merge and refinement: k, v (G, ...). ``folder``: see ``refine_step``."""
-    merge, grouping = document_merge(work, document), document.grouping
+    merge, grouping = document_merge(work, document), document.partitions
     if not reads_text(work, document):
         return lambda index: merged_by_group(merge, work.source.layer(index), grouping.layers[index])
     converter = document_converter(work, document)
@@ -119,9 +119,9 @@ def refine_step(
         work.statistics  # noqa: B018 - a stage of its own, before this one
     if folder is not None:
         _keep_of(document, folder)
-    work.progress.stage("refine", total=refinement.total_steps(document.grouping))
+    work.progress.stage("refine", total=refinement.total_steps(document.partitions))
     return converter.refine(
-        document.grouping,
+        document.partitions,
         work.blocks("calibration"),
         refinement,
         batch_blocks=work.config.batch_blocks,

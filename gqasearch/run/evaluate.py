@@ -18,23 +18,23 @@ from gqasearch.errors import UserError
 from gqasearch.evaluation import (
     ClimbState,
     Converter,
+    KVSize,
     LayerStack,
     ParentLayers,
     Quality,
+    cached_kv_size,
     computed_kv_bytes_per_token,
     convention_of,
     count_parameters,
     embedding_cosines,
     evaluate_quality,
-    kv_bytes_per_token,
     mean_interval,
     model_runner,
 )
-from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.grouping import AnyGrouping, Grouping, LayerGrouping, changed_layers
 from gqasearch.grouping_document import GroupingDocument
 from gqasearch.merging import make_merge
 from gqasearch.models import (
-    Family,
     LayerWeights,
     ModelSource,
     Objective,
@@ -56,18 +56,23 @@ CONVERTED = "converted"
 
 @dataclass(frozen=True)
 class Subject:
-    """Something to measure: how it runs, its keys and values per token in bytes, its parameters."""
+    """Something to measure: how it runs, its keys and values, its parameters."""
 
     runner: LayerStack
-    kv_bytes_per_token: int
+    kv: KVSize
     parameters: int
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Bytes, as the checkpoint or the cache stores numbers."""
+        return self.kv.stored
 
 
 def checkpoint_subject(work: Workspace, directory: Path, *, trust_remote_code: bool = False) -> Subject:
     """A checkpoint on disk; its cache is measured. Raises as ``checkpoint_model`` does."""
     model = checkpoint_model(work, directory, trust_remote_code=trust_remote_code)
     runner = checkpoint_layers(work.source, directory, model)
-    return Subject(runner, _kv_bytes_per_token(work, model, directory), count_parameters(model))
+    return Subject(runner, kv_size(work.source, model, directory), count_parameters(model))
 
 
 def checkpoint_layers(source: ModelSource, directory: Path, model: PreTrainedModel) -> LayerStack:
@@ -113,39 +118,44 @@ def require_same_tokens(source: ModelSource, checkpoint: Path) -> None:
         )
 
 
-def _kv_bytes_per_token(work: Workspace, model: PreTrainedModel, directory: Path | None) -> int:
-    return stored_kv_bytes(work.parent.family, work.parent.geometry.num_layers, model, directory)
-
-
-def stored_kv_bytes(family: Family, num_layers: int, model: PreTrainedModel, directory: Path | None) -> int:
-    """In the cache of ``model``; in an encoder, which has none, of what is computed.
+def kv_size(source: ModelSource, model: PreTrainedModel, directory: Path | None) -> KVSize:
+    """In the cache of ``model``; in an encoder, which has none, of what is computed. ``source``: of its parent.
 
     In the dtype that the checkpoint in ``directory`` is stored in, which engines run it in; not that of this run.
     """
     size = None if directory is None else value_bytes(directory)
-    if family.objective == "next-token":
-        return kv_bytes_per_token(model, size)
-    return computed_kv_bytes_per_token(model, family, num_layers, size)
+    if source.family.objective == "next-token":
+        return cached_kv_size(model, size)
+    shape = source.geometry
+    return KVSize(computed_kv_bytes_per_token(model, source.family, shape.num_layers, size), (0, 0), shape.head_dim)
 
 
 def grouping_subject(
-    work: Workspace, converter: Converter, grouping: Grouping, refined: Mapping[int, LayerWeights] | None = None
+    work: Workspace, converter: Converter, grouping: AnyGrouping, refined: Mapping[int, LayerWeights] | None = None
 ) -> Subject:
     """A grouping run in the parent with tied heads; ``refined``: layers that were changed after the merge."""
     return _grouped(work, grouping, converter.runner(grouping, refined))
 
 
-def _grouped(work: Workspace, grouping: Grouping, runner: ParentLayers) -> Subject:
+def _grouped(work: Workspace, grouping: AnyGrouping, runner: ParentLayers) -> Subject:
     """Its cache follows from the group counts; of the parameters K and V of the heads that share are gone."""
     parent, geometry = work.parent, work.parent.geometry
     size = parent.model.dtype.itemsize if parent.directory is None else value_bytes(parent.directory)
-    removed = geometry.num_layers * geometry.num_kv_heads - grouping.kv_heads_total
-    biases = int(parent.layer(0).k_bias is not None) + int(parent.layer(0).v_bias is not None)
-    per_head = 2 * geometry.head_dim * geometry.hidden_size + biases * geometry.head_dim
+    first, removed = parent.layer(0), 0
+    sides = ((first.k_bias, [layer.keys for layer in grouping]), (first.v_bias, [layer.values for layer in grouping]))
+    for bias, partitions in sides:
+        gone = sum(partition.num_heads - partition.num_groups for partition in partitions)
+        removed += gone * geometry.head_dim * (geometry.hidden_size + int(bias is not None))
+    caches = parent.family.objective == "next-token"
+    keys, values = (sum(partition.num_groups for partition in partitions) for _, partitions in sides)
     return Subject(
         runner,
-        grouping.kv_bytes_per_token(geometry.head_dim, size),
-        count_parameters(parent.model) - removed * per_head,
+        KVSize(
+            grouping.kv_bytes_per_token(geometry.head_dim, size),
+            (keys, values) if caches else (0, 0),
+            geometry.head_dim,
+        ),
+        count_parameters(parent.model) - removed,
     )
 
 
@@ -154,13 +164,15 @@ def baseline_subject(work: Workspace) -> Subject:
     joined, counts, merge = work.config.join, work.config.counts(work.source.geometry), make_merge("mean")
     work = work.unjoined
     geometry = work.parent.geometry
-    grouping = Grouping(tuple(LayerGrouping.neighbours(geometry.num_kv_heads, joined * count) for count in counts))
+    heads = geometry.num_kv_heads
+    neighbours = Grouping(tuple(LayerGrouping.neighbours(heads, joined * count) for count in counts))
+    grouping = work.grouping_of(neighbours)
 
     def mean_layer(index: int) -> LayerWeights:
         layer = grouping.layers[index]
-        return tie_heads(merged_by_group(merge, work.parent.layer(index), layer), layer.labels, geometry.queries_per_kv)
+        return tie_heads(merged_by_group(merge, work.parent.layer(index), layer), layer, geometry.queries_per_kv)
 
-    changed = [index for index, layer in enumerate(grouping) if layer.num_groups < layer.num_heads]
+    changed = changed_layers(grouping)
     return _grouped(work, grouping, ParentLayers(work.parent, changed, mean_layer))
 
 
@@ -187,7 +199,7 @@ def measure(
     if parent.family.objective == "masked":
         runners = {name: subject.runner for name, subject in subjects.items()}
         cosines = embedding_cosines(ParentLayers(parent), runners, blocks, batch_blocks=work.config.batch_blocks)
-    memory = (_kv_bytes_per_token(work, parent.model, parent.directory), count_parameters(parent.model))
+    memory = (kv_size(work.unjoined.source, parent.model, parent.directory), count_parameters(parent.model))
     return {
         "convention": convention_of(blocks),
         "block_length": work.config.block_length,
@@ -198,9 +210,7 @@ def measure(
         },
         "parent": quality_record(own, *memory, work.config.seed),
         "results": {
-            name: quality_record(
-                quality, subjects[name].kv_bytes_per_token, subjects[name].parameters, work.config.seed
-            )
+            name: quality_record(quality, subjects[name].kv, subjects[name].parameters, work.config.seed)
             | ({"embedding_cosine": cosines[name]} if name in cosines else {})
             for name, quality in qualities.items()
         },
@@ -218,14 +228,15 @@ def climb_state(
     return ClimbState(folder, hashlib.sha256(facts.encode()).hexdigest())
 
 
-def quality_record(quality: Quality, kv_bytes: int, parameters: int, seed: int) -> dict[str, Any]:
+def quality_record(quality: Quality, kv: KVSize, parameters: int, seed: int) -> dict[str, Any]:
     """One row of metrics.json; ``kl_interval``: 95% bootstrap interval of the KL over blocks."""
     return {
         "perplexity": quality.perplexity,
         "kl": quality.kl,
         "kl_interval": list(mean_interval(quality.kl_blocks, np.random.default_rng(seed))),
         "bits_per_byte": quality.bits_per_byte,
-        "kv_bytes_per_token": kv_bytes,
+        "kv_bytes_per_token": kv.stored,
+        "kv_bytes_by_format": kv.by_format(),
         "parameters": parameters,
         "kl_blocks": list(quality.kl_blocks),
     }
@@ -243,6 +254,10 @@ def card_rows(parent: Mapping[str, Any], mine: Mapping[str, Any], objective: Obj
     rows = [MetricRow(words[name], parent[name], mine[name]) for name in words]
     for kind, cosine in mine.get("embedding_cosine", {}).items():
         rows.insert(2, MetricRow(f"cosine of sentence embeddings to the parent's, {kind} text", 1.0, cosine))
+    before, after = (record.get("kv_bytes_by_format", {}) for record in (parent, mine))
+    rows += [
+        MetricRow(f"KV cache in {name}, bytes per token", before[name], after[name]) for name in before if name in after
+    ]
     return tuple(rows)
 
 

@@ -37,11 +37,13 @@ class Origin:
 
 def origin_of(path: Path) -> Origin | None:
     """Of a run folder or a folder of a healing run, of the ``model`` or the ``grouping.json`` in one, or of any
-    checkpoint or grouping that names its model; None where nothing does.
+    checkpoint or grouping that names its model; None where nothing does, and of a GGUF file.
 
     Raises ``UserError`` for a damaged ``config.yaml`` or ``grouping.json``.
     """
     path = path.absolute()
+    if path.is_file() and is_gguf(path):
+        return None
     file = grouping_file(path) if (path / GROUPING).is_file() or path.is_file() else path / MODEL / GROUPING
     document = read_grouping(file) if file.is_file() else None
     for folder in (path, path.parent) if path.name in (MODEL, GROUPING) else (path,):

@@ -61,7 +61,8 @@ class Outlook:
     def _expected(self, when: str, grouping: Grouping) -> Expected:
         source, config = self.work.source, self.work.config
         try:
-            planned = plan_checkpoint(source.family, source.config, grouping, config.layout, config.target)
+            made = self.work.grouping_of(grouping)
+            planned = plan_checkpoint(source.family, source.config, made, config.layout, config.target)
         except UserError as error:
             return Expected(when, None, str(error).rstrip("."))
         return Expected(when, planned, planned.reason)
@@ -74,6 +75,9 @@ class Outlook:
             return f"any number; of the front, the best with at most {share}"
         if budget.movable:
             return f"{share}, shared out among {layers} layers"
+        if self.work.config.separate_kv:
+            each = f"{budget.counts[0]} of {budget.num_heads}"
+            return f"{each} key heads and, apart from them, {each} value heads in every layer"
         return f"{budget.counts[0]} of {budget.num_heads} KV heads in every layer, {share}"
 
     def layout_words(self) -> str:
@@ -115,7 +119,7 @@ class Outlook:
         if config.max_seconds is not None:
             parts.append(f"about {config.max_seconds:g} seconds of search")
         if work.refinement.reads_text:
-            steps = work.refinement.total_steps(next(iter(kinds(work.budget, self._free).values())))
+            steps = work.refinement.total_steps(work.grouping_of(next(iter(kinds(work.budget, self._free).values()))))
             parts.append(f"{work.refinement.name} of about {steps:,} steps")
         models = 3 if config.baseline else 2
         return ", ".join([*parts, f"{models} models measured on {len(work.blocks('evaluation').ids)} blocks"])
@@ -143,7 +147,7 @@ class Outlook:
 
 def ratio_words(config: RunConfig, budget: Budget, geometry: HeadGeometry) -> str | None:
     """What a KV ratio becomes that is no whole number of heads; None where it is one, or none was given."""
-    ratio, heads, layers = config.kv_ratio, geometry.num_kv_heads, geometry.num_layers
+    ratio, heads, layers = config.kv_ratio, geometry.num_kv_heads, len(budget.counts)
     joined = config.join
     if ratio is None or math.isclose(joined * budget.total, ratio * layers * heads):
         return None

@@ -51,6 +51,7 @@ from gqasearch.run.outlook import Outlook
 from gqasearch.run.results import report_data, write_similarity
 from gqasearch.run.search import search_step
 from gqasearch.run.search_log import failed_candidates, search_forward_tokens, search_seconds
+from gqasearch.run.separate import check_separate
 from gqasearch.run.stage_clock import LOAD, StageClock, stage_records
 from gqasearch.run.told import Progress
 from gqasearch.run.warnings import warnings_of
@@ -69,6 +70,7 @@ def default_output_dir(config: RunConfig) -> Path:
     else:
         budget = f"ratio{0.5 if config.kv_ratio is None else config.kv_ratio:g}{'-uneven' if config.uneven else ''}"
     budget += f"-join{config.join}" if config.join > 1 else ""
+    budget += "-separate" if config.separate_kv else ""
     objectives = "+".join(config.objectives)
     merge = config.merge if config.refine is None else f"{config.merge}+{config.refine}"
     return Path("runs") / f"{model}-{budget}-{objectives}-{merge}-{config.method}-seed{config.seed}"
@@ -131,6 +133,7 @@ def check_run(work: Workspace, workers: Workers = ONE, threads: int | None = Non
     """Refuse what cannot be run, as far as it can be told without the weights; what the run will come to."""
     outlook = Outlook(work)
     work.check()
+    check_separate(work)
     outlook.check()
     if outlook.problem is not None:
         check_takes(work.method, outlook.problem)
@@ -169,7 +172,7 @@ def checkpoint_layout(work: Workspace, document: GroupingDocument) -> tuple[Layo
     parent = work.parent
     try:
         config = work.config
-        layout = plan_checkpoint(parent.family, parent.config, document.grouping, config.layout, config.target)
+        layout = plan_checkpoint(parent.family, parent.config, document.partitions, config.layout, config.target)
     except UserError as error:
         return None, str(error)
     return layout, layout.reason
@@ -185,7 +188,7 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
         converter = document_converter(work, document)
         refined = refine_step(work, converter, document, folder.refined)
         work.progress.stage("convert")
-        subjects[CONVERTED] = grouping_subject(work, converter, document.grouping, refined)
+        subjects[CONVERTED] = grouping_subject(work, converter, document.partitions, refined)
     if work.config.baseline and not _is_baseline(work.config):
         subjects[BASELINE] = baseline_subject(work)
     metrics = measure(work, subjects, state=climb_state(work, document, subjects, folder.measured))
@@ -198,7 +201,7 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
     metrics["checkpoint"] = made if work.config.materialize else None
     if "statistics" in work.needs():
         keys, values = [], []
-        for index in range(len(document.layers)):  # one in memory at a time
+        for index in range(len(document.partitions)):  # one in memory at a time
             layer = work.statistics.layer(index)
             keys.append(to_numpy(layer.key_cosine))
             values.append(to_numpy(layer.value_cosine))

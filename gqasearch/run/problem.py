@@ -87,8 +87,8 @@ def guide_errors(work: Workspace) -> tuple[GroupErrors, ...]:
     fitness = work.prepared(make_fitness(GUIDE))
     if not isinstance(fitness, PreparedGroupFitness):
         raise TypeError(f"fitness {GUIDE} is no sum over groups")
-    geometry = work.parent.geometry
-    return tuple(layer_errors(fitness, layer, geometry.num_kv_heads) for layer in range(geometry.num_layers))
+    budget = work.budget
+    return tuple(layer_errors(fitness, layer, budget.num_heads) for layer in range(len(budget.counts)))
 
 
 def layer_errors(fitness: PreparedGroupFitness, layer: int, num_heads: int) -> GroupErrors:
@@ -99,13 +99,18 @@ def layer_errors(fitness: PreparedGroupFitness, layer: int, num_heads: int) -> G
 
 
 def head_similarity(work: Workspace) -> FloatArray:
-    """Cosine of two heads' activations at the same token, keys and values averaged, (L, H, H)."""
+    """Cosine of two heads' activations at the same token, keys and values averaged, (L, H, H); or each, (2 L, H, H)."""
     layers = (work.statistics.layer(index) for index in range(work.parent.geometry.num_layers))
+    if work.config.separate_kv:
+        return np.stack([to_numpy(side) for layer in layers for side in (layer.key_cosine, layer.value_cosine)])
     return np.stack([to_numpy((layer.key_cosine + layer.value_cosine) / 2) for layer in layers])
 
 
 def head_norms(work: Workspace) -> FloatArray:
-    """Frobenius norm of every head's K and V weights together, (L, H)."""
+    """Frobenius norm of every head's K and V weights together, (L, H); or of each, (2 L, H)."""
     layers = (work.parent.layer(index) for index in range(work.parent.geometry.num_layers))
+    if work.config.separate_kv:
+        sides = (side.double().square().sum((1, 2)) for layer in layers for side in (layer.k, layer.v))
+        return np.sqrt(np.stack([to_numpy(square) for square in sides]))
     squares = [layer.k.double().square().sum((1, 2)) + layer.v.double().square().sum((1, 2)) for layer in layers]
     return np.sqrt(np.stack([to_numpy(square) for square in squares]))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_file
-from gqasearch.grouping_document import GroupingDocument, read_grouping
+from gqasearch.grouping_document import GroupingDocument, partition_rows, read_grouping
 from gqasearch.models import predicts_masked
 from gqasearch.reporting import (
     History,
@@ -105,7 +105,7 @@ class _Run:
 
     def parent(self) -> ParentResult:
         own, model = self.metrics["parent"], self.document.model
-        total = model.num_layers * model.num_key_value_heads
+        total = len(self.document.layers) * model.num_key_value_heads
         return ParentResult(own["perplexity"], total, own["kv_bytes_per_token"], own["parameters"])
 
     def results(self) -> list[MethodResult]:
@@ -123,8 +123,8 @@ class _Run:
             merge=merge_words(config),
             fitness=config.fitness,
             layers=tuple(
-                LayerPicture(layer.grouping, layer.error, bool(layer.proven_optimal), layer.lower_bound)
-                for layer in document.layers
+                LayerPicture(layer.grouping, layer.error, bool(layer.proven_optimal), layer.lower_bound, name)
+                for name, layer in zip(document.layer_names, document.layers, strict=True)
             ),
             history=self._history(),
             seconds=float(self.metrics["seconds"]["all"]),
@@ -142,7 +142,7 @@ class _Run:
         )
 
     def _figures(self, name: str) -> dict[str, Any]:
-        record, grouping = self.metrics["results"][name], self.document.grouping
+        record, grouping = self.metrics["results"][name], self.document.partitions
         return {
             "kv_ratio": self.document.kv_ratio,
             "kv_heads_total": grouping.kv_heads_total,
@@ -194,9 +194,9 @@ class _Run:
             return None
         record = read_json(self.folder.pareto)
         points = tuple(tuple(point["values"]) for point in record["points"])
-        mine = self.document.grouping
-        groups = [[list(group) for group in layer.groups] for layer in mine]
-        chosen = [i for i, p in enumerate(record["points"]) if [la["groups"] for la in p["layers"]] == groups]
+        groups = [[list(group) for group in layer.grouping.groups] for layer in self.document.layers]
+        listed = [partition_rows(point["layers"], self.document.separate_kv) for point in record["points"]]
+        chosen = [i for i, rows in enumerate(listed) if [row["groups"] for row in rows] == groups]
         return ParetoFront(tuple(record["objectives"]), points, chosen[0] if chosen else None)
 
 

@@ -19,6 +19,7 @@ from gqasearch.grouping_document import (
     MergeRecord,
     RefinementRecord,
     SearchRecord,
+    layer_rows,
     write_grouping,
 )
 from gqasearch.models import model_record
@@ -109,7 +110,10 @@ def _pareto(work: Workspace, generation: Generation) -> dict[str, Any]:
         {
             "values": list(candidate.values),
             "kv_heads_total": candidate.grouping.kv_heads_total,
-            "layers": [{"groups": [list(group) for group in layer.groups]} for layer in candidate.grouping],
+            "layers": layer_rows(
+                [{"groups": [list(group) for group in layer.groups]} for layer in candidate.grouping],
+                work.config.separate_kv,
+            ),
         }
         for candidate in generation.front
     ]
@@ -133,6 +137,7 @@ def build_document(
         search=SearchRecord(method.name, work.config.seed, generation.evaluations, method.parameters()),
         calibration=calibration_record(work),
         join=work.config.join,
+        separate_kv=work.config.separate_kv,
     )
 
 

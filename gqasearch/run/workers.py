@@ -68,6 +68,7 @@ def blueprint_of(work: Workspace, threads: int) -> Blueprint:
         statistics=statistics if isinstance(statistics, CachedStatistics) else None,
         batch_blocks=config.batch_blocks,
         threads=threads,
+        separate_kv=config.separate_kv,
     )
 
 

@@ -31,6 +31,7 @@ from gqasearch.embedded import Document, Split
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter
 from gqasearch.fitness import Fitness, FitnessContext, PreparedFitness, make_fitness
+from gqasearch.grouping import AnyGrouping, Grouping, SeparateGrouping
 from gqasearch.merging import Merge, make_merge
 from gqasearch.models import ModelSource, Parent, check_device, load_parent, resolve_model
 from gqasearch.models.loading import load_tokenizer
@@ -51,7 +52,15 @@ TEXT_SETTINGS = (
 SOURCE_SETTINGS = ("model", "revision", "join")
 MODEL_SETTINGS = (*SOURCE_SETTINGS, "dtype", "device")
 STATISTICS_SETTINGS = (*MODEL_SETTINGS, "calibration_text", "calibration_tokens", "block_length", "masked_blocks")
-FITNESS_SETTINGS = (*STATISTICS_SETTINGS, "search_tokens", "merge", "merge_parameters", "refine", "refine_parameters")
+FITNESS_SETTINGS = (
+    *STATISTICS_SETTINGS,
+    "search_tokens",
+    "merge",
+    "merge_parameters",
+    "refine",
+    "refine_parameters",
+    "separate_kv",
+)
 
 
 class Workspace:
@@ -165,6 +174,10 @@ class Workspace:
     def converter(self) -> Converter:
         return Converter(self.parent, self.merge, lambda: self.statistics)
 
+    def grouping_of(self, candidate: Grouping) -> AnyGrouping:
+        """What a candidate of the search makes of the model."""
+        return SeparateGrouping.from_sides(candidate) if self.config.separate_kv else candidate
+
     def blocks(self, split: Split) -> TokenBlocks:
         """Token blocks of one of the three texts; they never overlap."""
         return self._kept.get("text", Kept.SMALL, (self._key(TEXT_SETTINGS), split), lambda: self._make_blocks(split))
@@ -233,6 +246,7 @@ class Workspace:
             load_calibration_blocks=lambda: self.blocks("calibration"),
             refinement=self.refinement,
             folder=self._candidates / name if self._candidates and name else None,
+            separate_kv=self.config.separate_kv,
         )
 
     def prepared(self, fitness: Fitness) -> PreparedFitness:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gqasearch.checkpoints import CardFacts, Layout, write_checkpoint
 from gqasearch.config import LayoutChoice
-from gqasearch.grouping import Grouping
+from gqasearch.grouping import AnyGrouping, AnyLayer, Grouping, LayerGrouping, SeparateGrouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord, ModelRecord
 from gqasearch.models import LayerWeights, Parent, layers_replaced, tie_heads
 
@@ -24,21 +24,21 @@ SYMMETRIC = Grouping.from_labels([[0, 1, 2, 1, 2, 0], [0, 0, 1, 2, 2, 1]])
 PADDED = Grouping.from_labels([[0, 1, 0, 0, 2, 1], [0, 1, 2, 2, 2, 0]])
 
 
-def changed_layer(weights: LayerWeights, grouping: Grouping, index: int) -> LayerWeights:
+def changed_layer(weights: LayerWeights, grouping: AnyGrouping, index: int) -> LayerWeights:
     """K and V of a group: the mean. q, o and q bias are changed too, as closed-form merges do.
 
     Joined heads get something in all of their dimensions, as they do when they are merged.
     """
-    groups = [list(heads) for heads in grouping.layers[index].groups]
+    layer: AnyLayer = grouping.layers[index]
     noise = torch.Generator().manual_seed(index)
 
-    def mean(heads: Tensor | None) -> Tensor | None:
-        return None if heads is None else torch.stack([heads[group].mean(0) for group in groups])
+    def mean(heads: Tensor | None, partition: LayerGrouping) -> Tensor | None:
+        return None if heads is None else torch.stack([heads[list(group)].mean(0) for group in partition.groups])
 
     def shake(heads: Tensor) -> Tensor:
         return heads + 0.05 * torch.randn(heads.shape, generator=noise).to(heads)
 
-    k, v = mean(weights.k), mean(weights.v)
+    k, v = mean(weights.k, layer.keys), mean(weights.v, layer.values)
     assert k is not None
     assert v is not None
     if weights.joined > 1:
@@ -49,13 +49,13 @@ def changed_layer(weights: LayerWeights, grouping: Grouping, index: int) -> Laye
         v=v,
         q=shake(weights.q),
         o=shake(weights.o),
-        k_bias=mean(weights.k_bias),
-        v_bias=mean(weights.v_bias),
+        k_bias=mean(weights.k_bias, layer.keys),
+        v_bias=mean(weights.v_bias, layer.values),
         q_bias=None if weights.q_bias is None else shake(weights.q_bias),
     )
 
 
-def document_for(parent: Parent, grouping: Grouping) -> GroupingDocument:
+def document_for(parent: Parent, grouping: AnyGrouping) -> GroupingDocument:
     shape = parent.geometry
     model = ModelRecord(
         id=parent.id,
@@ -66,14 +66,16 @@ def document_for(parent: Parent, grouping: Grouping) -> GroupingDocument:
         head_dim=shape.head_dim,
         fingerprint=parent.fingerprint,
     )
-    return GroupingDocument(model, tuple(LayerRecord(layer) for layer in grouping))
+    separate = isinstance(grouping, SeparateGrouping)
+    partitions: Grouping = grouping.sides if isinstance(grouping, SeparateGrouping) else grouping
+    return GroupingDocument(model, tuple(map(LayerRecord, partitions)), separate_kv=separate)
 
 
 def convert(
     parent: Parent,
     source: Path,
     target: Path,
-    grouping: Grouping,
+    grouping: AnyGrouping,
     facts: CardFacts | None = None,
     layout: LayoutChoice = "auto",
 ) -> Layout:
@@ -89,12 +91,12 @@ def convert(
 
 
 @contextmanager
-def reference(parent: Parent, grouping: Grouping, stored: torch.dtype = torch.float32) -> Iterator[PreTrainedModel]:
+def reference(parent: Parent, grouping: AnyGrouping, stored: torch.dtype = torch.float32) -> Iterator[PreTrainedModel]:
     """The parent with tied heads, its changed weights rounded to ``stored``."""
     tied = {}
     for index, layer in enumerate(grouping):
         merged = changed_layer(parent.layer(index), grouping, index).to(stored).to(parent.model.dtype)
-        tied[index] = tie_heads(merged, layer.labels, parent.geometry.queries_per_kv)
+        tied[index] = tie_heads(merged, layer, parent.geometry.queries_per_kv)
     with layers_replaced(parent, tied):
         yield parent.model
 

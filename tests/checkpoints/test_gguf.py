@@ -252,6 +252,8 @@ def test_architectures_and_layouts_without_a_form(files: tuple[Path, Path], tmp_
     refuses(tmp_path / "gemma.gguf", folder, "architecture gemma; GGUF export knows llama, qwen2, qwen3")
     _, ragged = converted(tmp_path / "ragged", "llama", UNEVEN, "ragged")
     refuses(parent, ragged, "layout ragged, .* --layout deci")
+    edit_config(ragged, kv_group_heads=[[[0, 0]], [[0, 0]]])
+    refuses(parent, ragged, "keys and values that were grouped apart")
     source = tmp_path / "source"
     fused = write_parent(source, tmp_path / "qkv.gguf", renamed={"blk.1.attn_q.weight": "blk.1.attn_qkv.weight"})
     refuses(fused, folder, "stores q, k and v as one tensor, attn_qkv; convert the parent anew")

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gqasearch.checkpoints import Layout, write_checkpoint
 from gqasearch.config import LayoutChoice
-from gqasearch.grouping import Grouping
+from gqasearch.grouping import AnyGrouping, Grouping
 from gqasearch.models import Parent, load_parent
 from tests.checkpoints.convert import changed_layer, document_for, reference, some_ids
 from tests.checkpoints.equality import note
@@ -27,7 +27,7 @@ def saved(tmp_path: Path, family: str, **options: Any) -> tuple[Parent, Path]:
     return load_parent(str(folder)), folder
 
 
-def write(parent: Parent, source: Path, target: Path, grouping: Grouping, layout: LayoutChoice) -> Layout:
+def write(parent: Parent, source: Path, target: Path, grouping: AnyGrouping, layout: LayoutChoice) -> Layout:
     """Write ``source`` converted with the merge of ``changed_layer``."""
     document = document_for(parent, grouping)
     return write_checkpoint(
@@ -48,7 +48,7 @@ def load_trusted(folder: Path, **options: Any) -> PreTrainedModel:
 def assert_same(
     parent: Parent,
     written: PreTrainedModel,
-    grouping: Grouping,
+    grouping: AnyGrouping,
     stored: torch.dtype = torch.float32,
     tolerance: float = ROUNDING,
 ) -> None:
@@ -70,4 +70,4 @@ def assert_same(
     assert largest <= tolerance
     assert torch.equal(got_out.sequences, expected_out.sequences)
     cached = [(layer.keys.shape[1], layer.values.shape[1]) for layer in got_out.past_key_values.layers]
-    assert cached == [(count, count) for count in grouping.group_counts]
+    assert cached == [(layer.keys.num_groups, layer.values.num_groups) for layer in grouping]

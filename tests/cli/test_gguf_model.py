@@ -38,6 +38,8 @@ def test_from_file_to_file(kind: Type, tmp_path: Path) -> None:
     direct = call("evaluate", str(run), *measured)
     kl = [json.loads(result.stdout)["results"]["converted"]["kl"] for result in (again, direct)]
     assert kl[0] == pytest.approx(kl[1], rel=0.02)  # rounded once more where the file is quantised
+    rounded = call("evaluate", str(file), "--kv-bits", "8", *measured)
+    assert rounded.exit_code == 0, rounded.output + rounded.stderr
     shown = call("validate", str(run / "grouping.json"), "--model", str(file))
     assert shown.exit_code == 0, shown.output + shown.stderr
 

@@ -10,11 +10,12 @@ import torch
 from gqasearch.calibration import NO_TARGET, make_blocks
 from gqasearch.embedded import Document
 from gqasearch.evaluation import ParentLayers, embed, embedding_cosines, model_runner
+from gqasearch.grouping import LayerGrouping
 from gqasearch.models import LayerWeights, tie_heads
 from tests.samples import random_text
 from tests.tiny_encoders import ENCODERS, encoder_parent, encoder_tokenizer, masked_blocks
 
-HALF = (0, 0, 1, 1, 2, 2)
+HALF = LayerGrouping.neighbours(6, 3)
 
 
 @pytest.mark.parametrize("family", ENCODERS)

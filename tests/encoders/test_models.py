@@ -85,8 +85,9 @@ def test_singletons_and_copies_are_left_as_they_are(name: str, family: str, tmp_
         before = logits_of(parent, blocks)[blocks.mask]
         statistics = next(collect(parent, blocks, tmp_path))
         for labels in (tuple(range(6)), (0, 0, 1, 0, 1, 1), (0,) * 6):
-            merged = make_merge(name).for_layer(source, statistics).merge(LayerGrouping.from_labels(labels))
-            with layers_replaced(parent, {0: tie_heads(merged, labels, 1)}):
+            grouping = LayerGrouping.from_labels(labels)
+            merged = make_merge(name).for_layer(source, statistics).merge(grouping)
+            with layers_replaced(parent, {0: tie_heads(merged, grouping, 1)}):
                 assert torch.allclose(logits_of(parent, blocks)[blocks.mask], before, atol=2e-4)
             if len(set(labels)) == 6:
                 assert torch.equal(merged.k, source.k) and torch.equal(merged.o, source.o)

@@ -69,7 +69,7 @@ def test_the_target_is_the_parents_stream_before_its_norm(family: str, norm: str
         streams.advance_parent(0)
         streams.advance_converted(0, converter.tied_layers(PAIRS)[0])
         streams.advance_parent(1)
-        (call,) = streams.site(1, PAIRS.layers[1].labels).calls
+        (call,) = streams.site(1, PAIRS.layers[1]).calls
         normed = decoder_layer(parent, 1).get_submodule(norm)
         found = normed(call.hidden + call.wanted)[blocks.mask]
         with outputs_noted(normed) as noted:

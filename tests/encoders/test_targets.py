@@ -125,7 +125,7 @@ def test_candidates_run_from_the_middle_as_from_the_start(family: str) -> None:
     reference = ParentLogProbs.compute(model_runner(parent.model), blocks, batch_blocks=4)
     losses = PrefixLosses(
         parent,
-        lambda index, layer: tie_heads(converter.layer_merge(index).merge(layer), layer.labels, 1),
+        lambda index, layer: tie_heads(converter.layer_merge(index).merge(layer), layer, 1),
         blocks,
         4,
         reference.summed_kl,

@@ -57,7 +57,7 @@ class Bench:
         monkeypatch.setattr("gqasearch.evaluation.prefix.Parent.layer_loaded", counted)
 
     def tied_layer(self, index: int, layer: LayerGrouping) -> LayerWeights:
-        return tie_heads(self.converter.merged(index, layer), layer.labels, 1)
+        return tie_heads(self.converter.merged(index, layer), layer, 1)
 
     def losses(self, folder: Path | None, together: int = ALL) -> PrefixLosses:
         state = None if folder is None else CandidateState(folder)

@@ -51,7 +51,7 @@ def losses_of(family: str = "llama", converted: list[int] | None = None, **bound
     def tied_layer(index: int, layer: LayerGrouping) -> LayerWeights:
         if converted is not None:
             converted.append(index)
-        return tie_heads(converter(family).layer_merge(index).merge(layer), layer.labels, 1)
+        return tie_heads(converter(family).layer_merge(index).merge(layer), layer, 1)
 
     return PrefixLosses(parent_of(family), tied_layer, text(), 2, reference(family).summed_kl, **bounds)
 
@@ -83,7 +83,7 @@ def test_any_loss_can_be_measured() -> None:
         return float(-scores.log_softmax(-1).gather(-1, tokens[:, None]).sum())
 
     def tied_layer(index: int, layer: LayerGrouping) -> LayerWeights:
-        return tie_heads(converter("llama").layer_merge(index).merge(layer), layer.labels, 1)
+        return tie_heads(converter("llama").layer_merge(index).merge(layer), layer, 1)
 
     losses = PrefixLosses(parent_of("llama"), tied_layer, text(), 2, summed_nll)
     candidate = grouping(1, 2, 3, 0)

@@ -189,7 +189,7 @@ class TestAttentionOutputError(FitnessContract):
         for handle in handles:
             handle.remove()
         ((kwargs, before),) = seen
-        with torch.no_grad(), layers_replaced(parent, {layer: tie_heads(merged, grouping.labels, 1)}):
+        with torch.no_grad(), layers_replaced(parent, {layer: tie_heads(merged, grouping, 1)}):
             after = attention(**kwargs)[0]
         error = float((after - before).double()[blocks.mask].square().sum(1).mean())
         scale = float((streams[0] + before).double()[blocks.mask].square().sum(1).mean())

@@ -104,7 +104,8 @@ def _draw_options(rng: random.Random) -> list[str]:
         return ["--kv-ratio", "1", "--method", "neighbour"]
     ratio = ["--kv-ratio", rng.choice(("0.34", "0.5", "0.67"))]
     uneven = ["--uneven"] if method[0] == "evolution" and rng.random() < 0.4 else []
-    return [*ratio, "--merge", "mean", "--refine", "none", *uneven, "--method", *method]
+    apart = ["--separate-kv"] if rng.random() < 0.25 else []
+    return [*ratio, "--merge", "mean", "--refine", "none", *uneven, *apart, "--method", *method]
 
 
 def _judge(source: Path, output: Path) -> str:
@@ -120,7 +121,8 @@ def _judge(source: Path, output: Path) -> str:
         return f"exit status 0 for a source with weights that transformers makes up: {info}"
     document = json.loads((output / "grouping.json").read_text(encoding="utf-8"))
     stored = {_dtype(path, name) for path in source.glob("*.safetensors") for name in _names(path)}
-    tie(parent, [layer["groups"] for layer in document["layers"]], next(iter(stored), torch.float32))
+    sides = [(layer.get("keys", layer)["groups"], layer.get("values", layer)["groups"]) for layer in document["layers"]]
+    tie(parent, sides, next(iter(stored), torch.float32))
     model, info = _load(written)
     if info["missing_keys"] or info["mismatched_keys"]:
         return f"the checkpoint lacks {info}"

@@ -20,7 +20,7 @@ from tests.tiny_models import tiny_model, tiny_parent
 
 def tied(parent: Parent, grouping: Grouping, layers: dict[int, LayerWeights]) -> dict[int, LayerWeights]:
     m = parent.geometry.queries_per_kv
-    return {index: tie_heads(layer, grouping.layers[index].labels, m) for index, layer in layers.items()}
+    return {index: tie_heads(layer, grouping.layers[index], m) for index, layer in layers.items()}
 
 
 def run(model: GroupedParent, blocks: TokenBlocks) -> torch.Tensor:

@@ -121,7 +121,7 @@ def test_frames_bring_keys_and_values_nearer_and_leave_the_model_alone(family: s
     parent, grouping, blocks = parent_of(family, 6), grouping_for(6), blocks_for(family)
     turned = {}
     for index, merged in mean_merged(parent, grouping).items():
-        own, shared = parent.layer(index), tie_heads(merged, grouping.layers[index].labels, 1)
+        own, shared = parent.layer(index), tie_heads(merged, grouping.layers[index], 1)
         found = towards(own, shared)
         assert distance(found.v, shared.v) < distance(own.v, shared.v)
         if own.k_norm is None:

@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from gqasearch.grouping import LayerGrouping
 from gqasearch.merging import MERGES, LayerMerge, make_merge
 from gqasearch.models import LayerWeights, Parent, layers_replaced, tie_heads
 from tests.matrix import thinned
@@ -106,4 +107,4 @@ def logits_with(parent: Parent, layer: LayerWeights) -> Tensor:
 
 
 def tied(merged: LayerWeights, labels: tuple[int, ...]) -> LayerWeights:
-    return tie_heads(merged, labels, merged.q.shape[0] // len(labels))
+    return tie_heads(merged, LayerGrouping.from_labels(labels), merged.q.shape[0] // len(labels))

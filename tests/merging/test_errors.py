@@ -263,7 +263,7 @@ def test_stacks_of_any_height_give_the_same_bits(family: str, monkeypatch: pytes
 
 def test_every_group_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     merge, asked = bound("mean", "llama"), []
-    monkeypatch.setattr(merge, "_group_errors", lambda groups: asked.append(groups) or [1.0] * len(groups))
+    monkeypatch.setattr(merge, "_group_errors", lambda groups, side: asked.append(groups) or [1.0] * len(groups))
     assert merge.group_errors([(0, 1), (3,), (0, 1), (2, 4)]) == [1.0, 0.0, 1.0, 1.0]
     assert merge.group_errors([(2, 4), (5,)]) == [1.0, 0.0] and merge.group_error((0, 1)) == 1.0
     assert asked == [[(0, 1), (2, 4)]]

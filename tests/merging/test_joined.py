@@ -35,7 +35,7 @@ def wide_statistics(statistics: LayerStatistics, n: int) -> LayerStatistics:
     return replace(statistics, **tables)
 
 
-@pytest.mark.parametrize(("family", "kv_heads"), [("llama", 6), ("llama", 3), ("qwen2", 6)])
+@pytest.mark.parametrize(("family", "kv_heads"), [("llama", 6), ("llama", 3), ("qwen2", 6), ("gpt2", 6), ("opt", 6)])
 @pytest.mark.parametrize("n", [2, 3])
 def test_n_heads_lose_nothing(family: str, kv_heads: int, n: int) -> None:
     merge, alone = bound(family, n, kv_heads), bound(family, 1, kv_heads)
@@ -56,7 +56,7 @@ def test_errors_are_those_of_the_merged_weights(family: str, n: int) -> None:
         assert 0.9 * told < measured <= told * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "opt"])
 @pytest.mark.parametrize(("n", "best_of"), [(2, [(0, 1, 2), (3, 4, 5)]), (3, [(0, 1), (2, 3), (4, 5)])])
 def test_never_worse_than_groups_of_as_much_memory(family: str, n: int, best_of: list[tuple[int, ...]]) -> None:
     groups = sum(bound(family, 1).group_errors(best_of))

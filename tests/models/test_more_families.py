@@ -53,11 +53,12 @@ def test_the_order_of_heads_does_not_matter(family: str, kv_heads: int) -> None:
 def test_tied_heads_are_the_grouped_computation(family: str, kv_heads: int) -> None:
     """Attention from merged weights, two heads to a group, against the model with tied ones."""
     parent = tiny_parent(family, kv_heads=kv_heads)
-    labels = LayerGrouping.from_labels([head % 3 // 2 for head in range(kv_heads)]).labels
+    grouping = LayerGrouping.from_labels([head % 3 // 2 for head in range(kv_heads)])
+    labels = grouping.labels
     for layer in range(2):
         source = parent.layer(layer)
-        merged = make_merge("mean").for_layer(source).merge(LayerGrouping.from_labels(labels))
-        with layers_replaced(parent, {layer: tie_heads(merged, labels, source.queries_per_kv)}):
+        merged = make_merge("mean").for_layer(source).merge(grouping)
+        with layers_replaced(parent, {layer: tie_heads(merged, grouping, source.queries_per_kv)}):
             x, wanted = attention_call(parent, layer)
         # Query heads reordered so that every group's stand together, one group of the layer after another.
         total = torch.zeros_like(x)
@@ -113,7 +114,8 @@ def test_merging_copies_leaves_logits_unchanged(family: str, tmp_path: Path) -> 
             index: make_merge("optimal").for_layer(parent.layer(index), statistics)
             for index, statistics in enumerate(statistics_of(parent, tmp_path))
         }
-        tied = {i: tie_heads(m.merge(LayerGrouping.from_labels(labels)), labels, 1) for i, m in merged.items()}
+        grouping = LayerGrouping.from_labels(labels)
+        tied = {i: tie_heads(m.merge(grouping), grouping, 1) for i, m in merged.items()}
         with layers_replaced(parent, tied):
             assert torch.allclose(logits_of(parent, blocks), before, atol=1e-4)
 

@@ -76,7 +76,7 @@ def test_layers_are_replaced_and_given_back(tmp_path: Path) -> None:
     parent = on_demand_parent(tmp_path / "m")
     whole = load_parent(str(tmp_path / "m"))
     before, partition = logits(parent.model), LayerGrouping.neighbours(6, 2)
-    layers = {i: tie_heads(Mean().for_layer(whole.layer(i)).merge(partition), partition.labels, 1) for i in (0, 2)}
+    layers = {i: tie_heads(Mean().for_layer(whole.layer(i)).merge(partition), partition, 1) for i in (0, 2)}
     with layers_replaced(whole, layers):
         wanted = logits(whole.model)
     for held in (None, 0, 2):  # read while they are replaced, or in memory before

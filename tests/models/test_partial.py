@@ -73,7 +73,7 @@ def test_a_converted_layer_above_the_start_counts() -> None:
     _, between = run_from(parent, blocks.ids, blocks.mask)
     layer = LayerGrouping.neighbours(6, 2)
     merged = make_merge("mean").for_layer(parent.layer(3), None).merge(layer)
-    with layers_replaced(parent, {3: tie_heads(merged, layer.labels, 1)}):
+    with layers_replaced(parent, {3: tie_heads(merged, layer, 1)}):
         wanted = logits_of(parent, blocks)
         found, _ = run_from(parent, blocks.ids, blocks.mask, 3, between[2])
     assert torch.equal(found, wanted)

@@ -109,13 +109,13 @@ def test_nothing_meets_across_devices(family: str, tmp_path: Path, monkeypatch: 
         streams = Streams(parent, text, len(text.ids), tmp_path / "streams")
         for index in range(LAYERS):
             streams.advance_parent(index)
-            site, weights = streams.site(index, HALF.labels), parent.layer(index)
+            site, weights = streams.site(index, HALF), parent.layer(index)
             call = site.calls[0]
             found = {tensor.device.index for tensor in (weights.k, call.hidden, call.wanted, call.mask)}
             assert found == {index // 2}
             half = of_groups(weights)
             assert site.attend(half, call).device.index == index // 2
-            streams.advance_converted(index, tie_heads(half, HALF.labels, parent.geometry.queries_per_kv))
+            streams.advance_converted(index, tie_heads(half, HALF, parent.geometry.queries_per_kv))
         leaving = streams.converted.hidden[0].flatten(0, 1)
         assert leaving.device.index == 1 and ParentLayers(parent).predict(leaving[:5]).device.index == 0
 

@@ -44,7 +44,7 @@ def site_of(parent: Parent, grouping: Grouping, blocks: TokenBlocks, index: int 
             streams.advance_parent(below)
             streams.advance_converted(below, None)
         streams.advance_parent(index)
-        return streams.site(index, grouping.layers[index].labels)
+        return streams.site(index, grouping.layers[index])
 
 
 def site_error(site: LayerSite, weights: LayerWeights) -> float:

@@ -42,7 +42,7 @@ def by_hand(parent: Parent, site: LayerSite, weights: LayerWeights, call: Attent
         name: tensor.clone().requires_grad_() for name in FITTED if (tensor := getattr(weights, name)) is not None
     }
     bias = dict(parent.model.named_parameters()).get(parent.family.tensor_name(1, "o.bias"), torch.zeros(()))
-    tied = tie_heads(replace(weights, **leaves), site.labels, parent.geometry.queries_per_kv)
+    tied = tie_heads(replace(weights, **leaves), site.layer, parent.geometry.queries_per_kv)
     wanted = call.wanted[call.mask]
     error = (attend(call.hidden, tied) + bias.detach())[call.mask] - wanted
     (error.square().sum(-1).mean() / wanted.square().sum(-1).mean()).backward()

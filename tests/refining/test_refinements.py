@@ -213,7 +213,7 @@ def test_refined_layers_tie_to_what_was_fitted(family: str, tmp_path: Path) -> N
     site = site_of(parent, grouping, blocks)
     seen: list[torch.Tensor] = []
     handle = parent.model.model.layers[0].self_attn.register_forward_hook(lambda _m, _a, out: seen.append(out[0]))
-    with layers_replaced(parent, {0: tie_heads(refined, grouping.layers[0].labels, 2)}):
+    with layers_replaced(parent, {0: tie_heads(refined, grouping.layers[0], 2)}):
         logits_of(parent, blocks)
     handle.remove()
     with torch.no_grad():

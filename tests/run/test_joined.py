@@ -83,6 +83,26 @@ def test_layers_may_differ(settings: dict[str, Any], tmp_path: Path, layout: str
     assert json.loads(folder.metrics.read_text())["checkpoint"]["layout"] is not None
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_heads_without_rope(settings: dict[str, Any], tmp_path: Path, family: str) -> None:
+    """Which no stock form can say: ragged, equal to what was measured, its cache as large as promised."""
+    model = str(save_checkpoint(tiny_model(family), tmp_path / family))
+    joined = {**settings, "model": model, "join": 2}
+    whole = finished(joined, tmp_path / "whole", kv_ratio=1.0, refine="none")
+    assert json.loads(whole.metrics.read_text())["results"]["converted"]["kl"] < 1e-6
+    folder = finished(joined, tmp_path / "run", kv_ratio=1 / 3, refine_parameters={"steps": 10})
+    metrics = json.loads(folder.metrics.read_text())
+    mine, baseline = metrics["results"]["converted"], metrics["results"]["neighbour"]
+    assert metrics["checkpoint"]["layout"] == "ragged" and mine["kl"] < baseline["kl"]
+    assert mine["kv_bytes_per_token"] == baseline["kv_bytes_per_token"] == metrics["parent"]["kv_bytes_per_token"] / 3
+    written = AutoModelForCausalLM.from_pretrained(folder.model, trust_remote_code=True)
+    assert kv_bytes_per_token(written) == mine["kv_bytes_per_token"]
+    ids = torch.randint(5, VOCAB_SIZE, (1, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        steps = [written.generate(ids, max_new_tokens=6, do_sample=False, use_cache=use) for use in (True, False)]
+    assert torch.equal(*steps)
+
+
 def test_a_front_counts_memory(settings: dict[str, Any], tmp_path: Path) -> None:
     folder = finished(
         {**settings, "merge": "optimal", "refine": "none", "materialize": False},

@@ -28,7 +28,7 @@ from gqasearch.files import read_json
 from gqasearch.grouping import LayerGrouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord, MergeRecord, RefinementRecord, read_grouping
 from gqasearch.merging import LayerMerge
-from gqasearch.models import LayerWeights, layers_replaced, load_parent, model_record, tie_heads
+from gqasearch.models import LayerWeights, layers_replaced, load_parent, model_record
 from gqasearch.refining import Descent, NoRefinement, Outputs
 from gqasearch.run import RunFolder, Workspace, build_config, report_data, run
 from gqasearch.run.convert import document_converter, document_refinement
@@ -329,6 +329,6 @@ def test_permuting_heads_leaves_logits_unchanged(checkpoint: Path) -> None:
     order = [3, 0, 5, 1, 4, 2]
     with torch.no_grad():
         before = parent.model(blocks.ids).logits
-        permuted = replace(tie_heads(layer, tuple(order), 1), q=layer.q[order], o=layer.o[order])
+        permuted = replace(layer, **{role: getattr(layer, role)[order] for role in ("q", "k", "v", "o")})
         with layers_replaced(parent, {0: permuted}):
             torch.testing.assert_close(parent.model(blocks.ids).logits, before, atol=2e-5, rtol=0)

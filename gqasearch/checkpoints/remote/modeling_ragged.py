@@ -11,6 +11,10 @@ layer's largest, and all its queries read the group's keys and values once:
 
     groups of 3 and 1       q0 q1 q2 | q3       -> gather ->       q0 q1 q2 | q3 q3 q3       -> attend, gather back
                             k0       | k1                          k0       | k1
+
+Where keys and values were grouped apart, a group is of the queries that read one key head and one value head, which
+``config.kv_group_heads[l]`` names: [key head, value head]. The cache holds each of these heads once; a layer that
+attends makes a copy for every group, and drops it.
 """
 
 from __future__ import annotations
@@ -55,16 +59,39 @@ def check_groups(config: Any) -> None:
             raise ValueError(f"kv_group_sizes[{layer}] must list whole numbers from 1, got {sizes!r}")
         if sum(sizes) != heads:
             raise ValueError(f"kv_group_sizes[{layer}] must add up to num_attention_heads={heads}, got {sizes!r}")
-        if count != len(sizes):
+        if config.kv_group_heads is not None:
+            check_heads(config.kv_group_heads, layer, len(sizes), count, layers)
+        elif count != len(sizes):
             raise ValueError(f"num_key_value_heads_per_layer[{layer}] is {count}, kv_group_sizes has {len(sizes)}")
+
+
+def check_heads(given: Any, layer: int, groups: int, key_heads: int, layers: int) -> None:
+    """Check the key head and the value head of every group of a layer; raises ``ValueError`` that names it."""
+    if not isinstance(given, (list, tuple)) or len(given) != layers:
+        raise ValueError(f"kv_group_heads must list one entry for each of the {layers} layers, got {given!r}")
+    heads = given[layer]
+    if not isinstance(heads, (list, tuple)) or len(heads) != groups:
+        raise ValueError(f"kv_group_heads[{layer}] must have an entry for each of {groups} groups, got {heads!r}")
+    if not all(isinstance(two, (list, tuple)) and [type(head) for head in two] == [int, int] for two in heads):
+        raise ValueError(f"kv_group_heads[{layer}] must list pairs [key head, value head], got {heads!r}")
+    keys, values = (set(side) for side in zip(*heads, strict=True))
+    if keys != set(range(key_heads)) or values != set(range(len(values))):
+        raise ValueError(
+            f"kv_group_heads[{layer}] must name each of {key_heads} key heads (num_key_value_heads_per_layer) and "
+            f"every value head from 0 on, got {heads!r}"
+        )
 
 
 @dataclass(kw_only=True)
 class RaggedGroups:
-    """Goes before a stock config class: query heads of every KV head, by layer, and the numbers of KV heads."""
+    """Goes before a stock config class: query heads of every KV head, by layer, and the numbers of KV heads.
+
+    With ``kv_group_heads`` these are the numbers of key heads.
+    """
 
     num_key_value_heads_per_layer: list[int] | None = None
     kv_group_sizes: list[list[int]] | None = None
+    kv_group_heads: list[list[list[int]]] | None = None
 
     base_model_tp_plan: ClassVar[Any] = None  # unequal groups cannot be dealt out to devices evenly
 
@@ -74,10 +101,14 @@ class RaggedGroups:
 
 
 class LayerGroups:
-    """The groups of one layer: ``runs`` of equal size as (size, query heads, KV heads), and slots for one token."""
+    """The groups of one layer: ``runs`` of equal size as (size, query heads, KV heads), and slots for one token.
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    ``heads``: the key head and the value head of every group; None where group g has those number g.
+    """
+
+    def __init__(self, sizes: Sequence[int], heads: Sequence[Sequence[int]] | None = None) -> None:
         self.sizes, self.largest = tuple(sizes), max(sizes)
+        self.heads = None if heads is None else tuple(map(tuple, heads))
         self.runs: list[tuple[int, slice, slice]] = []
         query = head = 0
         for size, groups in groupby(sizes):
@@ -86,6 +117,25 @@ class LayerGroups:
             query, head = query + count * size, head + count
         # No buffers: those that are in no file are left without values by from_pretrained.
         self._slots: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._heads: dict[torch.device, Tensor] = {}
+
+    def key_heads(self) -> int:
+        """How many key heads the layer has."""
+        return len(self.sizes) if self.heads is None else 1 + max(key for key, _ in self.heads)
+
+    def value_heads(self) -> int:
+        """How many value heads the layer has."""
+        return len(self.sizes) if self.heads is None else 1 + max(value for _, value in self.heads)
+
+    def by_group(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The key and the value of every group, (B, G, S, d), from those of every head."""
+        if self.heads is None:
+            return key, value
+        if key.device not in self._heads:
+            with torch.inference_mode(False):
+                self._heads[key.device] = torch.tensor(self.heads, device=key.device).T.contiguous()
+        keys, values = self._heads[key.device]
+        return key.index_select(1, keys), value.index_select(1, values)
 
     def slots(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """The query of every slot (G * largest,) and the slot of every query (Hq,), on ``device``."""
@@ -120,7 +170,7 @@ class Seen:
 def ragged_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """An attention function around the model's own: query (B, Hq, T, d), key and value (B, G, S, d).
+    """An attention function around the model's own: query (B, Hq, T, d), key and value (B, their heads, S, d).
 
     The output (B, T, Hq, d), and the attention maps (B, Hq, T, S) where there are any. Raises ``ValueError`` for the
     cache of continuous batching.
@@ -129,6 +179,7 @@ def ragged_attention(
         raise ValueError("ragged groups cannot be decoded with the paged cache of continuous batching; use generate()")
     layer: Any = module.config
     config, groups = layer.of, layer.groups
+    key, value = groups.by_group(key, value)
     kernel = config._attn_implementation  # noqa: SLF001 - as stock attention does
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(kernel, layer.eager_attention)
 
@@ -166,17 +217,28 @@ class RaggedModel(PreTrainedModel):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
+        heads = config.kv_group_heads or [None] * len(config.kv_group_sizes)
         for index, (layer, sizes) in enumerate(zip(self.model.layers, config.kv_group_sizes, strict=True)):
-            attention = type(layer.self_attn)
+            attention, groups = type(layer.self_attn), LayerGroups(sizes, heads[index])
             own = Seen(
                 config,
-                num_key_value_heads=len(sizes),
-                groups=LayerGroups(sizes),
+                num_key_value_heads=groups.key_heads(),
+                groups=groups,
                 eager_attention=sys.modules[attention.__module__].eager_attention_forward,
                 _attn_implementation=ATTENTION,
             )
             layer.self_attn = attention(own, index)
+            more_values = groups.value_heads() - groups.key_heads()
+            if more_values:
+                widen(layer.self_attn, more_values * layer.self_attn.head_dim)
         self.post_init()  # type: ignore[no-untyped-call]  # once more, for the new weights
+
+
+def widen(attention: nn.Module, more: int) -> None:
+    """Give the projection that values come from, or q, k and v in this order, so many outputs more (or fewer)."""
+    name = "v_proj" if hasattr(attention, "v_proj") else "qkv_proj"
+    old = getattr(attention, name)
+    setattr(attention, name, nn.Linear(old.in_features, old.out_features + more, bias=old.bias is not None))
 
 
 def ragged(config: type[Any], model: type[Any]) -> tuple[type[Any], type[Any]]:

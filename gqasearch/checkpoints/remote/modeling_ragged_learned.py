@@ -12,7 +12,12 @@ group gets as many slots as the layer's largest:
     groups of 3 and 1       q0 q1 q2 | q3       -> gather ->       q0 q1 q2 | q3 q3 q3       -> attend, gather back
                             k0       | k1                          k0       | k1
 
-GPT-2 stores q, k and v together, here as everywhere: ``c_attn`` (D, (Hq + 2 G) d), outputs in the order q, k, v.
+Where keys and values were grouped apart, a group is of the queries that read one key head and one value head, which
+``config.kv_group_heads[l]`` names: [key head, value head]. The cache holds each of these heads once; a layer that
+attends makes a copy for every group, and drops it.
+
+GPT-2 stores q, k and v together, here as everywhere: ``c_attn`` (D, (Hq + its key and value heads) d), outputs in the
+order q, k, v.
 """
 
 from __future__ import annotations
@@ -51,16 +56,40 @@ def check_groups(config: Any) -> None:
             raise ValueError(f"kv_group_sizes[{layer}] must list whole numbers from 1, got {sizes!r}")
         if sum(sizes) != heads:
             raise ValueError(f"kv_group_sizes[{layer}] must add up to {heads} attention heads, got {sizes!r}")
-        if count != len(sizes):
+        if config.kv_group_heads is not None:
+            check_heads(config.kv_group_heads, layer, len(sizes), count, layers)
+        elif count != len(sizes):
             raise ValueError(f"num_key_value_heads_per_layer[{layer}] is {count}, kv_group_sizes has {len(sizes)}")
+
+
+def check_heads(given: Any, layer: int, groups: int, key_heads: int, layers: int) -> None:
+    """Check the key head and the value head of every group of a layer; raises ``ValueError`` that names it."""
+    if not isinstance(given, (list, tuple)) or len(given) != layers:
+        raise ValueError(f"kv_group_heads must list one entry for each of the {layers} layers, got {given!r}")
+    heads = given[layer]
+    if not isinstance(heads, (list, tuple)) or len(heads) != groups:
+        raise ValueError(f"kv_group_heads[{layer}] must have an entry for each of {groups} groups, got {heads!r}")
+    if not all(isinstance(two, (list, tuple)) and [type(head) for head in two] == [int, int] for two in heads):
+        raise ValueError(f"kv_group_heads[{layer}] must list pairs [key head, value head], got {heads!r}")
+    keys, values = (set(side) for side in zip(*heads, strict=True))
+    if keys != set(range(key_heads)) or values != set(range(len(values))):
+        raise ValueError(
+            f"kv_group_heads[{layer}] must name each of {key_heads} key heads (num_key_value_heads_per_layer) and "
+            f"every value head from 0 on, got {heads!r}"
+        )
 
 
 @dataclass(kw_only=True)
 class RaggedGroups:
-    """Goes before a stock config class: query heads of every KV head, by layer, and the numbers of KV heads."""
+    """Goes before a stock config class: query heads of every KV head, by layer, and the numbers of KV heads.
+
+    With ``kv_group_heads`` these are the numbers of key heads.
+    """
 
     num_key_value_heads_per_layer: list[int] | None = None
     kv_group_sizes: list[list[int]] | None = None
+    kv_group_heads: list[list[list[int]]] | None = None
+    head_dim: int | None = None  # None: hidden size / attention heads
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)  # type: ignore[misc]
@@ -104,6 +133,12 @@ class RaggedAttention(nn.Module):
     def __init__(self, config: PreTrainedConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx=layer_idx)
         self.group_sizes: Sequence[int] = self.config.kv_group_sizes[layer_idx]
+        self.head_dim = self.config.head_dim or self.head_dim
+        apart = self.config.kv_group_heads
+        # The key head and the value head of every group.
+        self.group_heads = [[g, g] for g in range(len(self.group_sizes))] if apart is None else apart[layer_idx]
+        self.are_apart = apart is not None
+        self.key_heads, self.value_heads = (1 + max(heads) for heads in zip(*self.group_heads, strict=True))
         self.num_key_value_groups = max(self.group_sizes)  # what attention functions repeat KV heads by
         # No buffers: those that are in no file are left without values by from_pretrained.
         self._indices: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -136,10 +171,13 @@ class RaggedAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Out (B, T, Hq * d) and the attention maps (B, Hq, T, S), where the kernel gives any.
 
-        ``query`` (B, Hq, T, d); ``key``, ``value`` (B, G, T, d), of the new tokens, which go into ``cache``.
+        ``query`` (B, Hq, T, d); ``key``, ``value`` (B, their heads, T, d), of the new tokens, which go into ``cache``.
         """
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
+        if self.are_apart:
+            keys, values = torch.tensor(self.group_heads, device=key.device).T
+            key, value = key.index_select(1, keys), value.index_select(1, values)
         query_of_slot, slot_of_query = self.indices(query.device)
         kernel = self.config._attn_implementation  # noqa: SLF001 - as stock attention does
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(kernel, self.eager)
@@ -153,9 +191,10 @@ class RaggedOPTAttention(RaggedAttention, OPTAttention):
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
-        width = len(self.group_sizes) * self.head_dim
-        for name in ("k_proj", "v_proj"):
-            setattr(self, name, nn.Linear(self.embed_dim, width, bias=self.enable_bias))
+        self.scaling = self.head_dim**-0.5
+        for name, heads in (("q_proj", self.num_heads), ("k_proj", self.key_heads), ("v_proj", self.value_heads)):
+            setattr(self, name, nn.Linear(self.embed_dim, heads * self.head_dim, bias=self.enable_bias))
+        self.out_proj = nn.Linear(self.num_heads * self.head_dim, self.embed_dim, bias=self.enable_bias)
 
     def forward(  # type: ignore[override]  # what stock attention is called with and gives, not what it says
         self,
@@ -184,9 +223,11 @@ class RaggedGPT2Attention(RaggedAttention, GPT2Attention):
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
-        shared = len(self.group_sizes) * self.head_dim
-        self.widths = (self.embed_dim, shared, shared)
+        if self.scale_attn_weights and not self.scale_attn_by_inverse_layer_idx:
+            self.scaling = self.head_dim**-0.5
+        self.widths = tuple(heads * self.head_dim for heads in (self.num_heads, self.key_heads, self.value_heads))
         self.c_attn = Conv1D(sum(self.widths), self.embed_dim)
+        self.c_proj = Conv1D(self.embed_dim, self.widths[0])
         if self.reorder_and_upcast_attn:  # which stock attention, too, heeds in its eager form alone
             self.eager = upcast_attention_forward
 

@@ -45,7 +45,8 @@ def grouping_figure(layers: Sequence[LayerPicture], title: str) -> Figure:
     # Whole CSS pixels (1/96 inch), so that equal digits are equal pixels: sharp, and a fifth of the bytes.
     cell = (33 if max(heads, depth) <= 16 else 21) / 96
     columns, columns_width = _columns(layers)
-    left, top, bottom = 54 / 96, 63 / 96, 9 / 96
+    names = [layer.name or str(row) for row, layer in enumerate(layers)]
+    left, top, bottom = (54 + 5 * max(0, max(map(len, names)) - 2)) / 96, 63 / 96, 9 / 96
     width = max(left + cell * heads + columns_width, 0.3 + 0.088 * len(title))
     height = top + cell * depth + bottom
     with styled():
@@ -54,7 +55,7 @@ def grouping_figure(layers: Sequence[LayerPicture], title: str) -> Figure:
         colours = np.array([_row_colours(layer.grouping) for layer in layers])
         axes.imshow(colours, aspect="auto", interpolation="nearest")
         _write_numbers(axes, layers, colours, size=8.5 if cell > 0.3 else 6.5)
-        _dress(axes, heads, depth)
+        _dress(axes, heads, names)
         _write_columns(axes, columns, cell)
         figure.text(0.1 / width, 1 - 0.06 / height, title, weight="bold", va="top")
     return figure
@@ -85,15 +86,15 @@ def _ink(colour: FloatArray) -> str:
     return "white" if colour**2.2 @ (0.2126, 0.7152, 0.0722) < 0.25 else "black"
 
 
-def _dress(axes: Axes, heads: int, depth: int) -> None:
+def _dress(axes: Axes, heads: int, names: Sequence[str]) -> None:
     axes.set_xlabel("head", size=8, labelpad=4)
     axes.xaxis.set_label_position("top")
     axes.xaxis.tick_top()
     axes.set_xticks(range(heads), [str(head) for head in range(heads)])
-    axes.set_yticks(range(depth), [str(layer) for layer in range(depth)])
+    axes.set_yticks(range(len(names)), names)
     axes.set_ylabel("layer", size=8)
-    axes.vlines(np.arange(1, heads) - 0.5, -0.5, depth - 0.5, color="white", linewidth=1.5)
-    axes.hlines(np.arange(1, depth) - 0.5, -0.5, heads - 0.5, color="white", linewidth=1.5)
+    axes.vlines(np.arange(1, heads) - 0.5, -0.5, len(names) - 0.5, color="white", linewidth=1.5)
+    axes.hlines(np.arange(1, len(names)) - 0.5, -0.5, heads - 0.5, color="white", linewidth=1.5)
     axes.tick_params(length=0, labelsize=7, labelcolor=GREY)
     axes.spines[:].set_visible(False)
 

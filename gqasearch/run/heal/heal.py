@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from gqasearch.calibration import TokenBlocks
 from gqasearch.checkpoints import MOST_TOKENS, CardFacts, CheckBlock, healed_card, write_healed
 from gqasearch.evaluation import (
+    KVSize,
     ParentLayers,
     convention_of,
     count_parameters,
@@ -23,7 +24,7 @@ from gqasearch.heal_config import HealConfig
 from gqasearch.healing.training import Lessons, Trained, train
 from gqasearch.healing.validation import Validation
 from gqasearch.reporting.healing_html import write_healing
-from gqasearch.run.evaluate import card_rows, checkpoint_layers, measured_words, quality_record, stored_kv_bytes
+from gqasearch.run.evaluate import card_rows, checkpoint_layers, kv_size, measured_words, quality_record
 from gqasearch.run.heal.folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
 from gqasearch.run.heal.results import healing_data
@@ -158,10 +159,9 @@ def _measure(work: HealWork) -> dict[str, Any]:
     }
 
 
-def _sizes(work: HealWork, model: PreTrainedModel, directory: Path) -> tuple[int, int]:
-    """KV bytes per token, and parameters."""
-    source = work.source
-    return stored_kv_bytes(source.family, source.geometry.num_layers, model, directory), count_parameters(model)
+def _sizes(work: HealWork, model: PreTrainedModel, directory: Path) -> tuple[KVSize, int]:
+    """Keys and values, and parameters."""
+    return kv_size(work.source, model, directory), count_parameters(model)
 
 
 def _text(blocks: TokenBlocks) -> dict[str, Any]:
