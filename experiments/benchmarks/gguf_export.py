@@ -58,10 +58,10 @@ def main() -> None:
 
 
 def _run(model: Path, work: Path) -> Path:
-    """Two KV heads of three in every layer, which a stock checkpoint says; 16 steps of descent a layer."""
+    """Two KV heads of three in every layer, which a stock checkpoint says; W_o refitted."""
     out = work / "run"
     if not (out / "metrics.json").is_file():
-        flags = ("--kv-ratio", "0.667", "--no-baseline", "--set", "refine.steps=16", "--target", "llama.cpp")
+        flags = ("--kv-ratio", "0.667", "--no-baseline", "--refine", "outputs", "--target", "llama.cpp")
         sizes = ("--calibration-tokens", "16384", "--evaluation-tokens", "8192")
         text = ("--calibration-text", str(work / "topics.txt"))
         _gqasearch("search", "--model", str(model), *text, *flags, *sizes, "--output-dir", str(out))
