@@ -36,7 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 class RunConfig(Settings):
     """Everything that decides a run's result."""
 
-    model: str = Field("embedded", description="'embedded', a checkpoint folder, or a hub id (org/name)")
+    model: str = Field("embedded", description="'embedded', a checkpoint folder, a GGUF file, or a hub id (org/name)")
     revision: str | None = Field(None, description="hub revision of the model")
     kv_ratio: float | None = Field(None, description="share of the KV cache to keep, the same in every layer")
     kv_heads: int | None = Field(None, description="KV heads per layer, of the size that they will have")
@@ -78,6 +78,13 @@ class RunConfig(Settings):
         description="report on the held-out part, or on validation: the end of the search part, to compare settings on",
     )
     calibration_tokens: int = Field(65536, ge=2, description="tokens the statistics are gathered on")
+    masked_blocks: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="encoders: share of the statistics' blocks with mask tokens, as the head reads text; the others "
+        "are plain, as embeddings read it",
+    )
     search_tokens: int = Field(16384, ge=2, description="tokens that fitness functions may run the model on")
     evaluation_tokens: int = Field(65536, ge=2, description="held-out tokens that results are reported on")
     block_length: int = Field(256, ge=4, description="tokens per block")

@@ -27,6 +27,14 @@ FORGOTTEN = 7 * 24 * 3600.0  # seconds without a change after which what another
 NOT_CONTENT = ("lost+found",)
 
 
+def cache_root() -> Path:
+    """``$GQASEARCH_CACHE``, or ``gqasearch`` in the user's cache folder."""
+    named = os.environ.get("GQASEARCH_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gqasearch"
+
+
 def write_file(path: Path, data: bytes | str, *, overwrite: bool = False) -> None:
     """Write aside, then rename. Text is UTF-8.
 

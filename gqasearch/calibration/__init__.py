@@ -2,7 +2,7 @@
 
 from gqasearch.calibration.ascent import Ascent
 from gqasearch.calibration.blocks import TokenBlocks, make_blocks, shortage
-from gqasearch.calibration.cache import CachedStatistics, cache_root, load_or_collect, statistics_key
+from gqasearch.calibration.cache import CachedStatistics, load_or_collect, statistics_key
 from gqasearch.calibration.collect import collect, no_progress
 from gqasearch.calibration.hidden_states import TensorFiles
 from gqasearch.calibration.large_file import FilePart, stream_documents, stream_whole
@@ -24,7 +24,6 @@ __all__ = [
     "Text",
     "TokenBlocks",
     "benchmark_named",
-    "cache_root",
     "collect",
     "load_documents",
     "load_or_collect",

@@ -105,11 +105,13 @@ def make_blocks(
     *,
     vocabulary: int | None = None,
     short_length: int | None = None,
+    masked_blocks: float = 1.0,
 ) -> TokenBlocks:
     """Cut documents into blocks of ``length`` tokens until ``max_tokens`` are reached.
 
     Every block begins with the tokenizer's BOS token, if it has one; for a model that predicts masked tokens it
-    stands between the tokenizer's CLS and SEP, and has mask tokens (``masking``). Blocks are taken from the
+    stands between the tokenizer's CLS and SEP, and has mask tokens (``masking``), or a share ``masked_blocks`` of all
+    blocks do. Blocks are taken from the
     documents in turn, so that few tokens already cover many documents. The last block of a document
     is padded; a rest of under half a block is dropped unless the document has no other.
 
@@ -134,7 +136,7 @@ def make_blocks(
         mask[index, : len(row)] = True
     check_known(ids[mask].numpy(), tokenizer, vocabulary)
     blocks = TokenBlocks(ids, mask, source, reader.bytes_per_token, short_length=short_length)
-    return blocks if objective == "next-token" else _masked(blocks, tokenizer, vocabulary)
+    return blocks if objective == "next-token" else _masked(blocks, tokenizer, vocabulary, masked_blocks)
 
 
 def shortage(blocks: TokenBlocks, wanted: int) -> str | None:
@@ -189,12 +191,15 @@ def _token(given: int | None) -> list[int]:
     return [] if given is None else [int(given)]
 
 
-def _masked(blocks: TokenBlocks, tokenizer: PreTrainedTokenizerBase, vocabulary: int | None) -> TokenBlocks:
+def _masked(
+    blocks: TokenBlocks, tokenizer: PreTrainedTokenizerBase, vocabulary: int | None, share: float
+) -> TokenBlocks:
     if tokenizer.mask_token_id is None:
         raise UserError("this model predicts masked tokens, and its tokenizer has no mask token")
     check_known(np.array([tokenizer.mask_token_id]), tokenizer, vocabulary)
-    ids, labels = masked(blocks.ids, blocks.mask, int(tokenizer.mask_token_id), tokenizer.all_special_ids)
-    if bool((labels == NO_TARGET).all()):
+    special = tokenizer.all_special_ids
+    ids, labels = masked(blocks.ids, blocks.mask, int(tokenizer.mask_token_id), special, share)
+    if share == 1 and bool((labels == NO_TARGET).all()):
         raise UserError(f"the text ({blocks.source}) has special tokens alone: the tokenizer does not know its words")
     return replace(blocks, ids=ids, labels=labels)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -16,20 +15,12 @@ from safetensors.torch import load_file
 from gqasearch.calibration.blocks import TokenBlocks
 from gqasearch.calibration.collect import HIDDEN, collect, no_progress
 from gqasearch.calibration.statistics import LayerStatistics, Statistics
-from gqasearch.files import adopt_abandoned, aside_of, remove_all_abandoned, save_tensors
+from gqasearch.files import adopt_abandoned, aside_of, cache_root, remove_all_abandoned, save_tensors
 from gqasearch.models import Parent
 
 FORMAT = 2  # raise when the meaning of a statistic changes: older caches are then not found
 MANIFEST = "statistics.json"
 SMALL = 2**25  # bytes of a layer's file; what was read of larger ones is memory that whoever comes next needs
-
-
-def cache_root() -> Path:
-    """``$GQASEARCH_CACHE``, or ``gqasearch`` in the user's cache folder."""
-    named = os.environ.get("GQASEARCH_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gqasearch"
 
 
 @dataclass(frozen=True)

@@ -13,22 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from gqasearch.checkpoints.gguf_file import (
-    GgufFile,
-    NewTensor,
-    import_gguf,
-    int32_array,
-    shape_of,
-    string,
-    uint32,
-    write_gguf,
-)
+from gqasearch.checkpoints.gguf_file import NewTensor, int32_array, string, uint32, write_gguf
 from gqasearch.checkpoints.gguf_names import GgufHeads, heads_of, source_name, trained_names
 from gqasearch.checkpoints.healed import is_healed
 from gqasearch.errors import UserError
 from gqasearch.models import CheckpointTensors, read_config
+from gqasearch.models.gguf.file import GgufFile, import_gguf, shape_of
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
@@ -37,6 +30,7 @@ ROPE_FREQS = "rope_freqs.weight"  # what llama.cpp divides a Llama's frequencies
 UNQUANTISED = ("F32", "F16", "BF16")
 # Those that the package gguf can write; ternary types, which it can too, fit no other weights.
 WRITABLE = (*UNQUANTISED, "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+LEAST = ("Q4_0", "Q8_0", "F16")  # what may be asked for
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class GgufExport:
     """What was written.
 
     ``architecture``: of the file, llama.cpp's name; ``kv_heads_per_layer`` (L,); ``replaced``: type -> how many
-    attention tensors; ``widened``: parent's type -> how many of them became F16; ``copied``: tensors as they were.
+    tensors; ``widened``: parent's type -> how many of them are of a wider one; ``copied``: tensors as they were.
     """
 
     architecture: str
@@ -54,17 +48,23 @@ class GgufExport:
     copied: int
 
 
-def export_gguf(parent: Path, checkpoint: Path, out: Path, *, overwrite: bool = False) -> GgufExport:
+def export_gguf(
+    parent: Path, checkpoint: Path, out: Path, *, overwrite: bool = False, least: str = "Q8_0"
+) -> GgufExport:
     """Write to ``out`` the GGUF file ``parent`` with the attention of ``checkpoint``, converted from the same model.
 
     Of a checkpoint that was healed, all tensors are the checkpoint's. Those that are replaced keep the parent's type
-    where the package gguf can write it, and become F16 where not.
+    where the package gguf can write it, and become F16 where not. Attention of a quantised parent was rounded once
+    already: what the conversion changed of it is written in ``least`` where the parent's type has fewer bits, and what
+    it left as it was is copied.
     One tensor is in memory at a time; ``out`` appears only when complete.
 
-    Raises ``UserError`` for a parent that is no little-endian GGUF file of one part, for architectures and layouts
-    that llama.cpp has no form for, for a checkpoint of another model, and when ``out`` exists (unless
-    ``overwrite``), is the parent, or cannot be written.
+    Raises ``UserError`` for a ``least`` not in ``LEAST``, for a parent that is no little-endian GGUF file of one part,
+    for architectures and layouts that llama.cpp has no form for, for a checkpoint of another model, and when ``out``
+    exists (unless ``overwrite``), is the parent, or cannot be written.
     """
+    if least not in LEAST:
+        raise UserError(f"least is {least!r}; choose from {', '.join(LEAST)}")
     file = GgufFile(parent)
     heads = heads_of(file, read_config(checkpoint), checkpoint)
     source = CheckpointTensors(checkpoint)
@@ -76,9 +76,13 @@ def export_gguf(parent: Path, checkpoint: Path, out: Path, *, overwrite: bool = 
     named = _attention_names(heads) | (
         trained_names(source, heads.parent_architecture, heads.num_layers) if healed else {}
     )
-    replaced = {name: stored for name, stored in named.items() if name in file.tensors}
+    replaced = {
+        name: stored
+        for name, stored in named.items()
+        if name in file.tensors and not _is_as_it_was(file, source, heads, name, stored)
+    }
     own = [name for name in file.tensors if not (heads.joined > 1 and name == ROPE_FREQS)]
-    tensors = [_new_tensor(file, source, heads, name, replaced.get(name)) for name in own]
+    tensors = [_new_tensor(file, source, heads, name, replaced.get(name), least) for name in own]
     if heads.joined > 1:
         factors = np.array(heads.rope_factors, dtype=np.float32)
         kind = import_gguf().GGMLQuantizationType.F32
@@ -122,7 +126,7 @@ def _attention_names(heads: GgufHeads) -> dict[str, str]:
 
 
 def _new_tensor(
-    file: GgufFile, source: CheckpointTensors, heads: GgufHeads, name: str, stored_name: str | None
+    file: GgufFile, source: CheckpointTensors, heads: GgufHeads, name: str, stored_name: str | None, least: str
 ) -> NewTensor:
     """As in the parent, or from the checkpoint, which calls it ``stored_name``."""
     tensor = file.tensors[name]
@@ -130,7 +134,7 @@ def _new_tensor(
         return NewTensor(name, shape_of(tensor), tensor.tensor_type, lambda: tensor.data)
     block, _, rest = name.removeprefix("blk.").partition(".")
     shape = heads.shape(rest, int(block)) if rest in heads.tensors else shape_of(tensor)
-    kind = _writable(tensor.tensor_type, shape[-1])
+    kind = _writable(tensor.tensor_type, shape[-1], least if rest in heads.tensors else LEAST[0])
 
     def data() -> NDArray[Any]:
         stored = source.read(stored_name)
@@ -144,12 +148,26 @@ def _new_tensor(
     return NewTensor(name, shape, kind, data)
 
 
-def _writable(kind: GGMLQuantizationType, row: int) -> GGMLQuantizationType:
-    """The parent's type, or F16 where it cannot be written or a row of this length has no whole blocks of it."""
+def _writable(kind: GGMLQuantizationType, row: int, least: str) -> GGMLQuantizationType:
+    """The parent's type, or one of more bits: ``least`` where it has fewer; F16 where that cannot be written, or a row
+    of this length has no whole blocks of it.
+    """
     gguf = import_gguf()
-    fits = kind.name in WRITABLE and row % gguf.GGML_QUANT_SIZES[kind][0] == 0
-    wide: GGMLQuantizationType = gguf.GGMLQuantizationType.F16
-    return kind if fits else wide
+    types, sizes = gguf.GGMLQuantizationType, gguf.GGML_QUANT_SIZES
+    bits = {one: 8 * nbytes / values for one, (values, nbytes) in sizes.items()}
+    if kind.name not in UNQUANTISED and bits[kind] < bits[types[least]]:
+        kind = types[least]
+    wide: GGMLQuantizationType = types.F16
+    return kind if kind.name in WRITABLE and row % sizes[kind][0] == 0 else wide
+
+
+def _is_as_it_was(file: GgufFile, source: CheckpointTensors, heads: GgufHeads, name: str, stored_name: str) -> bool:
+    """Whether a quantised tensor's values are in the checkpoint what they are in the parent's file."""
+    tensor, rest = file.tensors[name], name.removeprefix("blk.").partition(".")[2]
+    if tensor.tensor_type.name in UNQUANTISED or source.stored(stored_name).shape != shape_of(tensor):
+        return False
+    stored = source.read(stored_name)
+    return torch.equal(heads.permute(stored, rest), torch.from_numpy(file.values(name)).to(stored.dtype))
 
 
 def _encode(values: NDArray[np.float32], kind: GGMLQuantizationType, name: str) -> NDArray[Any]:

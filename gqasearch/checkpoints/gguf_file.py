@@ -1,4 +1,4 @@
-"""GGUF files, llama.cpp's: one is read with the package gguf, and another written that keeps bytes of it.
+"""Write a GGUF file, llama.cpp's, that keeps bytes of another.
 
 Metadata is not decoded and encoded again but copied, so that a tokenizer comes out as it went in.
 """
@@ -8,33 +8,22 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gqasearch.errors import UserError
 from gqasearch.files import new_file
+from gqasearch.models.gguf.file import import_gguf
 
 if TYPE_CHECKING:
-    from gguf import GGMLQuantizationType, GGUFReader, ReaderTensor
+    from gguf import GGMLQuantizationType
 
 MAGIC, VERSION = b"GGUF", 3
 # Types of metadata values (ggml-org/ggml, docs/gguf.md).
 UINT32, INT32, STRING, ARRAY = 4, 5, 8, 9
-
-
-def import_gguf() -> ModuleType:
-    """The package gguf; raises ``UserError`` that says how to install it."""
-    try:
-        import gguf
-    except ImportError:
-        raise UserError("GGUF files need the package gguf: pip install 'gqasearch[gguf]' (or gguf alone)") from None
-    return gguf
 
 
 @dataclass(frozen=True)
@@ -45,56 +34,6 @@ class NewTensor:
     shape: tuple[int, ...]
     type: GGMLQuantizationType
     data: Callable[[], NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class GgufFile:
-    """A GGUF file, mapped into memory. Raises ``UserError`` when it is none, is damaged, or one of several parts."""
-
-    path: Path
-
-    @cached_property
-    def reader(self) -> GGUFReader:
-        """The package's own view of the file."""
-        gguf = import_gguf()
-        try:
-            reader: GGUFReader = gguf.GGUFReader(self.path)
-        except OSError as error:
-            raise UserError(f"cannot read {self.path}: {error.strerror or error}") from None
-        except (ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
-            raise UserError(f"{self.path} is no GGUF file, or damaged: {error}") from None
-        if reader.endianess != gguf.GGUFEndian.LITTLE:
-            raise UserError(f"{self.path} is a big-endian GGUF file; only little-endian ones are read")
-        parts = reader.get_field("split.count")
-        if parts is not None and parts.contents() > 1:
-            raise UserError(f"{self.path} is one of {parts.contents()} parts; join them with llama-gguf-split --merge")
-        return reader
-
-    def value(self, key: str) -> Any:
-        """A metadata value; None where the file has none of this name."""
-        field = self.reader.get_field(key)
-        return None if field is None else field.contents()
-
-    @cached_property
-    def metadata(self) -> dict[str, bytes]:
-        """Key -> type and value as they stand in the file, in its order."""
-        found = {}
-        for key, field in self.reader.fields.items():
-            if not key.startswith("GGUF."):  # the reader's own names for the header
-                start = field.offset + sum(part.nbytes for part in field.parts[:2])  # past the key
-                end = field.offset + sum(part.nbytes for part in field.parts)
-                found[key] = self.reader.data[start:end].tobytes()
-        return found
-
-    @cached_property
-    def tensors(self) -> dict[str, ReaderTensor]:
-        """Tensors by name, in the file's order."""
-        return {tensor.name: tensor for tensor in self.reader.tensors}
-
-
-def shape_of(tensor: ReaderTensor) -> tuple[int, ...]:
-    """Rows first, as in torch; GGUF counts the other way round."""
-    return tuple(int(size) for size in reversed(tensor.shape))
 
 
 def uint32(value: int) -> bytes:

@@ -13,10 +13,10 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from gqasearch.checkpoints.gguf_file import GgufFile, import_gguf, shape_of
 from gqasearch.errors import UserError
 from gqasearch.models import CheckpointTensors, Config
 from gqasearch.models.family import joined_of
+from gqasearch.models.gguf.file import GgufFile, import_gguf, shape_of
 
 # llama.cpp's architecture of the parent -> architectures in config.json of the converted checkpoint, and llama.cpp's
 # name for that.

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from gqasearch.checkpoints.card import healed_card
 from gqasearch.checkpoints.conversion import cast, convertible
-from gqasearch.checkpoints.folder import copy_companions, new_folder
+from gqasearch.checkpoints.folder import copy_companions
 from gqasearch.checkpoints.healed_back import check_healed_back
 from gqasearch.checkpoints.loaded_back import CheckBlock, LoadedBack
 from gqasearch.checkpoints.same_tokenizer import keep_tokenizer
 from gqasearch.checkpoints.shards import Shards
 from gqasearch.errors import UserError
 from gqasearch.files import read_json
+from gqasearch.folders import new_folder
 from gqasearch.models import CheckpointTensors, read_config
 from gqasearch.models.companions import written_beside
 from gqasearch.models.tensors import current_name

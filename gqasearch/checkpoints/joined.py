@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 
-from gqasearch.calibration import cache_root
 from gqasearch.checkpoints.config_json import rope_fields
 from gqasearch.checkpoints.conversion import Conversion
-from gqasearch.checkpoints.folder import copy_companions, new_folder
+from gqasearch.checkpoints.folder import copy_companions
 from gqasearch.checkpoints.layout import Layout
 from gqasearch.checkpoints.loaded_back import (
     ALLOWED,
@@ -22,6 +21,8 @@ from gqasearch.checkpoints.loaded_back import (
 )
 from gqasearch.checkpoints.shards import Shards
 from gqasearch.errors import UserError
+from gqasearch.files import cache_root
+from gqasearch.folders import new_folder
 from gqasearch.models import LayerWeights, ModelSource
 from gqasearch.models.joined import joined_config, joined_layer
 from gqasearch.models.registry import family_of

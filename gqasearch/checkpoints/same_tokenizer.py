@@ -13,13 +13,10 @@ from gqasearch.errors import UserError
 from gqasearch.files import read_json
 from gqasearch.models.companions import has_tokenizer
 from gqasearch.models.loading import load_tokenizer
+from gqasearch.models.sample_text import SAMPLE
 
 # Names that both versions of transformers know.
 IN_VERSION_4 = {"TokenizersBackend": "PreTrainedTokenizerFast"}
-SAMPLE = (
-    "The quick brown fox, 1 234.5 times!  Über naïve cafés; 你好世界 — Привет, мир. नमस्ते\n"
-    "def f(x):\n\tif x == 10:\n        return [x**2]  # 🙂 <b>don't</b>\n"
-)
 
 
 def keep_tokenizer(source: Path, folder: Path) -> None:

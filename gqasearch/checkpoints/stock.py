@@ -15,7 +15,7 @@ from gqasearch.checkpoints.card import CardFacts, model_card
 from gqasearch.checkpoints.config_json import stock_config
 from gqasearch.checkpoints.conversion import Conversion
 from gqasearch.checkpoints.deci import deci_config
-from gqasearch.checkpoints.folder import copy_companions, new_folder
+from gqasearch.checkpoints.folder import copy_companions
 from gqasearch.checkpoints.layout import Layout
 from gqasearch.checkpoints.loaded_back import CheckBlock, Computed, LoadedBack, check_loaded_back
 from gqasearch.checkpoints.plan import plan_checkpoint
@@ -24,6 +24,7 @@ from gqasearch.checkpoints.remote_code import copy_modeling_file
 from gqasearch.checkpoints.same_tokenizer import keep_tokenizer
 from gqasearch.checkpoints.shards import Shards
 from gqasearch.config import LayoutChoice
+from gqasearch.folders import new_folder
 from gqasearch.grouping import AnyGrouping
 from gqasearch.grouping_document import GroupingDocument, write_grouping
 from gqasearch.grouping_fit import check_fits

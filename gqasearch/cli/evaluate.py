@@ -17,7 +17,8 @@ def evaluate(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="A converted checkpoint, or the folder of a run; with --kv-bits also a model that was not converted."
+            help="A converted checkpoint, the folder of a run, or a GGUF file; with --kv-bits also a model that was "
+            "not converted."
         ),
     ],
     parent: Annotated[
@@ -134,6 +135,8 @@ def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> Non
     table = Table("", "parent", "converted")
     for name in ("perplexity", "kl", "bits_per_byte", "kv_bytes_per_token", "parameters"):
         table.add_row(name.replace("_", " "), f"{own[name]:.6g}", f"{mine[name]:.6g}")
+    for kind, cosine in mine.get("embedding_cosine", {}).items():
+        table.add_row(f"cosine of sentence embeddings, {kind} text", "1", f"{cosine:.6g}")
     output_console().print(table)
     low, high = mine["kl_interval"]
     typer.echo(f"KL: 95% interval {low:.4g} to {high:.4g} over {len(mine['kl_blocks'])} blocks")

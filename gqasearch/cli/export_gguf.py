@@ -14,6 +14,9 @@ def export_gguf(
     parent: Annotated[Path, typer.Argument(help="GGUF file of the unconverted model, from llama.cpp's converter.")],
     checkpoint: Annotated[Path, typer.Option(help="The converted checkpoint, or a run folder.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="GGUF file to write.")],
+    least: Annotated[
+        str, typer.Option(help="Attention that the conversion changed gets at least this type: Q4_0, Q8_0 or F16.")
+    ] = "Q8_0",
     overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors and --json.")] = False,
@@ -21,8 +24,8 @@ def export_gguf(
     """Write a GGUF file of a converted checkpoint: the parent's, with other attention tensors and head counts.
 
     Llama, Mistral, Qwen2 and Qwen3, layouts stock and deci. All else, tokenizer included, is copied byte for byte.
-    Attention keeps the parent's types, F16 for those that cannot be written here (as Q4_K): give a parent in F32,
-    F16 or BF16, and quantize the result with llama.cpp. Needs pip install 'gqasearch[gguf]'.
+    Attention keeps the parent's type if it is F32, F16 or BF16. Of a quantised parent what was changed is rounded a
+    second time, and so gets at least Q8_0. Needs pip install 'gqasearch[gguf]'.
 
     Example: gqasearch export-gguf parent.gguf --checkpoint converted --output converted.gguf
     """
@@ -36,7 +39,7 @@ def export_gguf(
         folder = checkpoint / "model" if (checkpoint / "model").is_dir() else checkpoint
         if not folder.is_dir():
             raise UserError(f"{checkpoint}: no such checkpoint folder")
-        written = write(parent, folder, output, overwrite=overwrite)
+        written = write(parent, folder, output, overwrite=overwrite, least=least)
         if json_:
             print_json({"output": str(output), **asdict(written)})
         elif not quiet:
@@ -47,7 +50,7 @@ def export_gguf(
                 f"{_counted(written.replaced)}, {written.copied} other tensors copied"
             )
             if written.widened:
-                typer.echo(f"F16 in place of {_counted(written.widened)}, which cannot be written here")
+                typer.echo(f"in place of {_counted(written.widened)}, as it is rounded a second time")
 
 
 def _counted(types: dict[str, int]) -> str:

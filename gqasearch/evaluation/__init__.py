@@ -6,6 +6,7 @@ from gqasearch.evaluation.candidates import Converter
 from gqasearch.evaluation.climb import SummedLoss, mean_loss
 from gqasearch.evaluation.climb_state import ClimbState
 from gqasearch.evaluation.cost import ForwardCount, counted_forwards
+from gqasearch.evaluation.embeddings import embed, embedding_cosines
 from gqasearch.evaluation.interval import mean_interval
 from gqasearch.evaluation.memory import (
     KVSize,
@@ -47,6 +48,8 @@ __all__ = [
     "count_parameters",
     "counted_forwards",
     "digest_of",
+    "embed",
+    "embedding_cosines",
     "evaluate_quality",
     "kl_per_token",
     "kv_bytes_per_token",

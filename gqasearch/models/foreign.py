@@ -52,7 +52,7 @@ def without_safetensors(directory: Path) -> str:
     """What a folder without safetensors has in their place, in words; empty where nothing is known."""
     gguf = sorted(path.name for path in directory.glob("*.gguf"))
     if gguf:
-        return f"it has only GGUF weights ({gguf[0]}); give the checkpoint in safetensors that they were made from"
+        return f"it has only GGUF weights ({gguf[0]}); give the file itself (--model {directory / gguf[0]})"
     pickled = sorted(path.name for path in directory.glob("*.bin"))
     if pickled:
         return f"it has only pickled weights ({pickled[0]}), which are never read; gqasearch reads safetensors only"

@@ -111,7 +111,7 @@ def load_parent(
     device: str = "cpu",
     room: int | None = None,
 ) -> Parent:
-    """Load ``model``: ``embedded``, a checkpoint folder, or a hub id. Safetensors only, no remote code.
+    """Load ``model``: ``embedded``, a checkpoint folder, a GGUF file, or a hub id. No pickles, no remote code.
 
     ``room``: bytes of weights that may stay in memory; see ``load_model_within``.
     Raises ``UserError`` for a missing folder, an unsupported architecture, damaged or non-finite weights.

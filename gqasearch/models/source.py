@@ -1,4 +1,4 @@
-"""Where a model given by the user lies: embedded, a folder, or the hub."""
+"""Where a model given by the user lies: embedded, a folder, a GGUF file, or the hub."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gqasearch.embedded import model_directory
 from gqasearch.errors import UserError
 from gqasearch.models.companions import WANTED_FILES
 from gqasearch.models.family import Config, Family
+from gqasearch.models.gguf import gguf_folder, is_gguf
 from gqasearch.models.identity import identity_of
 from gqasearch.models.layer import HeadGeometry, LayerWeights
 from gqasearch.models.loading import whole_tensors
@@ -75,22 +76,25 @@ class ModelSource:
 
 
 def resolve_model(model: str, revision: str | None = None) -> ModelSource:
-    """Find ``embedded``, a folder, or download a hub id.
+    """Find ``embedded``, a folder, a GGUF file (its folder in the cache, made if need be), or download a hub id.
 
     Raises ``UserError`` when nothing is there, and for a ``revision`` of what is no hub id.
     """
     path = Path(model).expanduser()
-    if revision is not None and (model == "embedded" or path.is_dir()):
+    if revision is not None and (model == "embedded" or path.exists()):
         raise UserError(f"--revision {revision} is of models on the hub; {model} has none here: leave it out")
     if model == "embedded":
         return ModelSource(model_directory(), "")
     if path.is_dir():
         return ModelSource(path.resolve(), "")
+    if path.is_file() and is_gguf(path):
+        return ModelSource(gguf_folder(path), "")
     if path.exists():
-        raise UserError(f"--model {model} is a file; give the checkpoint's folder")
+        raise UserError(f"--model {model} is a file, and no GGUF file; give the checkpoint's folder")
     if path.is_absolute() or model.startswith(("./", "../", "~")) or model.count("/") != 1:
         raise UserError(
-            f"--model {model}: no such folder. Give 'embedded', a checkpoint folder, or a hub id (org/name)"
+            f"--model {model}: no such file or folder. Give 'embedded', a checkpoint folder, a GGUF file, or a hub id "
+            "(org/name)"
         )
     return _from_hub(model, revision)
 

@@ -5,6 +5,7 @@ A single run and a comparison of many runs are the same thing here: one parent, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -64,7 +65,7 @@ class MethodResult:
     ``label``: how the heads were grouped, in words, without the merge; runs of one method at several
     KV ratios share it. ``method``: the search method's name. ``fitness``: what it minimised, None for a
     baseline. ``kl``: nats per token to the parent. ``kv_bytes_per_token``: measured from a real cache,
-    or as an encoder computes them.
+    or as an encoder computes them. ``embedding_cosine``: of an encoder's sentence embeddings to the parent's.
     ``seconds``: of the whole run, restarts included.
     """
 
@@ -81,6 +82,7 @@ class MethodResult:
     seconds: float
     layers: tuple[LayerPicture, ...] = ()
     history: tuple[History, ...] = ()
+    embedding_cosine: float = math.nan
 
     @property
     def name(self) -> str:

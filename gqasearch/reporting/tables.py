@@ -18,6 +18,7 @@ _HEADERS = {
     "perplexity": "held-out\nperplexity",
     "kl": "KL, nats\nper token",
     "kl_of_baseline": "of\nbaseline",
+    "embedding_cosine": "embeddings'\ncosine",
     "kv_bytes_per_token": "KV bytes\nper token",
     "parameters": "param-\neters",
     "seconds": "seconds",
@@ -65,12 +66,16 @@ def as_text(frame: pd.DataFrame) -> pd.DataFrame:
             "perplexity": frame["perplexity"].map(_perplexity_text),
             "kl": frame["kl"].map(_kl_text).mask(frame["is_parent"], "0"),
             "kl_of_baseline": frame["kl_of_baseline"].map(share_text).mask(frame["is_baseline"], "baseline"),
+            "embedding_cosine": frame["embedding_cosine"]
+            .map(lambda cosine: f"{cosine:.4f}")
+            .mask(frame["is_parent"], "1"),
             "kv_bytes_per_token": frame["kv_bytes_per_token"].map(lambda count: f"{count:,}"),
             "parameters": frame["parameters"].map(count_text),
             "seconds": frame["seconds"].map(_seconds_text),
         }
     )
-    return text if frame["is_baseline"].any() else text.drop(columns="kl_of_baseline")
+    own = {"kl_of_baseline": frame["is_baseline"].any(), "embedding_cosine": frame["embedding_cosine"].notna().any()}
+    return text.drop(columns=[name for name, shown in own.items() if not shown])
 
 
 def headers(text: pd.DataFrame) -> list[str]:
@@ -150,6 +155,7 @@ def _row(result: MethodResult) -> dict[str, object]:
         "merge": result.merge,
         "perplexity": result.perplexity,
         "kl": result.kl,
+        "embedding_cosine": result.embedding_cosine,
         "kv_bytes_per_token": result.kv_bytes_per_token,
         "parameters": result.parameters,
         "seconds": result.seconds,
@@ -170,6 +176,7 @@ def _parent_row(data: ReportData) -> dict[str, object]:
         "merge": "",
         "perplexity": parent.perplexity,
         "kl": 0.0,
+        "embedding_cosine": np.nan,
         "kv_bytes_per_token": parent.kv_bytes_per_token,
         "parameters": parent.parameters,
         "seconds": np.nan,

@@ -26,6 +26,7 @@ from gqasearch.evaluation import (
     computed_kv_bytes_per_token,
     convention_of,
     count_parameters,
+    embedding_cosines,
     evaluate_quality,
     mean_interval,
     model_runner,
@@ -194,6 +195,10 @@ def measure(
         state=state,
         progress=lambda done, _: work.progress.update(done),
     )
+    cosines = {}
+    if parent.family.objective == "masked":
+        runners = {name: subject.runner for name, subject in subjects.items()}
+        cosines = embedding_cosines(ParentLayers(parent), runners, blocks, batch_blocks=work.config.batch_blocks)
     memory = (kv_size(work.unjoined.source, parent.model, parent.directory), count_parameters(parent.model))
     return {
         "convention": convention_of(blocks),
@@ -206,6 +211,7 @@ def measure(
         "parent": quality_record(own, *memory, work.config.seed),
         "results": {
             name: quality_record(quality, subjects[name].kv, subjects[name].parameters, work.config.seed)
+            | ({"embedding_cosine": cosines[name]} if name in cosines else {})
             for name, quality in qualities.items()
         },
     }
@@ -246,6 +252,8 @@ def card_rows(parent: Mapping[str, Any], mine: Mapping[str, Any], objective: Obj
         "parameters": "parameters",
     }
     rows = [MetricRow(words[name], parent[name], mine[name]) for name in words]
+    for kind, cosine in mine.get("embedding_cosine", {}).items():
+        rows.insert(2, MetricRow(f"cosine of sentence embeddings to the parent's, {kind} text", 1.0, cosine))
     before, after = (record.get("kv_bytes_by_format", {}) for record in (parent, mine))
     rows += [
         MetricRow(f"KV cache in {name}, bytes per token", before[name], after[name]) for name in before if name in after

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.calibration.cache import cache_root
 from gqasearch.errors import UserError
+from gqasearch.files import cache_root
 from gqasearch.models import Parent, enter, quick_products, run_layer
 from gqasearch.models.device import devices_of
 from gqasearch.models.loading_on_demand import load_on_demand

@@ -11,6 +11,7 @@ from gqasearch.config import RunConfig, build_config, read_config_file
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import CalibrationRecord, GroupingDocument, read_grouping
 from gqasearch.models import ModelSource, read_config, resolve_model
+from gqasearch.models.gguf import gguf_folder, is_gguf
 from gqasearch.run.folder import RunFolder
 from gqasearch.run.heal.folder import HealFolder, is_heal_folder
 
@@ -36,11 +37,13 @@ class Origin:
 
 def origin_of(path: Path) -> Origin | None:
     """Of a run folder or a folder of a healing run, of the ``model`` or the ``grouping.json`` in one, or of any
-    checkpoint or grouping that names its model; None where nothing does.
+    checkpoint or grouping that names its model; None where nothing does, and of a GGUF file.
 
     Raises ``UserError`` for a damaged ``config.yaml`` or ``grouping.json``.
     """
     path = path.absolute()
+    if path.is_file() and is_gguf(path):
+        return None
     file = grouping_file(path) if (path / GROUPING).is_file() or path.is_file() else path / MODEL / GROUPING
     document = read_grouping(file) if file.is_file() else None
     for folder in (path, path.parent) if path.name in (MODEL, GROUPING) else (path,):
@@ -90,7 +93,12 @@ def grouping_file(path: Path) -> Path:
 
 
 def checkpoint_folder(path: Path) -> Path:
-    """The checkpoint that a folder is, or that its run wrote; raises ``UserError`` where there is none."""
+    """The checkpoint that a folder is, that its run wrote, or that a GGUF file holds.
+
+    Raises ``UserError`` where there is none.
+    """
+    if path.is_file() and is_gguf(path):
+        return gguf_folder(path)
     if (path / MODEL).is_dir():
         return path / MODEL
     if not path.is_dir():

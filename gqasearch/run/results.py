@@ -147,6 +147,7 @@ class _Run:
             "kv_ratio": self.document.kv_ratio,
             "kv_heads_total": grouping.kv_heads_total,
             **{key: record[key] for key in ("perplexity", "kl", "kv_bytes_per_token", "parameters")},
+            "embedding_cosine": record.get("embedding_cosine", {}).get("plain", math.nan),
         }
 
     def _history(self) -> tuple[History, ...]:

@@ -47,11 +47,11 @@ log = logging.getLogger(__name__)
 # Settings that texts, a model, its statistics and a prepared fitness each depend on, those before it included.
 TEXT_SETTINGS = (
     *("model", "revision", "join", "block_length", "calibration_text", "evaluation_text", "evaluation_part"),
-    *("calibration_tokens", "search_tokens", "evaluation_tokens"),
+    *("calibration_tokens", "search_tokens", "evaluation_tokens", "masked_blocks"),
 )
 SOURCE_SETTINGS = ("model", "revision", "join")
 MODEL_SETTINGS = (*SOURCE_SETTINGS, "dtype", "device")
-STATISTICS_SETTINGS = (*MODEL_SETTINGS, "calibration_text", "calibration_tokens", "block_length")
+STATISTICS_SETTINGS = (*MODEL_SETTINGS, "calibration_text", "calibration_tokens", "block_length", "masked_blocks")
 FITNESS_SETTINGS = (
     *STATISTICS_SETTINGS,
     "search_tokens",
@@ -210,6 +210,7 @@ class Workspace:
             *(chain(named, documents), self.tokenizer, self.config.block_length, tokens, source, family.objective),
             vocabulary=family.vocabulary(config),
             short_length=family.short_length(config),
+            masked_blocks=self.config.masked_blocks if split == "calibration" else 1.0,
         )
 
     def _validation(self) -> TokenBlocks:

@@ -93,9 +93,9 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, config: dict[str, Any]
     vocabulary = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].__getitem__)
     control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre("qwen2" if writer.arch == "qwen2" else "gpt-2")
     writer.add_token_list(vocabulary)
     writer.add_token_types([control if token in special else normal for token in vocabulary])
-    writer.add_token_merges([" ".join(merge) for merge in tokenizer["model"]["merges"]] or ["a b"])
+    writer.add_token_merges([" ".join(merge) for merge in tokenizer["model"]["merges"]] or ["aa bb"])  # of no tokens
     writer.add_bos_token_id(config["bos_token_id"])
     writer.add_eos_token_id(config["eos_token_id"])

@@ -18,13 +18,14 @@ from gguf import GGMLQuantizationType as Type
 from gguf import GGUFReader
 from safetensors.torch import save_file
 
-from gqasearch.checkpoints import export_gguf, write_joined
-from gqasearch.checkpoints.gguf_file import GgufFile, NewTensor, shape_of, string, write_gguf
+from gqasearch.checkpoints import export_gguf, write_checkpoint, write_joined
+from gqasearch.checkpoints.gguf_file import NewTensor, string, write_gguf
 from gqasearch.config import LayoutChoice
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
-from gqasearch.models import load_parent, resolve_model
-from tests.checkpoints.convert import PADDED, SYMMETRIC, config_of, stored_tensors
+from gqasearch.models import LayerWeights, load_parent, resolve_model
+from gqasearch.models.gguf.file import GgufFile, shape_of
+from tests.checkpoints.convert import PADDED, SYMMETRIC, changed_layer, config_of, document_for, stored_tensors
 from tests.checkpoints.gguf_parent import encode, write_parent
 from tests.checkpoints.uneven import UNEVEN, saved, write
 from tests.tiny_models import edit_config, save_checkpoint, tiny_model
@@ -124,7 +125,7 @@ def test_attention_and_head_counts_are_replaced_and_nothing_else(
 def test_types_of_the_parent_are_kept(kind: Type, tmp_path: Path) -> None:
     source, folder = converted(tmp_path, "qwen3", PAIRS, **WIDE)
     parent = write_parent(source, tmp_path / "parent.gguf", lambda name: kind)
-    made = export_gguf(parent, folder, tmp_path / "made.gguf")
+    made = export_gguf(parent, folder, tmp_path / "made.gguf", least="Q4_0")
     assert (made.replaced, made.widened) == ({kind.name: 4}, {})
     stored = stored_tensors(folder)
     for tensor in GGUFReader(tmp_path / "made.gguf").tensors:
@@ -133,22 +134,47 @@ def test_types_of_the_parent_are_kept(kind: Type, tmp_path: Path) -> None:
             assert tensor.data.tobytes() == encode(expected_tensor(tensor.name, stored, False, 32), kind).tobytes()
 
 
-def test_types_that_cannot_be_written_become_f16_and_the_others_stay_raw(tmp_path: Path) -> None:
+@pytest.mark.parametrize("least", ["Q4_0", "Q8_0", "F16"])
+def test_what_is_rounded_twice_gets_a_wider_type_and_the_others_stay_raw(least: str, tmp_path: Path) -> None:
+    """Q4_K and Q6_K cannot be written: with Q4_0, no wider than Q4_K, Q6_K becomes F16."""
     source, folder = converted(tmp_path, "qwen3", PAIRS, **WIDE)
     kinds = {"attn_q": Type.Q4_K, "attn_v": Type.Q6_K, "attn_k": Type.Q8_0, "ffn_up": Type.Q4_K, "ffn_down": Type.Q6_K}
     parent = write_parent(
         source, tmp_path / "parent.gguf", lambda name: kinds.get(name.split(".")[-2], Type.F32), alignment=64
     )
-    made = export_gguf(parent, folder, tmp_path / "made.gguf")
-    assert made.replaced == {"F16": 2, "Q8_0": 1, "F32": 1}
-    assert made.widened == {"Q4_K": 1, "Q6_K": 1}
+    made = export_gguf(parent, folder, tmp_path / "made.gguf", least=least)
+    assert made.replaced == {"Q4_0": {"F16": 2, "Q8_0": 1}, "Q8_0": {"Q8_0": 3}, "F16": {"F16": 3}}[least] | {"F32": 1}
+    assert made.widened == {"Q4_K": 1, "Q6_K": 1} | ({"Q8_0": 1} if least == "F16" else {})
     before, after = ({t.name: t for t in GGUFReader(path).tensors} for path in (parent, tmp_path / "made.gguf"))
     for name in ("blk.0.ffn_up.weight", "blk.0.ffn_down.weight"):
         assert after[name].tensor_type == before[name].tensor_type
         assert after[name].data.tobytes() == before[name].data.tobytes()
     assert all(tensor.data_offset % 64 == 0 for tensor in after.values())
-    q = stored_tensors(folder)["model.layers.0.self_attn.q_proj.weight"]
-    assert np.array_equal(after["blk.0.attn_q.weight"].data, q.to(torch.float16).numpy())
+    q = stored_tensors(folder)["model.layers.0.self_attn.q_proj.weight"].numpy()
+    assert np.array_equal(after["blk.0.attn_q.weight"].data, encode(q, after["blk.0.attn_q.weight"].tensor_type))
+
+
+@pytest.mark.parametrize("kind", [Type.Q4_1, Type.Q8_0])
+@pytest.mark.parametrize("layout", ["stock", "deci"])
+def test_what_a_conversion_left_as_it_was_is_copied(kind: Type, layout: LayoutChoice, tmp_path: Path) -> None:
+    """Of a model that was read from the file itself: its second layer is not grouped, or none is."""
+    _, source = saved(tmp_path, "llama", head_dim=32)
+    parent = write_parent(source, tmp_path / "parent.gguf", lambda name: kind)
+    own = resolve_model(str(parent)).directory
+    labels = [[0, 0, 1, 1, 2, 2] if layout == "deci" else [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]]
+    loaded, grouping = load_parent(str(own)), Grouping.from_labels(labels)
+
+    def convert(index: int) -> LayerWeights:
+        kept = loaded.layer(index)
+        return changed_layer(kept, grouping, index) if layout == "deci" and index == 0 else kept
+
+    write_checkpoint(own, tmp_path / "out", document_for(loaded, grouping), convert, layout=layout)
+    made = export_gguf(parent, tmp_path / "out", tmp_path / "made.gguf")
+    before, after = ({t.name: t for t in GGUFReader(path).tensors} for path in (parent, tmp_path / "made.gguf"))
+    changed = {name for name in before if before[name].data.tobytes() != after[name].data.tobytes()}
+    assert changed == ({f"blk.0.{name}.weight" for name in PROJECTIONS} if layout == "deci" else set())
+    assert made.copied == len(before) - len(changed)
+    assert all(after[name].tensor_type == Type.Q8_0 for name in changed)
 
 
 def test_rows_without_whole_blocks_become_f16(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gqasearch.checkpoints.folder import new_folder
 from gqasearch.errors import UserError
+from gqasearch.folders import new_folder
 from gqasearch.run import RunFolder, build_config
 
 

@@ -55,8 +55,8 @@ def test_what_was_widened_is_said(tmp_path: Path) -> None:
     write(parent, source, tmp_path / "model", Grouping.from_labels([[0, 1, 2, 3, 3, 2, 1, 0]]), "stock")
     file = write_parent(source, tmp_path / "p.gguf", lambda name: Type.Q4_K if "attn_v" in name else Type.F32)
     result = call("export-gguf", str(file), "--checkpoint", str(tmp_path), "-o", str(tmp_path / "made.gguf"))
-    assert "attention in F32 (3 tensors), F16 (1 tensors)" in result.stdout
-    assert result.stdout.endswith("F16 in place of Q4_K (1 tensors), which cannot be written here\n")
+    assert "attention in F32 (3 tensors), Q8_0 (1 tensors)" in result.stdout
+    assert result.stdout.endswith("in place of Q4_K (1 tensors), as it is rounded a second time\n")
 
 
 def test_mistakes(run: Path, tmp_path: Path) -> None:
@@ -65,4 +65,5 @@ def test_mistakes(run: Path, tmp_path: Path) -> None:
     refused(call("export-gguf", parent, "--checkpoint", str(tmp_path / "none"), "-o", out), "no such checkpoint folder")
     refused(call("export-gguf", str(tmp_path / "none"), "--checkpoint", str(run), "-o", out), "cannot read")
     refused(call("export-gguf", parent, "--checkpoint", str(run), "-o", str(tmp_path / "x" / "y.gguf")), "cannot write")
+    refused(call("export-gguf", parent, "--checkpoint", str(run), "-o", out, "--least", "Q3"), "choose from Q4_0, Q8_0")
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gqasearch.checkpoints import export_gguf
-from gqasearch.checkpoints.gguf_file import GgufFile
+from gqasearch.models.gguf.file import GgufFile
 from tests.checkpoints.gguf_parent import write_parent
 from tests.clients.cases import STOCK, difference, heal_case, make_case, make_joined_case
 from tests.clients.client import Client

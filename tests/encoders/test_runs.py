@@ -119,6 +119,11 @@ def test_a_whole_run(settings: dict[str, Any], tmp_path: Path, monkeypatch: pyte
     mine, own = metrics["results"]["converted"], metrics["parent"]
     assert 2 * mine["kv_bytes_per_token"] == own["kv_bytes_per_token"] == 2 * 2 * 6 * 8 * 4
     assert mine["parameters"] == own["parameters"] - 6 * 2 * 8 * (48 + 1)
+    assert set(mine["embedding_cosine"]) == {"plain", "masked"}
+    assert all(0.9 < cosine < 1 for cosine in mine["embedding_cosine"].values())
+    assert mine["embedding_cosine"]["plain"] > metrics["results"]["neighbour"]["embedding_cosine"]["plain"]
+    assert "cosine of sentence embeddings to the parent's, plain text" in (folder.model / "README.md").read_text()
+    assert "cosine" in folder.report.read_text()
     assert mine["kl"] < 0.2 * metrics["results"]["neighbour"]["kl"]
     assert "keys and values computed, bytes per token" in (folder.model / "README.md").read_text()
     assert "0.5 of the keys and values" in folder.report.read_text()
