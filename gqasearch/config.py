@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gqasearch.budget import (
     Budget,
@@ -16,6 +16,7 @@ from gqasearch.budget import (
     require_several_heads,
 )
 from gqasearch.errors import UserError, unknown_name
+from gqasearch.rounding import parse_format
 from gqasearch.settings import Settings, checked, parse_yaml
 from gqasearch.settings import read_config_file as read_config_file
 from gqasearch.targets import TargetName
@@ -94,6 +95,11 @@ class RunConfig(Settings):
         "cpu",
         description="cpu, cuda, cuda:1, mps, or auto: a GPU if there is one; cuda:0,cuda:1: layers spread over these",
     )
+    kv_bits: str | None = Field(
+        None,
+        description="how the KV cache will be rounded (4, k8v4, q4_0, ...): keys and values get the basis in which that "
+        "hurts least, and results are also reported so",
+    )
     certify: bool = Field(False, description="prove how far every layer is from the best grouping of its size")
     certify_seconds: float = Field(60.0, gt=0, description="most seconds that one layer's proof may take")
     baseline: bool = Field(True, description="also measure neighbour grouping with the mean merge")
@@ -125,6 +131,16 @@ class RunConfig(Settings):
         if len([name for name in self.objectives if name != KV_RATIO]) > 1 and self.fitness_parameters:
             raise ValueError("fitness parameters are ambiguous with several fitness functions as objectives")
         return self
+
+    @field_validator("kv_bits")
+    @classmethod
+    def _check_kv_bits(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parse_format(value)
+            except UserError as error:
+                raise ValueError(str(error)) from None
+        return value
 
     @model_validator(mode="after")
     def _check_separate(self) -> RunConfig:

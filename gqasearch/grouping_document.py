@@ -104,6 +104,7 @@ class GroupingDocument:
     A document that names a merge and no refinement means: none. ``join``: how many of the model's heads a KV head of a
     group has the size of (``gqasearch.models.joined``). ``separate_kv``: keys and values are grouped apart, and
     ``layers`` has two partitions for every layer, (2 L,), in the order of ``SeparateGrouping.from_sides``.
+    ``kv_bits``: the cache format that the free basis of keys and values is chosen for (``gqasearch.basis``).
 
     Raises ``GroupingError`` when ``layers`` do not fit ``model``.
     """
@@ -118,6 +119,7 @@ class GroupingDocument:
     created_by: Mapping[str, str] = field(default_factory=lambda: {"gqasearch": __version__})
     join: int = 1
     separate_kv: bool = False
+    kv_bits: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.partitions) != self.model.num_layers:
@@ -178,6 +180,7 @@ class GroupingDocument:
             "kv_ratio": self.kv_ratio,
             "merge": self.merge and asdict(self.merge),
             "refinement": self.refinement and asdict(self.refinement),
+            "kv_bits": self.kv_bits,
             "fitness": self.fitness and asdict(self.fitness),
             "search": self.search and asdict(self.search),
             "calibration": self.calibration and asdict(self.calibration),
@@ -272,6 +275,7 @@ def _build(path: Path, data: Mapping[str, Any]) -> GroupingDocument:
             calibration=_record(CalibrationRecord, data["calibration"]) if "calibration" in data else None,
             created_by=data.get("created_by", {}),
             join=int(data.get("join", 1)),
+            kv_bits=data.get("kv_bits"),
             separate_kv=separate,
         )
     except GroupingError as error:

@@ -82,7 +82,8 @@ def fitted_basis(sample: SideSample, cache: CacheFormat, rotary: int, order: Ten
     sized = torch.stack([of_same_size(fitted, basis) for basis in found])  # (n, G, d, d)
     with torch.no_grad():
         costs = torch.stack([rounding_cost(decides, basis, cache, order) for basis in sized])
-    fine = torch.isfinite(costs) & (torch.linalg.cond(sized) < WORST_CONDITION)
+    whole = torch.isfinite(sized).all(-1).all(-1) & torch.isfinite(costs)
+    fine = whole & (torch.linalg.cond(sized.where(whole[..., None, None], eye)) < WORST_CONDITION)
     best = costs.where(fine, torch.inf).argmin(0)
     return sized[best, torch.arange(len(best), device=best.device)]
 
@@ -92,16 +93,16 @@ def descended(sample: SideSample, cache: CacheFormat, order: Tensor, basis: Pair
     optimizer = torch.optim.Adam(basis.parameters(fit))
     rates = [group["lr"] for group in optimizer.param_groups]
     count = sample.rows.shape[1]
-    least = None
+    with torch.no_grad():
+        first = rounding_cost(sample, basis.matrix(), cache, order).clamp_min(1e-30)
     for step in range(fit.steps):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * (1 - step / fit.steps)
         drawn = torch.randperm(count, generator=fit.generator)[: fit.batch].tolist()
         with torch.enable_grad(), WithSteps():
             cost = rounding_cost(sample.blocks(drawn), basis.matrix(), cache, order)
-        least = cost.detach().clamp_min(torch.finfo(cost.dtype).tiny) if least is None else least
-        with torch.enable_grad():
-            (cost / least).sum().backward()  # every head for itself, of whatever size its errors are
+            relative = (cost / first).sum()  # every head for itself, of whatever size its errors are
+        relative.backward()
         optimizer.step()
         optimizer.zero_grad()
     return basis.matrix().detach()

@@ -24,6 +24,11 @@ LAYER_BYTES = 2**27
 GROUP_BYTES = 2**27
 
 
+def _changed(grouping: AnyGrouping, refined: Mapping[int, LayerWeights] | None) -> list[int]:
+    """Layers in which heads share, and those that were changed after the merge."""
+    return sorted({*changed_layers(grouping), *(refined or {})})
+
+
 class Converter:
     """Merges groupings of one parent.
 
@@ -107,15 +112,14 @@ class Converter:
         self, grouping: AnyGrouping, refined: Mapping[int, LayerWeights] | None = None
     ) -> dict[int, LayerWeights]:
         """Every layer that the grouping changes, in the parent's shape; ``refined``: what ``refine`` gave."""
-        changed = changed_layers(grouping)
-        return {index: self.tied_layer(grouping, index, refined) for index in changed}
+        return {index: self.tied_layer(grouping, index, refined) for index in _changed(grouping, refined)}
 
     def runner(self, grouping: AnyGrouping, refined: Mapping[int, LayerWeights] | None = None) -> ParentLayers:
         """The parent converted by this grouping, without writing a checkpoint; ``refined``: what ``refine`` gave.
 
         A layer is made when the text comes to it.
         """
-        changed = changed_layers(grouping)
+        changed = _changed(grouping, refined)
         return ParentLayers(self.parent, changed, lambda index: self.tied_layer(grouping, index, refined))
 
     def refine(
