@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gqasearch.basis.attention_cost import AttentionCost
+from gqasearch.basis.cost import SideCost
 from gqasearch.basis.fit import Fit, fitted_basis
 from gqasearch.basis.layer import in_basis
 from gqasearch.basis.sample import sides_of
@@ -101,9 +103,10 @@ def _balanced(
     keys, values = sides_of(calls, masks, weights, keys_of, values_of)
     fit = Fit(balance.steps, balance.batch, torch.Generator().manual_seed(balance.seed))
     plain = torch.arange(values.rows.shape[-1], device=order.device)
-    of_values = fitted_basis(values, kv.v, 0, plain, fit)
+    of_values = fitted_basis(values, SideCost(values, kv.v, plain), 0, fit)
     if weights.k_norm is None:
-        of_keys = fitted_basis(keys, kv.k, weights.rotary_dim, order, fit)
+        measured = AttentionCost(calls, masks, weights, keys_of, kv.k, order)
+        of_keys = fitted_basis(keys, measured, weights.rotary_dim, fit)
     else:  # a norm with weights that all heads share stands between W_k and the cache
         of_keys = torch.eye(weights.head_dim).to(of_values).expand(len(weights.k), -1, -1)
     return in_basis(weights, of_keys, of_values, keys_of, values_of)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,16 +33,21 @@ class WithSteps(TorchFunctionMode):
         return x + (func(x.detach(), **(kwargs or {})) - x).detach()
 
 
-def rounding_cost(
-    sample: SideSample, basis: Tensor, cache: CacheFormat, order: Tensor, back: Tensor | None = None
-) -> Tensor:
-    """Mean over tokens of what rounding costs every head when ``basis`` (G, d, d) times its rows is cached, (G,).
+@dataclass(frozen=True)
+class SideCost:
+    """Mean over tokens of what rounding costs every head, to first order: see ``SideSample``.
 
-    ``order`` (d,): which of our dimensions stands at each place of the cache; ``back``: the inverse of ``basis``.
+    ``order`` (d,): which of our dimensions stands at each place of the cache.
     """
-    turned = torch.einsum("gde,gnte->ngtd", basis, sample.rows)
-    turned = turned[..., order]
-    error = cache.round(turned) - turned
-    inverse = torch.linalg.inv(basis) if back is None else back
-    error = torch.einsum("gde,ngte->gntd", inverse[..., order], error)
-    return (torch.einsum("gntd,gde->gnte", error, sample.reads) * error).sum(-1).mul(sample.weight).mean((1, 2))
+
+    sample: SideSample
+    cache: CacheFormat
+    order: Tensor
+
+    def __call__(self, basis: Tensor, blocks: Sequence[int]) -> Tensor:
+        """Of ``basis`` (G, d, d) on these blocks, (G,)."""
+        sample = self.sample.blocks(blocks)
+        turned = torch.einsum("gde,gnte->ngtd", basis, sample.rows)[..., self.order]
+        error = self.cache.round(turned) - turned
+        error = torch.einsum("gde,ngte->gntd", torch.linalg.inv(basis)[..., self.order], error)
+        return (torch.einsum("gntd,gde->gnte", error, sample.reads) * error).sum(-1).mul(sample.weight).mean((1, 2))
