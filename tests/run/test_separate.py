@@ -107,12 +107,12 @@ def test_uneven_is_split_by_what_the_model_loses(settings: dict[str, Any], tmp_p
 
 def test_stopped_and_gone_on_with_gives_the_same_bits(settings: dict[str, Any], tmp_path: Path) -> None:
     own = {**settings, "fitness": "kl", "kv_heads": 3, "search_tokens": 200, "merge": "mean"}
-    command = [*words(own, tmp_path / "killed"), "--separate-kv"]
-    process = forked.start(forked.command, command, tmp_path / "errors")
-    kill_after(process, tmp_path / "killed", 3)
+    few = ["--separate-kv", *(f"--set=method.{name}=6" for name in ("population", "offspring", "generations"))]
+    process = forked.start(forked.command, [*words(own, tmp_path / "killed"), *few], tmp_path / "errors")
+    kill_after(process, tmp_path / "killed", 2)
     assert not (tmp_path / "killed" / "grouping.json").exists()
     for name in ("killed", "whole"):
-        assert CliRunner().invoke(app, [*words(own, tmp_path / name), "--separate-kv"]).exit_code == 0
+        assert CliRunner().invoke(app, [*words(own, tmp_path / name), *few]).exit_code == 0
     whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
     assert killed.grouping.read_bytes() == whole.grouping.read_bytes() and history_of(whole) == history_of(killed)
     weights = [(folder.model / "model.safetensors").read_bytes() for folder in (whole, killed)]
