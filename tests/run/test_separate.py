@@ -14,12 +14,14 @@ from typer.testing import CliRunner
 from gqasearch.cli.app import app
 from gqasearch.errors import UserError
 from gqasearch.evaluation import count_parameters, kv_bytes_per_token
+from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import read_grouping
 from gqasearch.run import RunFolder, Workspace, build_config, run
 from gqasearch.run.convert import materialize
 from gqasearch.run.evaluate import checkpoint_subject, measure
 from gqasearch.run.origin import evaluation_config, materialize_config
 from gqasearch.run.results import report_data
+from gqasearch.run.workers import blueprint_of
 from gqasearch.separate_grouping import SeparateGrouping
 from tests import forked
 from tests.run.test_run import history_of, kill_after, words
@@ -96,6 +98,15 @@ def test_methods_and_fitness_functions(settings: dict[str, Any], tmp_path: Path,
     assert metrics["checkpoint"]["layout"] == "ragged"
     if changes.get("certify"):
         assert all(layer.proven_optimal for layer in document.layers)
+
+
+def test_workers_are_told_of_both_partitions(settings: dict[str, Any]) -> None:
+    """A fitness that is built from what is sent to a worker gives the value that one of this process does."""
+    few = {"objectives": ["kl"], "fitness_parameters": {"tokens": 128}, "merge": "mean", "refine": "none"}
+    work = Workspace(build_config({**settings, **few, "separate_kv": True}))
+    candidate = Grouping.from_labels([[0, 0, 1, 1, 2, 2], [0, 1, 0, 1, 2, 2], [0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 2]])
+    (own,) = work.prepared(work.fitnesses["kl"]).evaluate([candidate])
+    assert blueprint_of(work, 1).prepare()["kl"].evaluate([candidate]) == pytest.approx([own], rel=1e-6)
 
 
 def test_uneven_is_split_by_what_the_model_loses(settings: dict[str, Any], tmp_path: Path) -> None:
