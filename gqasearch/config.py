@@ -99,8 +99,8 @@ class RunConfig(Settings):
     )
     kv_bits: str | None = Field(
         None,
-        description="how the KV cache will be rounded (4, k8v4, q4_0, ...): keys and values get the basis in which that "
-        "hurts least, and results are also reported so",
+        description="how the KV cache will be rounded (4, k8v4, q4_0, ...): keys and values get the basis in which "
+        "that hurts least, and results are also reported so",
     )
     certify: bool = Field(False, description="prove how far every layer is from the best grouping of its size")
     certify_seconds: float = Field(60.0, gt=0, description="most seconds that one layer's proof may take")
