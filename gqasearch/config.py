@@ -16,7 +16,9 @@ from gqasearch.budget import (
     require_several_heads,
 )
 from gqasearch.errors import UserError, unknown_name
+from gqasearch.grouping import Grouping
 from gqasearch.rounding import parse_format
+from gqasearch.separate_grouping import AnyGrouping, SeparateGrouping
 from gqasearch.settings import Settings, checked, parse_yaml
 from gqasearch.settings import read_config_file as read_config_file
 from gqasearch.targets import TargetName
@@ -163,6 +165,10 @@ class RunConfig(Settings):
     def layers_may_differ(self) -> bool:
         """Whether the budget lets layers end with different numbers of groups."""
         return self.uneven or self.kv_budget is not None or self.has_free_counts
+
+    def grouping_of(self, candidate: Grouping) -> AnyGrouping:
+        """What a candidate of the search makes of the model."""
+        return SeparateGrouping.from_sides(candidate) if self.separate_kv else candidate
 
     def counts(self, geometry: Geometry) -> tuple[int, ...]:
         """Groups per layer, (L,); with ``separate_kv`` of its keys and of its values, (2 L,)."""

@@ -16,11 +16,11 @@ from gqasearch.basis.layer import in_basis
 from gqasearch.basis.sample import sides_of
 from gqasearch.calibration import Ascent, TokenBlocks, no_progress
 from gqasearch.errors import UserError
-from gqasearch.grouping import AnyGrouping, AnyLayer
 from gqasearch.models import LayerWeights, Parent, layers_replaced, run_layer, tie_heads
 from gqasearch.models.attention_inputs import AttentionInputs, attention_noted
 from gqasearch.refining.refined_layers import RefinedLayers
 from gqasearch.rounding import KVFormat
+from gqasearch.separate_grouping import AnyGrouping, AnyLayer
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import TypeAlias
 from gqasearch.calibration import Statistics, TokenBlocks, no_progress
 from gqasearch.evaluation.recent import Recent
 from gqasearch.evaluation.runners import ParentLayers
-from gqasearch.grouping import AnyGrouping, AnyLayer, changed_layers
 from gqasearch.merging import LayerMerge, Merge, MergedGroup, held_bytes, with_groups
 from gqasearch.models import LayerWeights, Parent, tie_heads
 from gqasearch.refining import Refinement
+from gqasearch.separate_grouping import AnyGrouping, AnyLayer, changed_layers
 
 Group: TypeAlias = tuple[int, ...]
 
