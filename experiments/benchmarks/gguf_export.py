@@ -1,132 +1,73 @@
-"""What a GGUF file loses: dequantised into 16 bits, and written again after a conversion.
+"""What a conversion of a quantised GGUF file loses when ``export-gguf`` rounds its attention a second time.
 
-python -m experiments.benchmarks.gguf_export                     # SmolLM2-135M-Instruct, Q4_1, out of a package
-python -m experiments.benchmarks.gguf_export --model x.gguf --run RUN    # any other, and a run that is done
+python -m experiments.benchmarks.gguf_export --model parent.gguf --run RUN --text FILE
 
-KL to the parent on held-out text, by the dequantised numbers of every file that ``export-gguf --least`` writes, beside
-the checkpoint that they are written of; greedy tokens in llama.cpp and transformers where ``make test`` has installed
-llama.cpp.
+RUN: of ``gqasearch search --model parent.gguf ... --target llama.cpp``, its checkpoint written, in layout stock; FILE:
+other text than it was fitted on. KL to the parent on the last tokens of FILE: of the checkpoint, and of the same with
+attention rounded to the parent's type, to Q8_0 and to F16, which are what ``--least Q4_0``, ``Q8_0`` and ``F16`` write
+(blocks lie along rows, so that the order of rows does not matter). In one process, by the package gguf's own rounding.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from experiments.benchmarks.scale_models import smollm2_file, write_topics
-from gqasearch.checkpoints import export_gguf
-from gqasearch.checkpoints.gguf_export import LEAST
-from gqasearch.models import load_parent
+from gqasearch.models import Parent, load_parent
+from gqasearch.models.gguf import GgufFile, import_gguf
 
-ROOT = Path(__file__).resolve().parents[2]
-LLAMACPP = ROOT / ".venv-clients" / "llamacpp" / "bin" / "python"
-PROMPTS = (
-    "The capital of France is",
-    "def fibonacci(n):\n    if n < 2:\n        return n\n    return",
-    "In Python, a dictionary is a mapping from keys to values. To iterate over its items, one",
-    "Once upon a time, in a village by the sea, there lived",
-)
-NEW_TOKENS = 32
+ROOM = 2**34  # bytes: all of a model in memory
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a GGUF file; SmolLM2's if not given")
-    parser.add_argument("--run", type=Path, help="a run of it that is done; a short one is done if not given")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "gguf-export")
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--blocks", type=int, default=8, help="of 256 tokens")
     given = parser.parse_args()
-    given.work.mkdir(parents=True, exist_ok=True)
-    model: Path = given.model or smollm2_file(given.work)
-    write_topics(given.work / "topics.txt")
-    run: Path = given.run or _run(model, given.work)
-    rows = [{"what": "checkpoint", **_measured(run / "model", model, given.work)}]
-    for least in LEAST:
-        out = given.work / f"converted-{least}.gguf"
-        written = export_gguf(model, run / "model", out, overwrite=True, least=least)
-        rows.append({"what": f"--least {least}", "attention": written.replaced, **_measured(out, model, given.work)})
-        if LLAMACPP.is_file():
-            rows[-1] |= _greedy(out, run / "model")
-    for row in [{"what": "parent", "bytes": model.stat().st_size}, *rows]:
-        sys.stdout.write(json.dumps(row) + "\n")
+    parent = load_parent(str(given.model), room=ROOM)
+    tokenizer: Any = parent.tokenizer
+    tokens = tokenizer(given.text.read_text(encoding="utf-8"))["input_ids"][-256 * given.blocks :]
+    ids = torch.tensor(tokens).view(-1, 256)
+    wanted = predictions(parent, ids)
+    own_type = GgufFile(given.model).tensors["blk.0.attn_k.weight"].tensor_type.name
+    for kind in ("as the checkpoint has it", own_type, "Q8_0", "F16"):
+        converted = load_parent(str(given.run / "model"), room=ROOM)
+        errors = {name: [] for name in PROJECTIONS} if kind == "as the checkpoint has it" else round_to(converted, kind)
+        found = predictions(converted, ids)
+        kl = torch.nn.functional.kl_div(found, wanted, reduction="none", log_target=True).sum(-1)[:, :-1]
+        row = {"attention": kind, "kl": float(kl.mean()), "tokens": kl.numel()}
+        mean = {name: sum(values) / len(values) for name, values in errors.items() if values}
+        sys.stdout.write(json.dumps(row | {"relative error": mean}) + "\n")
+        sys.stdout.flush()
 
 
-def _run(model: Path, work: Path) -> Path:
-    """Two KV heads of three in every layer, which a stock checkpoint says; W_o refitted."""
-    out = work / "run"
-    if not (out / "metrics.json").is_file():
-        flags = ("--kv-ratio", "0.667", "--no-baseline", "--refine", "outputs", "--target", "llama.cpp")
-        sizes = ("--calibration-tokens", "16384", "--evaluation-tokens", "8192")
-        text = ("--calibration-text", str(work / "topics.txt"))
-        _gqasearch("search", "--model", str(model), *text, *flags, *sizes, "--output-dir", str(out))
-    return out
-
-
-def _measured(checkpoint: Path, model: Path, work: Path) -> dict[str, Any]:
-    text = ("--calibration-text", str(work / "topics.txt"), "--evaluation-tokens", "8192", "--json")
-    found = json.loads(_gqasearch("evaluate", str(checkpoint), "--parent", str(model), *text))
-    own = found["results"]["converted"]
-    size = {"bytes": checkpoint.stat().st_size} if checkpoint.is_file() else {}
-    return {"kl": own["kl"], "kl_interval": own["kl_interval"], "perplexity": own["perplexity"], **size}
-
-
-def _gqasearch(*words: str) -> str:
-    command = [sys.executable, "-m", "gqasearch", *words]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603 - our own
-
-
-def _greedy(file: Path, checkpoint: Path) -> dict[str, Any]:
-    """How many of the prompts go on with the same tokens: in llama.cpp, and in transformers with the file's numbers and
-    with the checkpoint's.
-    """
-    own, unrounded = load_parent(str(file)), _continued(checkpoint)
-    tokenizer: Any = own.tokenizer
-    prompts = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
-    with tempfile.TemporaryDirectory() as name:
-        asked, got = Path(name) / "asked.json", Path(name) / "got.json"
-        vocab = len(tokenizer)
-        requests = [
-            {"model": str(file), "prompts": [ids], "new_tokens": NEW_TOKENS, "vocab": vocab, "context": 256}
-            for ids in prompts
-        ]
-        asked.write_text(json.dumps(requests), encoding="utf-8")
-        script = ROOT / "tests" / "clients" / "llamacpp" / "run.py"
-        subprocess.run([LLAMACPP, script, asked, got], check=True, capture_output=True)  # noqa: S603 - our own
-        llamacpp = [answer["greedy"] for answer in json.loads(got.read_text(encoding="utf-8"))]
-    ours = [_generated(own.model, ids) for ids in prompts]
-    exact = [_generated(unrounded, ids) for ids in prompts]
-    return {
-        "greedy of": len(prompts),
-        "llama.cpp as transformers": sum(map(_same, llamacpp, ours)),
-        "transformers as the checkpoint": sum(map(_same, ours, exact)),
-    }
-
-
-def _continued(checkpoint: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": True}
-    return AutoModelForCausalLM.from_pretrained(checkpoint, **options).eval()
-
-
-def _generated(model: Any, ids: list[int]) -> list[int]:
-    prompt = torch.tensor([ids])
-    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "attention_mask": torch.ones_like(prompt)}
+def predictions(model: Parent, ids: Tensor) -> Tensor:
+    """Log-probabilities (N, T, V)."""
     with torch.no_grad():
-        found: list[int] = model.generate(prompt, **options)[0, len(ids) :].tolist()
-    return found
+        return torch.cat([model.model(block[None]).logits.log_softmax(-1) for block in ids])
 
 
-def _same(one: list[int], other: list[int]) -> bool:
-    """As far as both go: llama.cpp does not tell of the token that ends a text."""
-    shorter = min(len(one), len(other))
-    return shorter > 0 and one[:shorter] == other[:shorter]
+def round_to(model: Parent, kind: str) -> dict[str, list[float]]:
+    """Round the attention's matrices, in place; by projection, |rounded - own| / |own| of every layer."""
+    gguf, errors = import_gguf(), {name: list[float]() for name in PROJECTIONS}
+    wanted = gguf.GGMLQuantizationType[kind]
+    for name, parameter in model.model.named_parameters():
+        projection = name.split(".")[-2]
+        if projection in PROJECTIONS and name.endswith("weight"):
+            own = parameter.detach().float()
+            rounded = torch.from_numpy(gguf.quants.dequantize(gguf.quants.quantize(own.numpy(), wanted), wanted))
+            errors[projection].append(float((rounded - own).norm() / own.norm()))
+            parameter.data = rounded.to(parameter.dtype)
+    return errors
 
 
 if __name__ == "__main__":
