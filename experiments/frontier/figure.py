@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from gqasearch.reporting.plots._style import GREY, LINE_COLOURS, MARKERS, plain_log_axis, styled
 
-LEAST = 1e-5  # below it all is alike
+LEAST = 1e-5  # what is below it is not drawn: a model in 16 bits
+RECIPE = "neighbours + mean"
 
 
 def frontier_figure(rows: pd.DataFrame) -> Figure:
@@ -25,15 +26,24 @@ def frontier_figure(rows: pd.DataFrame) -> Figure:
 
 
 def _draw(axes: Axes, rows: pd.DataFrame) -> None:
+    ours = 0
     for number, (heads, line) in enumerate(rows.groupby("heads", sort=False)):
-        line = line.sort_values("kv_share")
-        colour, marker = LINE_COLOURS[number % len(LINE_COLOURS)], MARKERS[number % len(MARKERS)]
-        style = "--" if "mean" in str(heads) else "-"
-        look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1.3}
-        axes.plot(line["kv_share"], line["kl"], style, **look, label=str(heads))
+        line = line[line["kl"] >= LEAST].sort_values("kv_share")
+        look: dict[str, Any] = {
+            "color": GREY,
+            "marker": MARKERS[number % len(MARKERS)],
+            "markersize": 5,
+            "linewidth": 1.3,
+        }
+        if str(heads).endswith(RECIPE):
+            look["linestyle"] = "--"
+        else:
+            look["color"] = LINE_COLOURS[ours % len(LINE_COLOURS)]
+            ours += 1
+        axes.plot(line["kv_share"], line["kl"], **look, label=str(heads))
         for bits, *place in zip(line["format"], line["kv_share"], line["kl"], strict=True):
-            axes.annotate(str(bits), tuple(place), (4, 4), textcoords="offset points", size=7, color=GREY)
-    axes.set_ylim(bottom=LEAST)
+            axes.annotate(str(bits), tuple(place), (4, 4), textcoords="offset points", size=7, color=look["color"])
+    axes.margins(y=0.1)
     plain_log_axis(axes, "x")
     plain_log_axis(axes, "y")
     axes.grid(True)
