@@ -42,8 +42,10 @@ class AttentionCost:
         self._asked, self._keys, self._values = asked * calls[0].scale, keys, values
         self._counted = torch.cat([mask[:, :tokens] for mask in masks]).to(keys)
         self._unseen = torch.cat([_unseen(call, tokens) for call in calls])  # (N, T, T)
-        self._roots = [of_query.float() for of_query in weights.o]  # (D, dv) of every query head
+        outputs = torch.stack([(wide := of_query.float()).mT @ wide for of_query in weights.o])
+        self._reads = outputs.to(keys)  # W_o^T W_o (Hq, dv, dv)
         self._cache, self._order = cache, order
+        self._out = self._attended(list(range(asked.shape[1])), list(range(len(asked))), keys)
 
     def __call__(self, basis: Tensor, blocks: Sequence[int]) -> Tensor:
         costs = [self._of_head(head, one, list(blocks)) for head, one in enumerate(basis)]
@@ -51,19 +53,21 @@ class AttentionCost:
 
     def _of_head(self, head: int, basis: Tensor, blocks: list[int]) -> Tensor:
         queries = self._queries[head]
-        sources = [query // self._per_head for query in queries]
-        keys = self._keys[blocks, sources[0]]  # (B, T, d): heads that are tied have one key
+        keys = self._keys[blocks, queries[0] // self._per_head]  # (B, T, d): heads that are tied have one key
         turned = (keys @ basis.mT)[..., self._order]
         read = torch.linalg.solve(basis[self._order], self._cache.round(turned).mT).mT
-        unseen, counted = self._unseen[blocks], self._counted[blocks]
-        cost = keys.new_zeros(())
-        for query, source in zip(queries, sources, strict=True):
-            asked, values = self._asked[blocks, query], self._values[blocks, source]
-            attention, rounded = ((asked @ side.mT + unseen).softmax(-1) for side in (keys, read))
-            moved = (rounded - attention) @ values
-            wide = self._roots[query].to(moved)
-            cost = cost + (((moved @ (wide.mT @ wide)) * moved).sum(-1) * counted).sum()
-        return cost / counted.sum().clamp_min(1)
+        moved = self._attended(queries, blocks, read[:, None]) - self._out[blocks][:, queries]
+        cost = ((moved @ self._reads[queries]) * moved).sum(-1).sum(1)  # (B, T)
+        counted = self._counted[blocks]
+        return (cost * counted).sum() / counted.sum().clamp_min(1)
+
+    def _attended(self, queries: list[int], blocks: list[int], keys: Tensor) -> Tensor:
+        """What these query heads get, (B, n, T, dv), from ``keys`` (B, all heads or 1, T, d)."""
+        sources = [query // self._per_head for query in queries]
+        asked, values = self._asked[blocks][:, queries], self._values[blocks][:, sources]
+        keys = keys if keys.shape[1] == 1 else keys[:, sources]
+        mask = self._unseen[blocks][:, None]
+        return torch.nn.functional.scaled_dot_product_attention(asked, keys.expand_as(asked), values, mask, scale=1.0)
 
 
 def _unseen(call: AttentionInputs, tokens: int) -> Tensor:

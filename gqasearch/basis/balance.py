@@ -22,6 +22,8 @@ from gqasearch.refining.refined_layers import RefinedLayers
 from gqasearch.rounding import KVFormat
 from gqasearch.separate_grouping import AnyGrouping, AnyLayer
 
+BATCH_BLOCKS = 4  # that pass through the model together
+
 
 @dataclass(frozen=True)
 class Balance:
@@ -31,8 +33,8 @@ class Balance:
     """
 
     tokens: int = 8192
-    steps: int = 200
-    batch: int = 4
+    steps: int = 100
+    batch: int = 2
     seed: int = 0
 
 
@@ -58,7 +60,7 @@ def balanced_layers(
         progress(total, total)
         return found
     with torch.no_grad():
-        ascent = Ascent(parent, blocks.first(balance.tokens), balance.batch, folder.with_name(f"{folder.name}-stream"))
+        ascent = Ascent(parent, blocks.first(balance.tokens), BATCH_BLOCKS, folder.with_name(f"{folder.name}-stream"))
         layers: Sequence[AnyLayer] = grouping.layers
         for index, layer in enumerate(layers):
             own = layer_of(index)
@@ -92,7 +94,7 @@ def _balanced(
     """One layer; ``calls``: of its attention with tied heads."""
     if not calls:
         raise UserError(f"{type(parent.model).__name__} attends by code of its own, whose keys cannot be seen here")
-    queries = parent.geometry.queries_per_kv
+    queries, kv = parent.geometry.queries_per_kv, kv.side_by_side() if parent.family.pairs_side_by_side else kv
     keys_of, values_of = (
         [label for label in partition.labels for _ in range(queries)] for partition in (layer.keys, layer.values)
     )
