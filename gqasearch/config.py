@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gqasearch.budget import (
     Budget,
@@ -16,6 +16,9 @@ from gqasearch.budget import (
     require_several_heads,
 )
 from gqasearch.errors import UserError, unknown_name
+from gqasearch.grouping import Grouping
+from gqasearch.rounding import parse_format
+from gqasearch.separate_grouping import AnyGrouping, SeparateGrouping
 from gqasearch.settings import Settings, checked, parse_yaml
 from gqasearch.settings import read_config_file as read_config_file
 from gqasearch.targets import TargetName
@@ -94,6 +97,11 @@ class RunConfig(Settings):
         "cpu",
         description="cpu, cuda, cuda:1, mps, or auto: a GPU if there is one; cuda:0,cuda:1: layers spread over these",
     )
+    kv_bits: str | None = Field(
+        None,
+        description="how the KV cache will be rounded (4, k8v4, q4_0, ...): keys and values get the basis in which "
+        "that hurts least, and results are also reported so",
+    )
     certify: bool = Field(False, description="prove how far every layer is from the best grouping of its size")
     certify_seconds: float = Field(60.0, gt=0, description="most seconds that one layer's proof may take")
     baseline: bool = Field(True, description="also measure neighbour grouping with the mean merge")
@@ -126,6 +134,16 @@ class RunConfig(Settings):
             raise ValueError("fitness parameters are ambiguous with several fitness functions as objectives")
         return self
 
+    @field_validator("kv_bits")
+    @classmethod
+    def _check_kv_bits(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parse_format(value)
+            except UserError as error:
+                raise ValueError(str(error)) from None
+        return value
+
     @model_validator(mode="after")
     def _check_separate(self) -> RunConfig:
         alone = [name for name in ("join", "tensor_parallel") if getattr(self, name) > 1]
@@ -147,6 +165,10 @@ class RunConfig(Settings):
     def layers_may_differ(self) -> bool:
         """Whether the budget lets layers end with different numbers of groups."""
         return self.uneven or self.kv_budget is not None or self.has_free_counts
+
+    def grouping_of(self, candidate: Grouping) -> AnyGrouping:
+        """What a candidate of the search makes of the model."""
+        return SeparateGrouping.from_sides(candidate) if self.separate_kv else candidate
 
     def counts(self, geometry: Geometry) -> tuple[int, ...]:
         """Groups per layer, (L,); with ``separate_kv`` of its keys and of its values, (2 L,)."""

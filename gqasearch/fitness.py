@@ -27,13 +27,14 @@ import torch
 
 from gqasearch.calibration import Statistics, TokenBlocks
 from gqasearch.errors import UserError, unknown_name
-from gqasearch.grouping import SIDES, AnyGrouping, Grouping, SeparateGrouping, Side
+from gqasearch.grouping import Grouping
 from gqasearch.merging import Merge, Need
 from gqasearch.models import LayerWeights, Parent
 from gqasearch.pairwise import FloatArray as FloatArray
 from gqasearch.pairwise import pairwise_errors
 from gqasearch.parameters import construct
 from gqasearch.refining import NoRefinement, Refinement
+from gqasearch.separate_grouping import SIDES, AnyGrouping, SeparateGrouping, Side
 
 ENTRY_POINT_GROUP = "gqasearch.fitness"
 

@@ -20,7 +20,29 @@ from jsonschema import Draft202012Validator, ValidationError
 from gqasearch import __version__
 from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_file
-from gqasearch.grouping import SIDES, AnyGrouping, Grouping, GroupingError, LayerGrouping, SeparateGrouping
+from gqasearch.grouping import Grouping, GroupingError, LayerGrouping
+from gqasearch.grouping_records import (
+    CalibrationRecord as CalibrationRecord,
+)
+from gqasearch.grouping_records import (
+    FitnessRecord as FitnessRecord,
+)
+from gqasearch.grouping_records import (
+    LayerRecord as LayerRecord,
+)
+from gqasearch.grouping_records import (
+    MergeRecord as MergeRecord,
+)
+from gqasearch.grouping_records import (
+    ModelRecord as ModelRecord,
+)
+from gqasearch.grouping_records import (
+    RefinementRecord as RefinementRecord,
+)
+from gqasearch.grouping_records import (
+    SearchRecord as SearchRecord,
+)
+from gqasearch.separate_grouping import SIDES, AnyGrouping, SeparateGrouping
 
 FORMAT = "gqasearch-grouping"
 ONE_PARTITION, TWO_PARTITIONS = 1, 2  # versions: of the heads of a layer
@@ -30,80 +52,13 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class ModelRecord:
-    """The source model. ``revision`` and ``fingerprint`` ("sha256:...") are "" when not known."""
-
-    id: str
-    architecture: str
-    num_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    revision: str = ""
-    fingerprint: str = ""
-
-
-@dataclass(frozen=True)
-class LayerRecord:
-    """One layer: its partition, its error under the fitness, and what is proven about it."""
-
-    grouping: LayerGrouping
-    error: float | None = None
-    proven_optimal: bool | None = None
-    lower_bound: float | None = None
-
-
-@dataclass(frozen=True)
-class MergeRecord:
-    """The merge that the grouping was searched for."""
-
-    name: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class RefinementRecord:
-    """What is fitted after the merge (``gqasearch.refining``)."""
-
-    name: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class FitnessRecord:
-    """The fitness function and the value of this grouping; lower is better."""
-
-    name: str
-    value: float
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SearchRecord:
-    """The search method; ``evaluations``: distinct candidates that it evaluated."""
-
-    method: str
-    seed: int
-    evaluations: int
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class CalibrationRecord:
-    """The calibration text, in words and by hash."""
-
-    source: str
-    tokens: int
-    fingerprint: str
-
-
-@dataclass(frozen=True)
 class GroupingDocument:
     """All that a grouping JSON says. Parts that were not given or do not apply are None.
 
     A document that names a merge and no refinement means: none. ``join``: how many of the model's heads a KV head of a
     group has the size of (``gqasearch.models.joined``). ``separate_kv``: keys and values are grouped apart, and
     ``layers`` has two partitions for every layer, (2 L,), in the order of ``SeparateGrouping.from_sides``.
+    ``kv_bits``: the cache format that the free basis of keys and values is chosen for (``gqasearch.basis``).
 
     Raises ``GroupingError`` when ``layers`` do not fit ``model``.
     """
@@ -118,6 +73,7 @@ class GroupingDocument:
     created_by: Mapping[str, str] = field(default_factory=lambda: {"gqasearch": __version__})
     join: int = 1
     separate_kv: bool = False
+    kv_bits: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.partitions) != self.model.num_layers:
@@ -127,6 +83,8 @@ class GroupingDocument:
             raise GroupingError(
                 f"layers group {grouped} heads, num_key_value_heads is {self.model.num_key_value_heads}"
             )
+        if self.separate_kv and self.join > 1:
+            raise GroupingError(f"join is {self.join}: joined heads hold keys and values of one group, not of two")
         if self.model.num_attention_heads % self.model.num_key_value_heads:
             raise GroupingError(
                 f"num_key_value_heads={self.model.num_key_value_heads} does not divide "
@@ -178,6 +136,7 @@ class GroupingDocument:
             "kv_ratio": self.kv_ratio,
             "merge": self.merge and asdict(self.merge),
             "refinement": self.refinement and asdict(self.refinement),
+            "kv_bits": self.kv_bits,
             "fitness": self.fitness and asdict(self.fitness),
             "search": self.search and asdict(self.search),
             "calibration": self.calibration and asdict(self.calibration),
@@ -272,6 +231,7 @@ def _build(path: Path, data: Mapping[str, Any]) -> GroupingDocument:
             calibration=_record(CalibrationRecord, data["calibration"]) if "calibration" in data else None,
             created_by=data.get("created_by", {}),
             join=int(data.get("join", 1)),
+            kv_bits=data.get("kv_bits"),
             separate_kv=separate,
         )
     except GroupingError as error:

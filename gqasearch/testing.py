@@ -22,9 +22,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from gqasearch.calibration import LayerStatistics, Statistics, TokenBlocks, collect
 from gqasearch.fitness import Fitness, FitnessContext, PreparedFitness, PreparedGroupFitness, PreparedPairwiseFitness
-from gqasearch.grouping import SIDES, Grouping, LayerGrouping
+from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import Mean, Merge
 from gqasearch.models import Parent
+from gqasearch.separate_grouping import SIDES
 
 VOCABULARY, HEADS, LAYERS = 64, 6, 2
 

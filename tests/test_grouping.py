@@ -8,15 +8,8 @@ from hypothesis import strategies as st
 
 from gqasearch.budget import Budget, counts_from_heads, counts_from_ratio, counts_from_total
 from gqasearch.errors import UserError
-from gqasearch.grouping import (
-    Grouping,
-    GroupingError,
-    LayerGrouping,
-    SeparateGrouping,
-    SeparateLayer,
-    changed_layers,
-    grouping_of,
-)
+from gqasearch.grouping import Grouping, GroupingError, LayerGrouping
+from gqasearch.separate_grouping import SeparateGrouping, SeparateLayer, changed_layers, grouping_of
 
 labels = st.lists(st.integers(0, 5), min_size=1, max_size=10)
 

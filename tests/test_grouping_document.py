@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gqasearch.errors import UserError
-from gqasearch.grouping import Grouping, GroupingError, LayerGrouping, SeparateGrouping
+from gqasearch.grouping import Grouping, GroupingError, LayerGrouping
 from gqasearch.grouping_document import (
     CalibrationRecord,
     FitnessRecord,
@@ -29,6 +29,7 @@ from gqasearch.grouping_document import (
 )
 from gqasearch.grouping_fit import check_fits
 from gqasearch.models import HeadGeometry
+from gqasearch.separate_grouping import SeparateGrouping
 
 FINGERPRINT = "sha256:" + "0123456789abcdef" * 4
 GROUPING = Grouping.from_labels([[0, 1, 0, 2], [0, 0, 0, 0], [0, 1, 1, 0]])
@@ -127,6 +128,7 @@ def test_who_takes_one_partition_is_told_that_there_are_two() -> None:
         (lambda data: data["layers"][0]["keys"].update(groups=[[0, 1], [3]]), r"layers\[0\].keys.groups: heads \[2\]"),
         (lambda data: data["layers"][2]["values"].update(groups=[]), r"layers\[2\].values.groups: must not be empty"),
         (lambda data: data.update(kv_heads_total=12), "kv_heads_total: is 12, the layers have 15 groups"),
+        (lambda data: data.update(join=2), "model: join is 2: joined heads hold keys and values of one group"),
         (lambda data: data.update(version=1), r"layers\[0\]: 'groups' is a required property"),
     ],
 )

@@ -9,10 +9,11 @@ import pandas as pd
 
 from experiments.quality.bench import Options, timed, workspace
 from gqasearch.evaluation import ParentLogProbs, PrefixLosses, model_runner, tied_runner
-from gqasearch.grouping import AnyLayer, Grouping, LayerGrouping
+from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import LayerWeights, tie_heads
 from gqasearch.refining import LayersAlone, Outputs
 from gqasearch.run import Workspace
+from gqasearch.separate_grouping import AnyLayer
 from gqasearch_fitness._text import batch_size
 from gqasearch_fitness.kl import KLToParent
 

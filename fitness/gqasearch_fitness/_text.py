@@ -20,9 +20,10 @@ from gqasearch.evaluation import (
     mean_loss,
 )
 from gqasearch.fitness import FitnessContext, FloatArray
-from gqasearch.grouping import AnyGrouping, AnyLayer, Grouping
+from gqasearch.grouping import Grouping
 from gqasearch.models import LayerWeights, tie_heads
 from gqasearch.refining import Descent, LayersAlone, LayerwiseRefinement, Outputs
+from gqasearch.separate_grouping import AnyGrouping, AnyLayer
 
 # (layer, its grouping) -> the converted layer, k and v (G, ...).
 ConvertedLayer: TypeAlias = Callable[[int, AnyLayer], LayerWeights]

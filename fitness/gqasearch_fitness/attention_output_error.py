@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from gqasearch.evaluation import AttentionCalls, Converter
 from gqasearch.fitness import Fitness, FitnessContext, PreparedGroupFitness
-from gqasearch.grouping import LayerGrouping, SeparateLayer
+from gqasearch.grouping import LayerGrouping
 from gqasearch.merging import Need
 from gqasearch.refining import Outputs
+from gqasearch.separate_grouping import SeparateLayer
 from gqasearch_fitness._text import check_tokens, tied_layers
 
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from gqasearch.evaluation import ParentLayers, ParentLogProbs
 from gqasearch.fitness import Fitness, FitnessContext, FloatArray, PreparedTextFitness
-from gqasearch.grouping import AnyGrouping, Grouping, changed_layers
+from gqasearch.grouping import Grouping
 from gqasearch.healing import ShortHealing, healed_runner
 from gqasearch.merging import Need
 from gqasearch.models import LayerWeights
+from gqasearch.separate_grouping import AnyGrouping, changed_layers
 from gqasearch_fitness._text import CandidateLosses, batch_size, candidate_state, check_quick_refinement, kept_loss
 
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gqasearch.grouping import AnyLayer, LayerGrouping
+from gqasearch.grouping import LayerGrouping
 from gqasearch.merging import Merge
 from gqasearch.merging.selected import OF_HEADS, partitions_of, queries_of, selected
 from gqasearch.models import LayerWeights
+from gqasearch.separate_grouping import AnyLayer
 
 
 def merged_by_group(merge: Merge, weights: LayerWeights, layer: AnyLayer) -> LayerWeights:

@@ -26,11 +26,11 @@ from transformers import PreTrainedModel
 from gqasearch.checkpoints.conversion import cast, convertible
 from gqasearch.checkpoints.remote_code import runs_own_code
 from gqasearch.errors import UserError
-from gqasearch.grouping import AnyGrouping
 from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, tie_heads
 from gqasearch.models.loading_on_demand import load_on_demand
 from gqasearch.models.on_demand import replace_weights
 from gqasearch.models.written_as_phi import WrittenAsPhi
+from gqasearch.separate_grouping import AnyGrouping
 
 MOST_TOKENS = 128
 # Largest difference of logits, over the largest logit. The rounding of float32 makes some 1e-6 of it, 1e-5 where sums

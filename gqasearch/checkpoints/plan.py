@@ -11,9 +11,10 @@ from gqasearch.checkpoints.layout import Layout, added_weights, slots
 from gqasearch.checkpoints.ragged import RAGGED_MODULES, ragged_layout, stock_obstacle
 from gqasearch.config import LayoutChoice
 from gqasearch.errors import UserError
-from gqasearch.grouping import AnyGrouping, Grouping, SeparateGrouping
+from gqasearch.grouping import Grouping
 from gqasearch.models import Config, Family, HeadGeometry
 from gqasearch.models.family import joined_of
+from gqasearch.separate_grouping import AnyGrouping, SeparateGrouping
 from gqasearch.targets import TARGETS, Target, TargetName
 
 

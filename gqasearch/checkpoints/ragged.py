@@ -11,8 +11,9 @@ from typing import Any
 from gqasearch.checkpoints.layout import Layout, place
 from gqasearch.checkpoints.ragged_encoders import ENCODER_MODULE, ENCODER_NAMES, encoder_classes
 from gqasearch.errors import UserError
-from gqasearch.grouping import AnyGrouping, Grouping, SeparateGrouping, SeparateLayer
+from gqasearch.grouping import Grouping
 from gqasearch.models import Config, HeadGeometry, supported_architectures
+from gqasearch.separate_grouping import AnyGrouping, SeparateGrouping, SeparateLayer
 
 # Architecture of the source -> the modelling file that has its classes, named as the source's with "Ragged" before.
 RAGGED_MODULES = dict.fromkeys(

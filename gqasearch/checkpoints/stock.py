@@ -25,13 +25,13 @@ from gqasearch.checkpoints.same_tokenizer import keep_tokenizer
 from gqasearch.checkpoints.shards import Shards
 from gqasearch.config import LayoutChoice
 from gqasearch.folders import new_folder
-from gqasearch.grouping import AnyGrouping
 from gqasearch.grouping_document import GroupingDocument, write_grouping
 from gqasearch.grouping_fit import check_fits
 from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, family_of, read_config
 from gqasearch.models.loading import whole_model
 from gqasearch.models.whole import stored_apart
 from gqasearch.models.written_as_phi import WrittenAsPhi
+from gqasearch.separate_grouping import AnyGrouping
 from gqasearch.targets import TargetName
 
 NO_FACTS = CardFacts()

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from gqasearch.evaluation.climb_state import REST_SECONDS
 from gqasearch.files import read_json, save_tensors, write_file, write_json
-from gqasearch.grouping import AnyGrouping, AnyLayer, LayerGrouping, SeparateLayer
+from gqasearch.grouping import LayerGrouping
+from gqasearch.separate_grouping import AnyGrouping, AnyLayer, SeparateLayer
 
 # A batch and a candidate.
 Pair: TypeAlias = tuple[int, AnyGrouping]

@@ -10,10 +10,10 @@ from typing import TypeAlias
 from gqasearch.calibration import Statistics, TokenBlocks, no_progress
 from gqasearch.evaluation.recent import Recent
 from gqasearch.evaluation.runners import ParentLayers
-from gqasearch.grouping import AnyGrouping, AnyLayer, changed_layers
 from gqasearch.merging import LayerMerge, Merge, MergedGroup, held_bytes, with_groups
 from gqasearch.models import LayerWeights, Parent, tie_heads
 from gqasearch.refining import Refinement
+from gqasearch.separate_grouping import AnyGrouping, AnyLayer, changed_layers
 
 Group: TypeAlias = tuple[int, ...]
 
@@ -22,6 +22,11 @@ Group: TypeAlias = tuple[int, ...]
 LAYER_BYTES = 2**27
 # Memory of merged groups.
 GROUP_BYTES = 2**27
+
+
+def _changed(grouping: AnyGrouping, refined: Mapping[int, LayerWeights] | None) -> list[int]:
+    """Layers in which heads share, and those that were changed after the merge."""
+    return sorted({*changed_layers(grouping), *(refined or {})})
 
 
 class Converter:
@@ -107,15 +112,14 @@ class Converter:
         self, grouping: AnyGrouping, refined: Mapping[int, LayerWeights] | None = None
     ) -> dict[int, LayerWeights]:
         """Every layer that the grouping changes, in the parent's shape; ``refined``: what ``refine`` gave."""
-        changed = changed_layers(grouping)
-        return {index: self.tied_layer(grouping, index, refined) for index in changed}
+        return {index: self.tied_layer(grouping, index, refined) for index in _changed(grouping, refined)}
 
     def runner(self, grouping: AnyGrouping, refined: Mapping[int, LayerWeights] | None = None) -> ParentLayers:
         """The parent converted by this grouping, without writing a checkpoint; ``refined``: what ``refine`` gave.
 
         A layer is made when the text comes to it.
         """
-        changed = changed_layers(grouping)
+        changed = _changed(grouping, refined)
         return ParentLayers(self.parent, changed, lambda index: self.tied_layer(grouping, index, refined))
 
     def refine(

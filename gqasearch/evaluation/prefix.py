@@ -21,10 +21,10 @@ from gqasearch.evaluation.candidate_state import CandidateState, Pair, Passed
 from gqasearch.evaluation.climb import SummedLoss
 from gqasearch.evaluation.recent import Recent
 from gqasearch.evaluation.runners import ParentLayers
-from gqasearch.grouping import AnyGrouping, AnyLayer, grouping_of
 from gqasearch.models import Entered, LayerWeights, Parent, layers_replaced, run_layer
 from gqasearch.models.freed_memory import keep_freed_memory
 from gqasearch.pairwise import FloatArray
+from gqasearch.separate_grouping import AnyGrouping, AnyLayer, grouping_of
 
 # (layer, its grouping) -> the converted layer in the parent's shape.
 TiedLayer: TypeAlias = Callable[[int, AnyLayer], LayerWeights]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from gqasearch.grouping import SIDES
 from gqasearch.grouping_document import GroupingDocument
+from gqasearch.separate_grouping import SIDES
 
 if TYPE_CHECKING:
     import pandas as pd

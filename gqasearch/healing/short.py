@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gqasearch.calibration import TokenBlocks
 from gqasearch.evaluation import ParentLayers, ParentLogProbs, WholeModel
-from gqasearch.grouping import AnyGrouping
 from gqasearch.models import LayerWeights, Parent
 from gqasearch.refining.grouped_parent import GroupedParent
+from gqasearch.separate_grouping import AnyGrouping
 
 BETAS = (0.9, 0.99)  # a short second memory: there are few steps
 

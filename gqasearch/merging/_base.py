@@ -15,11 +15,11 @@ import torch
 
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.errors import UserError
-from gqasearch.grouping import AnyLayer, Side
 from gqasearch.merging.error import measured_error
 from gqasearch.merging.merged_group import MergedGroup, with_groups
 from gqasearch.merging.selected import selected
 from gqasearch.models.layer import LayerWeights
+from gqasearch.separate_grouping import AnyLayer, Side
 
 Need = Literal["weights", "statistics", "forward"]
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.errors import UserError
-from gqasearch.grouping import Side
 from gqasearch.merging._base import LayerMerge
 from gqasearch.merging.error import error_parts
 from gqasearch.merging.mean import mean_of
@@ -20,6 +19,7 @@ from gqasearch.merging.moments import cross_moments, like
 from gqasearch.merging.procrustes import align
 from gqasearch.merging.score_pairs import before_norm, centred_moment, from_pairs, to_pairs, turned_queries
 from gqasearch.models import LayerWeights, augmented
+from gqasearch.separate_grouping import Side
 from gqasearch.threads import pinned
 
 # For each head of a group: V (n, dv, dv), RoPE pairs (n, r/2), the rest of K (n, s, s) or None.

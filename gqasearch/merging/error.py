@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
-from gqasearch.grouping import Side
 from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.merging.moments import like
 from gqasearch.merging.positions import turning_of
 from gqasearch.merging.score_pairs import centred_moment, effective_rows
 from gqasearch.merging.selected import queries_of, selected
 from gqasearch.models import LayerWeights, augmented
+from gqasearch.separate_grouping import Side
 
 
 def measured_error(

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gqasearch.grouping import AnyLayer
 from gqasearch.merging.selected import OF_HEADS, partitions_of, queries_of
 from gqasearch.models import LayerWeights
+from gqasearch.separate_grouping import AnyLayer
 
 
 @dataclass(frozen=True)

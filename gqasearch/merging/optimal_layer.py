@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
-from gqasearch.grouping import Side
 from gqasearch.merging._base import LayerMerge
 from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.merging.moments import cross_moments, like
@@ -20,6 +19,7 @@ from gqasearch.merging.shared_rotated import SharedRotated, side_by_side
 from gqasearch.merging.shared_subspace import SharedSubspace
 from gqasearch.models import LayerWeights, augmented
 from gqasearch.models.joined import own_dimensions
+from gqasearch.separate_grouping import Side
 
 
 class OptimalLayer(LayerMerge):

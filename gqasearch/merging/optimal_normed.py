@@ -15,7 +15,6 @@ from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.errors import UserError
-from gqasearch.grouping import Side
 from gqasearch.merging.error import measured_error
 from gqasearch.merging.mean import mean_of
 from gqasearch.merging.merged_group import MergedGroup
@@ -23,6 +22,7 @@ from gqasearch.merging.moments import like
 from gqasearch.merging.optimal_layer import OptimalLayer
 from gqasearch.merging.score_pairs import before_norm, from_pairs, to_pairs, turned_queries
 from gqasearch.models import LayerWeights
+from gqasearch.separate_grouping import Side
 
 
 class OptimalNormedLayer(OptimalLayer):

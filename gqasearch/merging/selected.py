@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gqasearch.grouping import AnyLayer, LayerGrouping, Side
+from gqasearch.grouping import LayerGrouping
 from gqasearch.models import LayerWeights
+from gqasearch.separate_grouping import AnyLayer, Side
 
 OF_QUERIES = ("q", "o", "q_bias")
 OF_HEADS = ("k", "v", "k_bias", "v_bias")

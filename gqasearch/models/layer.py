@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gqasearch.grouping import AnyLayer
+from gqasearch.separate_grouping import AnyLayer
 
 
 @dataclass(frozen=True)

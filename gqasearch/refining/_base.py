@@ -20,11 +20,11 @@ from typing import Any, ClassVar
 import torch
 
 from gqasearch.calibration import TokenBlocks, no_progress
-from gqasearch.grouping import AnyGrouping, changed_layers
 from gqasearch.models import LayerWeights, Parent, tie_heads
 from gqasearch.refining.layer_site import LayerSite, compute_dtype
 from gqasearch.refining.refined_layers import RefinedLayers, copied
 from gqasearch.refining.streams import Streams
+from gqasearch.separate_grouping import AnyGrouping, changed_layers
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from dataclasses import replace
 import torch
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.grouping import AnyLayer, LayerGrouping
+from gqasearch.grouping import LayerGrouping
 from gqasearch.models import LayerWeights, Parent
 from gqasearch.refining._base import LayerwiseRefinement
 from gqasearch.refining.layer_site import LayerSite
 from gqasearch.refining.streams import Streams
+from gqasearch.separate_grouping import AnyLayer
 
 # Bytes of what all layers' attention reads and should add that are kept in memory.
 ROOM = 2**28

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from gqasearch.grouping import AnyGrouping, AnyLayer, LayerGrouping
+from gqasearch.grouping import LayerGrouping
 from gqasearch.models import LayerWeights, Parent
 from gqasearch.refining.layer_site import compute_dtype
+from gqasearch.separate_grouping import AnyGrouping, AnyLayer
 
 # The tensors of a layer that are trained, by their names in LayerWeights.
 TRAINED = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias")

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration import Targets, TokenBlocks
-from gqasearch.grouping import AnyGrouping
 from gqasearch.models import LayerWeights, Parent, quick_products
 from gqasearch.refining._base import Counter
 from gqasearch.refining.descent import BETAS, Descent, minibatches
 from gqasearch.refining.grouped_parent import GroupedParent
 from gqasearch.refining.refined_layers import RefinedLayers
+from gqasearch.separate_grouping import AnyGrouping
 
 COMPARED = 16  # batches that the loss is compared on before and after
 # Ids and mask (B, T), and what is to be predicted there.

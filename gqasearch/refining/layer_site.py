@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.func import functional_call
 
 from gqasearch.calibration import TensorFiles
-from gqasearch.grouping import AnyLayer, LayerGrouping
+from gqasearch.grouping import LayerGrouping
 from gqasearch.models import LayerWeights, Parent, output_projection, outputs_noted, tie_heads
 from gqasearch.models.precision import has_bfloat16
+from gqasearch.separate_grouping import AnyLayer
 
 # Of layers fitted in bfloat16 and begun on a part of the text: narrower ones gain little time and lose some quality.
 LEAST_WIDTH = 1024

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from gqasearch.calibration import TokenBlocks, no_progress
-from gqasearch.grouping import AnyGrouping
 from gqasearch.models import LayerWeights, Parent
 from gqasearch.refining._base import Refinement
+from gqasearch.separate_grouping import AnyGrouping
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from gqasearch.calibration import Ascent, TensorFiles, TokenBlocks
 from gqasearch.calibration.hidden_states import ROOM
-from gqasearch.grouping import AnyLayer
 from gqasearch.models import (
     LayerWeights,
     Parent,
@@ -29,6 +28,7 @@ from gqasearch.models import (
     wanted_of_attention,
 )
 from gqasearch.refining.layer_site import AttentionCall, LayerSite, StoredCalls, compute_dtype, with_floats
+from gqasearch.separate_grouping import AnyLayer
 
 
 class _Reached(Exception):  # noqa: N818 - no error: it ends a forward pass that has gone far enough

@@ -59,7 +59,7 @@ def _fitted(x: Tensor, levels: int) -> Tensor:
         size = error.abs()
         shrunk = (size - size.pow(NORM - 1) / BETA).clamp_min(0) * error.sign()
         zero = (steps - (x - shrunk) * scale).mean(-1, keepdim=True)
-        if (mean := float(size.mean())) >= least:
+        if (mean := float(size.detach().mean())) >= least:
             break
         least = mean
     steps = (x * scale + zero).round().clamp(0, levels)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from gqasearch.basis import Balance, balanced_layers
 from gqasearch.budget import require_several_heads
 from gqasearch.checkpoints import (
     Written,
@@ -23,6 +24,8 @@ from gqasearch.grouping_fit import check_fits
 from gqasearch.merging import Merge, make_merge
 from gqasearch.models import LayerWeights
 from gqasearch.refining import NoRefinement, Refinement, make_refinement
+from gqasearch.refining.refined_layers import copied
+from gqasearch.rounding import parse_format
 from gqasearch.run.check_block import check_block
 from gqasearch.run.workspace import Workspace
 
@@ -77,8 +80,9 @@ def _kept_in(folder: Path | None) -> Iterator[Path]:
 
 
 def reads_text(work: Workspace, document: GroupingDocument) -> bool:
-    """Whether the grouping's merge or refinement is fitted on the calibration text."""
-    return document_merge(work, document).needs != "weights" or document_refinement(work, document).reads_text
+    """Whether the grouping's merge, refinement or basis is fitted on the calibration text."""
+    fitted = document.kv_bits is not None or document_refinement(work, document).reads_text
+    return fitted or document_merge(work, document).needs != "weights"
 
 
 def check_convertible(work: Workspace, document: GroupingDocument) -> None:
@@ -95,7 +99,10 @@ def check_convertible(work: Workspace, document: GroupingDocument) -> None:
 def converted_layers(
     work: Workspace, document: GroupingDocument, folder: Path | None = None
 ) -> Callable[[int], LayerWeights]:
-    """What gives a layer after the grouping's merge and refinement: k, v (G, ...). ``folder``: see ``refine_step``."""
+    """What gives a layer after the grouping's merge, refinement and basis: k, v (G, ...).
+
+    ``folder``: see ``refine_step``.
+    """
     merge, grouping = document_merge(work, document), document.partitions
     if not reads_text(work, document):
         return lambda index: merged_by_group(merge, work.source.layer(index), grouping.layers[index])
@@ -107,25 +114,56 @@ def converted_layers(
 def refine_step(
     work: Workspace, converter: Converter, document: GroupingDocument, folder: Path | None = None
 ) -> Mapping[int, LayerWeights]:
-    """Layers that the grouping's refinement changes after the merge, fitted on the calibration text.
+    """Layers that the grouping's refinement changes after the merge, and its basis: fitted on the calibration text.
 
     ``folder``: where they lie, and what a step that was stopped left is gone on from, if it was of the same grouping;
     they are in memory if it is not given.
     """
     refinement = document_refinement(work, document)
     if not refinement.reads_text:
-        return {}
+        return balance_step(work, converter, document, {}, folder)
     if converter.merge.needs == "statistics":
         work.statistics  # noqa: B018 - a stage of its own, before this one
     if folder is not None:
         _keep_of(document, folder)
     work.progress.stage("refine", total=refinement.total_steps(document.partitions))
-    return converter.refine(
+    refined = converter.refine(
         document.partitions,
         work.blocks("calibration"),
         refinement,
         batch_blocks=work.config.batch_blocks,
         folder=folder,
+        progress=lambda done, _: work.progress.update(done),
+    )
+    return balance_step(work, converter, document, refined, folder)
+
+
+def balance_step(
+    work: Workspace,
+    converter: Converter,
+    document: GroupingDocument,
+    refined: Mapping[int, LayerWeights],
+    folder: Path | None,
+) -> Mapping[int, LayerWeights]:
+    """All layers in the basis for the grouping's rounded cache; ``refined`` where it names none."""
+    if document.kv_bits is None:
+        return refined
+    if folder is None:
+        with TemporaryDirectory(prefix="gqasearch-basis-") as temporary:
+            found = balance_step(work, converter, document, refined, Path(temporary))
+            return {index: copied(layer) for index, layer in found.items()}
+    if converter.merge.needs == "statistics":
+        work.statistics  # noqa: B018 - a stage of its own, before this one
+    _keep_of(document, folder)
+    work.progress.stage("basis", total=work.parent.geometry.num_layers)
+    return balanced_layers(
+        work.parent,
+        document.partitions,
+        lambda index: converter.converted_layer(document.partitions, index, refined),
+        work.blocks("calibration"),
+        parse_format(document.kv_bits),
+        folder / "basis",
+        Balance(seed=work.config.seed),
         progress=lambda done, _: work.progress.update(done),
     )
 

@@ -31,7 +31,7 @@ from gqasearch.evaluation import (
     mean_interval,
     model_runner,
 )
-from gqasearch.grouping import AnyGrouping, Grouping, LayerGrouping, changed_layers
+from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.grouping_document import GroupingDocument
 from gqasearch.merging import make_merge
 from gqasearch.models import (
@@ -49,6 +49,7 @@ from gqasearch.models.registry import architecture_of
 from gqasearch.models.stored_dtype import value_bytes
 from gqasearch.run.texts import used_texts
 from gqasearch.run.workspace import Workspace
+from gqasearch.separate_grouping import AnyGrouping, changed_layers
 
 BASELINE = "neighbour"
 CONVERTED = "converted"
@@ -166,7 +167,7 @@ def baseline_subject(work: Workspace) -> Subject:
     geometry = work.parent.geometry
     heads = geometry.num_kv_heads
     neighbours = Grouping(tuple(LayerGrouping.neighbours(heads, joined * count) for count in counts))
-    grouping = work.grouping_of(neighbours)
+    grouping = work.config.grouping_of(neighbours)
 
     def mean_layer(index: int) -> LayerWeights:
         layer = grouping.layers[index]

@@ -61,7 +61,7 @@ class Outlook:
     def _expected(self, when: str, grouping: Grouping) -> Expected:
         source, config = self.work.source, self.work.config
         try:
-            made = self.work.grouping_of(grouping)
+            made = self.work.config.grouping_of(grouping)
             planned = plan_checkpoint(source.family, source.config, made, config.layout, config.target)
         except UserError as error:
             return Expected(when, None, str(error).rstrip("."))
@@ -119,7 +119,8 @@ class Outlook:
         if config.max_seconds is not None:
             parts.append(f"about {config.max_seconds:g} seconds of search")
         if work.refinement.reads_text:
-            steps = work.refinement.total_steps(work.grouping_of(next(iter(kinds(work.budget, self._free).values()))))
+            likeliest = next(iter(kinds(work.budget, self._free).values()))
+            steps = work.refinement.total_steps(config.grouping_of(likeliest))
             parts.append(f"{work.refinement.name} of about {steps:,} steps")
         models = 3 if config.baseline else 2
         return ", ".join([*parts, f"{models} models measured on {len(work.blocks('evaluation').ids)} blocks"])

@@ -24,6 +24,7 @@ from gqasearch.grouping_document import GroupingDocument, read_grouping
 from gqasearch.models import read_config
 from gqasearch.parallel import ONE, Workers, parse_workers
 from gqasearch.reporting.html import write_report
+from gqasearch.rounding import parse_format
 from gqasearch.run.certify import check_certifiable
 from gqasearch.run.convert import (
     document_converter,
@@ -49,6 +50,7 @@ from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener, RunStart
 from gqasearch.run.outlook import Outlook
 from gqasearch.run.results import report_data, write_similarity
+from gqasearch.run.rounded import check_kv_bits, rounded_subjects
 from gqasearch.run.search import search_step
 from gqasearch.run.search_log import failed_candidates, search_forward_tokens, search_seconds
 from gqasearch.run.separate import check_separate
@@ -71,6 +73,7 @@ def default_output_dir(config: RunConfig) -> Path:
         budget = f"ratio{0.5 if config.kv_ratio is None else config.kv_ratio:g}{'-uneven' if config.uneven else ''}"
     budget += f"-join{config.join}" if config.join > 1 else ""
     budget += "-separate" if config.separate_kv else ""
+    budget += "" if config.kv_bits is None else f"-kv{config.kv_bits.replace('/', '+')}"
     objectives = "+".join(config.objectives)
     merge = config.merge if config.refine is None else f"{config.merge}+{config.refine}"
     return Path("runs") / f"{model}-{budget}-{objectives}-{merge}-{config.method}-seed{config.seed}"
@@ -134,6 +137,7 @@ def check_run(work: Workspace, workers: Workers = ONE, threads: int | None = Non
     outlook = Outlook(work)
     work.check()
     check_separate(work)
+    check_kv_bits(work)
     outlook.check()
     if outlook.problem is not None:
         check_takes(work.method, outlook.problem)
@@ -191,7 +195,12 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
         subjects[CONVERTED] = grouping_subject(work, converter, document.partitions, refined)
     if work.config.baseline and not _is_baseline(work.config):
         subjects[BASELINE] = baseline_subject(work)
+    formats = [] if work.config.kv_bits is None else [parse_format(work.config.kv_bits)]
+    rounded = rounded_subjects(work, subjects, formats)
+    subjects |= rounded.subjects
     metrics = measure(work, subjects, state=climb_state(work, document, subjects, folder.measured))
+    if formats:
+        rounded.tell(metrics)
     metrics |= stage_records(work.progress, search_seconds(folder))
     metrics["planned"] = read_json(folder.plan) if folder.plan.is_file() else None
     metrics["forward_tokens"] = search_forward_tokens(folder)

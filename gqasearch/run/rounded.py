@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from gqasearch.errors import UserError
-from gqasearch.evaluation import KVSize, LayerStack, ParentLayers, RoundedLayers, count_parameters
-from gqasearch.rounding import KVFormat
+from gqasearch.evaluation import ParentLayers, RoundedLayers, count_parameters
+from gqasearch.rounding import KVFormat, parse_format
 from gqasearch.run.evaluate import (
     CONVERTED,
     Subject,
@@ -23,25 +21,6 @@ from gqasearch.run.evaluate import (
 from gqasearch.run.workspace import Workspace
 
 PARENT = "parent"
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """A model that runs by ``layers``."""
-
-    layers: ParentLayers
-    kv: KVSize
-    parameters: int
-
-    @classmethod
-    def of(cls, model: PreTrainedModel, layers: LayerStack, kv: KVSize) -> _Measured:
-        if not isinstance(layers, ParentLayers):
-            raise UserError(f"{type(model).__name__} runs on code of others, whose KV cache cannot be rounded here")
-        return cls(layers, kv, count_parameters(model))
-
-    def rounded(self, kv: KVFormat, context: int) -> Subject:
-        size = kv.bytes_per_token(*self.kv.heads, self.kv.head_dim, context)
-        return Subject(RoundedLayers(self.layers, kv), replace(self.kv, stored=size), self.parameters)
 
 
 def measure_rounded(
@@ -59,31 +38,69 @@ def measure_rounded(
     if directory is None:  # else the sizes of heads may differ
         for kv in formats:
             kv.check(source.geometry.head_dim)  # before anything large is read
-    parent, context = work.unjoined.parent, work.config.block_length
-    own = kv_size(work.unjoined.source, parent.model, parent.directory)
-    models = {PARENT: _Measured.of(parent.model, ParentLayers(parent), own)}
     subjects: dict[str, Subject] = {}
     if directory is not None:
         model = checkpoint_model(work, directory, trust_remote_code=trust_remote_code)
         layers = checkpoint_layers(source, directory, model)
-        made = models[CONVERTED] = _Measured.of(model, layers, kv_size(source, model, directory))
-        subjects[CONVERTED] = Subject(made.layers, made.kv, made.parameters)
-    asked = {(kv.name, name): models[name].rounded(kv, context) for kv in formats for name in _taking(kv, models)}
-    subjects |= {f"{name} {cache}": subject for (cache, name), subject in asked.items()}
-    metrics = measure(work, subjects, is_run=False)
-    whole = 2 * sum(own.heads) * own.head_dim
-    results = metrics["results"]
-    metrics["rounded"] = []
-    for cache, name in asked:
-        record = results.pop(f"{name} {cache}")
-        del record["kv_bytes_by_format"]  # of the model
-        metrics["rounded"].append({"format": cache, "model": name, **_with_share(record, whole)})
-    for record in (metrics["parent"], *results.values()):
-        record |= _with_share(record, whole)
+        subjects[CONVERTED] = Subject(layers, kv_size(source, model, directory), count_parameters(model))
+    rounded = rounded_subjects(work, subjects, formats)
+    metrics = measure(work, {**subjects, **rounded.subjects}, is_run=False)
+    rounded.tell(metrics)
     return metrics
 
 
-def _taking(kv: KVFormat, models: Mapping[str, _Measured]) -> list[str]:
+def check_kv_bits(work: Workspace) -> None:
+    """Raise ``UserError`` for ``kv_bits`` of a model that has no cache, or whose heads the engine refuses."""
+    kv_bits, source = work.config.kv_bits, work.source
+    if kv_bits is None:
+        return
+    if source.family.objective != "next-token":
+        raise UserError(f"--kv-bits {kv_bits}: {source.directory} is an encoder, which caches nothing")
+    parse_format(kv_bits).check(source.geometry.head_dim)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Models with rounded caches, to be measured among others. ``whole``: KV bytes of the parent in 16 bits."""
+
+    subjects: Mapping[str, Subject]
+    asked: Mapping[str, tuple[str, str]]
+    whole: int
+
+    def tell(self, metrics: dict[str, Any]) -> None:
+        """Of all ``metrics`` those of rounded caches become ``rounded``, and every other gets its ``kv_share``."""
+        results = metrics["results"]
+        metrics["rounded"] = []
+        for subject, (cache, name) in self.asked.items():
+            record = results.pop(subject)
+            del record["kv_bytes_by_format"]  # of the model
+            metrics["rounded"].append({"format": cache, "model": name, **_with_share(record, self.whole)})
+        for record in (metrics["parent"], *results.values()):
+            record |= _with_share(record, self.whole)
+
+
+def rounded_subjects(work: Workspace, converted: Mapping[str, Subject], formats: Sequence[KVFormat]) -> Rounded:
+    """The parent, and the model that is ``converted``, in all of ``formats``."""
+    parent = work.unjoined.parent
+    own = kv_size(work.unjoined.source, parent.model, parent.directory)
+    models = {PARENT: Subject(ParentLayers(parent), own, count_parameters(parent.model))}
+    models |= {name: subject for name, subject in converted.items() if name == CONVERTED}
+    subjects, asked = {}, {}
+    for kv in formats:
+        for name in _taking(kv, models):
+            subjects[f"{name} {kv.name}"] = _rounded(models[name], kv, work.config.block_length)
+            asked[f"{name} {kv.name}"] = (kv.name, name)
+    return Rounded(subjects, asked, 2 * sum(own.heads) * own.head_dim)
+
+
+def _rounded(subject: Subject, kv: KVFormat, context: int) -> Subject:
+    if not isinstance(subject.runner, ParentLayers):
+        raise UserError("this model runs on code of others, whose KV cache cannot be rounded here")
+    size = kv.bytes_per_token(*subject.kv.heads, subject.kv.head_dim, context)
+    return replace(subject, runner=RoundedLayers(subject.runner, kv), kv=replace(subject.kv, stored=size))
+
+
+def _taking(kv: KVFormat, models: Mapping[str, Subject]) -> list[str]:
     """Those whose heads the format takes, as joined heads are of another size; raises ``UserError`` for none."""
     taking = [name for name, one in models.items() if kv.refusal(one.kv.head_dim) is None]
     if not taking:

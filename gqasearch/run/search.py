@@ -138,6 +138,7 @@ def build_document(
         calibration=calibration_record(work),
         join=work.config.join,
         separate_kv=work.config.separate_kv,
+        kv_bits=work.config.kv_bits,
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from gqasearch.errors import UserError
+from gqasearch.fitness import PreparedGroupFitness
+from gqasearch.run.unmeasured_problem import prepared_kind
 from gqasearch.run.workspace import Workspace
 
 SUMMED = (
@@ -25,8 +27,14 @@ def check_separate(work: Workspace) -> None:
         "--uneven": config.uneven,
         "--kv-budget": config.kv_budget is not None,
         "objective kv-ratio": config.has_free_counts,
-        f"method {work.method.name}": work.method.splits_budget,
     }
+    if work.method.splits_budget:
+        raise UserError(
+            f"--separate-kv: method {work.method.name} splits the budget by summed errors, which mislead where keys "
+            "and values trade heads; take another method"
+        )
+    kind = prepared_kind(first)
+    is_sum = kind is None or issubclass(kind, PreparedGroupFitness)
     for what, given in traded.items():
-        if given and (first.needs != "forward" or first.name == "attention-output-error"):
+        if given and is_sum:
             raise UserError(SUMMED.format(what=what, fitness=first.name))

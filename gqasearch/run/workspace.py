@@ -31,7 +31,6 @@ from gqasearch.embedded import Document, Split
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter
 from gqasearch.fitness import Fitness, FitnessContext, PreparedFitness, make_fitness
-from gqasearch.grouping import AnyGrouping, Grouping, SeparateGrouping
 from gqasearch.merging import Merge, make_merge
 from gqasearch.models import ModelSource, Parent, check_device, load_parent, resolve_model
 from gqasearch.models.loading import load_tokenizer
@@ -53,13 +52,8 @@ SOURCE_SETTINGS = ("model", "revision", "join")
 MODEL_SETTINGS = (*SOURCE_SETTINGS, "dtype", "device")
 STATISTICS_SETTINGS = (*MODEL_SETTINGS, "calibration_text", "calibration_tokens", "block_length", "masked_blocks")
 FITNESS_SETTINGS = (
-    *STATISTICS_SETTINGS,
-    "search_tokens",
-    "merge",
-    "merge_parameters",
-    "refine",
-    "refine_parameters",
-    "separate_kv",
+    *(*STATISTICS_SETTINGS, "search_tokens", "separate_kv"),
+    *("merge", "merge_parameters", "refine", "refine_parameters"),
 )
 
 
@@ -173,10 +167,6 @@ class Workspace:
     @cached_property
     def converter(self) -> Converter:
         return Converter(self.parent, self.merge, lambda: self.statistics)
-
-    def grouping_of(self, candidate: Grouping) -> AnyGrouping:
-        """What a candidate of the search makes of the model."""
-        return SeparateGrouping.from_sides(candidate) if self.config.separate_kv else candidate
 
     def blocks(self, split: Split) -> TokenBlocks:
         """Token blocks of one of the three texts; they never overlap."""

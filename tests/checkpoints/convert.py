@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gqasearch.checkpoints import CardFacts, Layout, write_checkpoint
 from gqasearch.config import LayoutChoice
-from gqasearch.grouping import AnyGrouping, AnyLayer, Grouping, LayerGrouping, SeparateGrouping
+from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord, ModelRecord
 from gqasearch.models import LayerWeights, Parent, layers_replaced, tie_heads
+from gqasearch.separate_grouping import AnyGrouping, AnyLayer, SeparateGrouping
 
 SYMMETRIC = Grouping.from_labels([[0, 1, 2, 1, 2, 0], [0, 0, 1, 2, 2, 1]])
 # 9 slots for 6 heads of 8: no divisor of the hidden size 48, which transformers 5 refuses in a Llama.

@@ -14,8 +14,9 @@ from gqasearch.checkpoints.ragged import RAGGED_MODULES, SEPARATE_MODULES, read_
 from gqasearch.checkpoints.remote.modeling_ragged import LayerGroups
 from gqasearch.errors import UserError
 from gqasearch.evaluation import kv_bytes_per_token
-from gqasearch.grouping import Grouping, LayerGrouping, SeparateGrouping
+from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import HeadGeometry, layers_replaced, tie_heads
+from gqasearch.separate_grouping import SeparateGrouping
 from tests.checkpoints.convert import changed_layer, config_of, some_ids, stored_tensors
 from tests.checkpoints.uneven import SOURCES, UNEVEN, assert_same, load_trusted, saved, write
 from tests.matrix import sampled

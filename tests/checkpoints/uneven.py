@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gqasearch.checkpoints import Layout, write_checkpoint
 from gqasearch.config import LayoutChoice
-from gqasearch.grouping import AnyGrouping, Grouping
+from gqasearch.grouping import Grouping
 from gqasearch.models import Parent, load_parent
+from gqasearch.separate_grouping import AnyGrouping
 from tests.checkpoints.convert import changed_layer, document_for, reference, some_ids
 from tests.checkpoints.equality import note
 from tests.tiny_models import save_checkpoint, tiny_model

@@ -11,8 +11,9 @@ import pytest
 from gqasearch.evaluation import Converter, evaluate_quality
 from gqasearch.evaluation.runners import ParentLayers
 from gqasearch.fitness import PreparedGroupFitness, make_fitness
-from gqasearch.grouping import Grouping, LayerGrouping, SeparateGrouping
+from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.refining import NoRefinement
+from gqasearch.separate_grouping import SeparateGrouping
 from gqasearch.testing import LAYERS, tiny_context
 
 SUMS = ("merge-error", "weight-sharing-error", "activation-cosine")

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from gqasearch.checkpoints import merged_by_group
-from gqasearch.grouping import SIDES, LayerGrouping, SeparateLayer
+from gqasearch.grouping import LayerGrouping
 from gqasearch.merging import MERGES, make_merge
 from gqasearch.merging.selected import OF_SIDE
 from gqasearch.models import LayerWeights
+from gqasearch.separate_grouping import SIDES, SeparateLayer
 from tests.matrix import GROUPED_KINDS
 from tests.merging.layers import bound, source_layer
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gqasearch.grouping import Grouping, LayerGrouping, SeparateGrouping, SeparateLayer
+from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import layers_replaced, tie_heads
 from gqasearch.refining.grouped_parent import TrainedLayer
+from gqasearch.separate_grouping import SeparateGrouping, SeparateLayer
 from tests.refining.cases import REFINING, blocks_of, converter_of, refinement, site_error, site_of, state_of
 from tests.refining.test_refinements import equal_layers
 from tests.samples import logits_of

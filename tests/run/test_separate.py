@@ -14,13 +14,15 @@ from typer.testing import CliRunner
 from gqasearch.cli.app import app
 from gqasearch.errors import UserError
 from gqasearch.evaluation import count_parameters, kv_bytes_per_token
-from gqasearch.grouping import SeparateGrouping
+from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import read_grouping
 from gqasearch.run import RunFolder, Workspace, build_config, run
 from gqasearch.run.convert import materialize
 from gqasearch.run.evaluate import checkpoint_subject, measure
 from gqasearch.run.origin import evaluation_config, materialize_config
 from gqasearch.run.results import report_data
+from gqasearch.run.workers import blueprint_of
+from gqasearch.separate_grouping import SeparateGrouping
 from tests import forked
 from tests.run.test_run import history_of, kill_after, words
 from tests.tiny_encoders import save_encoder, tiny_encoder
@@ -98,6 +100,15 @@ def test_methods_and_fitness_functions(settings: dict[str, Any], tmp_path: Path,
         assert all(layer.proven_optimal for layer in document.layers)
 
 
+def test_workers_are_told_of_both_partitions(settings: dict[str, Any]) -> None:
+    """A fitness that is built from what is sent to a worker gives the value that one of this process does."""
+    few = {"objectives": ["kl"], "fitness_parameters": {"tokens": 128}, "merge": "mean", "refine": "none"}
+    work = Workspace(build_config({**settings, **few, "separate_kv": True}))
+    candidate = Grouping.from_labels([[0, 0, 1, 1, 2, 2], [0, 1, 0, 1, 2, 2], [0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 2]])
+    (own,) = work.prepared(work.fitnesses["kl"]).evaluate([candidate])
+    assert blueprint_of(work, 1).prepare()["kl"].evaluate([candidate]) == pytest.approx([own], rel=1e-6)
+
+
 def test_uneven_is_split_by_what_the_model_loses(settings: dict[str, Any], tmp_path: Path) -> None:
     """Layers and sides trade heads where the whole model is measured."""
     staged = {"method": "staged", "objectives": ["kl"], "method_parameters": {"generations": 2, "offspring": 4}}
@@ -107,12 +118,12 @@ def test_uneven_is_split_by_what_the_model_loses(settings: dict[str, Any], tmp_p
 
 def test_stopped_and_gone_on_with_gives_the_same_bits(settings: dict[str, Any], tmp_path: Path) -> None:
     own = {**settings, "fitness": "kl", "kv_heads": 3, "search_tokens": 200, "merge": "mean"}
-    command = [*words(own, tmp_path / "killed"), "--separate-kv"]
-    process = forked.start(forked.command, command, tmp_path / "errors")
-    kill_after(process, tmp_path / "killed", 3)
+    few = ["--separate-kv", *(f"--set=method.{name}=6" for name in ("population", "offspring", "generations"))]
+    process = forked.start(forked.command, [*words(own, tmp_path / "killed"), *few], tmp_path / "errors")
+    kill_after(process, tmp_path / "killed", 2)
     assert not (tmp_path / "killed" / "grouping.json").exists()
     for name in ("killed", "whole"):
-        assert CliRunner().invoke(app, [*words(own, tmp_path / name), "--separate-kv"]).exit_code == 0
+        assert CliRunner().invoke(app, [*words(own, tmp_path / name), *few]).exit_code == 0
     whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
     assert killed.grouping.read_bytes() == whole.grouping.read_bytes() and history_of(whole) == history_of(killed)
     weights = [(folder.model / "model.safetensors").read_bytes() for folder in (whole, killed)]
@@ -139,7 +150,7 @@ def test_a_front_of_kl_against_the_cache(settings: dict[str, Any], tmp_path: Pat
         ({"uneven": True}, "--separate-kv with --uneven needs a fitness that measures the whole model"),
         ({"kv_budget": 10}, "--separate-kv with --kv-budget needs a fitness that measures the whole model"),
         ({"objectives": ["merge-error", "kv-ratio"]}, "--separate-kv with objective kv-ratio needs a fitness"),
-        ({"method": "qcqa-ac"}, "--separate-kv with method qcqa-ac needs a fitness"),
+        ({"method": "qcqa-ac"}, "--separate-kv: method qcqa-ac splits the budget by summed errors"),
         ({"layout": "stock"}, "layout stock: keys and values were grouped apart"),
         ({"layout": "deci"}, "layout deci: keys and values were grouped apart"),
         ({"target": "llama.cpp"}, "target llama.cpp: keys and values were grouped apart"),

@@ -1,0 +1,1 @@
+"""What fewer heads and fewer bits are worth, alone and together; see ``__main__``."""

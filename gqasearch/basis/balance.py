@@ -1,0 +1,112 @@
+"""Every layer of a converted model in the basis in which its rounded cache hurts least, one layer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gqasearch.basis.attention_cost import AttentionCost
+from gqasearch.basis.cost import SideCost
+from gqasearch.basis.fit import Fit, fitted_basis
+from gqasearch.basis.layer import in_basis
+from gqasearch.basis.sample import sides_of
+from gqasearch.calibration import Ascent, TokenBlocks, no_progress
+from gqasearch.errors import UserError
+from gqasearch.models import LayerWeights, Parent, layers_replaced, run_layer, tie_heads
+from gqasearch.models.attention_inputs import AttentionInputs, attention_noted
+from gqasearch.refining.refined_layers import RefinedLayers
+from gqasearch.rounding import KVFormat
+from gqasearch.separate_grouping import AnyGrouping, AnyLayer
+
+
+@dataclass(frozen=True)
+class Balance:
+    """How the basis is found: from ``tokens`` of the calibration text, by ``steps`` of Adam on ``batch`` blocks each.
+
+    Which blocks, and in which order, follows from ``seed``.
+    """
+
+    tokens: int = 8192
+    steps: int = 200
+    batch: int = 4
+    seed: int = 0
+
+
+def balanced_layers(
+    parent: Parent,
+    grouping: AnyGrouping,
+    layer_of: Callable[[int], LayerWeights],
+    blocks: TokenBlocks,
+    kv: KVFormat,
+    folder: Path,
+    balance: Balance = Balance(),
+    progress: Callable[[int, int], None] = no_progress,
+) -> Mapping[int, LayerWeights]:
+    """All layers, those in which nothing is shared too: the same function, k and v (G, ...) in another basis.
+
+    ``layer_of(i)``: layer i after merge and refinement; ``kv``: how the cache will be rounded. ``folder``: where they
+    lie, and what was stopped is gone on from: layers that are there are not made again. Raises ``UserError`` where the
+    engine refuses the model's heads.
+    """
+    kv.check(parent.geometry.head_dim)
+    found, total = RefinedLayers(folder), parent.geometry.num_layers
+    if len(found) == total:
+        progress(total, total)
+        return found
+    with torch.no_grad():
+        ascent = Ascent(parent, blocks.first(balance.tokens), balance.batch, folder.with_name(f"{folder.name}-stream"))
+        layers: Sequence[AnyLayer] = grouping.layers
+        for index, layer in enumerate(layers):
+            own = layer_of(index)
+            tied = tie_heads(own, layer, parent.geometry.queries_per_kv)
+            with (
+                parent.layer_loaded(index),
+                layers_replaced(parent, {index: tied}),
+                attention_noted(parent, index) as calls,
+            ):
+                ascent.advance(lambda batch, hidden: _run(ascent, batch, hidden))
+                given = list(calls)
+            if index not in found:
+                found.put(index, _balanced(parent, own, layer, given, ascent, kv, balance))
+            progress(index + 1, total)
+    return found
+
+
+def _run(ascent: Ascent, batch: int, hidden: Tensor) -> Tensor:
+    return run_layer(ascent.parent, ascent.level, hidden, ascent.batches[batch].arguments[ascent.level])
+
+
+def _balanced(
+    parent: Parent,
+    weights: LayerWeights,
+    layer: AnyLayer,
+    calls: list[AttentionInputs],
+    ascent: Ascent,
+    kv: KVFormat,
+    balance: Balance,
+) -> LayerWeights:
+    """One layer; ``calls``: of its attention with tied heads."""
+    if not calls:
+        raise UserError(f"{type(parent.model).__name__} attends by code of its own, whose keys cannot be seen here")
+    queries = parent.geometry.queries_per_kv
+    keys_of, values_of = (
+        [label for label in partition.labels for _ in range(queries)] for partition in (layer.keys, layer.values)
+    )
+    order = parent.family.cached_order(weights.head_dim, weights.rotary_dim).to(weights.k.device)
+    ours = torch.argsort(order)
+    calls = [replace(call, query=call.query[..., ours], key=call.key[..., ours]) for call in calls]
+    masks = [batch.mask for batch in ascent.batches]
+    keys, values = sides_of(calls, masks, weights, keys_of, values_of)
+    fit = Fit(balance.steps, balance.batch, torch.Generator().manual_seed(balance.seed))
+    plain = torch.arange(values.rows.shape[-1], device=order.device)
+    of_values = fitted_basis(values, SideCost(values, kv.v, plain), 0, fit)
+    if weights.k_norm is None:
+        measured = AttentionCost(calls, masks, weights, keys_of, kv.k, order)
+        of_keys = fitted_basis(keys, measured, weights.rotary_dim, fit)
+    else:  # a norm with weights that all heads share stands between W_k and the cache
+        of_keys = torch.eye(weights.head_dim).to(of_values).expand(len(weights.k), -1, -1)
+    return in_basis(weights, of_keys, of_values, keys_of, values_of)
