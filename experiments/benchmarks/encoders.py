@@ -32,6 +32,9 @@ def main() -> None:
     parser.add_argument("--kv-ratio", default="0.5")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the blocks, with mask tokens")
     parser.add_argument("--calibration-tokens", default="16384")
+    parser.add_argument("--evaluation-tokens", default="8192")
+    parser.add_argument("--refine", default="descent")
+    parser.add_argument("--method", default="evolution")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "encoders")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
@@ -41,9 +44,10 @@ def main() -> None:
         out = given.work / f"run-{given.kv_ratio}-{share:g}"
         if not (out / "metrics.json").is_file():
             flags = ("--kv-ratio", given.kv_ratio, "--masked-blocks", f"{share:g}", "--calibration-text")
-            sizes = ("--calibration-tokens", given.calibration_tokens, "--evaluation-tokens", "8192")
+            sizes = ("--calibration-tokens", given.calibration_tokens, "--evaluation-tokens", given.evaluation_tokens)
             words = ("search", "--model", str(model), *flags, str(given.work / "topics.txt"), *sizes)
-            command = [sys.executable, "-m", "gqasearch", *words, "--output-dir", str(out)]
+            how = ("--refine", given.refine, "--method", given.method)
+            command = [sys.executable, "-m", "gqasearch", *words, *how, "--output-dir", str(out)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own
         results: dict[str, Any] = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["results"]
         cosines = {name: results[name]["embedding_cosine"] for name in results}
