@@ -48,6 +48,12 @@ CONVERSIONS: dict[str, dict[str, Any]] = {
     "half, heads of 3": {"kv_ratio": 0.5, "join": 3},
     "a quarter, heads of 3": {"kv_ratio": 0.25, "join": 3},
 }
+# The same in the basis that is chosen for the format, a run for each.
+FREE_BASIS = ", free basis"
+CONVERSIONS |= {
+    f"{ALL}{FREE_BASIS}": {**RECIPE, "kv_ratio": 1.0},
+    **{f"{heads}{FREE_BASIS}": CONVERSIONS[heads] for heads in ("half", "half, uneven", "a quarter, heads of 3")},
+}
 FORMATS = ("16", "8", "k8v4", "4", "3", "2")
 SAME = 1e-3  # of shares that scales and zero points alone tell apart
 KEY = ["model", "heads", "format"]
@@ -60,12 +66,20 @@ def settings(arguments: argparse.Namespace, changes: dict[str, Any]) -> RunConfi
 
 
 def perform(heads: str, arguments: argparse.Namespace, formats: list[str]) -> list[dict[str, Any]]:
-    """One conversion, or the parent, in all formats."""
-    config = settings(arguments, CONVERSIONS.get(heads, {}))
+    """One conversion, or the parent, in all formats; of those with a basis for each, one after the other."""
+    if not heads.endswith(FREE_BASIS):
+        return _perform(heads, arguments, formats, {})
+    return [row for name in formats for row in _perform(heads, arguments, [name], {"kv_bits": name})]
+
+
+def _perform(
+    heads: str, arguments: argparse.Namespace, formats: list[str], changes: dict[str, Any]
+) -> list[dict[str, Any]]:
+    config = settings(arguments, {**CONVERSIONS.get(heads, {}), **changes})
     with SearchProgress(Console(stderr=True)) as progress:
         made: Path | None = None
         if heads != ALL:
-            name = heads.replace(" + ", "-").replace(", ", "-").replace(" ", "-")
+            name = "-".join([heads.replace(" + ", "-").replace(", ", "-").replace(" ", "-"), *changes.values()])
             made = run(config, arguments.output_dir / name, progress, report=False).model
         metrics = measure_rounded(Workspace(config, progress), made, parse_formats(formats), trust_remote_code=True)
     wanted = PARENT if heads == ALL else "converted"
@@ -95,7 +109,8 @@ def measure(arguments: argparse.Namespace) -> pd.DataFrame:
     rows = pd.read_csv(path, dtype={"format": str}) if path.is_file() else pd.DataFrame(columns=KEY)
     for heads in arguments.heads:
         own = rows[(rows["model"] == Path(arguments.model).name) & (rows["heads"] == heads)]
-        missing = [name for name in arguments.formats if name not in set(own["format"])]
+        asked = [name for name in arguments.formats if name != "16" or not heads.endswith(FREE_BASIS)]
+        missing = [name for name in asked if name not in set(own["format"])]
         if not missing:
             continue
         found = pd.DataFrame(perform(heads, arguments, missing))
