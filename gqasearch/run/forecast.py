@@ -38,7 +38,9 @@ def forecast(
     """
     base = resident_bytes()
     sizes = sizes_of(work, outlook)
-    blocks = work.blocks("calibration" if sizes.calibration_tokens or sizes.refine_tokens else "evaluation")
+    blocks = work.blocks(
+        "calibration" if sizes.calibration_tokens or sizes.refine_tokens or sizes.basis_tokens else "evaluation"
+    )
     rates = measured_rates(parent or _skeleton(work), blocks, work.config.batch_blocks, base)
     done = [name for name, there in _done(folder) if there]
 
@@ -67,7 +69,7 @@ def _skeleton(work: Workspace) -> Parent:
 def _done(folder: RunFolder) -> Iterator[tuple[str, bool]]:
     """Stage -> whether its result is there."""
     yield from ((name, folder.grouping.is_file()) for name in ("calibration", "search"))
-    yield from ((name, folder.model.is_dir()) for name in ("refine", "convert"))
+    yield from ((name, folder.model.is_dir()) for name in ("refine", "basis", "convert"))
 
 
 def measured_rates(parent: Parent, blocks: TokenBlocks, batch_blocks: int, base: int) -> Rates:

@@ -14,6 +14,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gqasearch.basis.attention_cost import TOKENS as BASIS_LENGTH
+from gqasearch.basis.balance import BATCH_BLOCKS as BASIS_BLOCKS
+
 # Passes of a text through a decoder layer, by stage.
 CALIBRATION_PASSES = 1.2  # the layer, with attention maps that are written out
 REFINE_PASSES = 2.6  # the parent's stream, the converted one's, and that one up to its attention
@@ -23,6 +26,7 @@ MOMENTS = 2.0  # of D^2 per token: x x^T, and that of what attention reads
 RIDGE = 4.0  # of D^2 per token: the moments of two regressions
 STEP_ENTRY = 250.0  # of an entry of attention maps in a step of descent
 JOINT_PASSES = 4.0  # of the whole model, of a step of all layers: the parent's, forward, and twice as much backward
+BASIS_STEP, BASIS_ENTRY = 6.0, 250.0  # of head_dim, and more, per entry of attention maps in a step of the basis
 DESCENT = 3.0  # of the values of attention per token of a step: forward, and twice as much backward
 BIND = 12.0  # of D^3: Gram matrices of heads and factors of moments, in float64
 GROUP = 8.0  # of (n d)^3 for a group of n heads: eigenvalues of values and keys, in float64
@@ -44,6 +48,7 @@ ATTENTION_COPIES = 8.0  # of attention's values in float32: weights, gradients, 
 JOINT_COPIES = 6.0  # of attention's values in float32, of all layers: weights, by head, gradients, Adam's moments
 JOINT_VALUES, JOINT_LOGITS = 40.0, 6.0  # per token: numbers of hidden size in every layer, and copies of logits
 STREAMS = 4  # values per token and hidden dimension that a refinement keeps
+BASIS_MAPS, BASIS_COPIES = 10.0, 9.0  # one head's attention maps in float64; queries, keys and values in float32
 SAMPLE = 256  # rows of hidden states in a layer's statistics
 
 
@@ -57,7 +62,8 @@ class Sizes:
     groups of a layer that the search asks an error of; ``group_heads``: heads of one of them. ``candidates``:
     partitions that it goes through. ``model_tokens``: tokens that it makes the model read. ``steps``: of descent per
     layer, on ``step_tokens`` each; ``joint_steps``: of all layers together, on ``joint_tokens`` each. ``models``: how
-    many are measured at the end. Numbers of tokens are 0 for what is not done.
+    many are measured at the end. ``basis_steps``: of each of three descents per layer, on ``basis_step_tokens``.
+    Numbers of tokens are 0 for what is not done.
     """
 
     layers: int
@@ -86,6 +92,9 @@ class Sizes:
     joint_tokens: int
     models: int
     materialize: bool
+    basis_tokens: int = 0
+    basis_steps: int = 0
+    basis_step_tokens: int = 0
 
     @property
     def attention_values(self) -> int:
@@ -170,6 +179,8 @@ def stage_seconds(s: Sizes, rates: Rates) -> Mapping[str, float]:
     entries = s.query_heads * s.block_length  # of attention maps, per token
     statistics = CALIBRATION_PASSES * rates.layer + (MOMENTS * square + MAP_ENTRY * entries) * rates.product
     step = STEP_SECONDS + s.step_tokens * (DESCENT * s.attention_values + STEP_ENTRY * entries) * rates.product
+    maps = s.basis_step_tokens * s.query_heads * BASIS_LENGTH
+    basis_step = 3 * STEP_SECONDS + maps * (BASIS_STEP * s.head_dim + BASIS_ENTRY) * rates.product
     searched = s.groups * group + (bind if s.groups else 0.0)
     parts = {
         "load": LOAD_SECONDS + s.stored_bytes / DISK,
@@ -179,6 +190,7 @@ def stage_seconds(s: Sizes, rates: Rates) -> Mapping[str, float]:
         and walk
         + s.layers * (s.refine_tokens * per_token + s.steps * step + bind)
         + s.joint_steps * s.joint_tokens * JOINT_PASSES * whole,
+        "basis": s.basis_tokens and walk + s.layers * (s.basis_tokens * statistics + s.basis_steps * basis_step),
         "convert": s.materialize and walk + 2 * s.stored_bytes / DISK,
         "evaluation": s.models * s.evaluation_tokens * whole,
     }
@@ -210,6 +222,9 @@ def stage_bytes(s: Sizes) -> Mapping[str, float]:
             + REFINE_MAPS * maps,
             values + _joint_bytes(s) if s.joint_steps else 0.0,
         ),
+        "basis": weights
+        + BASIS_COPIES * 4.0 * s.basis_tokens * s.query_heads * s.head_dim
+        + BASIS_MAPS * 8.0 * BASIS_BLOCKS * s.block_length**2,
         "convert": weights + 3.0 * unit,
         "evaluation": 2.0 * weights + logits + 4 * batch,
     }
@@ -223,7 +238,7 @@ def _joint_bytes(s: Sizes) -> float:
 
 def folder_bytes(s: Sizes) -> float:
     """In the run folder: refined layers, hidden states that do not fit into memory, the checkpoint."""
-    refined = s.layers * s.attention_values * 4.0 if s.refine_tokens else 0.0
+    refined = s.layers * s.attention_values * 4.0 * (bool(s.refine_tokens) + bool(s.basis_tokens))
     stream = s.refine_tokens * s.hidden * 4.0
     hidden = STREAMS * stream if stream > s.stream_room else 0.0
     return refined + max(hidden, s.stored_bytes if s.materialize else 0.0)

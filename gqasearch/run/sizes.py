@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from gqasearch.basis import Balance
+from gqasearch.basis.attention_cost import TOKENS as BASIS_LENGTH
 from gqasearch.calibration.hidden_states import ROOM as STREAM_ROOM
 from gqasearch.models.device import devices_of
 from gqasearch.models.loading_on_demand import room_on
@@ -57,9 +59,19 @@ def sizes_of(work: Workspace, outlook: Outlook) -> Sizes:
         step_tokens=step_blocks * config.block_length,
         joint_steps=work.refinement.joint_steps if isinstance(work.refinement, Joint) else 0,
         joint_tokens=work.refinement.joint_blocks * config.block_length if isinstance(work.refinement, Joint) else 0,
-        models=3 if config.baseline else 2,
+        models=(3 if config.baseline else 2) + 2 * (config.kv_bits is not None),
         materialize=config.materialize,
+        **_basis(work, read.get("calibration", 0)),
     )
+
+
+def _basis(work: Workspace, tokens: int) -> dict[str, int]:
+    """What the basis for a rounded cache takes."""
+    if work.config.kv_bits is None:
+        return {}
+    balance, length = Balance(), min(work.config.block_length, BASIS_LENGTH)
+    read = min(tokens, balance.tokens)
+    return {"basis_tokens": read, "basis_steps": balance.steps, "basis_step_tokens": balance.batch * length}
 
 
 def _descent(refinement: Refinement, batch_blocks: int) -> tuple[int, int]:

@@ -9,8 +9,9 @@ from gqasearch.run.workspace import Workspace
 
 def used_texts(work: Workspace) -> list[Split]:
     """The texts that this run looks at; results are always reported on one."""
+    fits = work.refinement.reads_text or work.config.kv_bits is not None
     used: dict[Split, bool] = {
-        "calibration": "statistics" in work.needs() or work.refinement.reads_text,
+        "calibration": "statistics" in work.needs() or fits,
         "search": any(fitness.needs == "forward" for fitness in work.fitnesses.values()),
         "evaluation": True,
     }
