@@ -54,12 +54,13 @@ def iglm(folder: Path) -> Path:
             package.extract(f"{IGLM_FILES}/IgLM/{file}", name)
         model = GPT2LMHeadModel.from_pretrained(Path(name) / IGLM_FILES / "IgLM", weights_only=True)
     ids = {word: index for index, word in enumerate(words)}
-    model.config.update({"bos_token_id": ids["[SEP]"], "eos_token_id": ids["[SEP]"], "pad_token_id": ids["[PAD]"]})
+    # No token begins a text: its sequences begin with their chain, and after any other it writes nothing that is one.
+    model.config.update({"bos_token_id": None, "eos_token_id": ids["[SEP]"], "pad_token_id": ids["[PAD]"]})
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
     split = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))  # noqa: S106 - a word
     split.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    marks = {"unk_token": "[UNK]", "pad_token": "[PAD]", "eos_token": "[SEP]", "bos_token": "[SEP]"}
+    marks = {"unk_token": "[UNK]", "pad_token": "[PAD]", "eos_token": "[SEP]"}
     PreTrainedTokenizerFast(tokenizer_object=split, **marks).save_pretrained(aside)
     aside.replace(folder)
     return folder

@@ -27,13 +27,14 @@ BATCH_BLOCKS = 4  # that pass through the model together
 
 @dataclass(frozen=True)
 class Balance:
-    """How the basis is found: from ``tokens`` of the calibration text, by ``steps`` of Adam on ``batch`` blocks each.
+    """How the basis is found: from ``tokens`` of the calibration text, by steps of Adam on ``batch`` blocks each.
 
-    Which blocks, and in which order, follows from ``seed``.
+    ``key_steps`` run attention, ``value_steps`` do not. Which blocks, and in which order, follows from ``seed``.
     """
 
     tokens: int = 8192
-    steps: int = 100
+    key_steps: int = 200
+    value_steps: int = 400
     batch: int = 2
     seed: int = 0
 
@@ -103,12 +104,15 @@ def _balanced(
     calls = [replace(call, query=call.query[..., ours], key=call.key[..., ours]) for call in calls]
     masks = [batch.mask for batch in ascent.batches]
     keys, values = sides_of(calls, masks, weights, keys_of, values_of)
-    fit = Fit(balance.steps, balance.batch, torch.Generator().manual_seed(balance.seed))
+    for_keys, for_values = (
+        Fit(steps, balance.batch, torch.Generator().manual_seed(balance.seed))
+        for steps in (balance.key_steps, balance.value_steps)
+    )
     plain = torch.arange(values.rows.shape[-1], device=order.device)
-    of_values = fitted_basis(values, SideCost(values, kv.v, plain), 0, fit)
+    of_values = fitted_basis(values, SideCost(values, kv.v, plain), 0, for_values)
     if weights.k_norm is None:
         measured = AttentionCost(calls, masks, weights, keys_of, kv.k, order)
-        of_keys = fitted_basis(keys, measured, weights.rotary_dim, fit)
+        of_keys = fitted_basis(keys, measured, weights.rotary_dim, for_keys)
     else:  # a norm with weights that all heads share stands between W_k and the cache
         of_keys = torch.eye(weights.head_dim).to(of_values).expand(len(weights.k), -1, -1)
     return in_basis(weights, of_keys, of_values, keys_of, values_of)

@@ -62,7 +62,7 @@ class Sizes:
     groups of a layer that the search asks an error of; ``group_heads``: heads of one of them. ``candidates``:
     partitions that it goes through. ``model_tokens``: tokens that it makes the model read. ``steps``: of descent per
     layer, on ``step_tokens`` each; ``joint_steps``: of all layers together, on ``joint_tokens`` each. ``models``: how
-    many are measured at the end. ``basis_steps``: of each of three descents per layer, on ``basis_step_tokens``.
+    many are measured at the end. ``basis_steps``: of keys per layer, and four times as many of values, on ``basis_step_tokens``.
     Numbers of tokens are 0 for what is not done.
     """
 
@@ -180,7 +180,7 @@ def stage_seconds(s: Sizes, rates: Rates) -> Mapping[str, float]:
     statistics = CALIBRATION_PASSES * rates.layer + (MOMENTS * square + MAP_ENTRY * entries) * rates.product
     step = STEP_SECONDS + s.step_tokens * (DESCENT * s.attention_values + STEP_ENTRY * entries) * rates.product
     maps = s.basis_step_tokens * s.query_heads * BASIS_LENGTH
-    basis_step = 3 * STEP_SECONDS + maps * (BASIS_STEP * s.head_dim + BASIS_ENTRY) * rates.product
+    basis_step = 5 * STEP_SECONDS + maps * (BASIS_STEP * s.head_dim + BASIS_ENTRY) * rates.product
     searched = s.groups * group + (bind if s.groups else 0.0)
     parts = {
         "load": LOAD_SECONDS + s.stored_bytes / DISK,

@@ -71,7 +71,7 @@ def _basis(work: Workspace, tokens: int) -> dict[str, int]:
         return {}
     balance, length = Balance(), min(work.config.block_length, BASIS_LENGTH)
     read = min(tokens, balance.tokens)
-    return {"basis_tokens": read, "basis_steps": balance.steps, "basis_step_tokens": balance.batch * length}
+    return {"basis_tokens": read, "basis_steps": balance.key_steps, "basis_step_tokens": balance.batch * length}
 
 
 def _descent(refinement: Refinement, batch_blocks: int) -> tuple[int, int]:

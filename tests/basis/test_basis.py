@@ -209,7 +209,9 @@ def test_a_burden_is_taken_off(tmp_path: Path, cache: str) -> None:
         parse_format(cache),
         Grouping.uniform(LayerGrouping.singletons(6), 2),
     )
-    layers = balanced_layers(parent, grouping, parent.layer, blocks, kv, tmp_path / "basis", Balance(steps=60))
+    layers = balanced_layers(
+        parent, grouping, parent.layer, blocks, kv, tmp_path / "basis", Balance(key_steps=60, value_steps=60)
+    )
     made = ParentLayers(parent, range(2), lambda index: layers[index])
     errors = [
         float((RoundedLayers(stack, kv)(blocks.ids, blocks.mask) - logits_of(plain, blocks)).square().mean())
@@ -222,7 +224,9 @@ def test_a_burden_is_taken_off(tmp_path: Path, cache: str) -> None:
 def test_goes_on_at_its_layer(tmp_path: Path) -> None:
     parent, blocks = tiny_parent("llama", layers=3), random_blocks(VOCAB_SIZE)
     grouping, kv = Grouping.uniform(LayerGrouping.singletons(6), 3), parse_format("4")
-    whole = balanced_layers(parent, grouping, parent.layer, blocks, kv, tmp_path / "whole", Balance(steps=3))
+    whole = balanced_layers(
+        parent, grouping, parent.layer, blocks, kv, tmp_path / "whole", Balance(key_steps=3, value_steps=3)
+    )
     seen: list[int] = []
 
     def stopped(index: int) -> LayerWeights:
@@ -232,10 +236,12 @@ def test_goes_on_at_its_layer(tmp_path: Path) -> None:
         return parent.layer(index)
 
     with pytest.raises(KeyboardInterrupt):
-        balanced_layers(parent, grouping, stopped, blocks, kv, tmp_path / "part", Balance(steps=3))
+        balanced_layers(parent, grouping, stopped, blocks, kv, tmp_path / "part", Balance(key_steps=3, value_steps=3))
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "part").glob("*.safetensors")}
     assert sorted(before) == ["0.safetensors", "1.safetensors"]
-    again = balanced_layers(parent, grouping, stopped, blocks, kv, tmp_path / "part", Balance(steps=3))
+    again = balanced_layers(
+        parent, grouping, stopped, blocks, kv, tmp_path / "part", Balance(key_steps=3, value_steps=3)
+    )
     assert all((tmp_path / "part" / name).stat().st_mtime_ns == time for name, time in before.items())
     assert all(torch.equal(again[index].k, whole[index].k) for index in range(3))
 
@@ -244,7 +250,9 @@ def test_keys_under_a_norm_of_all_heads_stay(tmp_path: Path) -> None:
     parent, blocks = tiny_parent("qwen3", layers=1), random_blocks(VOCAB_SIZE)
     grouping = Grouping.uniform(LayerGrouping.singletons(parent.geometry.num_kv_heads), 1)
     kv = parse_format("4")
-    found = balanced_layers(parent, grouping, parent.layer, blocks, kv, tmp_path / "basis", Balance(steps=3))[0]
+    found = balanced_layers(
+        parent, grouping, parent.layer, blocks, kv, tmp_path / "basis", Balance(key_steps=3, value_steps=3)
+    )[0]
     assert torch.allclose(found.k, parent.layer(0).k) and not torch.allclose(found.v, parent.layer(0).v)
 
 
