@@ -62,8 +62,8 @@ class Sizes:
     groups of a layer that the search asks an error of; ``group_heads``: heads of one of them. ``candidates``:
     partitions that it goes through. ``model_tokens``: tokens that it makes the model read. ``steps``: of descent per
     layer, on ``step_tokens`` each; ``joint_steps``: of all layers together, on ``joint_tokens`` each. ``models``: how
-    many are measured at the end. ``basis_steps``: of keys per layer, and four times as many of values, on ``basis_step_tokens``.
-    Numbers of tokens are 0 for what is not done.
+    many are measured at the end. ``basis_steps``: of keys per layer, beside four times as many of values, on
+    ``basis_step_tokens`` each. Numbers of tokens are 0 for what is not done.
     """
 
     layers: int
