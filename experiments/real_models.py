@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,23 +22,14 @@ import typer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from experiments.packages import fetched
 from gqasearch.cli.messages import clear_errors
-from gqasearch.errors import UserError
 from gqasearch.files import write_file
 
 IGLM_PACKAGE = "iglm==0.1.0"
 IGLM_FILES = "iglm/trained_models"
 SEQUENCES, BATCH, LONGEST = 1800, 60, 150
 CHAINS, SPECIES = ("[HEAVY]", "[LIGHT]"), ("[CAMEL]", "[HUMAN]", "[MOUSE]", "[RABBIT]", "[RAT]", "[RHESUS]")
-
-
-def fetched(package: str, folder: Path) -> zipfile.ZipFile:
-    """The wheel of ``package`` ("name==version"), put into ``folder``; raises ``UserError`` where it cannot be had."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
-    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - pip
-    if done.returncode:
-        raise UserError(f"{package} cannot be had: {(done.stderr.strip().splitlines() or [''])[-1]}")
-    return zipfile.ZipFile(next(folder.glob("*.whl")))
 
 
 def iglm(folder: Path) -> Path:

