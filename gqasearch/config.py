@@ -17,7 +17,6 @@ from gqasearch.budget import (
 )
 from gqasearch.errors import UserError, unknown_name
 from gqasearch.grouping import Grouping
-from gqasearch.rounding import parse_format
 from gqasearch.separate_grouping import AnyGrouping, SeparateGrouping
 from gqasearch.settings import Settings, checked, parse_yaml
 from gqasearch.settings import read_config_file as read_config_file
@@ -138,6 +137,8 @@ class RunConfig(Settings):
     @classmethod
     def _check_kv_bits(cls, value: str | None) -> str | None:
         if value is not None:
+            from gqasearch.rounding import parse_format  # torch, which nothing else here needs
+
             try:
                 parse_format(value)
             except UserError as error:

@@ -93,7 +93,7 @@ def test_grouping_of_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_layer_merged_to_another_number_of_heads_is_a_bug(tmp_path: Path) -> None:
     parent, folder = saved(tmp_path, "llama")
-    with pytest.raises(ValueError, match="layer 0 was merged to 6 heads, not 3"):
+    with pytest.raises(ValueError, match=r"layer 0 was merged to \(6, 6\) key and value heads, not \(3, 3\)"):
         write_checkpoint(folder, tmp_path / "out", document_for(parent, SYMMETRIC), parent.layer)
 
 

@@ -189,7 +189,7 @@ def test_ls(what: str) -> None:
             ["--set", "method.population=many"],
             "parameter population: must be a valid integer, unable to parse string as an integer, got 'many'",
         ),
-        (["--model", "/no/such/folder"], "no such folder"),
+        (["--model", "/no/such/folder"], "no such file or folder"),
         (["--model", "no-such-org/no-such-model"], "the hub did not give it"),
         (["--calibration-text", "/no/such/text.txt"], "no such file or folder"),
         (["--device", "cuda:99"], "--device cuda:99 cannot be used here"),
