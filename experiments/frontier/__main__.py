@@ -97,7 +97,7 @@ def _perform(
             "perplexity": row["perplexity"],
             "parent_perplexity": metrics["parent"]["perplexity"],
             "targets": metrics["targets"],
-            "text": metrics["texts"]["reported"]["source"].partition(": ")[0],
+            "text": metrics["texts"]["reported"]["source"].partition(": ")[0].rpartition("/")[2],
         }
         for row in rows
     ]

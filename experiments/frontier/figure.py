@@ -11,12 +11,14 @@ from matplotlib.figure import Figure
 from gqasearch.reporting.plots._style import GREY, LINE_COLOURS, MARKERS, plain_log_axis, styled
 
 LEAST = 1e-5  # what is below it is not drawn: a model in 16 bits
+LEAST_SHARES = 3
 RECIPE = "neighbours + mean"
 
 
 def frontier_figure(rows: pd.DataFrame) -> Figure:
-    """A panel per model; points of a line differ in their bits."""
-    models = list(dict.fromkeys(rows["model"]))
+    """A panel per model of which several numbers of bytes were measured; points of a line differ in their bits."""
+    shares = rows.groupby("model", sort=False)["kv_share"].nunique()
+    models = [str(model) for model, count in shares.items() if count >= LEAST_SHARES]
     with styled():
         figure = Figure(figsize=(7.2, 4.8 * len(models)), layout="constrained")
         for axes, model in zip(figure.subplots(len(models), 1, squeeze=False).flat, models, strict=True):
