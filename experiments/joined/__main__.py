@@ -42,6 +42,7 @@ STAGED: dict[str, Any] = {"method": "staged", "objectives": ("kl",), "method_par
 # Kind -> what differs from the defaults.
 KINDS: dict[str, dict[str, Any]] = {
     "even": {},
+    "even, equal sizes": {"equal_sizes": True},
     "uneven": {"uneven": True},
     "even, joint": {"refine": "joint"},
     "uneven, joint": {"uneven": True, "refine": "joint"},
