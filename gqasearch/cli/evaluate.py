@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
+from gqasearch.cli.rounded import show_rounded
 
 if TYPE_CHECKING:
     from gqasearch.run import RunConfig
@@ -177,22 +178,8 @@ def _rounded(checkpoint: Path, given: dict[str, Any], kv_bits: str, trust: bool,
     if json_:
         _print_metrics(metrics)
     else:
-        _show_rounded(metrics)
-
-
-def _show_rounded(metrics: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    table = Table("model", "KV cache", "perplexity", "KL", "KV bytes/token", "of 16 bit")
-    plain = {"parent": metrics["parent"], **metrics["results"]}
-    rows = [(model, "as stored", record) for model, record in plain.items()]
-    rows += [(record["model"], record["format"], record) for record in metrics["rounded"]]
-    for model, cache, record in sorted(rows, key=lambda row: list(plain).index(row[0])):
-        figures = (f"{record['perplexity']:.6g}", f"{record['kl']:.4g}", f"{record['kv_bytes_per_token']:,.8g}")
-        table.add_row(model, cache, *figures, f"{record['kv_share']:.3f}")
-    output_console().print(table)
-    typer.echo("KL: to the parent whose cache is not rounded; --json has 95% intervals")
-    _tell_text(metrics)
+        show_rounded(metrics)
+        _tell_text(metrics)
 
 
 def _on_tasks(settings: RunConfig, folder: Path, tasks: list[str], limit: int | None, trust: bool, json_: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
+from gqasearch.cli.rounded import show_rounded
 from gqasearch.cli.run_options import resolve_config, with_config_flags
 from gqasearch.config import RunConfig
 
@@ -142,6 +143,7 @@ def _search(
 
 def _show(folder: RunFolder, verbose: int) -> None:
     """Figures, warnings and files of a finished run; ``verbose``: its settings, too."""
+    from gqasearch.files import read_json
     from gqasearch.grouping_document import read_grouping
     from gqasearch.reporting.tables import results_table
     from gqasearch.run import report_data
@@ -149,6 +151,9 @@ def _show(folder: RunFolder, verbose: int) -> None:
 
     data, console = report_data([folder]), output_console()
     console.print(results_table(data))
+    metrics = read_json(folder.metrics)
+    if "rounded" in metrics:
+        show_rounded(metrics)
     if (certificate := certificate_words(read_grouping(folder.grouping))) is not None:
         console.print(f"certificate: {certificate}", highlight=False)
     for warning in data.warnings:

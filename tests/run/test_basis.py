@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
+from gqasearch.cli.app import app
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import read_grouping, write_grouping
 from gqasearch.models import load_parent
@@ -75,6 +77,16 @@ def test_on_top_of_shared_heads(
     assert other["kl"] == pytest.approx(one["kl"], rel=1e-3)
     assert other["kv_bytes_per_token"] == one["kv_bytes_per_token"]
     assert rounded(folder)["converted"] < rounded(folder)["parent"]
+
+
+def test_the_command_line_tells_both_caches(settings: dict[str, Any], tmp_path: Path) -> None:
+    tokens = ["--calibration-tokens", "600", "--evaluation-tokens", "300", "--block-length", "32", "--no-baseline"]
+    given = ["--model", settings["model"], "--calibration-text", settings["calibration_text"], *tokens]
+    out = ["--kv-ratio", "1", "--kv-bits", "k8v4", "--method", "neighbour", "--output-dir", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, ["search", *given, *out], env={"COLUMNS": "120"})
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.stdout.splitlines() if "k8v4" in line]
+    assert [row[1] for row in rows] == ["parent", "converted"] and "as stored" in result.stdout
 
 
 def test_refusals(settings: dict[str, Any], tmp_path: Path) -> None:
