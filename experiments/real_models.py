@@ -61,7 +61,7 @@ def sample(model: Path, seed: int = 0) -> Iterator[list[int]]:
     writer = GPT2LMHeadModel.from_pretrained(model).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
     end, starts = tokenizer.eos_token_id, [[chain, kind] for kind in SPECIES for chain in CHAINS]
-    marks = [[index] for index, word in enumerate(tokenizer.convert_ids_to_tokens(range(33))) if word[0] == "["]
+    marks = [[index] for word, index in sorted(tokenizer.get_vocab().items()) if word[0] == "["]
     seen: set[tuple[int, ...]] = set()
     while True:
         rows = (starts * (BATCH // len(starts) + 1))[:BATCH]

@@ -1,13 +1,14 @@
 """Heads and bits: KL against the bytes of the KV cache, with fewer heads, fewer bits, and both.
 
-python -m experiments.frontier            # the embedded model (an hour on 2 cores)
+python -m experiments.frontier            # the embedded model (hours on 2 cores)
 python -m experiments.frontier --model PATH --text FILE.txt --formats 16 8 4 q8_0 q4_0
 python -m experiments.frontier --show     # print the committed results
 
 Every conversion is an ordinary run under --output-dir, as ``gqasearch search`` makes it, nothing fine-tuned and nothing
-of it looking at the formats; its checkpoint and the parent are then measured with their caches rounded, as ``gqasearch
-evaluate --kv-bits`` does, on held-out text. A run that is there is not run again, one that was stopped goes on, and
-rows that are there are not measured again. ``kv_share``: bytes over those of the parent's cache in 16 bits.
+of it looking at the formats; of those with a free basis there is a run for each format (``search --kv-bits``). The
+checkpoint and the parent are then measured with their caches rounded, as ``gqasearch evaluate --kv-bits`` does, on
+held-out text. A run that is there is not run again, one that was stopped goes on, and rows that are there are not
+measured again. ``kv_share``: bytes over those of the parent's cache in 16 bits.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from gqasearch.basis.attention_cost import AttentionCost
 from gqasearch.basis.cost import SideCost
@@ -15,9 +14,8 @@ from gqasearch.basis.fit import Fit, fitted_basis
 from gqasearch.basis.layer import in_basis
 from gqasearch.basis.sample import sides_of
 from gqasearch.calibration import Ascent, TokenBlocks, no_progress
-from gqasearch.errors import UserError
-from gqasearch.models import LayerWeights, Parent, layers_replaced, run_layer, tie_heads
-from gqasearch.models.attention_inputs import AttentionInputs, attention_noted
+from gqasearch.models import LayerWeights, Parent, layers_replaced, tie_heads
+from gqasearch.models.attention_inputs import AttentionInputs, attention_noted, require_noted
 from gqasearch.refining.refined_layers import RefinedLayers
 from gqasearch.rounding import KVFormat
 from gqasearch.separate_grouping import AnyGrouping, AnyLayer
@@ -53,9 +51,10 @@ def balanced_layers(
 
     ``layer_of(i)``: layer i after merge and refinement; ``kv``: how the cache will be rounded. ``folder``: where they
     lie, and what was stopped is gone on from: layers that are there are not made again. Raises ``UserError`` where the
-    engine refuses the model's heads.
+    engine refuses the model's heads, and of a model whose attention cannot be seen (``require_noted``).
     """
     kv.check(parent.geometry.head_dim)
+    require_noted(parent.config["architectures"][0])
     found, total = RefinedLayers(folder), parent.geometry.num_layers
     if len(found) == total:
         progress(total, total)
@@ -71,16 +70,12 @@ def balanced_layers(
                 layers_replaced(parent, {index: tied}),
                 attention_noted(parent, index) as calls,
             ):
-                ascent.advance(lambda batch, hidden: _run(ascent, batch, hidden))
-                given = list(calls)
+                ascent.advance()
+            ascent.forget_below()
             if index not in found:
-                found.put(index, _balanced(parent, own, layer, given, ascent, kv, balance))
+                found.put(index, _balanced(parent, own, layer, calls, ascent, kv, balance))
             progress(index + 1, total)
     return found
-
-
-def _run(ascent: Ascent, batch: int, hidden: Tensor) -> Tensor:
-    return run_layer(ascent.parent, ascent.level, hidden, ascent.batches[batch].arguments[ascent.level])
 
 
 def _balanced(
@@ -93,13 +88,11 @@ def _balanced(
     balance: Balance,
 ) -> LayerWeights:
     """One layer; ``calls``: of its attention with tied heads."""
-    if not calls:
-        raise UserError(f"{type(parent.model).__name__} attends by code of its own, whose keys cannot be seen here")
     queries, kv = parent.geometry.queries_per_kv, kv.side_by_side() if parent.family.pairs_side_by_side else kv
     keys_of, values_of = (
         [label for label in partition.labels for _ in range(queries)] for partition in (layer.keys, layer.values)
     )
-    order = parent.family.cached_order(weights.head_dim, weights.rotary_dim).to(weights.k.device)
+    order = parent.family.cached_order(weights.head_dim).to(weights.k.device)
     ours = torch.argsort(order)
     calls = [replace(call, query=call.query[..., ours], key=call.key[..., ours]) for call in calls]
     masks = [batch.mask for batch in ascent.batches]

@@ -16,11 +16,7 @@ from gqasearch.evaluation.runners import LayerStack
 
 def embed(model: LayerStack, ids: Tensor, mask: Tensor) -> Tensor:
     """Embeddings (B, D) of a batch (B, T), float32 or wider."""
-    entered = model.enter(ids, mask)
-    hidden = entered.hidden
-    for index, arguments in enumerate(entered.arguments):
-        with model.layer_loaded(index) as run:
-            hidden = run(hidden, arguments)
+    hidden = model.climbed(ids, mask)
     counted = mask.to(hidden.device)[..., None]
     mean = (hidden.float() * counted).sum(1) / counted.sum(1)
     return torch.nn.functional.normalize(mean, dim=-1)

@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import transformers
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from gqasearch.errors import UserError
 from gqasearch.models.parent import Parent
 
 NOTED = "noted by gqasearch"
@@ -32,37 +34,33 @@ class AttentionInputs:
     mask: Tensor | None
 
 
-class _Noting:
-    """Whose calls are noted, and where: one layer at a time."""
-
-    given: list[AttentionInputs] | None = None
-    attend: Any = None
-
-
-def _noted(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
-    if _Noting.given is not None:
-        scale = options.get("scaling")
-        scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
-        _Noting.given.append(AttentionInputs(query, key, value, scale, mask))
-    return _Noting.attend(module, query, key, value, mask, **options)
-
-
-# Masks are made by the model for its own attention function, and passed on as they are.
-AttentionInterface.register(NOTED, _noted)
+def require_noted(architecture: str) -> None:
+    """Raise ``UserError`` for a model of transformers that does not attend through its table of attention functions."""
+    module = sys.modules[getattr(transformers, architecture).__module__]
+    if not hasattr(module, "ALL_ATTENTION_FUNCTIONS"):
+        raise UserError(f"{architecture} attends by code of its own, whose keys cannot be seen. Leave --kv-bits out")
 
 
 @contextmanager
 def attention_noted(parent: Parent, index: int) -> Iterator[list[AttentionInputs]]:
     """Within the block the list grows by what the attention of layer ``index`` is given, call by call."""
-    module = parent.model.get_submodule(parent.family.attention_path(index))
-    config: Any = module.config
+    attention = parent.model.get_submodule(parent.family.attention_path(index))
+    config: Any = attention.config
     before = config._attn_implementation  # noqa: SLF001 - as stock attention does
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    _Noting.attend = eager if before == "eager" else ALL_ATTENTION_FUNCTIONS[before]
-    _Noting.given = []
+    own: Any = sys.modules[type(attention).__module__]
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(before, own.eager_attention_forward)
+    given: list[AttentionInputs] = []
+
+    def noted(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
+        scale = options.get("scaling")
+        scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+        given.append(AttentionInputs(query, key, value, scale, mask))
+        return attend(module, query, key, value, mask, **options)
+
+    # Masks are made by the model for its own attention function, and passed on as they are.
+    AttentionInterface.register(NOTED, noted)
     config._attn_implementation = NOTED  # noqa: SLF001
     try:
-        yield _Noting.given
+        yield given
     finally:
         config._attn_implementation = before  # noqa: SLF001
-        _Noting.given = _Noting.attend = None

@@ -32,7 +32,7 @@ class Cohere(Family):
             for role, heads in super().split_heads(got, shape).items()
         }
 
-    def cached_order(self, head_dim: int, rotary_dim: int) -> Tensor:
+    def cached_order(self, head_dim: int) -> Tensor:
         order: Tensor = torch.arange(head_dim).unflatten(0, (2, -1)).T.flatten()
         return order
 

@@ -86,7 +86,7 @@ class Family(ABC):
             raise UserError(f"config.json of this {self.name} model: {field} must be a number from 1 on, got {value!r}")
         return value
 
-    def cached_order(self, head_dim: int, rotary_dim: int) -> Tensor:
+    def cached_order(self, head_dim: int) -> Tensor:
         """Which dimension of a key, as ``LayerWeights`` has them, stands at each place of the cache, (d,)."""
         return torch.arange(head_dim)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from gqasearch.errors import UserError
 from gqasearch.evaluation import ParentLayers, RoundedLayers, count_parameters
+from gqasearch.models.attention_inputs import require_noted
 from gqasearch.rounding import KVFormat, parse_format
 from gqasearch.run.evaluate import (
     CONVERTED,
@@ -50,13 +51,16 @@ def measure_rounded(
 
 
 def check_kv_bits(work: Workspace) -> None:
-    """Raise ``UserError`` for ``kv_bits`` of a model that has no cache, or whose heads the engine refuses."""
+    """Raise ``UserError`` for ``kv_bits`` of a model that has no cache, whose heads the engine refuses, or whose
+    attention cannot be seen.
+    """
     kv_bits, source = work.config.kv_bits, work.source
     if kv_bits is None:
         return
     if source.family.objective != "next-token":
         raise UserError(f"--kv-bits {kv_bits}: {source.directory} is an encoder, which caches nothing")
     parse_format(kv_bits).check(source.geometry.head_dim)
+    require_noted(source.config["architectures"][0])
 
 
 @dataclass(frozen=True)

@@ -90,12 +90,14 @@ def test_the_command_line_tells_both_caches(settings: dict[str, Any], tmp_path: 
 
 
 def test_refusals(settings: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cache format q4_0 takes heads whose size is a multiple of 32"):
+    with pytest.raises(UserError, match=r"q4_0 takes heads whose size is a multiple of 32; this model's is 8"):
         finished(settings, tmp_path / "run", kv_bits="q4_0")
     with pytest.raises(UserError, match=r"kv_bits.*unknown cache format 'q4_9'"):
         build_config({**settings, "kv_bits": "q4_9"})
     encoder = str(save_encoder(tiny_encoder("bert"), tmp_path / "encoder"))
     with pytest.raises(UserError, match=r"--kv-bits 4: .* is an encoder, which caches nothing"):
         finished({**settings, "model": encoder}, tmp_path / "run", kv_bits="4")
+    falcon = str(save_checkpoint(tiny_model("falcon"), tmp_path / "falcon"))
+    with pytest.raises(UserError, match="FalconForCausalLM attends by code of its own"):
+        finished({**settings, "model": falcon}, tmp_path / "run", kv_bits="4")
     assert not (tmp_path / "run").exists()
-    assert tiny_model("llama").config.head_dim == 8
