@@ -63,6 +63,10 @@ RoPE has every frequency of the parent several times, side by side, which `confi
 converter leaves the factors out and says nothing: use `gqasearch export-gguf`."""
 
 
+BASIS_NOTE = """\
+Keys and values are in the basis in which a cache in the format `{}` loses least; in full precision it changes nothing."""
+
+
 @dataclass(frozen=True)
 class MetricRow:
     """One line of the before/after table; None where it was not measured."""
@@ -113,9 +117,15 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
         code=OWN_CODE.format(file=file) if file else STOCK_CODE,
         architecture=config["architectures"][0],
         layout=layout.name,
-        reason=layout.reason + (f"\n\n{JOINED_NOTE}" if joined > 1 else ""),
+        reason="\n\n".join([layout.reason, *_notes(document)]),
         configuration=_yaml(_configuration(document, facts)),
     )
+
+
+def _notes(document: GroupingDocument) -> list[str]:
+    """What to know of keys and values, a paragraph each."""
+    basis = [] if document.kv_bits is None else [BASIS_NOTE.format(document.kv_bits)]
+    return [*([JOINED_NOTE] if document.join > 1 else []), *basis]
 
 
 def healed_card(card: str, words: str, facts: CardFacts | None = None) -> str:

@@ -55,6 +55,9 @@ def test_without_any_grouping(settings: dict[str, Any], burdened: str, tmp_path:
         written = AutoModelForCausalLM.from_pretrained(folder.model)(ids).logits
         assert float((written - load_parent(burdened).model(ids).logits).abs().max()) < 1e-4
 
+    card = " ".join((folder.model / "README.md").read_text().split())
+    assert "the basis in which a cache in the format `4` loses least" in card
+
     document = read_grouping(folder.grouping)  # says all that it takes to write the checkpoint again
     assert document.kv_bits == "4"
     write_grouping(tmp_path / "again.json", document)
