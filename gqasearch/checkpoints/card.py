@@ -64,7 +64,8 @@ converter leaves the factors out and says nothing: use `gqasearch export-gguf`."
 
 
 BASIS_NOTE = """\
-Keys and values are in the basis in which a cache in the format `{}` loses least; in full precision it changes nothing."""
+Keys and values are in the basis in which a cache in the format `{}` loses least. In full precision that changes
+nothing."""
 
 
 @dataclass(frozen=True)
