@@ -142,6 +142,7 @@ class RaggedAttention(nn.Module):
         self.num_key_value_groups = max(self.group_sizes)  # what attention functions repeat KV heads by
         # No buffers: those that are in no file are left without values by from_pretrained.
         self._indices: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._heads: dict[torch.device, Tensor] = {}
 
     def indices(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """The query of every slot (G * M,) and the slot of every query (Hq,), on ``device``."""
@@ -161,6 +162,13 @@ class RaggedAttention(nn.Module):
                 )
         return self._indices[device]
 
+    def heads_by_group(self, device: torch.device) -> Tensor:
+        """The key head and the value head of every group, (2, G), on ``device``."""
+        if device not in self._heads:
+            with torch.inference_mode(False):
+                self._heads[device] = torch.tensor(self.group_heads, device=device).T.contiguous()
+        return self._heads[device]
+
     def by_head(self, projected: Tensor) -> Tensor:
         """(B, T, heads * d) -> (B, heads, T, d)."""
         heads: Tensor = projected.unflatten(-1, (-1, self.head_dim))
@@ -176,7 +184,7 @@ class RaggedAttention(nn.Module):
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
         if self.are_apart:
-            keys, values = torch.tensor(self.group_heads, device=key.device).T
+            keys, values = self.heads_by_group(key.device)
             key, value = key.index_select(1, keys), value.index_select(1, values)
         query_of_slot, slot_of_query = self.indices(query.device)
         kernel = self.config._attn_implementation  # noqa: SLF001 - as stock attention does
