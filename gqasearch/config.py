@@ -91,6 +91,11 @@ class RunConfig(Settings):
     evaluation_tokens: int = Field(65536, ge=2, description="held-out tokens that results are reported on")
     block_length: int = Field(256, ge=4, description="tokens per block")
     batch_blocks: int = Field(8, ge=1, description="blocks per forward pass")
+    fill_slots: bool = Field(
+        False,
+        description="query slots that a padded checkpoint has to spare let the heads that are served worst read the "
+        "keys and values of a second group",
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype the model runs in")
     device: str = Field(
         "cpu",
@@ -150,6 +155,20 @@ class RunConfig(Settings):
         alone = [name for name in ("join", "tensor_parallel") if getattr(self, name) > 1]
         if self.separate_kv and alone:
             raise ValueError(f"separate_kv does not go with {alone[0]}, whose heads hold keys and values of one group")
+        return self
+
+    @model_validator(mode="after")
+    def _check_fill_slots(self) -> RunConfig:
+        against = {
+            "separate_kv": self.separate_kv,
+            "join": self.join > 1,
+            "equal_sizes, which leaves no slot to spare": self.equal_sizes,
+            "layers of different numbers of groups (uneven, kv_budget, objective kv-ratio)": self.layers_may_differ,
+            "layout deci or ragged": self.layout in ("deci", "ragged"),
+            "refine none: what reads twice must be fitted": self.refine == "none",
+        }
+        if self.fill_slots and any(against.values()):
+            raise ValueError(f"fill_slots does not go with {next(name for name, given in against.items() if given)}")
         return self
 
     @property
