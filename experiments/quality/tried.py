@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import TypeAlias
 
 import torch
@@ -21,29 +23,30 @@ from gqasearch.evaluation import Converter, LayerStack, tied_runner
 from gqasearch.grouping import Grouping
 from gqasearch.merging.second_reads import choose_second_reads
 from gqasearch.models import ModelSource, load_parent, tie_heads
-from gqasearch.refining import Descent
+from gqasearch.refining import Descent, NoRefinement, Refinement
 from gqasearch.second_reads import with_second_reads
 
 Convert: TypeAlias = Callable[[Converter, Grouping, TokenBlocks, int], LayerStack]
 
-SHARES = (0.0, 0.5)  # of what the mean of the keys counts
+SLOTS_FILLED = "descent, slots filled with second reads"
+SHARES = (0.0, 0.1)  # of what the mean of the keys counts
 
 
 def tried(steps: int) -> dict[str, Convert]:
     """Name -> variant; ``steps``: of a whole descent."""
     found: dict[str, Convert] = {
-        "descent, slots filled with second reads": slots_filled(Descent(steps=steps)),
+        SLOTS_FILLED: slots_filled(Descent(steps=steps)),
         "descent to the stream after the MLP": to_the_block(BlockDescent(steps=steps)),
         "the same, W_o fitted to attention's part at the end": to_the_block(BlockDescent(steps=steps, refit=True)),
         "2 steps of Gauss-Newton, then a third of the descent": simply(GaussNewton(rounds=2, steps=max(1, steps // 3))),
         "partitions ranked anew by 20 steps, then descent": Reranking(steps=min(20, steps), last=Descent(steps=steps)),
     }
     for share in SHARES:
-        found[f"keys' mean counts {share:g}, descent"] = centred(share, Descent(steps=steps))
+        found[f"none, keys' mean counts {share:g} in the merge"] = centred(share, NoRefinement())
     return found
 
 
-def simply(refinement: Descent) -> Convert:
+def simply(refinement: Refinement) -> Convert:
     """Merge, then refine."""
 
     def convert(converter: Converter, grouping: Grouping, blocks: TokenBlocks, batch_blocks: int) -> LayerStack:
@@ -72,7 +75,7 @@ def to_the_block(inner: BlockDescent) -> Convert:
     return convert
 
 
-def centred(share: float, inner: Descent) -> Convert:
+def centred(share: float, inner: Refinement) -> Convert:
     """``inner`` after a merge in which the mean of the keys counts so much."""
 
     def convert(converter: Converter, grouping: Grouping, blocks: TokenBlocks, batch_blocks: int) -> LayerStack:
@@ -99,13 +102,15 @@ def slots_filled(inner: Descent) -> Convert:
 
     def convert(converter: Converter, grouping: Grouping, blocks: TokenBlocks, batch_blocks: int) -> LayerStack:
         parent, room = converter.parent, max(size for layer in grouping for size in layer.sizes)
-        reads = [choose_second_reads(converter.layer_merge(index), layer, room) for index, layer in enumerate(grouping)]
         if len(set(grouping.group_counts)) > 1 or parent.directory is None:
             raise UserError("slots are filled where all layers have one number of groups, of a model in files")
+        reads = [choose_second_reads(converter.layer_merge(i), layer, room) for i, layer in enumerate(grouping)]
         copied = [[head for head, _ in own] for own in reads]
-        with TemporaryDirectory(prefix="gqasearch-quality-") as folder:
-            source = write_with_copies(ModelSource(parent.directory, ""), copied, Path(folder) / "model")
-            wider = load_parent(str(source.directory))
+        folder = Path(mkdtemp(prefix="gqasearch-quality-"))
+        wider = load_parent(
+            str(write_with_copies(ModelSource(parent.directory, ""), copied, folder / "model").directory)
+        )
+        weakref.finalize(wider.model, shutil.rmtree, folder, ignore_errors=True)  # a large model is read as it runs
         statistics = CopiedHeads(BoundStatistics(converter), copied, parent.geometry.queries_per_kv)
         filled = Grouping(tuple(map(with_second_reads, grouping, reads)))
         other = Converter(wider, converter.merge, lambda: statistics)
