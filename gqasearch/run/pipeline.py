@@ -50,7 +50,7 @@ from gqasearch.run.results import report_data, write_similarity
 from gqasearch.run.rounded import check_kv_bits, rounded_subjects
 from gqasearch.run.search import search_step
 from gqasearch.run.search_log import failed_candidates, search_forward_tokens, search_seconds
-from gqasearch.run.second_reads import Convertible, convertible, layout_of
+from gqasearch.run.second_reads import Convertible, check_fill_slots, convertible, layout_of
 from gqasearch.run.separate import check_separate
 from gqasearch.run.stage_clock import LOAD, StageClock, stage_records
 from gqasearch.run.told import Progress
@@ -136,6 +136,7 @@ def check_run(work: Workspace, workers: Workers = ONE, threads: int | None = Non
     work.check()
     check_separate(work)
     check_kv_bits(work)
+    check_fill_slots(work)
     outlook.check()
     if outlook.problem is not None:
         check_takes(work.method, outlook.problem)

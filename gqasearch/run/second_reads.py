@@ -23,8 +23,23 @@ from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord
 from gqasearch.merging.second_reads import choose_second_reads
 from gqasearch.models import ModelSource, Parent, load_parent
+from gqasearch.models.in_memory import InMemory
 from gqasearch.run.workspace import Workspace
 from gqasearch.second_reads import SecondReads, with_second_reads
+
+
+def check_fill_slots(work: Workspace) -> None:
+    """Raise ``UserError`` where ``fill_slots`` is asked of a model in memory, or one that cannot be padded."""
+    if not work.config.fill_slots:
+        return
+    family, config = work.source.family, work.source.config
+    if isinstance(work.source, InMemory):
+        raise UserError("fill_slots: a model with more heads is made from a checkpoint's files; load a folder")
+    if family.written_as(config)[0] is not family or not family.has_grouped_form:
+        raise UserError(
+            f"--fill-slots: slots to spare are those of a padded stock form, and {config['architectures'][0]} has none "
+            "of its own. Leave it out"
+        )
 
 
 def chosen_second_reads(work: Workspace, grouping: Grouping) -> tuple[SecondReads, ...]:
@@ -87,7 +102,8 @@ class CopiedWorkspace(Workspace):
     """
 
     def __init__(self, inner: Workspace, source: ModelSource, copied: tuple[tuple[int, ...], ...]) -> None:
-        super().__init__(inner.config, inner.progress, inner._kept, inner.listeners)  # noqa: SLF001 - of the same class
+        shared = inner._kept, inner.listeners  # noqa: SLF001 - of the same class
+        super().__init__(inner.config, inner.progress, *shared, choices=inner._choices)  # noqa: SLF001
         self._inner, self._copied = inner, copied
         self.__dict__["source"] = source
 
