@@ -29,7 +29,7 @@ from gqasearch.second_reads import with_second_reads
 Convert: TypeAlias = Callable[[Converter, Grouping, TokenBlocks, int], LayerStack]
 
 SLOTS_FILLED = "descent, slots filled with second reads"
-SHARES = (0.0, 0.1)  # of what the mean of the keys counts
+SHARES = (0.0, 0.1, 0.5)  # of what the mean of the keys counts
 
 
 def tried(steps: int) -> dict[str, Convert]:
