@@ -46,6 +46,7 @@ def measure(subject: Subject, arguments: argparse.Namespace) -> pd.DataFrame:
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     model, text = subject.make(arguments.output_dir)
     settings = {"model": model, "calibration_text": text, **subject.settings}
+    runs = arguments.output_dir / "runs" / arguments.model
     _require_same(folder / RECORD, subject)
     for way in subject.ways:
         if arguments.ways and way.name not in arguments.ways:
@@ -56,7 +57,7 @@ def measure(subject: Subject, arguments: argparse.Namespace) -> pd.DataFrame:
             missing = [name for name in missing if name in way.formats]
             if not missing:
                 continue
-            found = pd.DataFrame(measure_way(way, seed, missing, settings, arguments.output_dir / arguments.model))
+            found = pd.DataFrame(measure_way(way, seed, missing, settings, runs))
             rows = pd.concat([rows, found], ignore_index=True) if len(rows) else found
             write_file(path, rows.to_csv(index=False, float_format="%.6g"), overwrite=True)
             told = (f"{name} {loss:.4g}" for name, loss in zip(found["format"], found["loss"], strict=True))
