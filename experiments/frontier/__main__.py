@@ -86,7 +86,7 @@ def print_tables(model: str, rows: pd.DataFrame) -> None:
 def main() -> None:
     """Measure or show, and print."""
     if "--protocol" in sys.argv[1:]:
-        from experiments.frontier.protocol import main as protocol
+        from experiments.frontier.protocol.command import main as protocol
 
         protocol()
         return

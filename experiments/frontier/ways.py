@@ -100,23 +100,25 @@ EMBEDDED = (
     ours_in_basis(HALF_UNEVEN, "4"),
 )
 
-IGLM_HALF, IGLM_WIDE = ours("half", 0.5, *BITS), ours("half, heads of 2", 0.5, *BITS, join=2)
+IGLM_HALF = ours("half", 0.5, "8", "4", "k4v3")
+IGLM_WIDE = ours("half, heads of 2", 0.5, "8", "4", "k4v3", join=2)
 IGLM = (
     bits(*BITS),
+    latents("half", 0.5, 8, "4", "3"),
+    latents("a quarter", 0.25, 8, "8", "4"),
+    latents("an eighth", 0.125, 8),
+    *(latents(name, share, 4) for name, share in (("half", 0.5), ("a quarter", 0.25))),
     *(recipe(*one, merge) for one in (("half", 0.5), ("a quarter", 0.25)) for merge in ("mean", "aligned-renorm")),
-    *(latents(name, share, 4, "8", "4") for name, share in (("half", 0.5), ("a quarter", 0.25))),
-    *(latents(name, share, 8, "8", "4", "3") for name, share in (("half", 0.5), ("a quarter", 0.25))),
-    latents("an eighth", 0.125, 8, "8"),
     IGLM_WIDE,
-    ours("a quarter, heads of 2", 0.25, *BITS, join=2),
-    ours("an eighth", 0.125, "8"),
+    ours("a quarter, heads of 2", 0.25, "8", "k8v4", "4", join=2),
+    ours("an eighth", 0.125),
+    IGLM_HALF,
+    ours("a quarter", 0.25, "8"),
     bits_in_basis("2", "4", "3"),
     ours_in_basis(IGLM_WIDE, "4", "k4v3"),
-    ours("a seventh, uneven", 0.16, "8", uneven=True),
-    ours("a quarter", 0.25, *BITS),
-    IGLM_HALF,
-    ours("half, uneven", 0.5, *BITS, uneven=True),
-    ours("a quarter, uneven", 0.25, *BITS, uneven=True),
+    ours("half, uneven", 0.5, "8", "4", uneven=True),
+    ours("a seventh, uneven", 0.16, uneven=True),
+    ours("a quarter, uneven", 0.25, "8", uneven=True),
     ours_in_basis(IGLM_HALF, "4"),
 )
 
