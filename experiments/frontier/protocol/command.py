@@ -111,7 +111,7 @@ def _settings(protocol: Protocol, arguments: argparse.Namespace) -> dict[str, An
 def _require_parent(protocol: Protocol, arguments: argparse.Namespace, found: tuple[str, float]) -> None:
     """Raise ``UserError`` unless the parent's perplexity is the one that was published."""
     wanted = protocol.perplexity if arguments.expected_perplexity is None else arguments.expected_perplexity
-    text, perplexity = found
+    text, perplexity = found[0].removeprefix("perplexity "), found[1]
     if arguments.any_parent:
         return
     if arguments.text is not None and arguments.expected_perplexity is None:
