@@ -70,7 +70,7 @@ def test_rows_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert found.loc[ALL, "8"]["loss"] < found.loc["half", "16"]["loss"]
     assert len(frontier_figure("tiny", rows).axes[0].lines) == 3
     other = replace(subject, settings={**subject.settings, "evaluation_tokens": 300})
-    with pytest.raises(UserError, match="rows were measured with"):
+    with pytest.raises(UserError, match="rows were measured with evaluation_tokens 600, not 300"):
         frontier.measure(other, arguments(tmp_path))
 
 

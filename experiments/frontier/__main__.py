@@ -27,15 +27,14 @@ from experiments.benchmarks.search import show
 from experiments.frontier.figure import frontier_figure
 from experiments.frontier.measure import measure_way
 from experiments.frontier.models import SUBJECTS, Subject
+from experiments.frontier.record import require_same
 from experiments.frontier.tables import KEY, by_kind, summary
 from gqasearch.cli.messages import clear_errors, quiet_libraries
-from gqasearch.errors import UserError
-from gqasearch.files import read_json, write_file, write_json
+from gqasearch.files import write_file
 from gqasearch.reporting.plots import figure_png
-from gqasearch.run.folder import environment
 
 RESULTS = Path(__file__).parent / "results"
-FILE, FIGURE, RECORD = "frontier.csv", "frontier.png", "record.json"
+FILE, FIGURE = "frontier.csv", "frontier.png"
 
 
 def measure(subject: Subject, arguments: argparse.Namespace) -> pd.DataFrame:
@@ -47,7 +46,7 @@ def measure(subject: Subject, arguments: argparse.Namespace) -> pd.DataFrame:
     model, text = subject.make(arguments.output_dir)
     settings = {"model": model, "calibration_text": text, **subject.settings}
     runs = arguments.output_dir / "runs" / arguments.model
-    _require_same(folder / RECORD, subject)
+    require_same(folder, {"text": subject.words, **subject.settings})
     for way in subject.ways:
         if arguments.ways and way.name not in arguments.ways:
             continue
@@ -63,18 +62,6 @@ def measure(subject: Subject, arguments: argparse.Namespace) -> pd.DataFrame:
             told = (f"{name} {loss:.4g}" for name, loss in zip(found["format"], found["loss"], strict=True))
             print(f"{way.name}, seed {seed}: {', '.join(told)}", flush=True)
     return rows
-
-
-def _require_same(path: Path, subject: Subject) -> None:
-    """Write what rows are measured with, or raise ``UserError`` where others were measured with something else."""
-    record = {"text": subject.words, **subject.settings}
-    if path.is_file():
-        before = {name: value for name, value in read_json(path).items() if name in record}
-        if before != record:
-            raise UserError(f"{path} says that rows were measured with {before}, not {record}; give other --results")
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {**record, **environment()})
 
 
 def print_tables(model: str, rows: pd.DataFrame) -> None:

@@ -105,6 +105,7 @@ IGLM_WIDE = ours("half, heads of 2", 0.5, "8", "4", "k4v3", join=2)
 IGLM = (
     bits(*BITS),
     IGLM_WIDE,
+    ours("7 of 8, heads of 2, uneven", 0.875, "4", join=2, uneven=True),
     ours("an eighth", 0.125),
     latents("half", 0.5, 8, "4", "3"),
     latents("a quarter", 0.25, 8, "8", "4"),

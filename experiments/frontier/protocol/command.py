@@ -27,6 +27,7 @@ from experiments.frontier.protocol.plan import SHARES, Row, plan
 from experiments.frontier.protocol.published import PROTOCOLS, TASKS, Protocol
 from experiments.frontier.protocol.steps import Bench, perplexities, task_mean
 from experiments.frontier.protocol.texts import hub_texts, local_text
+from experiments.frontier.record import require_same
 from gqasearch.cli.messages import clear_errors, quiet_libraries
 from gqasearch.config import build_config
 from gqasearch.errors import UserError
@@ -76,7 +77,8 @@ def measure(protocol: Protocol, arguments: argparse.Namespace) -> pd.DataFrame:
     check_known_tasks(arguments.tasks)
     texts = hub_texts() if arguments.text is None else local_text(arguments.text)
     shared = _settings(protocol, arguments)
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    measured = {"tasks": arguments.tasks, "limit": arguments.limit, "texts": list(texts)}
+    require_same(arguments.output_dir, {**shared, **measured})
     path = arguments.output_dir / FILE
     rows = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["calibration", "share", "way"])
     with SearchProgress(Console(stderr=True)) as progress:
