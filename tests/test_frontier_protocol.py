@@ -108,7 +108,7 @@ def test_the_whole_protocol_on_a_tiny_model(
     assert "the parent's perplexity on text is" in spoken(capsys)
     assert not (tmp_path / "out" / command.FILE).exists()
     call(monkeypatch, *own, *sizes, *quick, "--any-parent")
-    rows = pd.read_csv(tmp_path / "out" / command.FILE).set_index("way")
+    rows = pd.read_csv(tmp_path / "out" / command.FILE, dtype={"bits": str}).set_index("way")
     assert rows.index.tolist() == ["parent", "heads", "heads and bits"]
     assert rows.loc["heads", "kl text"] > 0 and rows.loc["heads", "kv_share"] == pytest.approx(1 / 3)
     assert rows.loc["heads and bits", "kv_share"] <= 0.33 and rows.loc["heads and bits", "bits"] == "4"

@@ -37,6 +37,7 @@ from gqasearch.run import Workspace, run
 from gqasearch.run.tasks import check_known_tasks
 
 FILE = "rows.csv"
+KEY = ["calibration", "share", "way"]
 NOT_OURS = "published"
 
 
@@ -80,7 +81,7 @@ def measure(protocol: Protocol, arguments: argparse.Namespace) -> pd.DataFrame:
     measured = {"tasks": arguments.tasks, "limit": arguments.limit, "texts": list(texts)}
     require_same(arguments.output_dir, {**shared, **measured})
     path = arguments.output_dir / FILE
-    rows = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["calibration", "share", "way"])
+    rows = pd.read_csv(path, dtype={"bits": str}) if path.is_file() else pd.DataFrame(columns=KEY)
     with SearchProgress(Console(stderr=True)) as progress:
         bench = Bench(Workspace(build_config(shared), progress), tuple(texts.values()), arguments.length)
         if rows.empty:
