@@ -29,7 +29,7 @@ from experiments.frontier.protocol.steps import Bench, perplexities, task_mean
 from experiments.frontier.protocol.texts import hub_texts, local_text
 from experiments.frontier.record import require_same
 from gqasearch.cli.messages import clear_errors, quiet_libraries
-from gqasearch.config import build_config
+from gqasearch.config import apply_settings, build_config
 from gqasearch.errors import UserError
 from gqasearch.files import write_file
 from gqasearch.reporting import SearchProgress
@@ -78,17 +78,11 @@ def measure(protocol: Protocol, arguments: argparse.Namespace) -> pd.DataFrame:
     check_known_tasks(arguments.tasks)
     texts = hub_texts() if arguments.text is None else local_text(arguments.text)
     shared = _settings(protocol, arguments)
-    measured = {"tasks": arguments.tasks, "limit": arguments.limit, "texts": list(texts)}
-    require_same(arguments.output_dir, {**shared, **measured})
     path = arguments.output_dir / FILE
     rows = pd.read_csv(path, dtype={"bits": str}) if path.is_file() else pd.DataFrame(columns=KEY)
     with SearchProgress(Console(stderr=True)) as progress:
         bench = Bench(Workspace(build_config(shared), progress), tuple(texts.values()), arguments.length)
-        if rows.empty:
-            found = perplexities(bench, None, None)
-            _require_parent(protocol, arguments, next(iter(found.items())))
-            found |= task_mean(bench, None, None, arguments.tasks, arguments.limit)
-            rows = _with(rows, {"calibration": "", "share": 1.0, "way": "parent", "bits": "16", **found}, path)
+        rows = _after_parent(protocol, arguments, bench, rows, path)
         for name, text in texts.items():
             calibration = {"calibration_text": str(text.file(arguments.output_dir / "texts"))}
             for row in plan(bench.work.source.geometry, tuple(arguments.shares)):
@@ -101,9 +95,23 @@ def measure(protocol: Protocol, arguments: argparse.Namespace) -> pd.DataFrame:
     return rows
 
 
-def _settings(protocol: Protocol, arguments: argparse.Namespace) -> dict[str, Any]:
-    from gqasearch.config import apply_settings
+def _after_parent(
+    protocol: Protocol, arguments: argparse.Namespace, bench: Bench, rows: pd.DataFrame, path: Path
+) -> pd.DataFrame:
+    """``rows`` with the parent first; raises ``UserError`` for another parent, or other settings than theirs."""
+    found = {}
+    if rows.empty:
+        found = perplexities(bench, None, None)
+        _require_parent(protocol, arguments, next(iter(found.items())))
+    asked = {"tasks": arguments.tasks, "limit": arguments.limit, "texts": [text.name for text in bench.texts]}
+    require_same(path.parent, {**_settings(protocol, arguments), **asked})
+    if not found:
+        return rows
+    found |= task_mean(bench, None, None, arguments.tasks, arguments.limit)
+    return _with(rows, {"calibration": "", "share": 1.0, "way": "parent", "bits": "16", **found}, path)
 
+
+def _settings(protocol: Protocol, arguments: argparse.Namespace) -> dict[str, Any]:
     length = arguments.length
     own = {"model": arguments.model or protocol.model, "block_length": length, "batch_blocks": 1, "baseline": False}
     own |= {"calibration_tokens": arguments.samples * length, "search_tokens": 8 * length}
