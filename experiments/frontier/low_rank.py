@@ -58,7 +58,8 @@ def basis(weight: Tensor, moment: Tensor, rank: int, rng: torch.Generator) -> Te
     own = weight.double()
     leading = torch.linalg.eigh(own @ moment.double() @ own.T).eigenvectors[:, -rank:]
     rotation = torch.linalg.qr(torch.randn(rank, rank, dtype=torch.float64, generator=rng)).Q
-    return leading @ rotation
+    found: Tensor = leading @ rotation
+    return found
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class LowRankLayers(ParentLayers):
             ("k", weights.k_bias, found.keys, None if self.kv is None else self.kv.k),
             ("v", weights.v_bias, found.values, None if self.kv is None else self.kv.v),
         )
-        hooks = []
+        hooks: list[tuple[nn.Module, Callable[..., Tensor]]] = []
         for role, bias, own, kind in sides:
             module, columns = projection(self.parent, index, role)
             flat = torch.zeros(()) if bias is None else bias.flatten()

@@ -26,7 +26,8 @@ HEADS, SIZE, TOGETHER = 32, 128, 4
 
 def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Queries (G, n, d) of G heads over their keys (G, L, d) and values (G, L, r) -> (G, n, r)."""
-    return (query @ keys.mT * SIZE**-0.5).softmax(-1) @ values
+    read: Tensor = (query @ keys.mT * SIZE**-0.5).softmax(-1) @ values
+    return read
 
 
 def turned(keys: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
