@@ -68,5 +68,5 @@ def _told(found: pd.DataFrame) -> str:
     if found.empty:
         return ""
     row = found.iloc[0]
-    bits = "" if row["format"] == "16" else f", {row['format']} bit"
+    bits = "" if row["format"] == "16" else f", {row['format']}"
     return f"{row['loss']:.4g} ({row['way']}{bits}: {row['kv_share']:.3g})"
