@@ -70,7 +70,11 @@ def main() -> None:
     with clear_errors(resumable=True):
         protocol = PROTOCOLS[arguments.protocol]
         rows = measure(protocol, arguments)
-        show(f"{arguments.protocol}: perplexities and mean of the tasks in percent", table(rows, protocol))
+        model = arguments.model or protocol.model
+        show(
+            f"{model}: perplexities, mean of the tasks in percent; published: {arguments.protocol}",
+            table(rows, protocol),
+        )
 
 
 def measure(protocol: Protocol, arguments: argparse.Namespace) -> pd.DataFrame:
