@@ -48,11 +48,11 @@ def of_one_length(
 
 
 def _longer(call: AttentionInputs, more: int) -> AttentionInputs:
-    sides = {name: pad(getattr(call, name), (0, 0, 0, more)) for name in ("query", "key", "value")}
-    if call.mask is not None:  # else causal: what comes last is seen by itself alone
-        unseen = 0 if call.mask.dtype == torch.bool else torch.finfo(call.mask.dtype).min
-        sides["mask"] = pad(call.mask, (0, more, 0, more), value=unseen)
-    return replace(call, **sides)
+    query, key, value = (pad(side, (0, 0, 0, more)) for side in (call.query, call.key, call.value))
+    mask = call.mask  # where there is none, attention is causal: what comes last is seen by itself alone
+    if mask is not None:
+        mask = pad(mask, (0, more, 0, more), value=0 if mask.dtype == torch.bool else torch.finfo(mask.dtype).min)
+    return replace(call, query=query, key=key, value=value, mask=mask)
 
 
 def sides_of(
