@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -26,7 +27,7 @@ from gqasearch.calibration import (
     stream_whole,
 )
 from gqasearch.checkpoints import check_target, joined_source
-from gqasearch.config import KV_RATIO, RunConfig
+from gqasearch.config import KV_BYTES, KV_RATIO, RunConfig
 from gqasearch.embedded import Document, Split
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter
@@ -35,6 +36,7 @@ from gqasearch.merging import Merge, make_merge
 from gqasearch.models import ModelSource, Parent, check_device, load_parent, resolve_model
 from gqasearch.models.loading import load_tokenizer
 from gqasearch.refining import Refinement, make_refinement
+from gqasearch.rounding import KVFormat, parse_format
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener
 from gqasearch.run.told import NoProgress, Progress
@@ -60,9 +62,10 @@ FITNESS_SETTINGS = (
 class Workspace:
     """Loads what ``config`` names, once. Its own ``config`` names the refinement, also where the merge decides it.
 
-    ``kept``: what it shares with other workspaces of the process. ``listeners``: told of a run as it goes.
-    ``candidates``: where fitness functions keep what they would lose if the process were killed; of one run, so
-    nothing that is shared with others is kept there.
+    ``kept``: what it shares with other workspaces of the process. ``listeners``: told of a run as it goes. ``asked``:
+    what was asked for, where ``config`` has decided what that leaves open (``settled``). ``candidates``: where fitness
+    functions keep what they would lose if the process were killed; of one run, so nothing that is shared with others is
+    kept there.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Workspace:
         self.config = with_refinement(config)
         self.progress: Progress = progress or NoProgress()
         self.listeners = tuple(listeners)
+        self.asked = self.config
         self._candidates = candidates if kept is None else None
         self._kept = kept or Kept()
 
@@ -95,6 +99,12 @@ class Workspace:
         if self.config.join == 1:
             return self
         return Workspace(self.config.model_copy(update={"join": 1}), self.progress, self._kept)
+
+    def settled(self, changes: Mapping[str, Any]) -> Workspace:
+        """The same with other settings, in which what this one leaves open is decided; ``asked`` stays."""
+        other = Workspace(self.config.model_copy(update=dict(changes)), self.progress, self._kept, self.listeners)
+        other._candidates, other.asked = self._candidates, self.asked
+        return other
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -144,9 +154,14 @@ class Workspace:
 
     @cached_property
     def fitnesses(self) -> dict[str, Fitness]:
-        """Objective name -> fitness, without the KV ratio."""
-        names = [name for name in self.config.objectives if name != KV_RATIO]
+        """Objective name -> fitness, without the sizes of the cache."""
+        names = [name for name in self.config.objectives if name not in (KV_RATIO, KV_BYTES)]
         return {name: make_fitness(name, self.config.fitness_parameters) for name in names}
+
+    @property
+    def kv(self) -> KVFormat | None:
+        """How the cache will be rounded; None for not."""
+        return None if self.config.kv_bits is None else parse_format(self.config.kv_bits)
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -237,13 +252,19 @@ class Workspace:
             refinement=self.refinement,
             folder=self._candidates / name if self._candidates and name else None,
             separate_kv=self.config.separate_kv,
+            kv=self.kv,
         )
 
     def prepared(self, fitness: Fitness) -> PreparedFitness:
         """``fitness`` bound to this model and its texts; one that other workspaces used knows what they measured."""
+        runs = fitness.needs == "forward"
         return self._kept.get(
-            *((Kept.RUNNING, Kept.LARGE) if fitness.needs == "forward" else (Kept.TABLES, Kept.SMALL)),
-            (self._key(FITNESS_SETTINGS), fitness.name, json.dumps(fitness.parameters(), sort_keys=True, default=str)),
+            *((Kept.RUNNING, Kept.LARGE) if runs else (Kept.TABLES, Kept.SMALL)),
+            (
+                self._key((*FITNESS_SETTINGS, *(["kv_bits"] if runs else []))),
+                fitness.name,
+                json.dumps(fitness.parameters(), sort_keys=True, default=str),
+            ),
             lambda: fitness.prepare(self.context(fitness.name)),
         )
 
