@@ -14,7 +14,7 @@ from gqasearch.grouping_document import layer_rows
 from gqasearch.run.folder import RunFolder
 from gqasearch.run.kv_bytes.groupings import groupings_of
 from gqasearch.run.kv_bytes.losses import FormatLosses
-from gqasearch.run.kv_bytes.options import DEFAULT_SHARE, Option, non_dominated, options_of
+from gqasearch.run.kv_bytes.options import DEFAULT_SHARE, SLACK, Option, non_dominated, options_of
 from gqasearch.run.problem import GUIDE
 from gqasearch.run.workspace import Workspace
 
@@ -35,12 +35,13 @@ class Measured:
 
 
 def settled(work: Workspace, folder: RunFolder) -> Workspace:
-    """The workspace of what was decided in ``folder``; before that, of the first option that can be."""
+    """The workspace of what was decided in ``folder``; before that of an option that can be, a rounded one if any."""
     if not work.config.decides_format:
         return work
     if folder.format.is_file():
         return _of_settings(work, read_json(folder.format)["settings"])
-    return _of_settings(work, possible_options(work)[0].settings())
+    possible = [option.settings() for option in possible_options(work)]
+    return _of_settings(work, next((one for one in possible if one["kv_bits"] is not None), possible[0]))
 
 
 def _of_settings(work: Workspace, settings: dict[str, Any]) -> Workspace:
@@ -70,25 +71,30 @@ def decide(work: Workspace, folder: RunFolder) -> None:
     options = possible_options(work)
     work.progress.stage(STAGE, total=len(options))
     found = measured(work, folder, options)
-    is_front = KV_BYTES in work.config.objectives
     share = DEFAULT_SHARE if work.config.kv_bytes is None else work.config.kv_bytes
     most = max(one.tokens for one in found)
-    within = [one for one in found if one.tokens == most and one.option.share <= share * (1 + 1e-9)]
-    if not within:
-        least = min(found, key=lambda one: one.option.share)
-        raise UserError(
-            f"no point of the front takes at most {share:g} of the bytes: the least is {least.option.share:.4g}"
-        )
-    best = min(within, key=lambda one: one.kl)
-    if is_front:
-        write_json(folder.pareto, _pareto(work, [one for one in found if one.tokens == most]), overwrite=True)
+    finalists = [one for one in found if one.tokens == most]
+    front: list[Measured] = []
+    if KV_BYTES in work.config.objectives:
+        front = [finalists[index] for index in non_dominated([(one.kl, one.option.share) for one in finalists])]
+        write_json(folder.pareto, _pareto(work, front), overwrite=True)
+    best = _best_within(share, finalists)
     record = {
         "kv_bytes": share,
         "settings": best.option.settings(),
-        "text": {"source": work.blocks("search").source, "part": "search"},
-        "options": [_row(one, one is best) for one in found],
+        "text": work.blocks("search").source,
+        "options": [_row(one) | {"chosen": one is best, "on_front": one in front} for one in found],
     }
     write_json(folder.format, record, overwrite=True)
+
+
+def _best_within(share: float, found: Sequence[Measured]) -> Measured:
+    """The least KL of what takes so many bytes at most."""
+    within = [one for one in found if one.option.share <= share * (1 + SLACK)]
+    if not within:
+        least = min(one.option.share for one in found)
+        raise UserError(f"--kv-bytes {share:g}: no point of the front takes so few bytes, the least is {least:.4g}")
+    return min(within, key=lambda one: one.kl)
 
 
 def measured(work: Workspace, folder: RunFolder, options: Sequence[Option]) -> list[Measured]:
@@ -136,9 +142,8 @@ def _not_clearly_worse(found: Sequence[Measured]) -> set[int]:
     }
 
 
-def _pareto(work: Workspace, found: Sequence[Measured]) -> dict[str, Any]:
-    """The front as ``pareto.json`` has it, with the format and bytes of every point."""
-    best = [found[index] for index in non_dominated([(one.kl, one.option.share) for one in found])]
+def _pareto(work: Workspace, front: Sequence[Measured]) -> dict[str, Any]:
+    """``pareto.json``, with the format and bytes of every point."""
     points = [
         {
             "values": [one.kl, one.option.share],
@@ -150,12 +155,12 @@ def _pareto(work: Workspace, found: Sequence[Measured]) -> dict[str, Any]:
                 work.config.separate_kv,
             ),
         }
-        for one in best
+        for one in front
     ]
     return {"objectives": list(work.config.objectives), "points": points}
 
 
-def _row(one: Measured, is_chosen: bool) -> dict[str, Any]:
+def _row(one: Measured) -> dict[str, Any]:
     option = one.option
     return {
         "format": option.kv.name,
@@ -164,5 +169,4 @@ def _row(one: Measured, is_chosen: bool) -> dict[str, Any]:
         "kv_share": option.share,
         "kl": one.kl,
         "tokens": one.tokens,
-        "chosen": is_chosen,
     }

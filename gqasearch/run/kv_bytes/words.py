@@ -27,7 +27,7 @@ def decision_words(record: Mapping[str, Any]) -> str:
     best, *others = _ordered(record)
     found = (
         f"{record['kv_bytes']:g} of the parent's KV bytes in 16 bits became {best['kv_heads_total']} KV heads in the "
-        f"format {best['format']} ({best['kv_share']:.3f}), with a KL of {best['kl']:.4g} on the search text before refinement"
+        f"format {best['format']} ({best['kv_share']:.3f}), with a KL of {best['kl']:.4g} on the search text, unrefined"
     )
     if not others:
         return found
@@ -36,9 +36,12 @@ def decision_words(record: Mapping[str, Any]) -> str:
 
 
 def decision_table(record: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """``HEADER`` and a row for every option of ``format.json``, the best first."""
+    """``HEADER`` and a row for every option of ``format.json``, the best first; of a front its points, the smallest
+    first.
+    """
     yield HEADER
-    for row in _ordered(record):
+    points = sorted((row for row in record["options"] if row["on_front"]), key=lambda row: row["kv_share"])
+    for row in points or _ordered(record):
         yield (
             row["format"],
             f"{row['kv_heads_total']}",
