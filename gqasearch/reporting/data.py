@@ -162,8 +162,8 @@ class TextUse:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All of a report. ``model`` and ``environment`` are shown as they are, in order. ``decision``: what was compared for
-    a budget in bytes.
+    """All of a report. ``model`` and ``environment`` are shown as they are, in order. ``decision``: what was compared
+    for a budget in bytes.
 
     Raises ``ValueError`` when two results have one name at one KV budget: a table could not tell them apart.
     """
