@@ -50,13 +50,12 @@ class RunConfig(Settings):
         None,
         gt=0,
         le=1,
-        description="bytes of the KV cache over those of all heads in 16 bits, scales and zero points counted: the "
-        "search decides how many heads there are and how they are rounded",
+        description="bytes of the KV cache over those of all heads in 16 bits: heads and format are decided together",
     )
     formats: str | None = Field(
         None,
-        description="cache formats that kv_bytes chooses from, separated by commas: f16,int8,k8v4,q8_0/q4_0 [default: "
-        "what the target has; without a target 16, 8, k8v4, 4, k4v3, 3, k3v2, 2 bits]",
+        description="cache formats that kv_bytes chooses from: int8,k8v4,q8_0/q4_0 [default: what the target has; "
+        "without a target 16 to 2 bits]",
     )
     join: int = Field(
         1, ge=1, description="size of a KV head, in heads of the model: one of n sizes stands for n heads or more"
@@ -215,6 +214,8 @@ class RunConfig(Settings):
     def counts(self, geometry: Geometry) -> tuple[int, ...]:
         """Groups per layer, (L,); with ``separate_kv`` of its keys and of its values, (2 L,)."""
         require_several_heads(geometry)
+        if self.decides_format and self.kv_heads is None and self.kv_budget is None:
+            raise UserError("kv_bytes: how many heads there are is decided by a run in a folder, gqasearch search")
         heads, step = geometry.num_kv_heads, self.tensor_parallel
         layers = geometry.num_layers * (2 if self.separate_kv else 1)
         if step > heads:

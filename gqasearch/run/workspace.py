@@ -26,7 +26,7 @@ from gqasearch.calibration import (
     stream_documents,
     stream_whole,
 )
-from gqasearch.checkpoints import check_target, joined_source
+from gqasearch.checkpoints import joined_source
 from gqasearch.config import KV_BYTES, KV_RATIO, RunConfig
 from gqasearch.embedded import Document, Split
 from gqasearch.errors import UserError
@@ -34,9 +34,13 @@ from gqasearch.evaluation import Converter
 from gqasearch.fitness import Fitness, FitnessContext, PreparedFitness, make_fitness
 from gqasearch.merging import Merge, make_merge
 from gqasearch.models import ModelSource, Parent, check_device, load_parent, resolve_model
+from gqasearch.models.in_memory import InMemory
 from gqasearch.models.loading import load_tokenizer
 from gqasearch.refining import Refinement, make_refinement
 from gqasearch.rounding import KVFormat, parse_format
+from gqasearch.run import cache_keys
+from gqasearch.run.check_settings import check_settings
+from gqasearch.run.choices import Choices, with_refinement
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener
 from gqasearch.run.told import NoProgress, Progress
@@ -45,27 +49,14 @@ from gqasearch.search import SearchMethod, check_first_objective, make_method, m
 log = logging.getLogger(__name__)
 
 
-# Settings that texts, a model, its statistics and a prepared fitness each depend on, those before it included.
-TEXT_SETTINGS = (
-    *("model", "revision", "join", "block_length", "calibration_text", "evaluation_text", "evaluation_part"),
-    *("calibration_tokens", "search_tokens", "evaluation_tokens", "masked_blocks"),
-)
-SOURCE_SETTINGS = ("model", "revision", "join")
-MODEL_SETTINGS = (*SOURCE_SETTINGS, "dtype", "device")
-STATISTICS_SETTINGS = (*MODEL_SETTINGS, "calibration_text", "calibration_tokens", "block_length", "masked_blocks")
-FITNESS_SETTINGS = (
-    *(*STATISTICS_SETTINGS, "search_tokens", "separate_kv"),
-    *("merge", "merge_parameters", "refine", "refine_parameters"),
-)
-
-
 class Workspace:
     """Loads what ``config`` names, once. Its own ``config`` names the refinement, also where the merge decides it.
 
     ``kept``: what it shares with other workspaces of the process. ``listeners``: told of a run as it goes. ``asked``:
     what was asked for, where ``config`` has decided what that leaves open (``settled``). ``candidates``: where fitness
     functions keep what they would lose if the process were killed; of one run, so nothing that is shared with others is
-    kept there.
+    kept there. ``choices``: objects in place of those that names of ``config`` stand for. ``loaded``: the parent, where
+    it is in memory and in no folder.
     """
 
     def __init__(
@@ -75,6 +66,8 @@ class Workspace:
         kept: Kept | None = None,
         listeners: Sequence[RunListener] = (),
         candidates: Path | None = None,
+        choices: Choices | None = None,
+        loaded: Parent | None = None,
     ) -> None:
         self.config = with_refinement(config)
         self.progress: Progress = progress or NoProgress()
@@ -82,39 +75,59 @@ class Workspace:
         self.asked = self.config
         self._candidates = candidates if kept is None else None
         self._kept = kept or Kept()
+        self._choices = choices or Choices()
+        self._loaded = loaded
 
     @cached_property
     def source(self) -> ModelSource:
         """The files that the parent is loaded from; with ``join`` the same model with wider heads, in the cache."""
         config = self.config
+        if self._loaded is not None:
+            if config.join > 1:
+                raise UserError(f"join {config.join}: wider heads are made from a checkpoint's files; load a folder")
+            return InMemory.of(self._loaded)
 
         def find() -> ModelSource:
             return joined_source(resolve_model(config.model, config.revision), config.join)
 
-        return self._kept.get("source", Kept.SMALL, self._key(SOURCE_SETTINGS), find)
+        return self._kept.get("source", Kept.SMALL, self._key(cache_keys.SOURCE), find)
 
     @cached_property
     def unjoined(self) -> Workspace:
         """The same without ``join``: the model as it was given, which results are compared with."""
         if self.config.join == 1:
             return self
-        return Workspace(self.config.model_copy(update={"join": 1}), self.progress, self._kept)
+        config = self.config.model_copy(update={"join": 1})
+        return Workspace(config, self.progress, self._kept, choices=self._choices)
 
     def settled(self, changes: Mapping[str, Any]) -> Workspace:
         """The same with other settings, in which what this one leaves open is decided; ``asked`` stays."""
-        other = Workspace(self.config.model_copy(update=dict(changes)), self.progress, self._kept, self.listeners)
+        other = Workspace(
+            self.config.model_copy(update=dict(changes)),
+            self.progress,
+            self._kept,
+            self.listeners,
+            choices=self._choices,
+            loaded=self._loaded,
+        )
         other._candidates, other.asked = self._candidates, self.asked
         return other
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        if self._loaded is not None:
+            if self._loaded.tokenizer is None:
+                raise UserError("a model in memory needs its tokenizer, which reads the text: give it, too")
+            return self._loaded.tokenizer
         return self._kept.get(
-            *("tokenizer", Kept.SMALL, self._key(SOURCE_SETTINGS)), lambda: load_tokenizer(self.source.directory)
+            *("tokenizer", Kept.SMALL, self._key(cache_keys.SOURCE)), lambda: load_tokenizer(self.source.directory)
         )
 
     @cached_property
     def parent(self) -> Parent:
-        return self._kept.get("parent", Kept.LARGE, self._key(MODEL_SETTINGS), self._load_parent)
+        if self._loaded is not None:
+            return self._loaded
+        return self._kept.get("parent", Kept.LARGE, self._key(cache_keys.MODEL), self._load_parent)
 
     def _load_parent(self) -> Parent:
         config = self.config
@@ -128,16 +141,17 @@ class Workspace:
 
     @cached_property
     def merge(self) -> Merge:
-        return make_merge(self.config.merge, self.config.merge_parameters)
+        return self._choices.merge or make_merge(self.config.merge, self.config.merge_parameters)
 
     @cached_property
     def refinement(self) -> Refinement:
-        return make_refinement(self.config.refine or "none", self.config.refine_parameters)
+        chosen = self._choices.refinement
+        return chosen or make_refinement(self.config.refine or "none", self.config.refine_parameters)
 
     @cached_property
     def method(self) -> SearchMethod:
         """The search method; refuses objectives that it can never take."""
-        method = make_method(self.config.method, self.config.method_parameters)
+        method = self._choices.method or make_method(self.config.method, self.config.method_parameters)
         if len(self.config.objectives) > 1 and not may_take_several(method):
             raise UserError(
                 f"method {method.name} takes one objective, got {', '.join(self.config.objectives)}; "
@@ -156,7 +170,8 @@ class Workspace:
     def fitnesses(self) -> dict[str, Fitness]:
         """Objective name -> fitness, without the sizes of the cache."""
         names = [name for name in self.config.objectives if name not in (KV_RATIO, KV_BYTES)]
-        return {name: make_fitness(name, self.config.fitness_parameters) for name in names}
+        given = self._choices.fitnesses
+        return {name: given.get(name) or make_fitness(name, self.config.fitness_parameters) for name in names}
 
     @property
     def kv(self) -> KVFormat | None:
@@ -165,7 +180,7 @@ class Workspace:
 
     @cached_property
     def statistics(self) -> Statistics:
-        return self._kept.get("statistics", Kept.SMALL, self._key(STATISTICS_SETTINGS), self._load_statistics)
+        return self._kept.get("statistics", Kept.SMALL, self._key(cache_keys.STATISTICS), self._load_statistics)
 
     def _load_statistics(self) -> Statistics:
         blocks = self.blocks("calibration")
@@ -185,7 +200,7 @@ class Workspace:
 
     def blocks(self, split: Split) -> TokenBlocks:
         """Token blocks of one of the three texts; they never overlap."""
-        return self._kept.get("text", Kept.SMALL, (self._key(TEXT_SETTINGS), split), lambda: self._make_blocks(split))
+        return self._kept.get("text", Kept.SMALL, (self._key(cache_keys.TEXT), split), lambda: self._make_blocks(split))
 
     def _make_blocks(self, split: Split) -> TokenBlocks:
         if split == "evaluation" and self.config.evaluation_part == "validation":
@@ -261,7 +276,7 @@ class Workspace:
         return self._kept.get(
             *((Kept.RUNNING, Kept.LARGE) if runs else (Kept.TABLES, Kept.SMALL)),
             (
-                self._key((*FITNESS_SETTINGS, *(["kv_bits"] if runs else []))),
+                self._key((*cache_keys.FITNESS, *(["kv_bits"] if runs else []))),
                 fitness.name,
                 json.dumps(fitness.parameters(), sort_keys=True, default=str),
             ),
@@ -273,45 +288,5 @@ class Workspace:
         return json.dumps(self.config.model_dump(mode="json", include=set(settings)), sort_keys=True)
 
     def check(self) -> None:
-        """Fail early on everything that can be checked without long work and without the weights."""
-        check_device(self.config.device)
-        self.fitnesses  # noqa: B018 - loaded for its errors
-        self.merge  # noqa: B018
-        self.refinement  # noqa: B018
-        self.budget  # noqa: B018
-        self._check_target()
-        if self.config.join > 1 and self.merge.name != "optimal":
-            raise UserError(
-                f"--join {self.config.join} needs --merge optimal: merge {self.merge.name} makes one head of a group's "
-                "heads, and would leave the room of the others empty"
-            )
-        if _same_text(self.config.evaluation_text, self.config.calibration_text):
-            raise UserError(
-                f"evaluation_text and calibration_text are both {self.config.evaluation_text}: results must be "
-                "reported on text that was not searched on. Leave evaluation_text out to hold a part of it back"
-            )
-        limit = self.source.family.context_length(self.source.config)
-        if limit is not None and self.config.block_length > limit:
-            raise UserError(f"--block-length {self.config.block_length} is beyond this model's context of {limit}")
-
-    def _check_target(self) -> None:
-        config, source = self.config, self.source
-        if config.target is not None and config.materialize:
-            uneven = config.layers_may_differ or self.method.splits_budget
-            equal = config.equal_sizes or self.budget.has_equal_sizes
-            check_target(config.target, source.family, source.config, uneven=uneven, equal_sizes=equal)
-
-
-def _same_text(one: str | None, other: str) -> bool:
-    """Whether two names are of one text: the same word, or paths and links to the same file or folder."""
-    if one is None or "embedded" in (one, other):
-        return one == other
-    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
-
-
-def with_refinement(config: RunConfig) -> RunConfig:
-    """The same settings with the refinement named."""
-    if config.refine is not None:
-        return config
-    merge = make_merge(config.merge, config.merge_parameters)
-    return config.model_copy(update={"refine": merge.default_refinement})
+        """See ``check_settings``."""
+        check_settings(self)
