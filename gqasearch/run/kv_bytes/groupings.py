@@ -41,7 +41,7 @@ def groupings_of(work: Workspace, options: Sequence[Option]) -> dict[int, Groupi
 def _of_one_search(work: Workspace, cheap: dict[str, Any], options: Sequence[Option]) -> dict[int, Grouping]:
     """The whole curve of errors against heads, as the numbers of groups are free in it."""
     objectives = (*(cheap.get("objectives") or work.config.objectives), KV_RATIO)
-    open_counts = {"kv_budget": None, "kv_bits": None, "uneven": False}
+    open_counts = {"kv_budget": None, "kv_bytes": None, "formats": None, "kv_bits": None, "uneven": False}
     front = _last(work.settled({**cheap, **open_counts, "objectives": objectives})).front
     found = {}
     for total in {option.total for option in options}:
