@@ -109,6 +109,7 @@ def measured(work: Workspace, folder: RunFolder, options: Sequence[Option]) -> l
         kl = losses(option.kv, work.config.grouping_of(grouping), batches)
         return Measured(option, grouping, kl, sum(losses.batch_tokens[batch] for batch in batches))
 
+    work.progress.stage(STAGE, total=len(options))  # again: statistics are a stage of their own
     found = []
     for option in options:
         found.append(on(first, option))
@@ -116,7 +117,11 @@ def measured(work: Workspace, folder: RunFolder, options: Sequence[Option]) -> l
     if len(first) == len(whole):
         return found
     finalists = _not_clearly_worse(found) if KV_BYTES in work.config.objectives else _best(found)
-    return [on(whole, one.option) if index in finalists else one for index, one in enumerate(found)]
+    work.progress.stage(STAGE, total=len(finalists))
+    for done, index in enumerate(sorted(finalists), start=1):
+        found[index] = on(whole, found[index].option)
+        work.progress.update(done)
+    return found
 
 
 def _batches_of(tokens: Sequence[int], wanted: int) -> int:
