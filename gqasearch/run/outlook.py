@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,14 +9,12 @@ from functools import cached_property
 from gqasearch.budget import Budget
 from gqasearch.checkpoints import Layout, plan_checkpoint
 from gqasearch.checkpoints.deci import deci_obstacle
-from gqasearch.config import RunConfig
 from gqasearch.embedded import Split
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
-from gqasearch.models import HeadGeometry
 from gqasearch.run.texts import used_texts
 from gqasearch.run.unmeasured_problem import unmeasured_problem
-from gqasearch.run.warnings import NOTHING_MERGED
+from gqasearch.run.warnings import NOTHING_MERGED, ratio_words
 from gqasearch.run.workspace import Workspace
 from gqasearch.search import Problem, most_generations
 
@@ -144,22 +141,6 @@ class Outlook:
                 yield f"there will be no checkpoint where {kind.when}: {kind.reason}"
         if {"ragged", "deci"} & {kind.layout.name for kind in self.layouts if kind.layout is not None}:
             yield f"checkpoint: {self.layout_words()}"
-
-
-def ratio_words(config: RunConfig, budget: Budget, geometry: HeadGeometry) -> str | None:
-    """What a KV ratio becomes that is no whole number of heads; None where it is one, or none was given."""
-    ratio, heads, layers = config.kv_ratio, geometry.num_kv_heads, len(budget.counts)
-    joined = config.join
-    if ratio is None or math.isclose(joined * budget.total, ratio * layers * heads):
-        return None
-    if joined > 1:
-        near = f"{budget.total / layers:.4g} a layer = {joined * budget.total / (layers * heads):.4g} of the cache"
-        return f"kv-ratio {ratio:g} is no whole number of heads of {joined} times the size: taking the nearest, {near}"
-    if budget.movable:
-        near = f"{budget.total} of {layers * heads} = {budget.total / (layers * heads):.4g} in the whole model"
-    else:
-        near = f"{budget.counts[0]} of {heads} = {budget.counts[0] / heads:.4g} in every layer"
-    return f"kv-ratio {ratio:g} is no whole number of {heads} heads: taking the nearest, {near}"
 
 
 def kinds(budget: Budget, free_counts: bool = False) -> dict[str, Grouping]:
