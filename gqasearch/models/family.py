@@ -43,6 +43,8 @@ class Family(ABC):
     # RoPE bases of transformers, where config.json names none; the second in layers with a sliding window, if its own.
     default_rope_theta: ClassVar[float] = 10000.0
     default_local_rope_theta: ClassVar[float | None] = None
+    # Whether transformers scales RoPE where config.json names none: what it does then is left to it.
+    scales_rope_unasked: ClassVar[bool] = False
     projections: ClassVar[Mapping[str, str]] = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 
     def attention_path(self, layer: int) -> str:
@@ -86,8 +88,11 @@ class Family(ABC):
             raise UserError(f"config.json of this {self.name} model: {field} must be a number from 1 on, got {value!r}")
         return value
 
-    def cached_order(self, head_dim: int) -> Tensor:
-        """Which dimension of a key, as ``LayerWeights`` has them, stands at each place of the cache, (d,)."""
+    def cached_order(self, head_dim: int, rotary_dim: int) -> Tensor:
+        """Which dimension of a key, as ``LayerWeights`` has them, stands at each place of the cache, (d,).
+
+        ``rotary_dim``: of the layer.
+        """
         return torch.arange(head_dim)
 
     def layer_rotary_dim(self, layer: int, config: Config) -> int:

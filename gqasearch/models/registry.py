@@ -16,6 +16,7 @@ from gqasearch.models.cohere import Cohere
 from gqasearch.models.distilbert import DistilBert
 from gqasearch.models.electra import Electra
 from gqasearch.models.falcon import Falcon
+from gqasearch.models.families_described import DESCRIBED
 from gqasearch.models.family import Config, Family
 from gqasearch.models.foreign import refuse_foreign, refuse_lfs_pointers, without_config
 from gqasearch.models.gemma import Gemma
@@ -52,6 +53,7 @@ FAMILIES: tuple[Family, ...] = (
     Granite(),
     SmolLM3(),
     Cohere(),
+    *DESCRIBED,
     Phi(),
     GPTNeoX(),
     Falcon(),

@@ -265,3 +265,14 @@ RaggedCohereConfig, RaggedCohereForCausalLM = ragged(transformers.CohereConfig, 
 RaggedPhiConfig, RaggedPhiForCausalLM = ragged(transformers.PhiConfig, transformers.PhiForCausalLM)
 RaggedPhi3Config, RaggedPhi3ForCausalLM = ragged(transformers.Phi3Config, transformers.Phi3ForCausalLM)
 RaggedStableLmConfig, RaggedStableLmForCausalLM = ragged(transformers.StableLmConfig, transformers.StableLmForCausalLM)
+
+
+def __getattr__(name: str) -> Any:
+    """The classes of every other architecture, made when they are first asked for: newer ones need newer versions."""
+    of = name.removeprefix("Ragged").removesuffix("Config").removesuffix("ForCausalLM")
+    config, model = f"{of}Config", f"{of}ForCausalLM"
+    if name not in (f"Ragged{config}", f"Ragged{model}") or not hasattr(transformers, model):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    made = ragged(getattr(transformers, config), getattr(transformers, model))
+    globals().update(zip((f"Ragged{config}", f"Ragged{model}"), made, strict=True))
+    return globals()[name]

@@ -1,0 +1,52 @@
+"""Configurations of tiny random models of the families that are a few words each (``families_described``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers
+
+ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+HALF = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
+WINDOWS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
+
+# Family -> the name that its classes begin with, and fields of its own.
+DENSE: dict[str, tuple[str, dict[str, Any]]] = {
+    "helium": ("Helium", ROPE),
+    "arcee": ("Arcee", ROPE),
+    "seed_oss": ("SeedOss", ROPE | {"attention_bias": True, "residual_dropout": 0.0}),
+    "glm": ("Glm", HALF | {"attention_bias": True}),
+    "glm4": ("Glm4", HALF),
+    "cohere2": ("Cohere2", ROPE | WINDOWS | {"logit_scale": 1.0}),
+    "nemotron": ("Nemotron", HALF),
+    "exaone4": ("Exaone4", ROPE | WINDOWS),
+    "apertus": ("Apertus", ROPE),
+    "ministral3": ("Ministral3", ROPE | {"sliding_window": 8}),
+    "ministral": ("Ministral", ROPE | WINDOWS),
+}
+DENSE["ministral3"][1]["rope_parameters"] = {
+    "rope_type": "default",
+    "rope_theta": 10000.0,
+    "llama_4_scaling_beta": 0.3,
+    "original_max_position_embeddings": 10,  # so that tiny texts go beyond it
+}
+DESCRIBED_NAMES = tuple(DENSE)
+# Those whose configs name no head_dim of their own, or take none.
+WITHOUT_HEAD_DIM = ("cohere2",)
+LAYER_NORMED = ("cohere2", "nemotron")
+
+
+def classes_of(family: str) -> tuple[type[Any], type[Any]]:
+    """Its config class and its model class."""
+    name = DENSE[family][0]
+    return getattr(transformers, f"{name}Config"), getattr(transformers, f"{name}ForCausalLM")
+
+
+def own_fields(family: str, head_dim: int) -> dict[str, Any]:
+    """What its config has and others have not."""
+    fields = dict(DENSE[family][1])
+    if family not in WITHOUT_HEAD_DIM:
+        fields["head_dim"] = head_dim
+    if family not in LAYER_NORMED:
+        fields["rms_norm_eps"] = 1e-6
+    return fields
