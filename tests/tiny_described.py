@@ -30,7 +30,34 @@ DENSE["ministral3"][1]["rope_parameters"] = {
     "llama_4_scaling_beta": 0.3,
     "original_max_position_embeddings": 10,  # so that tiny texts go beyond it
 }
-DESCRIBED_NAMES = tuple(DENSE)
+# Four experts, of which two serve every token.
+MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen2_moe": (
+        "Qwen2Moe",
+        ROPE
+        | {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 24,
+        },
+    ),
+    "qwen3_moe": ("Qwen3Moe", ROPE | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}),
+    "mixtral": ("Mixtral", ROPE | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "granitemoe": (
+        "GraniteMoe",
+        ROPE
+        | {"num_local_experts": 4, "num_experts_per_tok": 2, "attention_multiplier": 0.5, "residual_multiplier": 0.4},
+    ),
+    "gpt_oss": (
+        "GptOss",
+        ROPE | WINDOWS | {"num_local_experts": 4, "num_experts_per_tok": 2, "attention_bias": True},
+    ),
+    "phimoe": ("Phimoe", ROPE | {"num_local_experts": 4, "num_experts_per_tok": 2, "attention_bias": True}),
+}
+TINY = DENSE | MIXTURES
+MIXTURE_NAMES = tuple(MIXTURES)
+DESCRIBED_NAMES = tuple(TINY)
 # Those whose configs name no head_dim of their own, or take none.
 WITHOUT_HEAD_DIM = ("cohere2",)
 LAYER_NORMED = ("cohere2", "nemotron")
@@ -38,13 +65,13 @@ LAYER_NORMED = ("cohere2", "nemotron")
 
 def classes_of(family: str) -> tuple[type[Any], type[Any]]:
     """Its config class and its model class."""
-    name = DENSE[family][0]
+    name = TINY[family][0]
     return getattr(transformers, f"{name}Config"), getattr(transformers, f"{name}ForCausalLM")
 
 
 def own_fields(family: str, head_dim: int) -> dict[str, Any]:
     """What its config has and others have not."""
-    fields = dict(DENSE[family][1])
+    fields = dict(TINY[family][1])
     if family not in WITHOUT_HEAD_DIM:
         fields["head_dim"] = head_dim
     if family not in LAYER_NORMED:

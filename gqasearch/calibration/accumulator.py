@@ -73,15 +73,18 @@ class LayerAccumulator:
         self._add_gains(hidden.float(), maps.float(), mask, weights)
         self._add_attended(hidden.float(), maps.float(), mask)
 
-    def set_turns(self, cosines: Tensor, sines: Tensor) -> None:
+    def set_turns(self, cosines: Tensor, sines: Tensor, rotary_dim: int) -> None:
         """What RoPE turns by at every position, (T, r) as transformers has it: every pair's twice, maybe scaled.
 
-        The halves are alike or, where neighbours form a pair (Cohere), the even and the odd columns. Those of the
-        longest batch are kept; positions beyond it never occur, and are turned by nothing.
+        gpt-oss has every pair's once: (T, r/2). The halves are alike or, where neighbours form a pair (Cohere), the
+        even and the odd columns. Those of the longest batch are kept; positions beyond it never occur, and are turned
+        by nothing.
         """
         if len(cosines) < self.turned:
             return
         self.turned = len(cosines)
+        if 2 * cosines.shape[-1] == rotary_dim:
+            cosines, sines = (torch.cat([part, part], -1) for part in (cosines, sines))
         half = cosines.shape[-1] // 2
         alike = torch.equal(cosines[:, :half], cosines[:, half:]) and torch.equal(sines[:, :half], sines[:, half:])
         every = slice(half) if alike else slice(None, None, 2)

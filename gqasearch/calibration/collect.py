@@ -128,6 +128,8 @@ class _Watched:
         with torch.autocast(hidden.device.type, enabled=False):
             if kwargs.get("position_embeddings") is not None:
                 cosines, sines = kwargs["position_embeddings"]
-                self._accumulator.set_turns(cosines[0], sines[0])
+                if not self._parent.family.turns(self._index, self._parent.config):
+                    cosines, sines = torch.ones_like(cosines), torch.zeros_like(sines)
+                self._accumulator.set_turns(cosines[0], sines[0], self._parent.geometry.rotary_dim)
             residual = stream_after(self._parent, self._index, self.stream.to(hidden.device), self._added)
             self._accumulator.add(hidden, maps, residual, self.mask.to(hidden.device), self._weights)

@@ -111,6 +111,7 @@ def _has_shapes_of(weights: LayerWeights, shape: HeadGeometry) -> bool:
         (weights.q_bias, (queries, d)),
         (weights.k_bias, (heads, d)),
         (weights.v_bias, (heads, d)),
+        (weights.sinks, (queries,)),
     ]
     return all(tensor is None or tensor.shape == size for tensor, size in wanted)
 

@@ -113,7 +113,8 @@ def lay_out(merged: LayerWeights, placed: Slots, groups: Sequence[int] | None = 
         return out
 
     q_bias = None if merged.q_bias is None else in_slots(merged.q_bias)
-    placed_queries = replace(merged, q=in_slots(merged.q), o=in_slots(merged.o), q_bias=q_bias)
+    sinks = None if merged.sinks is None else in_slots(merged.sinks)
+    placed_queries = replace(merged, q=in_slots(merged.q), o=in_slots(merged.o), q_bias=q_bias, sinks=sinks)
     if groups is None:
         return placed_queries
     order = torch.tensor(groups)

@@ -29,6 +29,8 @@ class Described(Family):
         neighbours: whether RoPE turns dimensions (2i, 2i + 1) in place of (i, i + r/2).
         padding: whether query heads can be added: any number, those that divide the hidden size, or none.
         norm_after: the RMS norm between attention and the residual stream, and its default eps; None: there is none.
+        scale: the field of ``config.json`` that says what multiplies q k, 1 where it names none; None: 1/sqrt(d).
+        gain: the field that says what multiplies attention's output; None: nothing does.
         clip: the field of ``config.json`` that bounds the values of q, k and v; such models are refused.
     """
 
@@ -47,6 +49,8 @@ class Described(Family):
     padding: Literal["any", "divisors", "none"] = "any"
     norm_after: tuple[str, float] | None = None
     clip: str | None = None
+    scale: str | None = None
+    gain: str | None = None
 
     def bias_roles(self, config: Config) -> tuple[str, ...]:
         return ("q", "k", "v") if self.biases is not None and config.get(*self.biases) else ()
@@ -78,7 +82,12 @@ class Described(Family):
         # Layers without RoPE are stored as those with it are.
         return super().join_heads(with_neighbours(weights, weights.rotary_dim or weights.head_dim))
 
+    def score_scale(self, layer: int, config: Config) -> float | None:
+        return None if self.scale is None else float(config.get(self.scale, 1.0))
+
     def stream_gain(self, read: TensorReader, layer: int, config: Config, attended: Tensor) -> Tensor | None:
+        if self.gain is not None:
+            return torch.full_like(attended[..., :1], float(config.get(self.gain, 1.0)))
         if self.norm_after is None:
             return None
         norm, eps = self.norm_after

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gqasearch.models.described import Described
 from gqasearch.models.family import Family
+from gqasearch.models.gpt_oss import GptOss
 from gqasearch.models.hybrid import Hybrid
 
 DENSE: tuple[Family, ...] = (
@@ -103,5 +104,52 @@ DENSE: tuple[Family, ...] = (
     # Mistral AI, 2024: sliding windows in some layers.
     Described(name="ministral", architectures=("MinistralForCausalLM",), pairs_side_by_side=True, default_kv_heads=8),
 )
+# Mixtures of experts: the same attention, and a merge changes nothing else.
+MIXTURES: tuple[Family, ...] = (
+    # arXiv 2407.10671; Qwen1.5-MoE.
+    Described(name="qwen2_moe", architectures=("Qwen2MoeForCausalLM",), biases=("qkv_bias", True), default_kv_heads=16),
+    # arXiv 2505.09388.
+    Described(
+        name="qwen3_moe",
+        architectures=("Qwen3MoeForCausalLM",),
+        biases=("attention_bias", False),
+        has_head_norms=True,
+        default_kv_heads=4,
+    ),
+    # arXiv 2401.04088.
+    Described(
+        name="mixtral",
+        architectures=("MixtralForCausalLM",),
+        pairs_side_by_side=True,
+        default_kv_heads=8,
+        default_rope_theta=1_000_000.0,
+    ),
+    # IBM, 2024.
+    Described(
+        name="granitemoe",
+        architectures=("GraniteMoeForCausalLM",),
+        biases=("attention_bias", False),
+        pairs_side_by_side=True,
+        scale="attention_multiplier",
+        gain="residual_multiplier",
+    ),
+    # Phi-3.5-MoE (arXiv 2404.14219).
+    Described(
+        name="phimoe",
+        architectures=("PhimoeForCausalLM",),
+        biases=("attention_bias", False),
+        default_kv_heads=8,
+        default_rope_theta=1_000_000.0,
+    ),
+    GptOss(
+        name="gpt_oss",
+        architectures=("GptOssForCausalLM",),
+        biases=("attention_bias", True),
+        default_kv_heads=8,
+        default_head_dim=64,
+        default_rope_theta=150_000.0,
+        scales_rope_unasked=True,
+    ),
+)
 
-DESCRIBED = DENSE
+DESCRIBED = (*DENSE, *MIXTURES)

@@ -96,8 +96,16 @@ class Family(ABC):
         return torch.arange(head_dim)
 
     def layer_rotary_dim(self, layer: int, config: Config) -> int:
-        """How many dimensions of a key this layer rotates: the model's, or 0 where the layer uses no RoPE."""
+        """How many dimensions of a key this layer rotates: the model's, or 0 where the layer uses no RoPE.
+
+        Under head norms a layer without RoPE is taken for one that turns all by nothing (``turns``): what passes the
+        norm's weights there is what passes RoPE, one factor a pair.
+        """
         return self.geometry(config).rotary_dim
+
+    def turns(self, layer: int, config: Config) -> bool:
+        """Whether what ``layer_rotary_dim`` counts is turned by a token's place; if not, by nothing."""
+        return True
 
     def context_length(self, config: Config) -> int | None:
         """The longest block of tokens that the model can read; None where ``config.json`` names no limit."""

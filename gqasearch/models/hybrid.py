@@ -23,9 +23,12 @@ class Hybrid(Described):
     rotates_without_windows: bool
 
     def layer_rotary_dim(self, layer: int, config: Config) -> int:
-        shape = self.geometry(config)
+        rotary_dim = self.geometry(config).rotary_dim
+        return rotary_dim if self.has_head_norms or self.turns(layer, config) else 0
+
+    def turns(self, layer: int, config: Config) -> bool:
         if config.get("sliding_window", DEFAULT_WINDOW) is None:
-            return shape.rotary_dim if self.rotates_without_windows else 0
+            return self.rotates_without_windows
         kinds = config.get("layer_types")
         if kinds is None:
             pattern = config.get("sliding_window_pattern") or DEFAULT_PATTERN
@@ -34,7 +37,8 @@ class Hybrid(Described):
                     f"config.json of this {self.name} model: sliding_window_pattern must be a number, got {pattern!r}, "
                     "or layer_types must list the kind of every layer"
                 )
-            return shape.rotary_dim if (layer + 1) % pattern else 0
-        if len(kinds) < shape.num_layers:
-            raise UserError(f"layer_types names {len(kinds)} layers, the model has {shape.num_layers}")
-        return shape.rotary_dim if kinds[layer] == "sliding_attention" else 0
+            return (layer + 1) % pattern != 0
+        layers = self.geometry(config).num_layers
+        if len(kinds) < layers:
+            raise UserError(f"layer_types names {len(kinds)} layers, the model has {layers}")
+        return bool(kinds[layer] == "sliding_attention")

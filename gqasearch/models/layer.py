@@ -48,7 +48,8 @@ class LayerWeights:
     applied to every head before RoPE (Qwen3), or None. ``score_scale``: what multiplies q k, None for the
     usual 1/sqrt(d). G is H in the source, the number of groups after a merge; that of keys and that of values may
     differ where they were grouped apart. ``joined``: how many times every
-    frequency of RoPE comes, side by side (``gqasearch.models.joined``).
+    frequency of RoPE comes, side by side (``gqasearch.models.joined``). ``sinks`` (Hq,): a score of every query head
+    beside those of the tokens, whose share of the attention reads nothing (gpt-oss), or None.
     """
 
     q: Tensor
@@ -63,6 +64,7 @@ class LayerWeights:
     k_norm: Tensor | None = None
     score_scale: float | None = None
     joined: int = 1
+    sinks: Tensor | None = None
 
     @property
     def num_kv_heads(self) -> int:

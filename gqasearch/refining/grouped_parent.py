@@ -42,6 +42,7 @@ class TrainedLayer(torch.nn.Module):
             "q_norm": weights.q_norm,
             "k_norm": weights.k_norm,
             "score_scale": weights.score_scale,
+            "sinks": weights.sinks,
         }
 
     def weights(self) -> LayerWeights:

@@ -25,7 +25,7 @@ from tests.checkpoints.uneven import SOURCES, UNEVEN, assert_same, load_trusted,
 from tests.matrix import sampled
 from tests.tiny_described import DESCRIBED_NAMES
 
-OFTEN = ("glm4", "cohere2", "exaone4", "ministral3")
+OFTEN = ("glm4", "cohere2", "exaone4", "ministral3", "mixtral", "gpt_oss")
 # Hidden sizes that 6 heads and 9 slots divide, where transformers asks for it.
 WIDTHS: dict[str, dict[str, Any]] = {"arcee": {"hidden": 72}}
 NEVER_PADDED = ("helium", "cohere2")

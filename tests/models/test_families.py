@@ -50,7 +50,10 @@ ODDITIES: dict[tuple[str, int], dict[str, Any]] = {
     ("gemma3_text", 0): {"window": 8, "theta": 100.0},
     ("gemma3_text", 1): {"stretch": 2.0},
     ("cohere2", 0): {"window": 8},
+    ("cohere2", 1): {"stretch": float("inf")},
+    ("gpt_oss", 0): {"window": 8},
     ("exaone4", 0): {"window": 8},
+    ("exaone4", 1): {"stretch": float("inf")},  # no RoPE
     ("ministral", 0): {"window": 8},
     ("ministral3", 0): {"window": 8, "longer": True},
     ("ministral3", 1): {"window": 8, "longer": True},
@@ -89,8 +92,10 @@ def attend(
     hidden = (back < 0) | (back >= (window or length))
     for query in range(len(w.q)):
         scores = q[:, :, query] @ k[:, :, query // m].mT * scale
+        sink = torch.full_like(scores[..., :1], -torch.inf if w.sinks is None else float(w.sinks[query]))
         scores = scores if softcap is None else softcap * (scores / softcap).tanh()
-        total += scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v[:, :, query // m] @ w.o[query].T
+        shares = torch.cat([scores.masked_fill(hidden, -torch.inf), sink], -1).softmax(-1)[..., :-1]
+        total += shares @ v[:, :, query // m] @ w.o[query].T
     return total
 
 
