@@ -55,11 +55,23 @@ MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "phimoe": ("Phimoe", ROPE | {"num_local_experts": 4, "num_experts_per_tok": 2, "attention_bias": True}),
 }
-TINY = DENSE | MIXTURES
-MIXTURE_NAMES = tuple(MIXTURES)
+BY_KIND = {
+    "rope_parameters": {
+        kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("sliding_attention", "full_attention")
+    }
+}
+# A norm over the keys of all heads.
+WHOLE_NORMED: dict[str, tuple[str, dict[str, Any]]] = {
+    "olmo2": ("Olmo2", ROPE),
+    "olmo3": ("Olmo3", BY_KIND | WINDOWS),
+    "olmoe": ("Olmoe", ROPE | {"num_experts": 4, "num_experts_per_tok": 2}),
+}
+TINY = DENSE | MIXTURES | WHOLE_NORMED
+MIXTURE_NAMES = (*MIXTURES, "olmoe")
+WHOLE_NORMED_NAMES = tuple(WHOLE_NORMED)
 DESCRIBED_NAMES = tuple(TINY)
 # Those whose configs name no head_dim of their own, or take none.
-WITHOUT_HEAD_DIM = ("cohere2",)
+WITHOUT_HEAD_DIM = ("cohere2", "olmoe")
 LAYER_NORMED = ("cohere2", "nemotron")
 
 

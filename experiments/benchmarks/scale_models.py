@@ -73,7 +73,7 @@ def make_shape(name: str, layers: int, root: Path) -> Path:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     # Experts are held together in memory, and are tensors of their own in files.
-    model._weight_conversions = get_model_conversion_mapping(model)
+    model._weight_conversions = get_model_conversion_mapping(model)  # noqa: SLF001 - as its loading does
     stored = revert_weight_conversion(model, model.state_dict())
     shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
     nbytes = sum(tensor.nbytes for tensor in stored.values()) * 2 // torch.float32.itemsize

@@ -62,8 +62,9 @@ class LayerAccumulator:
         x = hidden[mask].float()
         self._add("residual_energy", residual[mask].float().square().sum().view(1))
         self._add("tokens", torch.tensor([float(len(x))]))
-        self._add("mean", x.sum(0))
-        self._add("second_moment", x.T @ x)
+        normed = _normed(x, weights)
+        self._add("mean", normed.sum(0))
+        self._add("second_moment", normed.T @ normed)
         self._take_sample(x)
         for name, weight, bias in (("key", weights.k, weights.k_bias), ("value", weights.v, weights.v_bias)):
             heads = torch.einsum("td,ghd->tgh", x, weight.float())
@@ -149,6 +150,18 @@ class LayerAccumulator:
             cosines=self.cosines,
             sines=self.sines,
         )
+
+
+def _normed(x: Tensor, weights: LayerWeights) -> Tensor:
+    """Tokens (T, D) as keys and queries are made of them: under norms over all heads, each over what these divide by.
+
+    The one norm's and the other's, of which a score has both, in equal shares.
+    """
+    for rows in (weights.q_rows, weights.k_rows):
+        if rows is not None:
+            sizes = torch.einsum("td,ghd->tgh", x, rows.float()).square().mean((1, 2))
+            x = x * sizes.clamp_min(torch.finfo(x.dtype).tiny).pow(-0.25)[:, None]
+    return x
 
 
 def _by_distance(cost: Tensor) -> Tensor:

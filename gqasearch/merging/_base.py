@@ -17,7 +17,9 @@ from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.errors import UserError
 from gqasearch.merging.error import measured_error
 from gqasearch.merging.merged_group import MergedGroup, with_groups
+from gqasearch.merging.moments import like
 from gqasearch.merging.selected import selected
+from gqasearch.merging.whole_norm import with_mean_norms
 from gqasearch.models.layer import LayerWeights
 from gqasearch.separate_grouping import AnyLayer, Side
 
@@ -82,7 +84,11 @@ class LayerMerge(ABC):
 
     def merge(self, layer: AnyLayer) -> LayerWeights:
         """The layer with one K and V per group; see ``with_groups``."""
-        return with_groups(self.source, layer, self.merge_group)
+        merged = with_groups(self.source, layer, self.merge_group)
+        if self.source.k_rows is None or self.statistics is None:
+            return merged
+        moment = self.statistics.moment(self.source.has_biases)
+        return with_mean_norms(self.source, merged, layer, like(moment, self.source.k))
 
 
 @dataclass(frozen=True)

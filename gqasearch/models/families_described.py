@@ -6,6 +6,7 @@ from gqasearch.models.described import Described
 from gqasearch.models.family import Family
 from gqasearch.models.gpt_oss import GptOss
 from gqasearch.models.hybrid import Hybrid
+from gqasearch.models.whole_norm import WholeNormed
 
 DENSE: tuple[Family, ...] = (
     # Kyutai, 2025. W_o is square, so no head can be added.
@@ -152,4 +153,32 @@ MIXTURES: tuple[Family, ...] = (
     ),
 )
 
-DESCRIBED = (*DENSE, *MIXTURES)
+# A norm over the keys of all heads.
+WHOLE_NORMED: tuple[Family, ...] = (
+    # arXiv 2501.00656.
+    WholeNormed(
+        name="olmo2",
+        architectures=("Olmo2ForCausalLM",),
+        biases=("attention_bias", False),
+        norm_after=("post_attention_layernorm", 1e-5),
+    ),
+    # Allen Institute for AI, 2025: sliding windows, whose layers take no scaled RoPE.
+    WholeNormed(
+        name="olmo3",
+        architectures=("Olmo3ForCausalLM",),
+        biases=("attention_bias", False),
+        norm_after=("post_attention_layernorm", 1e-5),
+        default_rope_theta=500_000.0,
+        default_local_rope_theta=500_000.0,
+    ),
+    # arXiv 2409.02060: a mixture of experts. Its norm of queries is as wide as the model, so no head can be added.
+    WholeNormed(
+        name="olmoe",
+        architectures=("OlmoeForCausalLM",),
+        biases=("attention_bias", False),
+        padding="none",
+        clip="clip_qkv",
+    ),
+)
+
+DESCRIBED = (*DENSE, *MIXTURES, *WHOLE_NORMED)

@@ -69,10 +69,6 @@ _ALIBI = (
     "it has ALiBi: the bias on a head's scores belongs to the head's place among the query heads, which a grouped "
     "checkpoint changes"
 )
-_WHOLE_NORM = (
-    "it normalises the keys of all heads together (and the queries likewise), so merging some heads would change what "
-    "all others are divided by"
-)
 _NO_HEAD = (
     "it has no masked-language-model head, whose predictions converted models are compared by; give the checkpoint "
     "that has one (...ForMaskedLM)"
@@ -83,8 +79,6 @@ REFUSED: dict[str, str] = {
     "BloomForCausalLM": _ALIBI,
     "ElectraForPreTraining": "a discriminator predicts no tokens; give its generator (ElectraForMaskedLM)",
     "MptForCausalLM": _ALIBI,
-    "Olmo2ForCausalLM": _WHOLE_NORM,
-    "Olmo3ForCausalLM": _WHOLE_NORM,
 }
 
 

@@ -25,10 +25,10 @@ from tests.checkpoints.uneven import SOURCES, UNEVEN, assert_same, load_trusted,
 from tests.matrix import sampled
 from tests.tiny_described import DESCRIBED_NAMES
 
-OFTEN = ("glm4", "cohere2", "exaone4", "ministral3", "mixtral", "gpt_oss")
+OFTEN = ("glm4", "cohere2", "exaone4", "ministral3", "mixtral", "gpt_oss", "olmo2")
 # Hidden sizes that 6 heads and 9 slots divide, where transformers asks for it.
 WIDTHS: dict[str, dict[str, Any]] = {"arcee": {"hidden": 72}}
-NEVER_PADDED = ("helium", "cohere2")
+NEVER_PADDED = ("helium", "cohere2", "olmoe")
 NAMES = sampled(DESCRIBED_NAMES, OFTEN)
 PADDED_NAMES = sampled(
     (name for name in DESCRIBED_NAMES if name not in NEVER_PADDED), (n for n in OFTEN if n not in NEVER_PADDED)

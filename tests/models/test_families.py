@@ -52,6 +52,7 @@ ODDITIES: dict[tuple[str, int], dict[str, Any]] = {
     ("cohere2", 0): {"window": 8},
     ("cohere2", 1): {"stretch": float("inf")},
     ("gpt_oss", 0): {"window": 8},
+    ("olmo3", 0): {"window": 8},
     ("exaone4", 0): {"window": 8},
     ("exaone4", 1): {"stretch": float("inf")},  # no RoPE
     ("ministral", 0): {"window": 8},
@@ -77,17 +78,20 @@ def attend(
     length, m = x.shape[1], w.queries_per_kv
     scale = w.head_dim**-0.5 if w.score_scale is None else w.score_scale
 
-    def heads(weight: Tensor, bias: Tensor | None, norm: Tensor | None) -> Tensor:
+    def heads(weight: Tensor, bias: Tensor | None, norm: Tensor | None = None, whole: Tensor | None = None) -> Tensor:
         out = torch.einsum("btx,hdx->bthd", x, weight) + (0 if bias is None else bias)
+        if whole is not None:  # rows of all heads, whose root mean square every head is over
+            size = torch.einsum("btx,hdx->bthd", x, whole).square().mean((2, 3), keepdim=True)
+            return out * (size + 1e-6).rsqrt()
         if norm is None:
             return out
         return out * (out.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * norm
 
-    q = rotate(heads(w.q, w.q_bias, w.q_norm), w.rotary_dim, theta, stretch)
-    k = rotate(heads(w.k, w.k_bias, w.k_norm), w.rotary_dim, theta, stretch)
+    q = rotate(heads(w.q, w.q_bias, w.q_norm, w.q_rows), w.rotary_dim, theta, stretch)
+    k = rotate(heads(w.k, w.k_bias, w.k_norm, w.k_rows), w.rotary_dim, theta, stretch)
     if longer:
         q = q * (1 + 0.3 * (1 + torch.arange(length) // 10).log())[:, None, None]
-    v, total = heads(w.v, w.v_bias, None), torch.zeros_like(x)
+    v, total = heads(w.v, w.v_bias), torch.zeros_like(x)
     back = torch.arange(length)[:, None] - torch.arange(length)
     hidden = (back < 0) | (back >= (window or length))
     for query in range(len(w.q)):
@@ -216,7 +220,6 @@ def test_unknown_architectures_are_refused_with_the_list(tmp_path: Path) -> None
     [
         ("BloomForCausalLM", "the bias on a head's scores belongs to the head's place"),
         ("MptForCausalLM", "ALiBi"),
-        ("Olmo2ForCausalLM", "normalises the keys of all heads together"),
     ],
 )
 def test_architectures_that_cannot_be_grouped_are_refused_with_the_reason(architecture: str, reason: str) -> None:

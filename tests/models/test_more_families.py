@@ -30,7 +30,10 @@ SOURCES = sampled(
     EVERY_SOURCE,
     [(name, kv) for name, kv in EVERY_SOURCE if name in MORE_FAMILY_NAMES or (name in OFTEN and kv == 3)],
 )
-BY_QUERY, BY_HEAD = ("q", "o", "q_bias", "sinks"), ("k", "v", "k_bias", "v_bias")
+BY_QUERY, BY_HEAD = (
+    ("q", "o", "q_bias", "sinks", "q_rows", "q_gain"),
+    ("k", "v", "k_bias", "v_bias", "k_rows", "k_gain"),
+)
 GROUPS = [(0, 1), (0, 2), (0, 1, 2)]
 
 
@@ -126,7 +129,9 @@ def test_merging_copies_leaves_logits_unchanged(family: str, tmp_path: Path) -> 
         grouping = LayerGrouping.from_labels(labels)
         tied = {i: tie_heads(m.merge(grouping), grouping, 1) for i, m in merged.items()}
         with layers_replaced(parent, tied):
-            assert torch.allclose(logits_of(parent, blocks), before, atol=3e-4)
+            # The stream that EXAONE 4's attention reads is not normed: rounding is larger there.
+            tolerance = 1e-3 if family == "exaone4" else 1e-4
+            assert torch.allclose(logits_of(parent, blocks), before, atol=tolerance)
 
 
 @pytest.mark.parametrize(
