@@ -56,7 +56,7 @@ from transformers import (
 )
 
 from gqasearch.models import Parent
-from tests.tiny_described import DESCRIBED_NAMES, classes_of, own_fields
+from tests.tiny_described import DESCRIBED_NAMES, OLDER_NAMES, classes_of, own_fields
 
 FAMILY_NAMES = ("llama", "mistral", "qwen2", "qwen3")  # those with a stock GQA form
 ALL_FAMILY_NAMES = (*FAMILY_NAMES, "gpt_neox", "falcon", "opt")
@@ -127,7 +127,7 @@ def tiny_model(
 
     The global random state of torch is left as it was.
     """
-    config_class, model_class = classes_of(family) if family in DESCRIBED_NAMES else _CLASSES[family]
+    config_class, model_class = classes_of(family) if family in (*DESCRIBED_NAMES, *OLDER_NAMES) else _CLASSES[family]
     width = heads * head_dim if hidden is None else hidden
     fields: dict[str, Any] = {
         "vocab_size": vocab,
@@ -161,7 +161,7 @@ def tiny_model(
 
 def _family_fields(family: str, width: int, heads: int, head_dim: int) -> dict[str, Any]:
     """What one family's config has and others have not."""
-    if family in DESCRIBED_NAMES:
+    if family in (*DESCRIBED_NAMES, *OLDER_NAMES):
         return own_fields(family, head_dim)
     if family == "gpt_neox":
         return {"intermediate_size": 2 * width, "rotary_pct": 0.5}

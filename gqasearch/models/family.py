@@ -103,6 +103,10 @@ class Family(ABC):
         """
         return self.geometry(config).rotary_dim
 
+    def turns_of(self, positions: int, config: Config) -> tuple[Tensor, Tensor] | None:
+        """What RoPE turns by at so many positions, cosines and sines (T, r), of a model that tells no layer of it."""
+        return None
+
     def turns(self, layer: int, config: Config) -> bool:
         """Whether what ``layer_rotary_dim`` counts is turned by a token's place; if not, by nothing."""
         return True

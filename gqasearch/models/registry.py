@@ -24,6 +24,7 @@ from gqasearch.models.gemma2 import Gemma2
 from gqasearch.models.gemma3 import Gemma3
 from gqasearch.models.gpt2 import GPT2
 from gqasearch.models.gpt_neox import GPTNeoX
+from gqasearch.models.gptj import GPTJ, CodeGen
 from gqasearch.models.granite import Granite
 from gqasearch.models.llama import Llama
 from gqasearch.models.mistral import Mistral
@@ -56,6 +57,8 @@ FAMILIES: tuple[Family, ...] = (
     *DESCRIBED,
     Phi(),
     GPTNeoX(),
+    GPTJ(),
+    CodeGen(),
     Falcon(),
     OPT(),
     GPT2(),

@@ -21,6 +21,7 @@ HARMLESS = re.compile(
     r"(^|\.)(rotary|rotary_emb)\.inv_freq$"
     r"|(^|\.)position_ids$"
     r"|(^|\.)attn\.(masked_)?bias$|\.attention\.(masked_)?bias$"
+    r"|(^|\.)attn\.causal_mask$"
     r"|(^|\.)decoder\.version$"
     r"|(^|\.)pooler\.dense\.(weight|bias)$|^cls\.seq_relationship\.(weight|bias)$"
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 from gqasearch.errors import UserError
 from gqasearch.models import LayerWeights, Parent, family_of, layers_replaced, load_parent
 from tests.samples import logits_of, random_blocks
-from tests.tiny_described import DESCRIBED_NAMES
+from tests.tiny_described import DESCRIBED_NAMES, OLDER_NAMES
 from tests.tiny_encoders import ENCODERS
 from tests.tiny_models import (
     ALL_FAMILY_NAMES,
@@ -27,7 +27,7 @@ from tests.tiny_models import (
     tiny_parent,
 )
 
-EVERY_FAMILY = (*ALL_FAMILY_NAMES, *MORE_FAMILY_NAMES, *DESCRIBED_NAMES)
+EVERY_FAMILY = (*ALL_FAMILY_NAMES, *MORE_FAMILY_NAMES, *DESCRIBED_NAMES, "gptj")
 SOURCES = [(family, kv) for family in EVERY_FAMILY for kv in kv_head_choices(family)]
 UNGROUPED = ("opt", "gpt2")
 
@@ -265,7 +265,7 @@ def test_scale_of_gpt2_scores() -> None:
 def test_every_family_is_tested() -> None:
     from gqasearch.models import FAMILIES
 
-    assert {family.name for family in FAMILIES} == set(EVERY_FAMILY) | set(ENCODERS)
-    as_phi, described = {"gpt_neox", "falcon"}, set(DESCRIBED_NAMES)
-    assert set(GROUPED_NAMES) | as_phi | set(UNGROUPED) | described == set(EVERY_FAMILY)
+    assert {family.name for family in FAMILIES} == set(EVERY_FAMILY) | set(ENCODERS) | {"codegen"}
+    as_phi, described = {"gpt_neox", "falcon", *OLDER_NAMES}, set(DESCRIBED_NAMES)
+    assert set(GROUPED_NAMES) | as_phi | set(UNGROUPED) | described == set(EVERY_FAMILY) | {"codegen"}
     assert set(FAMILY_NAMES) <= set(ALL_FAMILY_NAMES)
