@@ -71,6 +71,16 @@ OLDER: dict[str, tuple[str, dict[str, Any]]] = {
     "gptj": ("GPTJ", {"rotary_dim": 4, "n_inner": 96, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}),
     "codegen": ("CodeGen", {"rotary_dim": 4, "n_inner": 96, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}),
 }
+# Ragged alone.
+OLDER["gpt_neo"] = (
+    "GPTNeo",
+    {
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 8,
+        "intermediate_size": 96,
+        **dict.fromkeys(("resid_dropout", "embed_dropout", "attention_dropout"), 0.0),
+    },
+)
 OLDER_NAMES = tuple(OLDER)
 TINY = DENSE | MIXTURES | WHOLE_NORMED
 MIXTURE_NAMES = (*MIXTURES, "olmoe")

@@ -28,7 +28,8 @@ from gqasearch.cli.messages import quiet_libraries
 from gqasearch.embedded import model_directory
 from gqasearch.grouping import LayerGrouping
 from gqasearch.merging import make_merge
-from gqasearch.models import LayerWeights, Parent, layers_replaced, load_tokenizer, tie_heads
+from gqasearch.models import LayerWeights, Parent, layers_replaced, tie_heads
+from gqasearch.models.loading import load_tokenizer
 
 SHAPE = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),

@@ -51,6 +51,10 @@ class Family(ABC):
         """Module path of one layer's attention block; its input is the normed hidden state."""
         return f"model.layers.{layer}.self_attn"
 
+    def layer_path(self, layer: int) -> str:
+        """Module path of the decoder layer around one attention block."""
+        return self.attention_path(layer).rpartition(".")[0]
+
     def tensor_name(self, layer: int, role: str) -> str:
         """Checkpoint name of one tensor. Roles: q k v o, each ``.weight`` or ``.bias``; q_norm, k_norm.
 

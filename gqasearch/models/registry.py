@@ -23,6 +23,7 @@ from gqasearch.models.gemma import Gemma
 from gqasearch.models.gemma2 import Gemma2
 from gqasearch.models.gemma3 import Gemma3
 from gqasearch.models.gpt2 import GPT2
+from gqasearch.models.gpt_neo import GPTNeo
 from gqasearch.models.gpt_neox import GPTNeoX
 from gqasearch.models.gptj import GPTJ, CodeGen
 from gqasearch.models.granite import Granite
@@ -57,6 +58,7 @@ FAMILIES: tuple[Family, ...] = (
     *DESCRIBED,
     Phi(),
     GPTNeoX(),
+    GPTNeo(),
     GPTJ(),
     CodeGen(),
     Falcon(),

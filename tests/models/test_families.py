@@ -13,7 +13,7 @@ from torch import Tensor
 from gqasearch.errors import UserError
 from gqasearch.models import LayerWeights, Parent, family_of, layers_replaced, load_parent
 from tests.samples import logits_of, random_blocks
-from tests.tiny_described import DESCRIBED_NAMES, OLDER_NAMES
+from tests.tiny_described import DESCRIBED_NAMES
 from tests.tiny_encoders import ENCODERS
 from tests.tiny_models import (
     ALL_FAMILY_NAMES,
@@ -27,9 +27,9 @@ from tests.tiny_models import (
     tiny_parent,
 )
 
-EVERY_FAMILY = (*ALL_FAMILY_NAMES, *MORE_FAMILY_NAMES, *DESCRIBED_NAMES, "gptj")
+EVERY_FAMILY = (*ALL_FAMILY_NAMES, *MORE_FAMILY_NAMES, *DESCRIBED_NAMES, "gptj", "gpt_neo")
 SOURCES = [(family, kv) for family in EVERY_FAMILY for kv in kv_head_choices(family)]
-UNGROUPED = ("opt", "gpt2")
+UNGROUPED = ("opt", "gpt2", "gpt_neo")
 
 
 def rotate(heads: Tensor, rotary_dim: int, theta: float = 10000.0, stretch: float = 1.0) -> Tensor:
@@ -51,6 +51,7 @@ ODDITIES: dict[tuple[str, int], dict[str, Any]] = {
     ("gemma3_text", 1): {"stretch": 2.0},
     ("cohere2", 0): {"window": 8},
     ("cohere2", 1): {"stretch": float("inf")},
+    ("gpt_neo", 1): {"window": 8},
     ("gpt_oss", 0): {"window": 8},
     ("olmo3", 0): {"window": 8},
     ("exaone4", 0): {"window": 8},
@@ -266,6 +267,6 @@ def test_every_family_is_tested() -> None:
     from gqasearch.models import FAMILIES
 
     assert {family.name for family in FAMILIES} == set(EVERY_FAMILY) | set(ENCODERS) | {"codegen"}
-    as_phi, described = {"gpt_neox", "falcon", *OLDER_NAMES}, set(DESCRIBED_NAMES)
+    as_phi, described = {"gpt_neox", "falcon", "gptj", "codegen"}, set(DESCRIBED_NAMES)
     assert set(GROUPED_NAMES) | as_phi | set(UNGROUPED) | described == set(EVERY_FAMILY) | {"codegen"}
     assert set(FAMILY_NAMES) <= set(ALL_FAMILY_NAMES)
