@@ -87,7 +87,7 @@ MIXTURE_NAMES = (*MIXTURES, "olmoe")
 WHOLE_NORMED_NAMES = tuple(WHOLE_NORMED)
 DESCRIBED_NAMES = tuple(TINY)
 # Those whose configs name no head_dim of their own, or take none.
-WITHOUT_HEAD_DIM = ("cohere2", "olmoe")
+WITHOUT_HEAD_DIM = ("olmoe",)
 LAYER_NORMED = ("cohere2", "nemotron")
 
 

@@ -57,14 +57,12 @@ DENSE: tuple[Family, ...] = (
         neighbours=True,
         norm_after=("post_self_attn_layernorm", 1.5625e-7),
     ),
-    # Command R7B and Command A (arXiv 2504.00698). transformers takes hidden size / heads for the size of a head,
-    # whatever head_dim says.
+    # Command R7B and Command A (arXiv 2504.00698).
     Hybrid(
         name="cohere2",
         architectures=("Cohere2ForCausalLM",),
         biases=("attention_bias", False),
         neighbours=True,
-        padding="none",
         rotates_without_windows=False,
     ),
     # arXiv 2407.14679 (Minitron): LayerNorms whose weights are added to 1, squared ReLU.

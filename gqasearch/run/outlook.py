@@ -24,6 +24,9 @@ from gqasearch.search import Problem, most_generations
 ONE_SIZE, SIZES, COUNTS = "groups are of one size", "group sizes differ", "layers differ in their number of groups"
 
 
+FEW_HEADS = 3  # from which on gains end for a model that is GQA already
+
+
 @dataclass(frozen=True)
 class Expected:
     """What becomes of groupings of one kind: their ``layout``, or why they have none."""
@@ -135,6 +138,8 @@ class Outlook:
             yield words
         if budget.is_identity and not self._free:
             yield NOTHING_MERGED
+        elif (words := few_heads(geometry)) is not None:
+            yield words
 
     def _layout_notes(self) -> Iterator[str]:
         if not self.work.config.materialize:
@@ -144,6 +149,17 @@ class Outlook:
                 yield f"there will be no checkpoint where {kind.when}: {kind.reason}"
         if {"ragged", "deci"} & {kind.layout.name for kind in self.layouts if kind.layout is not None}:
             yield f"checkpoint: {self.layout_words()}"
+
+
+def few_heads(geometry: HeadGeometry) -> str | None:
+    """What to expect of a model whose query heads share few KV heads already; None of one that has more."""
+    heads, queries = geometry.num_kv_heads, geometry.num_attention_heads
+    if heads > FEW_HEADS or heads == queries:
+        return None
+    return (
+        f"the model's {queries} query heads share {heads} KV heads already: little is left to save, and every merge is "
+        f"of heads that {queries // heads} queries read each"
+    )
 
 
 def ratio_words(config: RunConfig, budget: Budget, geometry: HeadGeometry) -> str | None:
