@@ -84,6 +84,13 @@ REFUSED: dict[str, str] = {
     "BloomForCausalLM": _ALIBI,
     "ElectraForPreTraining": "a discriminator predicts no tokens; give its generator (ElectraForMaskedLM)",
     "MptForCausalLM": _ALIBI,
+    "Gemma4ForCausalLM": "its layers differ in the size of a head, and some read the keys and values of others",
+    "PersimmonForCausalLM": (
+        "it gives every head a LayerNorm with weights of its own, which also subtracts its mean: heads under such "
+        "norms cannot be merged"
+    ),
+    "GPTBigCodeForCausalLM": "StarCoder and its kind have one KV head already: there is nothing to merge",
+    "Qwen3NextForCausalLM": "most of its layers have no keys and values but a state of their own",
 }
 
 

@@ -221,6 +221,9 @@ def test_unknown_architectures_are_refused_with_the_list(tmp_path: Path) -> None
     [
         ("BloomForCausalLM", "the bias on a head's scores belongs to the head's place"),
         ("MptForCausalLM", "ALiBi"),
+        ("Gemma4ForCausalLM", "layers differ in the size of a head"),
+        ("PersimmonForCausalLM", "also subtracts its mean"),
+        ("GPTBigCodeForCausalLM", "one KV head already"),
     ],
 )
 def test_architectures_that_cannot_be_grouped_are_refused_with_the_reason(architecture: str, reason: str) -> None:
@@ -236,14 +239,50 @@ def test_architectures_that_cannot_be_grouped_are_refused_with_the_reason(archit
         ("PhiForCausalLM", {"qk_layernorm": True}, r"\(qk_layernorm false\) are supported"),
         ("CohereForCausalLM", {"use_qk_norm": True}, r"\(use_qk_norm false\) are supported"),
         ("SmolLM3ForCausalLM", {"no_rope_layers": [1]}, "names 1 layers, the model has 2"),
+        ("OlmoeForCausalLM", {"clip_qkv": 8.0}, r"\(clip_qkv=8\.0\); only models that do not"),
+        ("Cohere2ForCausalLM", {"layer_types": ["full_attention"]}, "layer_types names 1 layers, the model has 2"),
+        ("Exaone4ForCausalLM", {"sliding_window_pattern": "LLLG"}, "must be a number, got 'LLLG', or layer_types"),
     ],
 )
 def test_variants_that_cannot_be_grouped_are_refused(architecture: str, field: dict[str, Any], message: str) -> None:
     config = {"architectures": [architecture], "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
+    config["num_key_value_heads"] = 4
     family = family_of(config)
     assert family.geometry(config).head_dim == 16
     with pytest.raises(UserError, match=message):
-        family.layer_rotary_dim(0, config | field)
+        (family.layer_rotary_dim(0, config | field), family.turns(0, config | field))
+
+
+def test_layers_with_rope_by_their_windows() -> None:
+    """Of a config.json that lists no kinds of layers: Command R7B's says how often one sees all tokens."""
+    shape = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 4, "num_key_value_heads": 4}
+    found = {}
+    for name in ("Cohere2", "Exaone4"):
+        config = {"architectures": [f"{name}ForCausalLM"], **shape}
+        family = family_of(config)
+        for field in ({}, {"sliding_window_pattern": 2}, {"sliding_window": None}):
+            found[name, str(field)] = [family.turns(layer, config | field) for layer in range(4)]
+    fourth, other = [True, True, True, False], [True, False, True, False]
+    assert list(found.values()) == [fourth, other, [False] * 4, fourth, other, [True] * 4]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "heads", "head_dim", "rotary_dim"),
+    [
+        ("HeliumForCausalLM", 20, 128, 128),
+        ("SeedOssForCausalLM", 8, 128, 128),
+        ("GlmForCausalLM", 2, 128, 64),
+        ("GptOssForCausalLM", 8, 64, 64),
+        ("NemotronForCausalLM", 40, 64, 32),
+        ("MixtralForCausalLM", 8, 64, 64),
+    ],
+)
+def test_heads_that_config_json_leaves_to_transformers(
+    architecture: str, heads: int, head_dim: int, rotary_dim: int
+) -> None:
+    config = {"architectures": [architecture], "hidden_size": 2560, "num_attention_heads": 40, "num_hidden_layers": 1}
+    shape = family_of(config).geometry(config)
+    assert (shape.num_kv_heads, shape.head_dim, shape.rotary_dim) == (heads, head_dim, rotary_dim)
 
 
 def test_rotated_dimensions_by_layer() -> None:
