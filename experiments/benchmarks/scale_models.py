@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
@@ -39,9 +40,9 @@ class Shape:
 
     def config(self, layers: int) -> LlamaConfig | MixtralConfig:
         """Of the model with this many layers."""
-        kind, more = (MixtralConfig, {"num_local_experts": self.experts}) if self.experts else (LlamaConfig, {})
-        return kind(
-            **more,
+        experts: dict[str, Any] = {"num_local_experts": self.experts} if self.experts else {}
+        return (MixtralConfig if experts else LlamaConfig)(
+            **experts,
             num_hidden_layers=layers,
             hidden_size=self.width,
             intermediate_size=self.mlp,

@@ -20,7 +20,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM, OlmoeConfig, OlmoeForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from experiments.whole_norm.text import blocks_of
 from gqasearch.calibration import TokenBlocks, collect
@@ -64,12 +71,13 @@ def with_norms(source: Parent, sizes: dict[str, Tensor], kind: str) -> Parent:
         return source
     fields = {name: getattr(source.model.config, name) for name in SHAPE}
     state = dict(source.model.state_dict())
-    head_dim, model = source.geometry.head_dim, None
+    head_dim = source.geometry.head_dim
     for name, size in sizes.items():
         norm = name.replace("_proj", "_norm")
         whole = size.square().mean().sqrt()
         width = len(size) * head_dim if kind == "all heads" else head_dim
         state[f"{norm}.weight"] = whole.expand(width).clone()
+    model: PreTrainedModel
     if kind == "each head":
         model = Qwen3ForCausalLM(Qwen3Config(**fields, head_dim=head_dim))
     else:
@@ -103,7 +111,8 @@ def merged(parent: Parent, grouping: LayerGrouping, blocks: TokenBlocks, *, mean
 def log_shares(parent: Parent, blocks: TokenBlocks) -> Tensor:
     """Log-probabilities (tokens, V) of what follows."""
     with torch.no_grad():
-        return parent.model(blocks.ids).logits[:, :-1].flatten(0, 1).log_softmax(-1)
+        logits: Tensor = parent.model(blocks.ids).logits
+    return logits[:, :-1].flatten(0, 1).log_softmax(-1)
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ class RaggedGPTNeoSelfAttention(GPTNeoSelfAttention):
     """Stock but for the width of k and v, and the copies."""
 
     def __init__(self, config: RaggedGPTNeoConfig, attention_type: str, layer_id: int) -> None:
-        super().__init__(config, attention_type, layer_id)
+        super().__init__(config, attention_type, layer_id)  # type: ignore[no-untyped-call]
         sizes: Any = config.kv_group_sizes
         self.sizes = list(sizes[layer_id])
         for name in ("k_proj", "v_proj"):
@@ -81,9 +81,8 @@ class RaggedGPTNeoSelfAttention(GPTNeoSelfAttention):
         sizes = torch.tensor(self.sizes, device=key.device)
         heads = self.num_heads  # told, so that nothing waits for the device
         key, value = (part.repeat_interleave(sizes, dim=1, output_size=heads) for part in (key, value))
-        out, maps = self._attn(query, key, value, attention_mask)
-        merged = self._merge_heads(out, self.num_heads, self.head_dim)
-        return self.resid_dropout(self.out_proj(merged)), maps
+        out, maps = self._attn(query, key, value, attention_mask)  # type: ignore[no-untyped-call]
+        return self.resid_dropout(self.out_proj(out.transpose(1, 2).flatten(2))), maps
 
 
 class RaggedGPTNeoForCausalLM(GPTNeoForCausalLM):
@@ -93,7 +92,8 @@ class RaggedGPTNeoForCausalLM(GPTNeoForCausalLM):
 
     def __init__(self, config: RaggedGPTNeoConfig) -> None:
         super().__init__(config)
-        for index, block in enumerate(self.transformer.h):
+        blocks: Any = self.transformer.h
+        for index, block in enumerate(blocks):
             kind = config.attention_layers[index]
             block.attn.attention = RaggedGPTNeoSelfAttention(config, kind, index)
         self.post_init()  # type: ignore[no-untyped-call]  # once more, for the new weights
