@@ -47,7 +47,7 @@ def _nothing_read(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """
 
     def without_values(tensor: Any, device: Any = None, dtype: Any = None) -> Tensor:
-        if hasattr(tensor, "get_shape") and len(tensor.get_shape()) > 1 and dtype == torch.float32:
+        if hasattr(tensor, "get_shape") and len(tensor.get_shape()) > 1 and dtype is not None:
             return torch.empty(tensor.get_shape(), dtype=dtype, device="meta")
         return original(tensor, device, dtype)
 

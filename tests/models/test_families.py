@@ -256,11 +256,12 @@ def test_variants_that_cannot_be_grouped_are_refused(architecture: str, field: d
 def test_layers_with_rope_by_their_windows() -> None:
     """Of a config.json that lists no kinds of layers: Command R7B's says how often one sees all tokens."""
     shape = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 4, "num_key_value_heads": 4}
+    variants: tuple[dict[str, Any], ...] = ({}, {"sliding_window_pattern": 2}, {"sliding_window": None})
     found = {}
     for name in ("Cohere2", "Exaone4"):
         config = {"architectures": [f"{name}ForCausalLM"], **shape}
         family = family_of(config)
-        for field in ({}, {"sliding_window_pattern": 2}, {"sliding_window": None}):
+        for field in variants:
             found[name, str(field)] = [family.turns(layer, config | field) for layer in range(4)]
     fourth, other = [True, True, True, False], [True, False, True, False]
     assert list(found.values()) == [fourth, other, [False] * 4, fourth, other, [True] * 4]

@@ -44,7 +44,7 @@ def test_gradients_flow_also_through_heads_that_are_the_source_s() -> None:
     assert layer.k_rows is not None and layer.k_gain is not None
     heads = layer.k.clone().requires_grad_()
     rows, gain = stored_heads(heads, layer.k_rows, layer.k_gain)
-    (rows.sum() + gain.sum()).backward()  # type: ignore[no-untyped-call]
+    (rows.sum() + gain.sum()).backward()
     assert heads.grad is not None and bool(heads.grad.any((1, 2)).all())
     torch.testing.assert_close(folded(rows, gain), layer.k)
 
