@@ -77,6 +77,14 @@ _NO_REMOTE_CODE = "it runs no modelling file that comes with a checkpoint"
 _SIZE = "it takes hidden size / heads for the size of a head"
 _QWEN2 = {"Qwen2ForCausalLM": "it takes hidden size / heads for the size of a Qwen2's head"}
 _LLAMA_LIKE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+_MORE_OF_LLAMA_CPP = (
+    *("ArceeForCausalLM", "SeedOssForCausalLM", "Olmo2ForCausalLM"),
+    *("MixtralForCausalLM", "Qwen2MoeForCausalLM", "GraniteMoeForCausalLM"),
+)
+_SIZED_BY_WIDTH = (
+    *("GraniteForCausalLM", "OlmoForCausalLM", "Starcoder2ForCausalLM"),
+    *("GraniteMoeForCausalLM", "Olmo2ForCausalLM", "Qwen2MoeForCausalLM"),
+)
 _UNKNOWN_TO_CTRANSLATE2 = (
     *("CohereForCausalLM", "GraniteForCausalLM", "OlmoForCausalLM"),
     *("SmolLM3ForCausalLM", "StableLmForCausalLM", "Starcoder2ForCausalLM"),
@@ -93,9 +101,9 @@ _ENGINES = (
     Target(
         "llama.cpp",
         {"ragged": _NO_REMOTE_CODE},
-        dict.fromkeys(("GraniteForCausalLM", "OlmoForCausalLM", "Starcoder2ForCausalLM"), _SIZE),
+        dict.fromkeys(_SIZED_BY_WIDTH, _SIZE),
         {"PhiForCausalLM": "it expects a Phi to have as many key heads as query heads"},
-        (*_LLAMA_LIKE, "GraniteForCausalLM", "OlmoForCausalLM", "StableLmForCausalLM"),
+        (*_LLAMA_LIKE, "GraniteForCausalLM", "OlmoForCausalLM", "StableLmForCausalLM", *_MORE_OF_LLAMA_CPP),
         formats=(UNROUNDED, "q8_0", "q8_0/q5_1", "q8_0/q4_0", "q5_1", "q5_1/q4_0", "q4_1", "q4_0", "iq4_nl"),
     ),
     Target(

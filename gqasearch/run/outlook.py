@@ -12,6 +12,7 @@ from gqasearch.checkpoints.deci import deci_obstacle
 from gqasearch.embedded import Split
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.models import HeadGeometry
 from gqasearch.run.texts import used_texts
 from gqasearch.run.unmeasured_problem import unmeasured_problem
 from gqasearch.run.warnings import NOTHING_MERGED, ratio_words
@@ -19,6 +20,9 @@ from gqasearch.run.workspace import Workspace
 from gqasearch.search import Problem, most_generations
 
 ONE_SIZE, SIZES, COUNTS = "groups are of one size", "group sizes differ", "layers differ in their number of groups"
+
+
+FEW_HEADS = 3  # from which on gains end for a model that is GQA already
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,8 @@ class Outlook:
             yield words
         if budget.is_identity and not self._free:
             yield NOTHING_MERGED
+        elif (words := few_heads(geometry)) is not None:
+            yield words
 
     def _layout_notes(self) -> Iterator[str]:
         if not self.work.config.materialize:
@@ -141,6 +147,17 @@ class Outlook:
                 yield f"there will be no checkpoint where {kind.when}: {kind.reason}"
         if {"ragged", "deci"} & {kind.layout.name for kind in self.layouts if kind.layout is not None}:
             yield f"checkpoint: {self.layout_words()}"
+
+
+def few_heads(geometry: HeadGeometry) -> str | None:
+    """What to expect of a model whose query heads share few KV heads already; None of one that has more."""
+    heads, queries = geometry.num_kv_heads, geometry.num_attention_heads
+    if heads > FEW_HEADS or heads == queries:
+        return None
+    return (
+        f"the model's {queries} query heads share {heads} KV heads already: little is left to save, and every merge is "
+        f"of heads that {queries // heads} queries read each"
+    )
 
 
 def kinds(budget: Budget, free_counts: bool = False) -> dict[str, Grouping]:
