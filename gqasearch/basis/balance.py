@@ -92,7 +92,7 @@ def _balanced(
     keys_of, values_of = (
         [label for label in partition.labels for _ in range(queries)] for partition in (layer.keys, layer.values)
     )
-    order = parent.family.cached_order(weights.head_dim).to(weights.k.device)
+    order = parent.family.cached_order(weights.head_dim, weights.rotary_dim).to(weights.k.device)
     ours = torch.argsort(order)
     calls = [replace(call, query=call.query[..., ours], key=call.key[..., ours]) for call in calls]
     calls, masks = of_one_length(calls, [batch.mask for batch in ascent.batches])

@@ -39,6 +39,10 @@ def require_noted(architecture: str) -> None:
     module = sys.modules[getattr(transformers, architecture).__module__]
     if not hasattr(module, "ALL_ATTENTION_FUNCTIONS"):
         raise UserError(f"{architecture} attends by code of its own, whose keys cannot be seen. Leave --kv-bits out")
+    if architecture == "GptOssForCausalLM":
+        raise UserError(
+            f"{architecture} has sinks, which no basis for rounded caches is fitted to. Leave --kv-bits out"
+        )
 
 
 def _eager_attention(attention: nn.Module) -> Any:
