@@ -23,10 +23,10 @@ from gqasearch.checkpoints.ragged import ragged_config
 from gqasearch.checkpoints.remote_code import copy_modeling_file
 from gqasearch.checkpoints.same_tokenizer import keep_tokenizer
 from gqasearch.checkpoints.shards import Shards
-from gqasearch.config import LayoutChoice
 from gqasearch.folders import new_folder
 from gqasearch.grouping_document import GroupingDocument, write_grouping
 from gqasearch.grouping_fit import check_fits
+from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, family_of, read_config
 from gqasearch.models.loading import whole_model
 from gqasearch.models.whole import stored_apart

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from gqasearch.checkpoints import Layout, plan_checkpoint
-from gqasearch.config import LayoutChoice
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.healing.progressive import ProgressiveParent
+from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import Config, LayerWeights, Parent
 
 LAYOUT_OF: dict[str, LayoutChoice] = {"DeciLM": "deci", "Ragged": "ragged"}
