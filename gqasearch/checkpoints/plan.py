@@ -9,9 +9,9 @@ from functools import partial
 from gqasearch.checkpoints.deci import MOST_PADDING, SPARING_PADDING, deci_layout, deci_obstacle, deci_query_heads
 from gqasearch.checkpoints.layout import Layout, added_weights, slots
 from gqasearch.checkpoints.ragged import RAGGED_MODULES, ragged_layout, stock_obstacle
-from gqasearch.config import LayoutChoice
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
+from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import Config, Family, HeadGeometry
 from gqasearch.models.family import joined_of
 from gqasearch.separate_grouping import AnyGrouping, SeparateGrouping

@@ -23,13 +23,14 @@ from gqasearch.checkpoints.ragged import ragged_config
 from gqasearch.checkpoints.remote_code import copy_modeling_file
 from gqasearch.checkpoints.same_tokenizer import keep_tokenizer
 from gqasearch.checkpoints.shards import Shards
-from gqasearch.config import LayoutChoice
 from gqasearch.folders import new_folder
 from gqasearch.grouping_document import GroupingDocument, write_grouping
 from gqasearch.grouping_fit import check_fits
+from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, family_of, read_config
 from gqasearch.models.loading import whole_model
 from gqasearch.models.whole import stored_apart
+from gqasearch.models.whole_norm import rows_for_groups
 from gqasearch.models.written_as_phi import WrittenAsPhi
 from gqasearch.separate_grouping import AnyGrouping
 from gqasearch.targets import TargetName
@@ -87,7 +88,12 @@ def write_checkpoint(
     block = (block or CheckBlock.drawn(config)).fitting(family, config)
     source, model = whole_model(source_dir)
     computed = Computed(source, family, config, document.partitions)
-    conversion = _conversion(source, family, config, planned, computed.noting(merged_layer))
+    noted = computed.noting(merged_layer)
+
+    def grouped_layer(index: int) -> LayerWeights:
+        return rows_for_groups(noted(index), document.partitions.layers[index].keys)
+
+    conversion = _conversion(source, family, config, planned, grouped_layer)
     shards = Shards(conversion.tensors, conversion.shapes)
     grouped = _grouped_config(*family.written_as(config), planned, document.partitions, conversion.stored_dtype)
     if stored_apart(source, model):

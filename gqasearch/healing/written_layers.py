@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from gqasearch.checkpoints import Layout, plan_checkpoint
-from gqasearch.config import LayoutChoice
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.healing.progressive import ProgressiveParent
+from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import Config, LayerWeights, Parent
 
 LAYOUT_OF: dict[str, LayoutChoice] = {"DeciLM": "deci", "Ragged": "ragged"}
@@ -35,6 +35,11 @@ class WrittenLayers:
             raise UserError(
                 f"a converted {parent.family.name} is written as another family, whose heads cannot be moved from the "
                 "parent's own: leave progressive out"
+            )
+        if parent.layer(0).k_rows is not None:
+            raise UserError(
+                f"a {parent.family.name} has a norm over the keys of all heads, under which heads cannot be moved "
+                "apart: leave progressive out"
             )
         architecture = str(config["architectures"][0])
         choice: LayoutChoice = next(

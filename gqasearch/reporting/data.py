@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gqasearch.grouping import LayerGrouping
+from gqasearch.reporting.text_table import TextTable
 
 FloatArray = NDArray[np.float64]
 
@@ -124,12 +125,14 @@ class ParetoFront:
     """The non-dominated candidates of a search: names of the M objectives, N points of M values.
 
     ``chosen``: index of the point that was written to grouping.json. ``dominated``: other points, to show beside them.
+    ``labels``: a word at each point, none if empty.
     """
 
     objectives: tuple[str, ...]
     points: tuple[tuple[float, ...], ...]
     chosen: int | None = None
     dominated: tuple[tuple[float, ...], ...] = ()
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.objectives) < 2 or any(
@@ -159,7 +162,8 @@ class TextUse:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All of a report. ``model`` and ``environment`` are shown as they are, in order.
+    """All of a report. ``model`` and ``environment`` are shown as they are, in order. ``decision``: what was compared
+    for a budget in bytes.
 
     Raises ``ValueError`` when two results have one name at one KV budget: a table could not tell them apart.
     """
@@ -174,6 +178,7 @@ class ReportData:
     environment: Mapping[str, str]
     similarity: Similarity | None = None
     front: ParetoFront | None = None
+    decision: TextTable | None = None
     warnings: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:

@@ -29,16 +29,29 @@ from gqasearch.second_reads import SecondReads, with_second_reads
 
 
 def check_fill_slots(work: Workspace) -> None:
-    """Raise ``UserError`` where ``fill_slots`` is asked of a model in memory, or one that cannot be padded."""
-    if not work.config.fill_slots:
+    """Raise ``UserError`` where ``fill_slots`` is asked for and there are no slots to fill, or nothing to fit them."""
+    config = work.config
+    if not config.fill_slots:
         return
-    family, config = work.source.family, work.source.config
-    if isinstance(work.source, InMemory):
+    against = {
+        "separate_kv": config.separate_kv,
+        "join": config.join > 1,
+        "equal_sizes, which leaves no slot to spare": config.equal_sizes,
+        "layers of different numbers of groups (uneven, kv_budget, kv_bytes, objective kv-ratio)": (
+            config.layers_may_differ or config.decides_format or work.method.splits_budget
+        ),
+        f"layout {config.layout}, which pads nothing or layer by layer": config.layout in ("deci", "ragged"),
+        "refine none: what reads twice must be fitted": config.refine == "none",
+    }
+    if any(against.values()):
+        raise UserError(f"fill_slots does not go with {next(name for name, given in against.items() if given)}")
+    family, source = work.source.family, work.source
+    if isinstance(source, InMemory):
         raise UserError("fill_slots: a model with more heads is made from a checkpoint's files; load a folder")
-    if family.written_as(config)[0] is not family or not family.has_grouped_form:
+    if family.written_as(source.config)[0] is not family or not family.has_grouped_form:
         raise UserError(
-            f"--fill-slots: slots to spare are those of a padded stock form, and {config['architectures'][0]} has none "
-            "of its own. Leave it out"
+            f"fill_slots: slots to spare are those of a padded stock form, and {source.config['architectures'][0]} has "
+            "none of its own. Leave it out"
         )
 
 

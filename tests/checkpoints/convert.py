@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gqasearch.checkpoints import CardFacts, Layout, write_checkpoint
-from gqasearch.config import LayoutChoice
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord, ModelRecord
+from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import LayerWeights, Parent, layers_replaced, tie_heads
 from gqasearch.separate_grouping import AnyGrouping, AnyLayer, SeparateGrouping
 

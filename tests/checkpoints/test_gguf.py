@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 
 from gqasearch.checkpoints import export_gguf, write_checkpoint, write_joined
 from gqasearch.checkpoints.gguf_file import NewTensor, string, write_gguf
-from gqasearch.config import LayoutChoice
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
+from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import LayerWeights, load_parent, resolve_model
 from gqasearch.models.gguf.file import GgufFile, shape_of
 from tests.checkpoints.convert import PADDED, SYMMETRIC, changed_layer, config_of, document_for, stored_tensors

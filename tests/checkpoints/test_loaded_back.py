@@ -16,8 +16,8 @@ from gqasearch.checkpoints import stock
 from gqasearch.checkpoints.layout import Layout
 from gqasearch.checkpoints.loaded_back import Computed
 from gqasearch.checkpoints.shards import Shards
-from gqasearch.config import LayoutChoice
 from gqasearch.errors import UserError
+from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import LayerWeights
 from gqasearch.models.written_as_phi import PhiOrigins
 from tests.checkpoints.convert import PADDED, SYMMETRIC

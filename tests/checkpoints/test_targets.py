@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from gqasearch.checkpoints import plan_layout
-from gqasearch.config import LayoutChoice, build_config
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import HeadGeometry, supported_architectures
 from gqasearch.run import Workspace
 from gqasearch.targets import TARGETS, TargetName

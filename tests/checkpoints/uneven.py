@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gqasearch.checkpoints import Layout, write_checkpoint
-from gqasearch.config import LayoutChoice
 from gqasearch.grouping import Grouping
+from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import Parent, load_parent
 from gqasearch.separate_grouping import AnyGrouping
 from tests.checkpoints.convert import changed_layer, document_for, reference, some_ids

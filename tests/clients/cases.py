@@ -16,10 +16,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gqasearch.checkpoints import write_joined
-from gqasearch.config import LayoutChoice
 from gqasearch.embedded import model_directory
 from gqasearch.grouping import Grouping
 from gqasearch.healing import HealConfig
+from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import Parent, load_parent, resolve_model
 from gqasearch.run.heal import heal
 from tests.checkpoints.convert import reference

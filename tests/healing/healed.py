@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gqasearch.config import LayoutChoice
 from gqasearch.grouping import Grouping
 from gqasearch.healing import HealConfig
+from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import Parent, load_parent
 from gqasearch.run.heal import HealFolder, heal
 from tests.checkpoints.convert import PADDED, SYMMETRIC, convert, stored_tensors

@@ -21,7 +21,7 @@ from gqasearch.run.convert import materialize
 from gqasearch.run.evaluate import checkpoint_subject, measure
 from gqasearch.run.heal import heal
 from gqasearch.run.origin import evaluation_config, healing_settings, materialize_config
-from gqasearch.run.second_reads import chosen_second_reads, layout_of, with_copies
+from gqasearch.run.second_reads import check_fill_slots, chosen_second_reads, layout_of, with_copies
 from tests.tiny_models import save_checkpoint, tiny_model
 
 # Enough of a search for groups of unequal size.
@@ -119,7 +119,7 @@ def test_groups_of_equal_size_have_nothing_to_fill(settings: dict[str, Any]) -> 
 )
 def test_what_it_does_not_go_with(settings: dict[str, Any], changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match="fill_slots does not go with") as refused:
-        build_config({**settings, "fill_slots": True, "kv_heads": 2, **changes})
+        check_fill_slots(Workspace(build_config({**settings, "fill_slots": True, "kv_heads": 2, **changes})))
     assert words in str(refused.value)
 
 
