@@ -48,7 +48,7 @@ from experiments.benchmarks.decode_models import (
 from experiments.benchmarks.search import show
 from gqasearch.cli.messages import clear_errors, quiet_libraries
 from gqasearch.errors import UserError
-from gqasearch.files import write_file
+from gqasearch.files import read_json, write_file
 from gqasearch.run.folder import environment
 
 RESULTS = Path(__file__).parent / "results" / "decode"
@@ -196,7 +196,7 @@ def main() -> None:
         for file, rows in tables.items():
             show(f"decoding: {file.removesuffix('.csv')}", rows)
         if not (arguments.quick or arguments.show):
-            write({file: beside_known(file, rows, arguments.kinds) for file, rows in tables.items()})
+            write(tables, arguments.kinds)
 
 
 def committed() -> dict[str, pd.DataFrame]:
@@ -237,13 +237,16 @@ def beside_known(file: str, rows: pd.DataFrame, kinds: Sequence[str]) -> pd.Data
     )
 
 
-def write(tables: dict[str, pd.DataFrame]) -> None:
-    """The rows, and the versions and the command behind them."""
+def write(tables: dict[str, pd.DataFrame], kinds: Sequence[str]) -> None:
+    """The rows of ``kinds``, and the versions and the command behind them, beside what is known of others."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     for file, rows in tables.items():
-        write_file(RESULTS / file, rows.to_csv(index=False), overwrite=True)
-    name = next(iter(tables)).removesuffix(".csv")
-    write_file(RESULTS / f"{name}.json", json.dumps(environment(), indent=1) + "\n", overwrite=True)
+        write_file(RESULTS / file, beside_known(file, rows, kinds).to_csv(index=False), overwrite=True)
+    path = RESULTS / f"{next(iter(tables)).removesuffix('.csv')}.json"
+    made = environment()
+    if set(kinds) != set(KINDS) and path.is_file():
+        made = {**read_json(path), ", ".join(kinds): made}
+    write_file(path, json.dumps(made, indent=1) + "\n", overwrite=True)
 
 
 if __name__ == "__main__":
