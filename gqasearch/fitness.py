@@ -2,11 +2,11 @@
 
 A fitness gives a number for a candidate; lower is better, always. The three kinds nest: a pairwise
 fitness is a group fitness, a group fitness is a model fitness, so every search method takes every
-fitness, and exact methods say that they need the stronger kind.
+fitness, and exact methods say that they need the stronger kind::
 
     Fitness        evaluate(groupings) -> (N,)              any function of whole groupings
     GroupFitness   group_error(layer, heads) -> float       a sum over groups of a set function
-    PairwiseFitness  distances(layer) -> (H, H)             group_error = 1/|S| sum_{i<j in S} D_ij
+    PairwiseFitness  distances(layer) -> (H, H)             group_error = sum_{i<j in S} D_ij / size of S
 
 A fitness is a frozen dataclass: its fields are its parameters, nothing else. ``prepare`` returns the
 fitness bound to a model (:class:`PreparedFitness` and its two subclasses) and leaves itself unchanged.
@@ -172,7 +172,7 @@ class PreparedGroupFitness(PreparedFitness):
 
 
 class PreparedPairwiseFitness(PreparedGroupFitness):
-    """A set function that is a sum over pairs: cost(S) = (1/|S|) sum_{i<j in S} D_ij."""
+    """A set function that is a sum over pairs: cost(S) = sum_{i<j in S} D_ij / size of S."""
 
     @abstractmethod
     def compute_distances(self, layer: int) -> FloatArray:
