@@ -68,9 +68,7 @@ class RunConfig(Settings):
     equal_sizes: bool = Field(False, description="groups of equal size only (EC)")
     max_group_size: int | None = Field(None, ge=1, description="largest group; default twice the mean size")
     tensor_parallel: int = Field(1, ge=1, description="devices that share every layer: they divide its KV heads")
-    objectives: tuple[str, ...] = Field(
-        ("merge-error",), description="what to minimise: fitness names, kv-ratio, kv-bytes"
-    )
+    objectives: tuple[str, ...] = Field(("merge-error",), description="what to minimise: fitness, kv-ratio, kv-bytes")
     fitness_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the fitness")
     merge: str = Field("optimal", description="how the heads of a group become one")
     merge_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the merge")
@@ -107,6 +105,7 @@ class RunConfig(Settings):
     evaluation_tokens: int = Field(65536, ge=2, description="held-out tokens that results are reported on")
     block_length: int = Field(256, ge=4, description="tokens per block")
     batch_blocks: int = Field(8, ge=1, description="blocks per forward pass")
+    fill_slots: bool = Field(False, description="query slots to spare: heads served worst read a second group there")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype the model runs in")
     device: str = Field(
         "cpu",

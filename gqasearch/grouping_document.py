@@ -85,11 +85,20 @@ class GroupingDocument:
             )
         if self.separate_kv and self.join > 1:
             raise GroupingError(f"join is {self.join}: joined heads hold keys and values of one group, not of two")
+        if len(counts := {len(layer.second_reads) for layer in self.layers}) > 1:
+            raise GroupingError(f"layers differ in their number of second reads: {sorted(counts)}")
+        if self.has_second_reads and (self.separate_kv or self.join > 1):
+            raise GroupingError("second reads are of keys and values of one group, and of heads that are not joined")
         if self.model.num_attention_heads % self.model.num_key_value_heads:
             raise GroupingError(
                 f"num_key_value_heads={self.model.num_key_value_heads} does not divide "
                 f"num_attention_heads={self.model.num_attention_heads}"
             )
+
+    @property
+    def has_second_reads(self) -> bool:
+        """Whether heads read a second time (``gqasearch.second_reads``)."""
+        return any(layer.second_reads for layer in self.layers)
 
     @cached_property
     def partitions(self) -> AnyGrouping:
@@ -192,7 +201,8 @@ def partition_rows(layers: list[dict[str, Any]], separate_kv: bool) -> list[dict
 
 def _layer_json(layer: LayerRecord) -> dict[str, Any]:
     known = {"error": layer.error, "proven_optimal": layer.proven_optimal, "lower_bound": layer.lower_bound}
-    return {"groups": layer.grouping.groups} | {name: value for name, value in known.items() if value is not None}
+    reads = {"second_reads": layer.second_reads} if layer.second_reads else {}
+    return {"groups": layer.grouping.groups} | {n: value for n, value in known.items() if value is not None} | reads
 
 
 def _value_text(key: str, value: Any) -> str:
@@ -219,11 +229,15 @@ def _build(path: Path, data: Mapping[str, Any]) -> GroupingDocument:
     if separate:
         places = [f"{place}.{side}" for place in places for side in SIDES]
     for place, row in zip(places, partition_rows(data["layers"], separate), strict=True):
+        reads = tuple((int(head), int(group)) for head, group in row.get("second_reads", ()))
         try:
             grouping = LayerGrouping.from_groups(row["groups"], model.num_key_value_heads)
         except GroupingError as error:
             _refuse(path, f"{place}.groups", str(error))
-        layers.append(_record(LayerRecord, {**row, "grouping": grouping}))
+        try:
+            layers.append(_record(LayerRecord, {**row, "grouping": grouping, "second_reads": reads}))
+        except GroupingError as error:
+            _refuse(path, f"{place}.second_reads", str(error))
     try:
         return GroupingDocument(
             model,

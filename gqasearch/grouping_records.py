@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gqasearch.grouping import LayerGrouping
+from gqasearch.second_reads import SecondReads, check_second_reads
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,19 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One layer: its partition, its error under the fitness, and what is proven about it."""
+    """One layer: its partition, its error under the fitness, what is proven about it, and which heads read twice.
+
+    Raises ``GroupingError`` for second reads of heads or groups that there are not.
+    """
 
     grouping: LayerGrouping
     error: float | None = None
     proven_optimal: bool | None = None
     lower_bound: float | None = None
+    second_reads: SecondReads = ()
+
+    def __post_init__(self) -> None:
+        check_second_reads(self.grouping, self.second_reads)
 
 
 @dataclass(frozen=True)

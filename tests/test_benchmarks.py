@@ -53,6 +53,21 @@ def test_decoding_is_measured_and_written(tmp_path: Path, monkeypatch: pytest.Mo
     for _, row in rows.iterrows():
         assert row["KV MB"] == pytest.approx(row["batch"] * expected[row["kind"]])
     assert (rows[rows["kind"] == "uniform"]["speed / uniform"] == 1).all()
+    # One kind again: its rows alone are new, and all stand where they did.
+    monkeypatch.setattr("sys.argv", ["decode", "--shape", "tiny", "--rounds", "2", "--steps", "3", "--kinds", "apart"])
+    decode.main()
+    again = decode.committed()["cpu.csv"]
+    assert again[["context", "batch", "kind"]].equals(rows[["context", "batch", "kind"]])
+    new = again["kind"] == "apart"
+    assert (again["rounds"] == new + 1).all() and again[~new].equals(rows[~new])
+
+
+def test_queries_apart_read_two_partitions_of_the_shapes_sizes() -> None:
+    for shape in decode.SHAPES.values():
+        for side in (0, 1):
+            read = [sum(pair[2] for pair in shape.pairs if pair[side] == head) for head in range(shape.groups)]
+            assert tuple(read) == shape.sizes
+        assert len({pair[:2] for pair in shape.pairs}) == len(shape.pairs) > shape.groups
 
 
 def test_results_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

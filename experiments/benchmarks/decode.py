@@ -1,8 +1,10 @@
-"""Decoding speed and KV memory of every layout: multi-head, uniform grouped-query, padded, ragged, joined heads.
+"""Decoding speed and KV memory of every layout: multi-head, uniform grouped-query, padded, ragged, joined heads, keys
+and values apart.
 
 python -m experiments.benchmarks.decode                                   # a small model on the CPU (minutes)
 python -m experiments.benchmarks.decode --device cuda --shape llama-2-7b  # random weights at that shape, bfloat16
 python -m experiments.benchmarks.decode --clock cpu                       # the same where others use the machine, too
+python -m experiments.benchmarks.decode --kinds ragged apart              # these, beside the results of the others
 python -m experiments.benchmarks.decode --quick                           # tiny, written nowhere
 python -m experiments.benchmarks.decode --show                            # the committed results
 
@@ -22,7 +24,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +85,14 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(shape_name: str, device: str, rounds: int, steps: int, clock: str) -> pd.DataFrame:
+def measure(
+    shape_name: str, device: str, rounds: int, steps: int, clock: str, kinds: Sequence[str] = KINDS
+) -> pd.DataFrame:
     """One row per context, batch and kind."""
     if clock == "cpu":
         torch.set_num_threads(1)
     shape, dtype = SHAPES[shape_name], torch.bfloat16 if device.startswith("cuda") else torch.float32
-    models = {kind: make_model(kind, shape, device, dtype) for kind in KINDS}
+    models = {kind: make_model(kind, shape, device, dtype) for kind in KINDS if kind in {*kinds, BASELINE}}
     share_weights(models)
     contexts, batches = POINTS[shape_name]
     rows: list[dict[str, Any]] = []
@@ -155,10 +159,12 @@ def _timed(
         torch.cuda.empty_cache()
 
 
-def largest_batches(shape_name: str, device: str, contexts: tuple[int, ...]) -> pd.DataFrame:
+def largest_batches(
+    shape_name: str, device: str, contexts: tuple[int, ...], kinds: Sequence[str] = KINDS
+) -> pd.DataFrame:
     """The largest power of two of sequences that a GPU decodes one token of, one model on it at a time."""
     rows = []
-    for kind in KINDS:
+    for kind in kinds:
         model = make_model(kind, SHAPES[shape_name], device, torch.bfloat16)
         for context in contexts:
             fits = 0
@@ -182,6 +188,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clock", choices=list(CLOCKS), default="elapsed")
     parser.add_argument("--steps", type=int, default=16, help="tokens per round")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="beside uniform [default: all]")
     arguments = parser.parse_args()
     quiet_libraries(0)
     with clear_errors():
@@ -189,7 +196,7 @@ def main() -> None:
         for file, rows in tables.items():
             show(f"decoding: {file.removesuffix('.csv')}", rows)
         if not (arguments.quick or arguments.show):
-            write(tables)
+            write({file: beside_known(file, rows, arguments.kinds) for file, rows in tables.items()})
 
 
 def committed() -> dict[str, pd.DataFrame]:
@@ -209,10 +216,25 @@ def measured(arguments: argparse.Namespace) -> dict[str, pd.DataFrame]:
         raise UserError(f"--device {device} cannot be used here: torch sees no GPU")
     shape = "tiny" if arguments.quick else arguments.shape
     name = "cuda" if device.startswith("cuda") else "cpu"
-    found = {f"{name}.csv": measure(shape, device, arguments.rounds, arguments.steps, arguments.clock)}
+    found = {f"{name}.csv": measure(shape, device, arguments.rounds, arguments.steps, arguments.clock, arguments.kinds)}
     if name == "cuda":
-        found[f"{name}-batches.csv"] = largest_batches(shape, device, POINTS[shape][0])
+        found[f"{name}-batches.csv"] = largest_batches(shape, device, POINTS[shape][0], arguments.kinds)
     return found
+
+
+def beside_known(file: str, rows: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
+    """The rows of ``kinds``, and those of all others that the committed file has, point by point."""
+    path = RESULTS / file
+    if set(kinds) == set(KINDS) or not path.is_file():
+        return rows
+    known = pd.read_csv(path)
+    both = pd.concat([known[~known["kind"].isin(kinds)], rows[rows["kind"].isin(kinds)]])
+    points = [name for name in ("shape", "context", "batch") if name in both]
+    return both.sort_values(
+        [*points, "kind"],
+        key=lambda column: column.map(KINDS.index) if column.name == "kind" else column,
+        ignore_index=True,
+    )
 
 
 def write(tables: dict[str, pd.DataFrame]) -> None:

@@ -10,7 +10,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MistralCon
 
 from gqasearch.checkpoints.remote.modeling_ragged import RaggedLlamaConfig, RaggedLlamaForCausalLM
 
-KINDS = ("mha", "uniform", "padded", "ragged", "joined")
+KINDS = ("mha", "uniform", "padded", "ragged", "joined", "apart")
 JOINED = 2  # heads of the size of so many, in place of as many: the same cache
 BASELINE = "uniform"
 
@@ -33,6 +33,21 @@ class Shape:
     @property
     def head_dim(self) -> int:
         return self.hidden // self.heads
+
+    @property
+    def pairs(self) -> list[tuple[int, int, int]]:
+        """(key head, value head, query heads that read both) of keys and values apart: two partitions of these sizes.
+
+        Of two groups next to each other, half the queries of the smaller have their value in the other: two pairs a
+        head, as searches with ``--separate-kv`` find.
+        """
+        found = []
+        for first in range(0, self.groups, 2):
+            a, b = self.sizes[first : first + 2]
+            crossed = b // 2
+            shares = ((0, 0, a - crossed), (0, 1, crossed), (1, 0, crossed), (1, 1, b - crossed))
+            found += [(first + key, first + value, size) for key, value, size in shares if size]
+        return found
 
     def kv_heads(self, kind: str) -> tuple[int, int]:
         """Number and size of the KV heads of a layer."""
@@ -66,8 +81,13 @@ def make_model(kind: str, shape: Shape, device: str, dtype: torch.dtype) -> PreT
     if kind == "ragged":
         settings["kv_group_sizes"] = [list(shape.sizes)] * shape.layers
         settings["num_key_value_heads_per_layer"] = [shape.groups] * shape.layers
+    if kind == "apart":
+        settings["kv_group_sizes"] = [[size for _, _, size in shape.pairs]] * shape.layers
+        settings["kv_group_heads"] = [[[key, value] for key, value, _ in shape.pairs]] * shape.layers
+        settings["num_key_value_heads_per_layer"] = [shape.groups] * shape.layers
     classes: dict[str, tuple[Any, Any]] = {
         "ragged": (RaggedLlamaConfig, RaggedLlamaForCausalLM),
+        "apart": (RaggedLlamaConfig, RaggedLlamaForCausalLM),
         "padded": (MistralConfig, MistralForCausalLM),
         "joined": (MistralConfig, MistralForCausalLM),
     }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments.quality.overfitting import GuardedDescent
+from experiments.quality.tried import tried
 from gqasearch.calibration import TokenBlocks
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter, LayerStack, WholeModel, tied_runner
@@ -63,7 +64,7 @@ def variants(quick: bool) -> dict[str, Variant]:
         found[f"descent, pulled to the start by {pull:g}"] = refined(GuardedDescent(steps=steps, pull=pull))
     found["descent, layer by itself"] = by_itself(Descent(steps=steps))
     found["descent + MLP"] = with_mlp(Descent(steps=steps))
-    return found | joint_variants(counts if quick else JOINT_STEPS, steps)
+    return found | joint_variants(counts if quick else JOINT_STEPS, steps) | tried(steps)
 
 
 def joint_variants(counts: Sequence[int], steps: int) -> dict[str, Variant]:

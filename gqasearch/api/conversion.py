@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from transformers import PreTrainedModel
 
 from gqasearch.api.parent import ParentWithText, chosen
+from gqasearch.errors import UserError
 from gqasearch.grouping_document import GroupingDocument, LayerRecord
 from gqasearch.grouping_fit import check_fits
 from gqasearch.merging import Merge
@@ -44,6 +45,11 @@ def converted(
 @contextmanager
 def as_converted(work: Workspace, document: GroupingDocument, refined_in: Path) -> Iterator[PreTrainedModel]:
     """``converted`` of a document; ``refined_in``: see ``refine_step``."""
+    if document.has_second_reads:
+        raise UserError(
+            "the parent itself reads every head once, and some of this grouping read twice (fill_slots): save it, and "
+            "load the checkpoint"
+        )
     converter = document_converter(work, document)
     refined = refine_step(work, converter, document, refined_in)
     with layers_replaced(work.parent, converter.tied_layers(document.partitions, refined)):

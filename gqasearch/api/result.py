@@ -19,8 +19,9 @@ from gqasearch.grouping_document import GroupingDocument
 from gqasearch.models import model_record
 from gqasearch.run import Workspace, materialize
 from gqasearch.run.choices import Choices
-from gqasearch.run.convert import document_converter, refine_step
+from gqasearch.run.convert import copies_beside, document_converter, refine_step
 from gqasearch.run.evaluate import BASELINE, CONVERTED, baseline_subject, grouping_subject, measure
+from gqasearch.run.second_reads import convertible
 from gqasearch.search import Candidate, Generation
 from gqasearch.separate_grouping import AnyGrouping
 
@@ -81,12 +82,13 @@ class SearchResult:
         work = self._workspace({"evaluation_part": part})
         if part == "validation":
             work = self._workspace({"evaluation_part": part, "evaluation_tokens": self._validation_tokens(work)})
-        converter = document_converter(work, self.document)
-        refined = refine_step(work, converter, self.document, self._refined_in)
-        subjects = {CONVERTED: grouping_subject(work, converter, self.document.partitions, refined)}
-        if baseline:
-            subjects[BASELINE] = baseline_subject(work)
-        return measure(work, subjects)
+        with convertible(work, self.document, copies_beside(self._refined_in)) as made:
+            converter = document_converter(made.work, made.document)
+            refined = refine_step(made.work, converter, made.document, self._refined_in)
+            subjects = {CONVERTED: grouping_subject(made.work, converter, made.document.partitions, refined)}
+            if baseline:
+                subjects[BASELINE] = baseline_subject(work)
+            return measure(work, subjects)
 
     @contextmanager
     def converted(self) -> Iterator[PreTrainedModel]:

@@ -3,6 +3,7 @@
 from gqasearch.checkpoints.by_group import merged_by_group
 from gqasearch.checkpoints.card import CardFacts, MetricRow, healed_card, model_card
 from gqasearch.checkpoints.config_json import stock_config
+from gqasearch.checkpoints.copied_heads import filled_layout, write_with_copies
 from gqasearch.checkpoints.gguf_export import GgufExport, export_gguf
 from gqasearch.checkpoints.healed import write_healed
 from gqasearch.checkpoints.joined import joined_source, write_joined
@@ -16,7 +17,7 @@ from gqasearch.checkpoints.remote_code import (
     runs_own_code,
     strange_code,
 )
-from gqasearch.checkpoints.stock import Written, write_checkpoint
+from gqasearch.checkpoints.stock import Told, Written, write_checkpoint
 
 __all__ = [
     "MOST_TOKENS",
@@ -26,9 +27,11 @@ __all__ = [
     "Layout",
     "LoadedBack",
     "MetricRow",
+    "Told",
     "Written",
     "check_target",
     "export_gguf",
+    "filled_layout",
     "healed_card",
     "joined_source",
     "lay_out",
@@ -46,4 +49,5 @@ __all__ = [
     "write_checkpoint",
     "write_healed",
     "write_joined",
+    "write_with_copies",
 ]

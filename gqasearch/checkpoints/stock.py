@@ -46,6 +46,15 @@ class Written:
     check: LoadedBack
 
 
+@dataclass(frozen=True)
+class Told:
+    """What ``grouping.json`` and the model card say: the grouping, its layout, the source whose licence holds."""
+
+    document: GroupingDocument
+    layout: Layout
+    source_dir: Path
+
+
 def write_checkpoint(
     source_dir: Path,
     out_dir: Path,
@@ -56,6 +65,7 @@ def write_checkpoint(
     target: TargetName | None = None,
     facts: CardFacts = NO_FACTS,
     block: CheckBlock | None = None,
+    told: Told | None = None,
 ) -> Written:
     """Write the checkpoint in ``source_dir``, converted by ``document``'s grouping, to ``out_dir``.
 
@@ -64,7 +74,8 @@ def write_checkpoint(
     names, tensors their stored dtype, and all that a merge does not touch its bytes; one layer's attention
     is in memory at a time. ``grouping.json``, a model card and the modelling file that the layout needs, if any,
     are written beside the weights. ``layout``, ``target``: see ``plan_layout``. ``block``: what the checkpoint is
-    loaded back and run on, see ``loaded_back``; drawn from the vocabulary if not given.
+    loaded back and run on, see ``loaded_back``; drawn from the vocabulary if not given. ``told``: of a source that was
+    made for this conversion, what is said in its place.
 
     ``out_dir`` appears only when complete. Raises ``UserError`` when it exists and is not empty, when the
     grouping has no such layout or belongs to a model of another shape, when the disk is full, and when what was
@@ -91,13 +102,14 @@ def write_checkpoint(
         (folder / "config.json").write_text(_json_text(grouped), encoding="utf-8")
         copy_modeling_file(grouped, folder)
         copy_companions(source_dir, folder)
-        write_grouping(folder / "grouping.json", document)
-        card = model_card(document, planned, grouped, source_dir, facts)
+        told = told or Told(document, planned, source_dir)
+        write_grouping(folder / "grouping.json", told.document)
+        card = model_card(told.document, told.layout, grouped, told.source_dir, facts)
         (folder / "README.md").write_text(card, encoding="utf-8")
         keep_tokenizer(source_dir, folder)  # before the work, for its errors
         shards.write(folder, conversion.convert)
         check = check_loaded_back(folder, planned.name, computed, block)
-    return Written(planned, check)
+    return Written(told.layout, check)
 
 
 def _conversion(

@@ -15,7 +15,6 @@ from gqasearch.budget import require_several_heads
 from gqasearch.checkpoints import (
     Written,
     merged_by_group,
-    plan_checkpoint,
     write_checkpoint,
 )
 from gqasearch.errors import UserError
@@ -29,6 +28,7 @@ from gqasearch.refining import NoRefinement, Refinement, make_refinement
 from gqasearch.refining.refined_layers import copied
 from gqasearch.rounding import KVFormat, parse_format
 from gqasearch.run.check_block import check_block
+from gqasearch.run.second_reads import convertible, layout_of
 from gqasearch.run.workspace import Workspace
 from gqasearch.separate_grouping import changed_layers
 
@@ -67,15 +67,26 @@ def materialize(
     source, layout, target = work.source, work.config.layout, work.config.target
     check_convertible(work, document)
     block = check_block(source, work.config.calibration_text)
-    with _kept_in(refined_in) as folder:
-        converted = converted_layers(work, document, folder)
+    with _kept_in(refined_in) as folder, convertible(work, document, copies_beside(folder)) as made:
+        converted = converted_layers(made.work, made.document, folder)
         work.progress.stage("convert", total=source.geometry.num_layers)
 
         def layer(index: int) -> LayerWeights:
             work.progress.update(index)
             return converted(index)
 
-        return write_checkpoint(source.directory, out_dir, document, layer, layout=layout, target=target, block=block)
+        return write_checkpoint(
+            *(made.work.source.directory, out_dir, made.document, layer),
+            layout=layout,
+            target=target,
+            block=block,
+            told=made.told,
+        )
+
+
+def copies_beside(folder: Path) -> Path:
+    """Where the model with copies lies while ``folder`` holds refined layers, which may be emptied."""
+    return folder.with_name(f"{folder.name}-copies")
 
 
 @contextmanager
@@ -85,7 +96,7 @@ def _kept_in(folder: Path | None) -> Iterator[Path]:
         yield folder
         return
     with TemporaryDirectory(prefix="gqasearch-refined-") as temporary:
-        yield Path(temporary)
+        yield Path(temporary) / "layers"
 
 
 def reads_text(work: Workspace, document: GroupingDocument) -> bool:
@@ -96,12 +107,12 @@ def reads_text(work: Workspace, document: GroupingDocument) -> bool:
 
 def check_convertible(work: Workspace, document: GroupingDocument) -> None:
     """Raise ``UserError`` for a grouping of another model, and one that can have no checkpoint as it is asked for."""
-    source, own = work.source, work.unjoined.source
+    own = work.unjoined.source
     require_several_heads(own.geometry)
     check_fits(document, own.geometry, fingerprint=None)  # before the weights are read
     if document.join != work.config.join:
         raise UserError(f"this grouping has KV heads of {document.join} times the size, join is {work.config.join}")
-    plan_checkpoint(source.family, source.config, document.partitions, work.config.layout, work.config.target)
+    layout_of(work, document)
     check_fits(document, own.geometry, own.fingerprint if document.model.fingerprint else None)
 
 

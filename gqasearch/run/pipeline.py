@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,7 @@ from gqasearch.parallel import ONE, Workers, parse_workers
 from gqasearch.reporting.html import write_report
 from gqasearch.rounding import parse_format
 from gqasearch.run.certify import check_certifiable
-from gqasearch.run.convert import (
-    document_converter,
-    materialize,
-    refine_step,
-)
+from gqasearch.run.convert import copies_beside, document_converter, materialize, refine_step
 from gqasearch.run.evaluate import (
     BASELINE,
     CONVERTED,
@@ -54,6 +51,7 @@ from gqasearch.run.results import report_data, write_similarity
 from gqasearch.run.rounded import check_kv_bits, rounded_subjects
 from gqasearch.run.search import search_step
 from gqasearch.run.search_log import failed_candidates, search_forward_tokens, search_seconds
+from gqasearch.run.second_reads import Convertible, check_fill_slots, convertible, layout_of
 from gqasearch.run.separate import check_separate
 from gqasearch.run.stage_clock import LOAD, StageClock, stage_records
 from gqasearch.run.told import Progress
@@ -151,6 +149,7 @@ def check_run(work: Workspace, workers: Workers = ONE, threads: int | None = Non
     work.check()
     check_separate(work)
     check_kv_bits(work)
+    check_fill_slots(work)
     outlook.check()
     if outlook.problem is not None:
         check_takes(work.method, outlook.problem)
@@ -189,7 +188,10 @@ def checkpoint_layout(work: Workspace, document: GroupingDocument) -> tuple[Layo
     parent = work.parent
     try:
         config = work.config
-        layout = plan_checkpoint(parent.family, parent.config, document.partitions, config.layout, config.target)
+        if document.has_second_reads:
+            layout = layout_of(work, document)
+        else:
+            layout = plan_checkpoint(parent.family, parent.config, document.partitions, config.layout, config.target)
     except UserError as error:
         return None, str(error)
     return layout, layout.reason
@@ -197,23 +199,10 @@ def checkpoint_layout(work: Workspace, document: GroupingDocument) -> tuple[Layo
 
 def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument) -> None:
     """Measure and write ``metrics.json``; the checkpoint's model card then tells the figures."""
-    subjects: dict[str, Subject] = {}
-    if folder.model.is_dir():
-        work.progress.stage(LOAD)
-        subjects[CONVERTED] = own_subject(work, folder.model)
-    else:
-        converter = document_converter(work, document)
-        refined = refine_step(work, converter, document, folder.refined)
-        work.progress.stage("convert")
-        subjects[CONVERTED] = grouping_subject(work, converter, document.partitions, refined)
-    if work.config.baseline and not _is_baseline(work.config):
-        subjects[BASELINE] = baseline_subject(work)
-    formats = [] if work.config.kv_bits is None else [parse_format(work.config.kv_bits)]
-    rounded = rounded_subjects(work, subjects, formats)
-    subjects |= rounded.subjects
-    metrics = measure(work, subjects, state=climb_state(work, document, subjects, folder.measured))
-    if formats:
-        rounded.tell(metrics)
+    is_written = folder.model.is_dir()
+    made_in = convertible(work, document, copies_beside(folder.refined))
+    with nullcontext(Convertible(work, document)) if is_written else made_in as made:
+        metrics = _measured(work, folder, document, _converted(made, folder))
     metrics |= stage_records(work.progress, search_seconds(folder))
     metrics["planned"] = read_json(folder.plan) if folder.plan.is_file() else None
     metrics["forward_tokens"] = search_forward_tokens(folder)
@@ -221,8 +210,8 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
         metrics["decision"] = read_json(folder.format)
     metrics["warnings"] = [*warnings_of(work), *failed_candidates(folder)]
     layout, reason = checkpoint_layout(work, document)
-    made = {"layout": layout.name if layout else None, "reason": reason}
-    metrics["checkpoint"] = made if work.config.materialize else None
+    made_of = {"layout": layout.name if layout else None, "reason": reason}
+    metrics["checkpoint"] = made_of if work.config.materialize else None
     if "statistics" in work.needs():
         keys, values = [], []
         for index in range(len(document.partitions)):  # one in memory at a time
@@ -233,6 +222,32 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
     write_json(folder.metrics, metrics, overwrite=True)
     if folder.model.is_dir() and layout is not None:
         write_card(work, folder, document, layout, metrics)
+
+
+def _converted(made: Convertible, folder: RunFolder) -> Subject:
+    """The run's checkpoint, or the grouping run in its parent where none was written."""
+    work, document = made.work, made.document
+    if folder.model.is_dir():
+        work.progress.stage(LOAD)
+        return own_subject(work, folder.model)
+    converter = document_converter(work, document)
+    refined = refine_step(work, converter, document, folder.refined)
+    work.progress.stage("convert")
+    return grouping_subject(work, converter, document.partitions, refined)
+
+
+def _measured(work: Workspace, folder: RunFolder, document: GroupingDocument, converted: Subject) -> dict[str, Any]:
+    """The figures of the conversion and of the baseline, with rounded caches where that was asked for."""
+    subjects = {CONVERTED: converted}
+    if work.config.baseline and not _is_baseline(work.config):
+        subjects[BASELINE] = baseline_subject(work)
+    formats = [] if work.config.kv_bits is None else [parse_format(work.config.kv_bits)]
+    rounded = rounded_subjects(work, subjects, formats)
+    subjects |= rounded.subjects
+    metrics = measure(work, subjects, state=climb_state(work, document, subjects, folder.measured))
+    if formats:
+        rounded.tell(metrics)
+    return metrics
 
 
 def own_subject(work: Workspace, directory: Path) -> Subject:

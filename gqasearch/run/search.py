@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from gqasearch.run.certify import certify, check_certifiable
 from gqasearch.run.folder import RunFolder
 from gqasearch.run.problem import build_problem, prepare_fitness
 from gqasearch.run.search_log import SearchLog
+from gqasearch.run.second_reads import chosen_second_reads
 from gqasearch.run.workers import evaluator_of, threads_of
 from gqasearch.run.workspace import Workspace
 from gqasearch.search import (
@@ -158,9 +159,11 @@ def build_document(
     if FAILED in (chosen.values[0], chosen.final):
         raise UserError(f"every candidate killed its worker: {work.config.fitness} gave no value for any")
     fitness = work.fitnesses[work.config.fitness]
+    records = layer_records(work, chosen, prepared[work.config.fitness])
+    reads = chosen_second_reads(work, chosen.grouping)
     return GroupingDocument(
         model=model_record(work.config.model, work.unjoined.source),
-        layers=tuple(layer_records(work, chosen, prepared[work.config.fitness])),
+        layers=tuple(replace(record, second_reads=own) for record, own in zip(records, reads, strict=True)),
         merge=MergeRecord(work.merge.name, work.merge.parameters()),
         refinement=refinement_record(work),
         fitness=FitnessRecord(fitness.name, chosen.values[0], fitness.parameters()),

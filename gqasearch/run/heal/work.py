@@ -245,6 +245,10 @@ class HealWork:
         start, config = self.load(self.start), read_config(self.start)
         if document.join > 1:
             raise UserError("progressive begins at the parent's heads; those of this checkpoint were joined")
+        if document.has_second_reads:
+            raise UserError(
+                "progressive begins at the parent's heads, each read once; some of this checkpoint read twice"
+            )
         layers = WrittenLayers.of(start, config, self.parent, document.grouping)
         return ProgressiveStudent.of(layers, whole=self.config.train == "all")
 
