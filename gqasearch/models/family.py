@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -17,8 +17,11 @@ Config = dict[str, Any]
 TensorReader = Callable[[str], Tensor]
 LONGROPE = ("longrope", "su")  # the second in older files of Phi-3
 JOINED = "joined_heads"  # in config.json, for us alone: see gqasearch.models.joined
-# What a model predicts: the token that follows, from those before it; or tokens that were masked, from all others.
-Objective: TypeAlias = Literal["next-token", "masked"]
+# What a model predicts: the token that follows, from those before it; tokens that were masked, from all others; or
+# none: without a head it gives the hidden states of all tokens.
+Objective: TypeAlias = Literal["next-token", "masked", "hidden-states"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+TOKENS: tuple[Objective, ...] = ("next-token", "masked")  # of models with a head: predictions of tokens
 
 
 @dataclass(frozen=True)
