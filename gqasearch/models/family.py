@@ -133,13 +133,17 @@ class Family(ABC):
         """
         return None
 
-    def stored_name(self, name: str, stored: Container[str]) -> str:
-        """What a checkpoint that holds the tensors ``stored`` calls this one.
+    def other_name(self, name: str) -> str:
+        """What a checkpoint that was saved from the model without its output head calls a tensor, or a module.
 
-        One that was saved from the model without its output head leaves the first part of every name out.
+        It leaves the first part of every name out.
         """
-        bare = name.partition(".")[2]
-        return bare if name not in stored and bare in stored else name
+        return name.partition(".")[2]
+
+    def stored_name(self, name: str, stored: Container[str]) -> str:
+        """What a checkpoint that holds the tensors ``stored`` calls this one."""
+        other = self.other_name(name)
+        return other if name not in stored and other in stored else name
 
     def layer_tensors(self, layer: int, config: Config) -> dict[str, str]:
         """Role -> checkpoint name of every tensor that a merge may change."""

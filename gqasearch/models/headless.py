@@ -5,7 +5,6 @@ Their checkpoints name tensors as the module without the first part of the names
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,9 +21,8 @@ class Headless(Family):
     objective: ClassVar[Objective] = "hidden-states"
     whole: ClassVar[str]
 
-    def stored_name(self, name: str, stored: Container[str]) -> str:
-        longer = f"{self.whole}.{name}"
-        return longer if name not in stored and longer in stored else name
+    def other_name(self, name: str) -> str:
+        return f"{self.whole}.{name}"
 
 
 @dataclass(frozen=True)

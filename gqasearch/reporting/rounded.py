@@ -59,5 +59,7 @@ def rounded_rows(results: Sequence[RoundedResult]) -> Iterator[tuple[str, ...]]:
 def kl_by_share(results: Sequence[RoundedResult]) -> pd.DataFrame:
     """KL: a row per share of the bytes, falling; a column per model. Of two formats of one size the better one."""
     frame = pd.DataFrame([{"model": one.model, "share": one.kv_share, "kl": one.kl} for one in results])
-    table = frame[np.isfinite(frame["kl"])].pivot_table(index="share", columns="model", values="kl", aggfunc="min")
+    finite: pd.DataFrame = frame[np.isfinite(frame["kl"])]
+    best: pd.Series[float] = finite.groupby(["share", "model"], sort=False)["kl"].min()
+    table: pd.DataFrame = best.unstack("model")
     return table[[name for name in dict.fromkeys(frame["model"]) if name in table]].sort_index(ascending=False)

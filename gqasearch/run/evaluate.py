@@ -207,8 +207,8 @@ def measure(
     cosines = {}
     if objective != "next-token":
         runners, pooling = {name: subject.runner for name, subject in subjects.items()}, pooling_of(parent.directory)
-        how = {"pooling": pooling, "batch_blocks": work.config.batch_blocks}
-        cosines = embedding_cosines(ParentLayers(parent), runners, blocks, **how)
+        batch_blocks = work.config.batch_blocks
+        cosines = embedding_cosines(ParentLayers(parent), runners, blocks, pooling=pooling, batch_blocks=batch_blocks)
     memory = (kv_size(work.unjoined.source, parent.model, parent.directory), count_parameters(parent.model))
     return {
         "convention": CONVENTIONS[objective],

@@ -30,27 +30,20 @@ from gqasearch.config import KV_RATIO, RunConfig
 from gqasearch.embedded import Document, Split
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter
-from gqasearch.fitness import Fitness, FitnessContext, PreparedFitness, available_fitness, make_fitness
+from gqasearch.fitness import Fitness, FitnessContext, PreparedFitness, make_fitness
 from gqasearch.merging import Merge, make_merge
-from gqasearch.models import ModelSource, Objective, Parent, check_device, load_parent, resolve_model
+from gqasearch.models import ModelSource, Parent, check_device, load_parent, resolve_model
 from gqasearch.models.loading import load_tokenizer
-from gqasearch.refining import REFINEMENTS, Refinement, make_refinement
+from gqasearch.refining import Refinement, make_refinement
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener
+from gqasearch.run.objective import check_objective, masked_share
 from gqasearch.run.told import NoProgress, Progress
 from gqasearch.search import SearchMethod, check_first_objective, make_method, may_take_several
 
 log = logging.getLogger(__name__)
 
 
-# Share of the statistics' blocks with mask tokens of an encoder that has a head: measured, see docs/method.md.
-MASKED_BLOCKS = 0.5
-# Models in words, by what they predict.
-GIVING: dict[Objective, str] = {
-    "next-token": "with a head",
-    "masked": "with a head",
-    "hidden-states": "without a head",
-}
 # Settings that texts, a model, its statistics and a prepared fitness each depend on, those before it included.
 TEXT_SETTINGS = (
     *("model", "revision", "join", "block_length", "calibration_text", "evaluation_text", "evaluation_part"),
@@ -208,15 +201,8 @@ class Workspace:
             *(chain(named, documents), self.tokenizer, self.config.block_length, tokens, source, family.objective),
             vocabulary=family.vocabulary(config),
             short_length=family.short_length(config),
-            masked_blocks=self._masked_blocks(split),
+            masked_blocks=masked_share(family.objective, split, self.config.masked_blocks),
         )
-
-    def _masked_blocks(self, split: Split) -> float:
-        """The share of a text's blocks that have mask tokens: what an encoder's figures are of is read by its head."""
-        has_head, given = self.source.family.objective == "masked", self.config.masked_blocks
-        if split == "calibration" and given is not None:
-            return given
-        return (MASKED_BLOCKS if split == "calibration" else 1.0) if has_head else 0.0
 
     def _validation(self) -> TokenBlocks:
         """The last blocks of the search text, which no search sees: it takes the first ones."""
@@ -272,7 +258,7 @@ class Workspace:
         self.fitnesses  # noqa: B018 - loaded for its errors
         self.merge  # noqa: B018
         self.refinement  # noqa: B018
-        self._check_objective()
+        check_objective(self.source, self.fitnesses.values(), self.refinement)
         self.budget  # noqa: B018
         self._check_target()
         if self.config.join > 1 and self.merge.name != "optimal":
@@ -288,19 +274,6 @@ class Workspace:
         limit = self.source.family.context_length(self.source.config)
         if limit is not None and self.config.block_length > limit:
             raise UserError(f"--block-length {self.config.block_length} is beyond this model's context of {limit}")
-
-    def _check_objective(self) -> None:
-        """Refuse a fitness and a refinement that ask of the model what it does not give."""
-        objective = self.source.family.objective
-        known = {"fitness": available_fitness(), "refinement": REFINEMENTS}
-        asked = [("fitness", name, one.objectives) for name, one in self.fitnesses.items()]
-        for kind, name, taken in [*asked, ("refinement", self.refinement.name, self.refinement.objectives)]:
-            if objective not in taken:
-                others = ", ".join(sorted(other for other, one in known[kind].items() if objective in one.objectives))
-                raise UserError(
-                    f"{kind} {name} is for models {GIVING[taken[0]]}, and {self.source.directory.name} is one "
-                    f"{GIVING[objective]}; take one of {others}"
-                )
 
     def _check_target(self) -> None:
         config, source = self.config, self.source
