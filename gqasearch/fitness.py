@@ -18,22 +18,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 
 from gqasearch.calibration import Statistics, TokenBlocks
-from gqasearch.errors import UserError, unknown_name
+from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.merging import Merge, Need
 from gqasearch.models import OBJECTIVES, LayerWeights, Objective, Parent
 from gqasearch.pairwise import FloatArray as FloatArray
 from gqasearch.pairwise import pairwise_errors
-from gqasearch.parameters import construct
 from gqasearch.refining import NoRefinement, Refinement
+from gqasearch.registry import Registry
 from gqasearch.separate_grouping import SIDES, AnyGrouping, SeparateGrouping, Side
 
 ENTRY_POINT_GROUP = "gqasearch.fitness"
@@ -82,6 +81,13 @@ class FitnessContext:
 
     def layer(self, index: int) -> LayerWeights:
         return self.parent.layer(index)
+
+
+class GivesContext(Protocol):
+    """A model with its texts, as ``gqasearch.load`` gives it."""
+
+    def context(self, merge: Merge | None = None, refine: Refinement | None = None) -> FitnessContext:
+        """What a fitness prepares from, for models converted by this merge and refinement."""
 
 
 class PreparedFitness(ABC):
@@ -214,6 +220,17 @@ class Fitness(ABC):
     def prepare(self, context: FitnessContext) -> PreparedFitness:
         """Bind to a model. Expensive work that all candidates share belongs here."""
 
+    def evaluate(
+        self,
+        parent: GivesContext,
+        groupings: Sequence[Grouping],
+        *,
+        merge: Merge | None = None,
+        refine: Refinement | None = None,
+    ) -> FloatArray:
+        """One value per grouping of ``parent`` (``gqasearch.load``), (N,); lower is better."""
+        return self.prepare(parent.context(merge, refine)).evaluate(groupings)
+
     def parameters(self) -> dict[str, Any]:
         """Field name -> value, as written to grouping.json."""
         return {one.name: getattr(self, one.name) for one in fields(self)}
@@ -224,66 +241,19 @@ def to_numpy(tensor: torch.Tensor) -> FloatArray:
     return tensor.detach().to("cpu", torch.float64).numpy()
 
 
+FITNESS: Registry[Fitness] = Registry("fitness", ENTRY_POINT_GROUP, Fitness, ("name", "reference", "needs", "summary"))
+
+
 def available_fitness() -> dict[str, type[Fitness]]:
     """Name -> class of every installed fitness function that can be used."""
-    return {name: found for name, found in _installed().items() if not isinstance(found, UserError)}
+    return FITNESS.available()
 
 
 def broken_fitness() -> dict[str, str]:
     """Name -> package, entry point and reason of every installed fitness function that cannot be used."""
-    return {name: str(found) for name, found in _installed().items() if isinstance(found, UserError)}
+    return FITNESS.broken()
 
 
 def make_fitness(name: str, parameters: dict[str, Any] | None = None) -> Fitness:
-    """The fitness of this name; an unknown name or parameter is a ``UserError`` with the nearest valid one.
-
-    Others that are installed are not looked at: a broken one is in nobody's way.
-    """
-    points = _points(name)
-    if not points:
-        raise unknown_name("fitness", name, available_fitness())
-    return construct(_load(points), f"fitness {name}", parameters or {})
-
-
-def _installed() -> dict[str, type[Fitness] | UserError]:
-    """Name -> class, or why there is none."""
-    found: dict[str, type[Fitness] | UserError] = {}
-    for name in sorted({point.name for point in _points()}):
-        try:
-            found[name] = _load(_points(name))
-        except UserError as error:
-            found[name] = error
-    return found
-
-
-def _points(name: str | None = None) -> list[EntryPoint]:
-    """Entry points of fitness functions, of this name or all, each once however often its package is found."""
-    points = [one for one in entry_points(group=ENTRY_POINT_GROUP) if name in (None, one.name)]
-    return list({(_package(one), one.name, one.value): one for one in points}.values())
-
-
-def _package(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else "an unknown package"
-
-
-def _load(points: list[EntryPoint]) -> type[Fitness]:
-    """The class behind all the entry points of one name. Raises ``UserError``: package, entry point, reason."""
-    point = points[0]
-    where = f"fitness {point.name} ({' and '.join(f'{_package(one)}: {one.value}' for one in points)})"
-    if len(points) > 1:
-        raise UserError(f"{where}: two installed packages offer this name; uninstall one")
-    try:
-        loaded = point.load()
-    except (Exception, SystemExit) as error:  # a plug-in's module may do anything; its reason must not be lost
-        raise UserError(f"{where} cannot be imported: {type(error).__name__}: {_one_line(error)}") from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Fitness)):
-        raise UserError(f"{where} is no subclass of gqasearch.fitness.Fitness")
-    if missing := [name for name in ("name", "reference", "needs", "summary") if not hasattr(loaded, name)]:
-        raise UserError(f"{where} does not say its {', '.join(missing)}; see CONTRIBUTING.md")
-    if loaded.name != point.name:
-        raise UserError(f"{where} calls itself {loaded.name!r}")
-    return loaded
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or "no reason given"
+    """The fitness of this name; an unknown name or parameter is a ``UserError`` with the nearest valid one."""
+    return FITNESS.make(name, parameters)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
+
+if TYPE_CHECKING:
+    from gqasearch.registry import Registry
 
 Row = dict[str, str]
 
@@ -58,68 +61,41 @@ def _parameters(kind: type[Any]) -> str:
     return ", ".join(f"{field.name}={field.default!r}" for field in fields(kind)) or "none"
 
 
-def _fitness() -> list[Row]:
-    from gqasearch.fitness import available_fitness, broken_fitness
-
+def _rows(registry: Registry[Any], facts: Callable[[Any], Row]) -> list[Row]:
+    """One of every class that can be used, and of every plug-in that cannot, with the reason; by name."""
     usable: list[Row] = [
-        {
-            "name": name,
-            "needs": kind.needs,
-            "what": kind.summary,
-            "parameters": _parameters(kind),
-            "reference": kind.reference,
-        }
-        for name, kind in available_fitness().items()
+        {"name": name}
+        | facts(kind)
+        | {"what": kind.summary, "parameters": _parameters(kind), "reference": kind.reference}
+        for name, kind in registry.available().items()
     ]
-    broken: list[Row] = [
-        {"name": name, "needs": "", "what": f"broken: {why}", "parameters": "", "reference": ""}
-        for name, why in broken_fitness().items()
-    ]
+    empty = dict.fromkeys(usable[0], "")
+    broken = [empty | {"name": name, "what": f"broken: {why}"} for name, why in registry.broken().items()]
     return sorted(usable + broken, key=lambda row: row["name"])
 
 
-def _merges() -> list[Row]:
-    from gqasearch.merging import MERGES
+def _fitness() -> list[Row]:
+    from gqasearch.fitness import FITNESS
 
-    return [
-        {
-            "name": name,
-            "needs": kind().needs,
-            "what": kind.summary,
-            "parameters": _parameters(kind),
-            "reference": kind.reference,
-        }
-        for name, kind in sorted(MERGES.items())
-    ]
+    return _rows(FITNESS, lambda kind: {"needs": kind.needs})
+
+
+def _merges() -> list[Row]:
+    from gqasearch.merging import MERGE_REGISTRY
+
+    return _rows(MERGE_REGISTRY, lambda kind: {"needs": kind().needs})
 
 
 def _refinements() -> list[Row]:
-    from gqasearch.refining import REFINEMENTS
+    from gqasearch.refining import REFINEMENT_REGISTRY
 
-    return [
-        {
-            "name": name,
-            "what": kind.summary,
-            "parameters": _parameters(kind),
-            "reference": kind.reference,
-        }
-        for name, kind in sorted(REFINEMENTS.items())
-    ]
+    return _rows(REFINEMENT_REGISTRY, lambda _: {})
 
 
 def _methods() -> list[Row]:
-    from gqasearch.search import available_methods
+    from gqasearch.search import METHOD_REGISTRY
 
-    return [
-        {
-            "name": name,
-            "objectives": "one or more" if kind.multi_objective else "one",
-            "what": kind.summary,
-            "parameters": _parameters(kind),
-            "reference": kind.reference,
-        }
-        for name, kind in sorted(available_methods().items())
-    ]
+    return _rows(METHOD_REGISTRY, lambda kind: {"objectives": "one or more" if kind.multi_objective else "one"})
 
 
 def _formats() -> list[Row]:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from gqasearch.errors import unknown_name
 from gqasearch.merging._base import LayerMerge, Merge, Need
 from gqasearch.merging.aligned import Aligned
 from gqasearch.merging.aligned_renorm import AlignedRenorm
@@ -13,10 +12,11 @@ from gqasearch.merging.merged_group import MergedGroup, with_groups
 from gqasearch.merging.optimal import Optimal
 from gqasearch.merging.selected import held_bytes, selected
 from gqasearch.merging.weighted_mean import WeightedMean
-from gqasearch.parameters import construct
+from gqasearch.registry import Registry
 
 __all__ = [
     "MERGES",
+    "MERGE_REGISTRY",
     "Aligned",
     "AlignedRenorm",
     "LayerMerge",
@@ -39,8 +39,9 @@ MERGES: dict[str, type[Merge]] = {
 }
 
 
+MERGE_REGISTRY: Registry[Merge] = Registry("merge", "gqasearch.merges", Merge, ("name", "reference", "summary"), MERGES)
+
+
 def make_merge(name: str, parameters: dict[str, Any] | None = None) -> Merge:
     """The merge of this name; an unknown name or parameter is a ``UserError`` with the nearest valid one."""
-    if name not in MERGES:
-        raise unknown_name("merge", name, MERGES)
-    return construct(MERGES[name], f"merge {name}", parameters or {})
+    return MERGE_REGISTRY.make(name, parameters)

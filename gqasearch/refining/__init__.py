@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from gqasearch.errors import unknown_name
-from gqasearch.parameters import construct
 from gqasearch.refining._base import LayerwiseRefinement, Refinement
 from gqasearch.refining.alone import LayersAlone
 from gqasearch.refining.descent import Descent
@@ -13,9 +11,11 @@ from gqasearch.refining.layer_site import AttentionCall, LayerSite
 from gqasearch.refining.none import NoRefinement
 from gqasearch.refining.outputs import Outputs
 from gqasearch.refining.streams import Streams
+from gqasearch.registry import Registry
 
 __all__ = [
     "REFINEMENTS",
+    "REFINEMENT_REGISTRY",
     "AttentionCall",
     "Descent",
     "GroupedParent",
@@ -33,8 +33,11 @@ __all__ = [
 REFINEMENTS: dict[str, type[Refinement]] = {kind.name: kind for kind in (NoRefinement, Outputs, Descent, Joint)}
 
 
+REFINEMENT_REGISTRY: Registry[Refinement] = Registry(
+    "refinement", "gqasearch.refinements", Refinement, ("name", "reference", "summary"), REFINEMENTS
+)
+
+
 def make_refinement(name: str, parameters: dict[str, Any] | None = None) -> Refinement:
     """The refinement of this name; an unknown name or parameter is a ``UserError`` with the nearest valid one."""
-    if name not in REFINEMENTS:
-        raise unknown_name("refinement", name, REFINEMENTS)
-    return construct(REFINEMENTS[name], f"refinement {name}", parameters or {})
+    return REFINEMENT_REGISTRY.make(name, parameters)

@@ -32,7 +32,10 @@ from gqasearch.run.workspace import Workspace
 
 def document_merge(work: Workspace, document: GroupingDocument) -> Merge:
     """The merge that the grouping was searched for; the workspace's, if it names none."""
-    return work.merge if document.merge is None else make_merge(document.merge.name, dict(document.merge.parameters))
+    said = document.merge
+    if said is None or (said.name, dict(said.parameters)) == (work.merge.name, work.merge.parameters()):
+        return work.merge  # which may be nowhere in the registry
+    return make_merge(said.name, dict(said.parameters))
 
 
 def document_converter(work: Workspace, document: GroupingDocument) -> Converter:
@@ -42,8 +45,11 @@ def document_converter(work: Workspace, document: GroupingDocument) -> Converter
 
 def document_refinement(work: Workspace, document: GroupingDocument) -> Refinement:
     """The refinement that the grouping names; the workspace's for a grouping that names no merge either."""
-    if document.refinement is not None:
-        return make_refinement(document.refinement.name, dict(document.refinement.parameters))
+    said = document.refinement
+    if said is not None:
+        if (said.name, dict(said.parameters)) == (work.refinement.name, work.refinement.parameters()):
+            return work.refinement
+        return make_refinement(said.name, dict(said.parameters))
     return work.refinement if document.merge is None else NoRefinement()
 
 

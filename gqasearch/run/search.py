@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from gqasearch.search import (
     Candidate,
     Generation,
     Limit,
+    Problem,
     SearchMethod,
     check_takes,
     most_generations,
@@ -66,11 +68,7 @@ def search_step(work: Workspace, folder: RunFolder, workers: Workers = ONE, thre
 
 
 def _search(work: Workspace, folder: RunFolder, stored: dict[str, Any], evaluator: Evaluator | None) -> None:
-    method = work.method
-    prepared = prepare_fitness(work, evaluator)
-    problem = build_problem(work, prepared, method)
-    check_takes(method, problem)
-    check_certifiable(work, problem)
+    begun = begin_search(work, evaluator)
     limit = _limit(work, float(stored.get("seconds", 0.0)))
     generation: Generation | None = None
     with counted_forwards(work.parent) as forwards:
@@ -80,10 +78,8 @@ def _search(work: Workspace, folder: RunFolder, stored: dict[str, Any], evaluato
             failures=lambda: evaluator.failures if evaluator is not None else (),
             forward_tokens=lambda: forwards.tokens if evaluator is None else None,
         )
-        work.progress.stage("search", total=most_generations(method, problem) if limit == NO_LIMIT else None)
         with log:
-            rng = np.random.default_rng(work.config.seed)
-            for generation in run_search(method, problem, rng, stored.get("search"), limit):
+            for generation in begun.generations(limit, stored.get("search")):
                 record = log.add(generation)
                 seen = (generation.index, generation.evaluations, generation.best.values[0], record["seconds"])
                 work.progress.update(generation.index + 1, HistoryPoint(*seen))
@@ -92,11 +88,45 @@ def _search(work: Workspace, folder: RunFolder, stored: dict[str, Any], evaluato
             if generation is None:
                 raise UserError(f"{folder.state} holds no state that a search can go on from; remove it to start over")
             log.save(generation)
-    if len(problem.objectives) > 1:
+    if len(begun.problem.objectives) > 1:
         write_json(folder.pareto, _pareto(work, generation), overwrite=True)
-    write_grouping(folder.grouping, build_document(work, method, generation, prepared))
-    for fitness in prepared.values():
-        fitness.rest()
+    write_grouping(folder.grouping, begun.document(generation))
+    begun.rest()
+
+
+@dataclass(frozen=True)
+class BegunSearch:
+    """A search whose fitness functions are bound to the model, by objective: ``prepared``."""
+
+    work: Workspace
+    prepared: dict[str, PreparedFitness]
+    problem: Problem
+
+    def generations(self, limit: Limit = NO_LIMIT, state: dict[str, Any] | None = None) -> Iterator[Generation]:
+        """Every generation; ``state``: of the last one of a search that was stopped."""
+        work = self.work
+        total = most_generations(work.method, self.problem) if limit == NO_LIMIT else None
+        work.progress.stage("search", total=total)
+        rng = np.random.default_rng(work.config.seed)
+        yield from run_search(work.method, self.problem, rng, state, limit)
+
+    def document(self, generation: Generation) -> GroupingDocument:
+        """The grouping JSON of the best candidate."""
+        return build_document(self.work, self.work.method, generation, self.prepared)
+
+    def rest(self) -> None:
+        """Let go of what takes much memory: the search is over for now."""
+        for fitness in self.prepared.values():
+            fitness.rest()
+
+
+def begin_search(work: Workspace, evaluator: Evaluator | None = None) -> BegunSearch:
+    """Bind the fitness functions; raises ``UserError`` for what the method cannot search."""
+    prepared = prepare_fitness(work, evaluator)
+    begun = BegunSearch(work, prepared, build_problem(work, prepared, work.method))
+    check_takes(work.method, begun.problem)
+    check_certifiable(work, begun.problem)
+    return begun
 
 
 def _limit(work: Workspace, spent: float) -> Limit:

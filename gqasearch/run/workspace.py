@@ -33,8 +33,11 @@ from gqasearch.evaluation import Converter
 from gqasearch.fitness import Fitness, FitnessContext, PreparedFitness, make_fitness
 from gqasearch.merging import Merge, make_merge
 from gqasearch.models import ModelSource, Parent, check_device, load_parent, resolve_model
+from gqasearch.models.in_memory import InMemory
 from gqasearch.models.loading import load_tokenizer
 from gqasearch.refining import Refinement, make_refinement
+from gqasearch.run import cache_keys
+from gqasearch.run.choices import Choices, with_refinement
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener
 from gqasearch.run.objective import check_objective, masked_share
@@ -44,26 +47,13 @@ from gqasearch.search import SearchMethod, check_first_objective, make_method, m
 log = logging.getLogger(__name__)
 
 
-# Settings that texts, a model, its statistics and a prepared fitness each depend on, those before it included.
-TEXT_SETTINGS = (
-    *("model", "revision", "join", "block_length", "calibration_text", "evaluation_text", "evaluation_part"),
-    *("calibration_tokens", "search_tokens", "evaluation_tokens", "masked_blocks"),
-)
-SOURCE_SETTINGS = ("model", "revision", "join")
-MODEL_SETTINGS = (*SOURCE_SETTINGS, "dtype", "device")
-STATISTICS_SETTINGS = (*MODEL_SETTINGS, "calibration_text", "calibration_tokens", "block_length", "masked_blocks")
-FITNESS_SETTINGS = (
-    *(*STATISTICS_SETTINGS, "search_tokens", "separate_kv"),
-    *("merge", "merge_parameters", "refine", "refine_parameters"),
-)
-
-
 class Workspace:
     """Loads what ``config`` names, once. Its own ``config`` names the refinement, also where the merge decides it.
 
     ``kept``: what it shares with other workspaces of the process. ``listeners``: told of a run as it goes.
     ``candidates``: where fitness functions keep what they would lose if the process were killed; of one run, so
-    nothing that is shared with others is kept there.
+    nothing that is shared with others is kept there. ``choices``: objects in place of those that names of ``config``
+    stand for. ``loaded``: the parent, where it is in memory and in no folder.
     """
 
     def __init__(
@@ -73,39 +63,54 @@ class Workspace:
         kept: Kept | None = None,
         listeners: Sequence[RunListener] = (),
         candidates: Path | None = None,
+        choices: Choices | None = None,
+        loaded: Parent | None = None,
     ) -> None:
         self.config = with_refinement(config)
         self.progress: Progress = progress or NoProgress()
         self.listeners = tuple(listeners)
         self._candidates = candidates if kept is None else None
         self._kept = kept or Kept()
+        self._choices = choices or Choices()
+        self._loaded = loaded
 
     @cached_property
     def source(self) -> ModelSource:
         """The files that the parent is loaded from; with ``join`` the same model with wider heads, in the cache."""
         config = self.config
+        if self._loaded is not None:
+            if config.join > 1:
+                raise UserError(f"join {config.join}: wider heads are made from a checkpoint's files; load a folder")
+            return InMemory.of(self._loaded)
 
         def find() -> ModelSource:
             return joined_source(resolve_model(config.model, config.revision), config.join)
 
-        return self._kept.get("source", Kept.SMALL, self._key(SOURCE_SETTINGS), find)
+        return self._kept.get("source", Kept.SMALL, self._key(cache_keys.SOURCE), find)
 
     @cached_property
     def unjoined(self) -> Workspace:
         """The same without ``join``: the model as it was given, which results are compared with."""
         if self.config.join == 1:
             return self
-        return Workspace(self.config.model_copy(update={"join": 1}), self.progress, self._kept)
+        config = self.config.model_copy(update={"join": 1})
+        return Workspace(config, self.progress, self._kept, choices=self._choices)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        if self._loaded is not None:
+            if self._loaded.tokenizer is None:
+                raise UserError("a model in memory needs its tokenizer, which reads the text: give it, too")
+            return self._loaded.tokenizer
         return self._kept.get(
-            *("tokenizer", Kept.SMALL, self._key(SOURCE_SETTINGS)), lambda: load_tokenizer(self.source.directory)
+            *("tokenizer", Kept.SMALL, self._key(cache_keys.SOURCE)), lambda: load_tokenizer(self.source.directory)
         )
 
     @cached_property
     def parent(self) -> Parent:
-        return self._kept.get("parent", Kept.LARGE, self._key(MODEL_SETTINGS), self._load_parent)
+        if self._loaded is not None:
+            return self._loaded
+        return self._kept.get("parent", Kept.LARGE, self._key(cache_keys.MODEL), self._load_parent)
 
     def _load_parent(self) -> Parent:
         config = self.config
@@ -119,16 +124,17 @@ class Workspace:
 
     @cached_property
     def merge(self) -> Merge:
-        return make_merge(self.config.merge, self.config.merge_parameters)
+        return self._choices.merge or make_merge(self.config.merge, self.config.merge_parameters)
 
     @cached_property
     def refinement(self) -> Refinement:
-        return make_refinement(self.config.refine or "none", self.config.refine_parameters)
+        chosen = self._choices.refinement
+        return chosen or make_refinement(self.config.refine or "none", self.config.refine_parameters)
 
     @cached_property
     def method(self) -> SearchMethod:
         """The search method; refuses objectives that it can never take."""
-        method = make_method(self.config.method, self.config.method_parameters)
+        method = self._choices.method or make_method(self.config.method, self.config.method_parameters)
         if len(self.config.objectives) > 1 and not may_take_several(method):
             raise UserError(
                 f"method {method.name} takes one objective, got {', '.join(self.config.objectives)}; "
@@ -147,11 +153,12 @@ class Workspace:
     def fitnesses(self) -> dict[str, Fitness]:
         """Objective name -> fitness, without the KV ratio."""
         names = [name for name in self.config.objectives if name != KV_RATIO]
-        return {name: make_fitness(name, self.config.fitness_parameters) for name in names}
+        given = self._choices.fitnesses
+        return {name: given.get(name) or make_fitness(name, self.config.fitness_parameters) for name in names}
 
     @cached_property
     def statistics(self) -> Statistics:
-        return self._kept.get("statistics", Kept.SMALL, self._key(STATISTICS_SETTINGS), self._load_statistics)
+        return self._kept.get("statistics", Kept.SMALL, self._key(cache_keys.STATISTICS), self._load_statistics)
 
     def _load_statistics(self) -> Statistics:
         blocks = self.blocks("calibration")
@@ -171,7 +178,7 @@ class Workspace:
 
     def blocks(self, split: Split) -> TokenBlocks:
         """Token blocks of one of the three texts; they never overlap."""
-        return self._kept.get("text", Kept.SMALL, (self._key(TEXT_SETTINGS), split), lambda: self._make_blocks(split))
+        return self._kept.get("text", Kept.SMALL, (self._key(cache_keys.TEXT), split), lambda: self._make_blocks(split))
 
     def _make_blocks(self, split: Split) -> TokenBlocks:
         if split == "evaluation" and self.config.evaluation_part == "validation":
@@ -244,7 +251,11 @@ class Workspace:
         """``fitness`` bound to this model and its texts; one that other workspaces used knows what they measured."""
         return self._kept.get(
             *((Kept.RUNNING, Kept.LARGE) if fitness.needs == "forward" else (Kept.TABLES, Kept.SMALL)),
-            (self._key(FITNESS_SETTINGS), fitness.name, json.dumps(fitness.parameters(), sort_keys=True, default=str)),
+            (
+                self._key(cache_keys.FITNESS),
+                fitness.name,
+                json.dumps(fitness.parameters(), sort_keys=True, default=str),
+            ),
             lambda: fitness.prepare(self.context(fitness.name)),
         )
 
@@ -288,11 +299,3 @@ def _same_text(one: str | None, other: str) -> bool:
     if one is None or "embedded" in (one, other):
         return one == other
     return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
-
-
-def with_refinement(config: RunConfig) -> RunConfig:
-    """The same settings with the refinement named."""
-    if config.refine is not None:
-        return config
-    merge = make_merge(config.merge, config.merge_parameters)
-    return config.model_copy(update={"refine": merge.default_refinement})

@@ -4,7 +4,7 @@ from gqasearch.search._base import SearchMethod
 from gqasearch.search.group_errors import GroupErrors, PairwiseErrors, SetErrors
 from gqasearch.search.limit import NO_LIMIT, Limit
 from gqasearch.search.problem import FAILED, Candidate, Generation, Objective, PartialObjective, Problem
-from gqasearch.search.registry import available_methods, make_method
+from gqasearch.search.registry import METHOD_REGISTRY, available_methods, make_method
 from gqasearch.search.runner import (
     check_first_objective,
     check_takes,
@@ -15,6 +15,7 @@ from gqasearch.search.runner import (
 
 __all__ = [
     "FAILED",
+    "METHOD_REGISTRY",
     "NO_LIMIT",
     "Candidate",
     "Generation",

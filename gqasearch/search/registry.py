@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gqasearch.errors import unknown_name
-from gqasearch.parameters import construct
+from gqasearch.registry import Registry
 from gqasearch.search._base import SearchMethod
 from gqasearch.search.baselines import (
     CMAES,
@@ -44,14 +43,17 @@ METHODS: tuple[type[SearchMethod], ...] = (
 )
 
 
+METHOD_REGISTRY: Registry[SearchMethod] = Registry(
+    *("method", "gqasearch.methods", SearchMethod, ("name", "reference", "summary")),
+    built_in={method.name: method for method in METHODS},
+)
+
+
 def available_methods() -> dict[str, type[SearchMethod]]:
-    """Name -> class."""
-    return {method.name: method for method in METHODS}
+    """Name -> class of every method that can be used."""
+    return METHOD_REGISTRY.available()
 
 
 def make_method(name: str, parameters: dict[str, Any] | None = None) -> SearchMethod:
     """The method of this name; an unknown name or parameter is a ``UserError`` with the nearest valid one."""
-    known = available_methods()
-    if name not in known:
-        raise unknown_name("method", name, known)
-    return construct(known[name], f"method {name}", parameters or {})
+    return METHOD_REGISTRY.make(name, parameters)

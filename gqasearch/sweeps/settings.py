@@ -10,7 +10,7 @@ from gqasearch.errors import UserError, unknown_name
 from gqasearch.fitness import make_fitness
 from gqasearch.merging import make_merge
 from gqasearch.refining import make_refinement
-from gqasearch.run.workspace import with_refinement
+from gqasearch.run.choices import with_refinement
 from gqasearch.search import make_method
 
 FITNESS = "fitness"  # short for ``objectives`` with one name, as on the command line

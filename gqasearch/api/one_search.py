@@ -1,0 +1,113 @@
+"""A search from Python: nothing is written, and what is found comes back as an object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from gqasearch.api.parent import ParentWithText, chosen
+from gqasearch.api.result import SearchResult
+from gqasearch.config import KV_RATIO
+from gqasearch.fitness import Fitness
+from gqasearch.merging import Merge
+from gqasearch.parallel import parse_workers
+from gqasearch.refining import Refinement
+from gqasearch.reporting import HistoryPoint
+from gqasearch.run import NoProgress, Progress
+from gqasearch.run.choices import Choices
+from gqasearch.run.pipeline import check_run
+from gqasearch.run.search import begin_search
+from gqasearch.run.workers import evaluator_of, threads_of
+from gqasearch.search import Generation, Limit, SearchMethod
+from gqasearch.threads import pinned
+
+Callback = Callable[[Generation], object]
+
+
+def search(
+    parent: ParentWithText,
+    *,
+    kv_ratio: float | None = None,
+    fitness: Fitness | str | Sequence[Fitness | str] | None = None,
+    merge: Merge | str | None = None,
+    refine: Refinement | str | None = None,
+    method: SearchMethod | str | None = None,
+    seed: int = 0,
+    callbacks: Sequence[Callback] = (),
+    workers: int | str = 1,
+    threads: int | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> SearchResult:
+    """Search which heads of ``parent`` should share. Lower fitness is better, always.
+
+    ``kv_ratio``: share of the KV cache to keep, the same in every layer [default: 0.5]. ``fitness``, ``merge``,
+    ``refine`` (what is fitted after the merge), ``method``: objects, or names as ``gqasearch ls`` lists them
+    [default: as ``gqasearch search``]; several fitness functions, or one and "kv-ratio", give a Pareto front.
+    ``callbacks``: called with every generation; what one raises ends the search. ``workers``, ``threads``: who runs
+    candidates, and on how many threads each. ``progress``: show it on standard error. ``settings``: every other setting
+    of a run (``kv_heads``, ``kv_budget``, ``uneven``, ``equal_sizes``, ``join``, ``separate_kv``, ``max_evaluations``,
+    ``max_seconds``, ``certify``, ...).
+
+    Raises ``UserError`` for what cannot be searched, before the work.
+    """
+    values, choices = _settings(fitness, merge, refine, method)
+    ratio = {} if kv_ratio is None else {"kv_ratio": kv_ratio}
+    with _shown(progress) as told:
+        # No checkpoint is planned: ``SearchResult.save`` is asked which.
+        work = parent.workspace({**values, **ratio, **settings, "seed": seed, "materialize": False}, choices, told)
+        crew = parse_workers(workers)
+        check_run(work, crew, threads)
+        number = threads_of(crew, threads)
+        history: list[Generation] = []
+        if "statistics" in work.needs():
+            work.statistics  # noqa: B018 - on all of this process's threads
+        limit = Limit(work.config.max_evaluations, work.config.max_seconds)
+        with pinned(number) if threads else nullcontext(), evaluator_of(work, crew, number) as evaluator:
+            begun = begin_search(work, evaluator)
+            for generation in begun.generations(limit):
+                history.append(generation)
+                point = HistoryPoint(generation.index, generation.evaluations, generation.best.values[0], 0.0)
+                work.progress.update(generation.index + 1, point)
+                for callback in callbacks:
+                    callback(generation)
+            document = begun.document(history[-1])
+            begun.rest()
+    return SearchResult(parent, work.config, choices, document, history[-1].front, tuple(history))
+
+
+def _settings(
+    fitness: Fitness | str | Sequence[Fitness | str] | None,
+    merge: Merge | str | None,
+    refine: Refinement | str | None,
+    method: SearchMethod | str | None,
+) -> tuple[dict[str, Any], Choices]:
+    """Settings that name these, and the objects among them."""
+    values, choices = chosen(merge=merge, refine=refine)
+    objectives = [fitness] if isinstance(fitness, Fitness | str) else list(fitness or [])
+    objects = {one.name: one for one in objectives if isinstance(one, Fitness)}
+    if objectives:
+        values["objectives"] = tuple(one if isinstance(one, str) else one.name for one in objectives)
+    if len([name for name in values.get("objectives", ()) if name != KV_RATIO]) == 1:
+        values["fitness_parameters"] = next((one.parameters() for one in objects.values()), {})
+    if isinstance(method, SearchMethod):
+        values |= {"method": method.name, "method_parameters": method.parameters()}
+    elif method is not None:
+        values["method"] = method
+    known = method if isinstance(method, SearchMethod) else None
+    return values, Choices(objects, choices.merge, choices.refinement, known)
+
+
+@contextmanager
+def _shown(wanted: bool) -> Iterator[Progress]:
+    """Progress on standard error, or nowhere."""
+    if not wanted:
+        yield NoProgress()
+        return
+    from rich.console import Console
+
+    from gqasearch.reporting import SearchProgress
+
+    with SearchProgress(Console(stderr=True)) as progress:
+        yield progress

@@ -1,0 +1,127 @@
+"""What a search found: the grouping, and from it figures, a model, a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedModel
+
+from gqasearch.api.conversion import as_converted
+from gqasearch.api.parent import ParentWithText
+from gqasearch.api.scratch import scratch_folder
+from gqasearch.config import RunConfig
+from gqasearch.grouping_document import GroupingDocument
+from gqasearch.models import model_record
+from gqasearch.run import Workspace, materialize
+from gqasearch.run.choices import Choices
+from gqasearch.run.convert import document_converter, refine_step
+from gqasearch.run.evaluate import BASELINE, CONVERTED, baseline_subject, grouping_subject, measure
+from gqasearch.search import Candidate, Generation
+from gqasearch.separate_grouping import AnyGrouping
+
+# Of the text for validation, which the search does not see; fewer where the text is short.
+VALIDATION_TOKENS = 16384
+Part = Literal["validation", "held-out"]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """``front``: the candidates that no other beats in every objective, with their values; ``history``: every
+    generation. ``document``: the best grouping with all that is known of it, as ``grouping.json`` has it.
+
+    The refinement is fitted once, when a figure, the model or a checkpoint is first asked for.
+    """
+
+    parent: ParentWithText
+    config: RunConfig
+    choices: Choices = field(repr=False)
+    document: GroupingDocument = field(repr=False)
+    front: tuple[Candidate, ...] = field(repr=False)
+    history: tuple[Generation, ...] = field(repr=False)
+
+    @property
+    def grouping(self) -> AnyGrouping:
+        """The partition of every layer's heads that was found best."""
+        return self.document.partitions
+
+    @property
+    def value(self) -> float:
+        """Its first objective; lower is better."""
+        return 0.0 if self.document.fitness is None else self.document.fitness.value
+
+    @property
+    def kl(self) -> float:
+        """KL divergence to the parent of the converted model, in nats per token, on validation text.
+
+        That is the end of the search part, which no search sees: settings may be chosen by it. Results are reported
+        on the held-out text: ``measure()``.
+        """
+        return float(self._validated["results"][CONVERTED]["kl"])
+
+    @property
+    def perplexity(self) -> float:
+        """Perplexity of the converted model on the same text."""
+        return float(self._validated["results"][CONVERTED]["perplexity"])
+
+    @cached_property
+    def _validated(self) -> dict[str, Any]:
+        return self.measure("validation", baseline=False)
+
+    def measure(self, part: Part = "held-out", *, baseline: bool = True) -> dict[str, Any]:
+        """Perplexity, KL, KV bytes and parameters of the parent, of this result and, with ``baseline``, of neighbour
+        grouping with the mean merge; as a run's ``metrics.json`` has them.
+
+        ``part``: of the text. Choose settings by "validation" and report on "held-out", once.
+        """
+        work = self._workspace({"evaluation_part": part})
+        if part == "validation":
+            work = self._workspace({"evaluation_part": part, "evaluation_tokens": self._validation_tokens(work)})
+        converter = document_converter(work, self.document)
+        refined = refine_step(work, converter, self.document, self._refined_in)
+        subjects = {CONVERTED: grouping_subject(work, converter, self.document.partitions, refined)}
+        if baseline:
+            subjects[BASELINE] = baseline_subject(work)
+        return measure(work, subjects)
+
+    @contextmanager
+    def converted(self) -> Iterator[PreTrainedModel]:
+        """As ``gqasearch.converted`` with this grouping, its merge and refinement."""
+        with as_converted(self._workspace({}), self.document, self._refined_in) as model:
+            yield model
+
+    def save(self, directory: str | Path, *, layout: str = "auto", target: str | None = None) -> Path:
+        """Write the converted checkpoint to ``directory``, which appears only when it was loaded back and compared.
+
+        ``layout``, ``target``: as ``gqasearch materialize`` takes them. Raises ``UserError`` where ``directory``
+        exists, or the grouping has no checkpoint of that form.
+        """
+        out = Path(directory)
+        with self.parent.in_folder() as parent:
+            work = parent.workspace({**_searched(self.config), "layout": layout, "target": target}, self.choices)
+            document = self.document
+            if parent is not self.parent:  # the same weights, by the names that files have them under
+                document = replace(document, model=model_record(document.model.id, work.source))
+            materialize(work, document, out, refined_in=self._refined_in if parent is self.parent else None)
+        return out
+
+    @cached_property
+    def _refined_in(self) -> Path:
+        return scratch_folder(self, "gqasearch-refined-")
+
+    def _workspace(self, settings: dict[str, Any]) -> Workspace:
+        return self.parent.workspace({**_searched(self.config), **settings}, self.choices)
+
+    @staticmethod
+    def _validation_tokens(work: Workspace) -> int:
+        return min(VALIDATION_TOKENS, work.config.evaluation_tokens)
+
+
+def _searched(config: RunConfig) -> dict[str, Any]:
+    """The settings of the search, without those of the model and its texts."""
+    given = config.model_dump(exclude={"model", "device", "dtype"}, exclude_unset=True)
+    return {**given, "materialize": True}
