@@ -8,7 +8,7 @@ from gqasearch.embedded import Split
 from gqasearch.errors import UserError
 from gqasearch.fitness import Fitness, available_fitness
 from gqasearch.models import ModelSource, Objective
-from gqasearch.refining import REFINEMENTS, Refinement
+from gqasearch.refining import REFINEMENT_REGISTRY, Refinement
 
 # Models in words, by what they predict.
 GIVING: dict[Objective, str] = {
@@ -40,7 +40,7 @@ def check_objective(source: ModelSource, fitnesses: Iterable[Fitness], refinemen
             others = [name for name, one in available_fitness().items() if objective in one.objectives]
             raise _refusal(f"fitness {fitness.name}", fitness.objectives[0], source, others)
     if objective not in refinement.objectives:
-        others = [name for name, one in REFINEMENTS.items() if objective in one.objectives]
+        others = [name for name, one in REFINEMENT_REGISTRY.available().items() if objective in one.objectives]
         raise _refusal(f"refinement {refinement.name}", refinement.objectives[0], source, others)
 
 

@@ -266,10 +266,8 @@ class Workspace:
     def check(self) -> None:
         """Fail early on everything that can be checked without long work and without the weights."""
         check_device(self.config.device)
-        self.fitnesses  # noqa: B018 - loaded for its errors
-        self.merge  # noqa: B018
-        self.refinement  # noqa: B018
         check_objective(self.source, self.fitnesses.values(), self.refinement)
+        self.merge  # noqa: B018 - loaded for its errors
         self.budget  # noqa: B018
         self._check_target()
         if self.config.join > 1 and self.merge.name != "optimal":

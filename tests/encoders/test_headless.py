@@ -125,7 +125,7 @@ def test_the_error_is_that_of_hidden_states(tmp_path: Path) -> None:
     assert found["uneven"].hidden_error == pytest.approx(float(error), rel=1e-4)
     assert own.hidden_error == 0 and found["whole"].hidden_error < 1e-10 and own.targets == blocks.tokens
     shares = blocks.mask.sum(1) / blocks.tokens
-    assert np.dot(found["uneven"].hidden_error_blocks, shares) == pytest.approx(float(error), rel=1e-4)
+    assert np.dot(found["uneven"].hidden_error_blocks, shares.numpy()) == pytest.approx(float(error), rel=1e-4)
     context = FitnessContext(parent, make_merge("optimal"), lambda: statistics, lambda: blocks, lambda: blocks)
     values = make_fitness("hidden-error").prepare(context).evaluate([SINGLE, UNEVEN, SHARED])
     assert values[0] == pytest.approx(0, abs=1e-10) and values[1] == pytest.approx(float(error), rel=1e-4)
