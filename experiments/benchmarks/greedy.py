@@ -90,7 +90,7 @@ def main() -> None:
 def conversion(given: argparse.Namespace, parent: Path) -> Path:
     """The checkpoint, searched once."""
     write_topics(given.work / "topics.txt")
-    run = given.work / "run"
+    run: Path = given.work / "run"
     flags = ("--kv-ratio", given.kv_ratio, "--uneven", "--calibration-tokens", given.calibration_tokens)
     texts = (
         "--calibration-text",
