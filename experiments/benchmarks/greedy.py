@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / ".venv-clients" / "llamacpp" / "bin" / "python"
 SCRIPT = ROOT / "tests" / "clients" / "llamacpp" / "greedy.py"
 TOKENS = 64
+ENDS = ["<|endoftext|>", "<|im_end|>"]  # what SmolLM2 ends a text with
 PROMPTS = (
     "The capital of France is",
     "Once upon a time, in a village by the sea,",
@@ -137,20 +138,23 @@ def exported(parent: Path, checkpoint: Path, target: Path, least: str) -> Path:
 
 
 def in_transformers(folder: Path, prompts: list[list[int]], kept: Path) -> Rows:
-    """Greedy tokens in float32, once."""
+    """Greedy tokens in float32, once. No text ends: llama.cpp is asked for that, too."""
     if not kept.is_file():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=True).eval()
-        write_file(kept, json.dumps([_greedy(model, prompt) for prompt in prompts]))
+        ends = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(ENDS)
+        write_file(kept, json.dumps([_greedy(model, prompt, ends) for prompt in prompts]))
     rows: Rows = json.loads(kept.read_text(encoding="utf-8"))
     return rows
 
 
-def _greedy(model: Any, prompt: list[int]) -> list[tuple[int, list[float]]]:
+def _greedy(model: Any, prompt: list[int], ends: list[int]) -> list[tuple[int, list[float]]]:
     found, ids, cache = [], torch.tensor([prompt]), None
     for _ in range(TOKENS):
         with torch.no_grad():
             out = model(input_ids=ids, past_key_values=cache, use_cache=True)
-        best = out.logits[0, -1].log_softmax(-1).topk(2)
+        logp = out.logits[0, -1].log_softmax(-1)
+        logp[ends] = -torch.inf
+        best = logp.topk(2)
         ids, cache = best.indices[:1][None], out.past_key_values
         found.append((int(best.indices[0]), best.values.tolist()))
     return found
