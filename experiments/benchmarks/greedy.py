@@ -141,7 +141,8 @@ def in_transformers(folder: Path, prompts: list[list[int]], kept: Path) -> Rows:
     """Greedy tokens in float32, once. No text ends: llama.cpp is asked for that, too."""
     if not kept.is_file():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=True).eval()
-        ends = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(ENDS)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        ends = [int(tokenizer.convert_tokens_to_ids(token)) for token in ENDS]
         write_file(kept, json.dumps([_greedy(model, prompt, ends) for prompt in prompts]))
     rows: Rows = json.loads(kept.read_text(encoding="utf-8"))
     return rows

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gqasearch.reporting.distance import KL, distance_of
+from gqasearch.reporting.distance import KL, Distance, distance_of
 from gqasearch.reporting.plots._style import GREY, LINE_COLOURS, MARKERS, plain_log_axis, styled
 from gqasearch.reporting.rounded import RoundedResult, kl_by_share
 from gqasearch.reporting.tables import distance_by_ratio
@@ -22,16 +22,16 @@ def kl_figure(frame: pd.DataFrame) -> Figure:
     """
     distance = distance_of(frame)
     note = f"The parent (KV ratio 1) has {distance.name} 0, which a log axis cannot show."
-    return _lines_figure(distance_by_ratio(frame), note, "KV ratio (KV heads kept, of the parent's)", distance.axis)
+    return _lines_figure(distance_by_ratio(frame), note, "KV ratio (KV heads kept, of the parent's)", distance)
 
 
 def rounded_figure(results: Sequence[RoundedResult]) -> Figure:
     """KL to the parent (log) against the bytes of the cache (log), a line per model, a point per format."""
     note = "The parent as it is stored has KL 0, which a log axis cannot show."
-    return _lines_figure(kl_by_share(results), note, "KV bytes, of the parent's in 16 bits", KL.axis)
+    return _lines_figure(kl_by_share(results), note, "KV bytes, of the parent's in 16 bits", KL)
 
 
-def _lines_figure(table: pd.DataFrame, note: str, across: str, up: str) -> Figure:
+def _lines_figure(table: pd.DataFrame, note: str, across: str, distance: Distance) -> Figure:
     shown = table.where(np.isfinite(table) & (table > 0))
     hidden = int(table.notna().sum().sum() - shown.notna().sum().sum())
     if hidden:
@@ -40,17 +40,17 @@ def _lines_figure(table: pd.DataFrame, note: str, across: str, up: str) -> Figur
         width = 6.6 + 0.075 * max(map(len, shown.columns), default=0)
         figure = Figure(figsize=(width, 4.3))
         axes = figure.add_axes((0.72 / width, 0.19, 5.4 / width, 0.76))
-        _draw_lines(axes, shown)
+        _draw_lines(axes, shown, distance)
         axes.grid(True)
         axes.set_xlabel(across)
-        axes.set_ylabel(up)
+        axes.set_ylabel(distance.axis)
         figure.text(0.72 / width, 0.03, note, size=8, color=GREY)
     return figure
 
 
-def _draw_lines(axes: Axes, shown: pd.DataFrame) -> None:
+def _draw_lines(axes: Axes, shown: pd.DataFrame, distance: Distance) -> None:
     if not shown.notna().any(axis=None):
-        axes.text(0.5, 0.5, "no result has a finite figure above 0", ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, f"no result has a finite {distance.name} above 0", ha="center", transform=axes.transAxes)
         return
     plain_log_axis(axes, "x")
     plain_log_axis(axes, "y")
