@@ -80,8 +80,9 @@ def main() -> None:
     }
     tokenizer = AutoTokenizer.from_pretrained(folders["parent"])
     prompts: list[list[int]] = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    ends = [int(tokenizer.convert_tokens_to_ids(token)) for token in ENDS]
     for (name, kind), file in files.items():
-        wanted = in_transformers(folders[name], prompts, given.work / f"{name}.json")
+        wanted = in_transformers(folders[name], prompts, ends, given.work / f"{name}.json")
         found = in_llamacpp(file, prompts, given.work)
         partings = [parting(mine, theirs) for mine, theirs in zip(wanted, found, strict=True)]
         sys.stdout.write(json.dumps({"model": name, "file": kind, **summary(partings)}) + "\n")
@@ -137,12 +138,10 @@ def exported(parent: Path, checkpoint: Path, target: Path, least: str) -> Path:
     return target
 
 
-def in_transformers(folder: Path, prompts: list[list[int]], kept: Path) -> Rows:
+def in_transformers(folder: Path, prompts: list[list[int]], ends: list[int], kept: Path) -> Rows:
     """Greedy tokens in float32, once. No text ends: llama.cpp is asked for that, too."""
     if not kept.is_file():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=True).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        ends = [int(tokenizer.convert_tokens_to_ids(token)) for token in ENDS]
         write_file(kept, json.dumps([_greedy(model, prompt, ends) for prompt in prompts]))
     rows: Rows = json.loads(kept.read_text(encoding="utf-8"))
     return rows
@@ -153,9 +152,9 @@ def _greedy(model: Any, prompt: list[int], ends: list[int]) -> list[tuple[int, l
     for _ in range(TOKENS):
         with torch.no_grad():
             out = model(input_ids=ids, past_key_values=cache, use_cache=True)
-        logp = out.logits[0, -1].log_softmax(-1)
-        logp[ends] = -torch.inf
-        best = logp.topk(2)
+        scores = out.logits[0, -1].clone()
+        scores[ends] = -torch.inf
+        best = scores.log_softmax(-1).topk(2)
         ids, cache = best.indices[:1][None], out.past_key_values
         found.append((int(best.indices[0]), best.values.tolist()))
     return found
