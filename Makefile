@@ -18,6 +18,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := .venv/.installed
 # The same for the rivals that only the benchmarks run.
 RIVALS := .venv/.rivals-installed
+# And for what makes the documentation site.
+SITE := .venv/.site-installed
 
 # Engines that checkpoints are tried in, each in an environment of its own: those that `make test` installs, and all.
 SUITE_CLIENTS := llamacpp ctranslate2
@@ -60,6 +62,11 @@ bench: $(RIVALS) ## measure merges (a minute) and searches (half an hour)
 	$(BIN)/python -m experiments.benchmarks
 	$(BIN)/python -m experiments.benchmarks.search
 
+.PHONY: docs
+docs: $(SITE) ## the documentation site, in docs/_build/html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 .PHONY: venv
 venv: $(INSTALLED) ## only make .venv
 
@@ -74,6 +81,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 $(RIVALS): $(INSTALLED) experiments/benchmarks/requirements.txt
 	@$(PIP) install --quiet --constraint constraints.txt --requirement experiments/benchmarks/requirements.txt
+	@touch $@
+
+$(SITE): $(INSTALLED) docs/requirements.txt
+	@$(PIP) install --quiet --constraint constraints.txt --requirement docs/requirements.txt
 	@touch $@
 
 # Exact versions, dependencies included; what a client takes from the main environment (torch, transformers) it finds

@@ -133,6 +133,15 @@ class RunConfig(Settings):
             raise ValueError("fitness parameters are ambiguous with several fitness functions as objectives")
         return self
 
+    @field_validator("layout", mode="before")
+    @classmethod
+    def _check_layout(cls, value: Any) -> Any:
+        if value in ("symmetric", "padded", "query-padded"):
+            raise ValueError(
+                f"{value!r} is a form of 'stock', which is symmetric or padded as the groups' sizes want it"
+            )
+        return value
+
     @field_validator("kv_bits")
     @classmethod
     def _check_kv_bits(cls, value: str | None) -> str | None:

@@ -147,10 +147,14 @@ class GroupingDocument:
 
 
 @cache
+def schema_text() -> str:
+    """The JSON Schema of grouping JSON, as it is shipped."""
+    return (files("gqasearch") / "grouping.schema.json").read_text(encoding="utf-8")
+
+
 def grouping_schema() -> dict[str, Any]:
-    """The JSON Schema of the grouping JSON (draft 2020-12)."""
-    text = (files("gqasearch") / "grouping.schema.json").read_text(encoding="utf-8")
-    schema: dict[str, Any] = json.loads(text)
+    """The JSON Schema of grouping JSON; it covers form, not meaning."""
+    schema: dict[str, Any] = json.loads(schema_text())
     return schema
 
 

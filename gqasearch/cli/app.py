@@ -28,7 +28,7 @@ app = typer.Typer(
     help="Make a grouped-query checkpoint out of a multi-head one, and keep its quality.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for verb in (search, compare, materialize, heal, evaluate, export, export_gguf, validate, ls, report):

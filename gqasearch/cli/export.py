@@ -9,14 +9,17 @@ import typer
 
 from gqasearch.cli.messages import clear_errors
 
+SCHEMA = "schema"
+
 
 def export(
-    grouping: Annotated[Path, typer.Argument(help="grouping.json, or a run folder.")],
+    grouping: Annotated[Path | None, typer.Argument(help="grouping.json, or a run folder. None for schema.")] = None,
     form: Annotated[
         str,
         typer.Option(
             "--format",
-            help="labels-csv, head-map, head-clusters, kv-heads-per-layer, block-configs, npz, frame-csv, frame-json.",
+            help="labels-csv, head-map, head-clusters, kv-heads-per-layer, block-configs, npz, frame-csv, frame-json; "
+            "schema: the JSON Schema of grouping.json itself.",
         ),
     ] = "labels-csv",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write. [default: stdout]")] = None,
@@ -31,14 +34,23 @@ def export(
     with clear_errors():
         import sys
 
-        from gqasearch.exports import export as convert
         from gqasearch.files import write_file
-        from gqasearch.grouping_document import read_grouping
 
-        path = grouping / "grouping.json" if grouping.is_dir() else grouping
-        data = convert(read_grouping(path), form)
+        data = _data(grouping, form)
         if output is None:
             sys.stdout.buffer.write(data)
         else:
             write_file(output, data, overwrite=overwrite)
             typer.echo(f"{output}: {form}, {len(data):,} bytes")
+
+
+def _data(grouping: Path | None, form: str) -> bytes:
+    from gqasearch.errors import UserError
+    from gqasearch.exports import export as convert
+    from gqasearch.grouping_document import read_grouping, schema_text
+
+    if form == SCHEMA:
+        return schema_text().encode()
+    if grouping is None:
+        raise UserError(f"export --format {form} needs a grouping: a grouping.json, or a run folder")
+    return convert(read_grouping(grouping / "grouping.json" if grouping.is_dir() else grouping), form)

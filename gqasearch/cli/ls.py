@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
@@ -118,6 +119,12 @@ def _models() -> list[Row]:
     from gqasearch.models import FAMILIES
 
     return [
-        {"name": family.name, "architectures": ", ".join(family.architectures), "what": (family.__doc__ or "").strip()}
+        {"name": family.name, "architectures": ", ".join(family.architectures), "what": _first_words(family)}
         for family in FAMILIES
     ]
+
+
+def _first_words(family: object) -> str:
+    """The first paragraph of its docstring, without marks of code."""
+    paragraph = inspect.getdoc(type(family) if not isinstance(family, type) else family) or ""
+    return " ".join(paragraph.split("\n\n")[0].replace("``", "").split())

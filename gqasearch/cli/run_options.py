@@ -16,6 +16,26 @@ from gqasearch.config import RunConfig, apply_settings, build_config, read_confi
 # Reached by --fitness, --objective and --set instead.
 NO_FLAG = {"objectives", "fitness_parameters", "merge_parameters", "refine_parameters", "method_parameters"}
 
+# Under which heading ``--help`` shows a flag; those that are nowhere here are under the last.
+PANELS: dict[str, tuple[str, ...]] = {
+    "The model": ("model", "revision"),
+    "How much is kept": (
+        *("kv_ratio", "kv_heads", "kv_budget", "uneven", "join", "separate_kv", "equal_sizes", "max_group_size"),
+        *("tensor_parallel", "kv_bits"),
+    ),
+    "How it is searched and merged": (
+        *("merge", "refine", "method", "max_evaluations", "max_seconds", "seed", "certify", "certify_seconds"),
+    ),
+    "Text": (
+        *("calibration_text", "evaluation_text", "evaluation_part", "calibration_tokens", "search_tokens"),
+        *("evaluation_tokens", "masked_blocks", "block_length"),
+    ),
+    "The checkpoint": ("materialize", "layout", "target", "baseline"),
+    "The machine": ("device", "dtype", "batch_blocks"),
+    "Settings": (),
+}
+PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
+
 
 def config_parameters(settings: type[BaseModel] = RunConfig) -> list[inspect.Parameter]:
     """One optional keyword parameter per field of a configuration that is a flag."""
@@ -31,7 +51,8 @@ def _parameter(name: str, annotation: Any, description: str, default: Any) -> in
     kind = kinds[0] if kinds[0] in (int, float, bool, str) else str
     words = {None: "", True: " [default: yes]", False: ""}
     shown = words[default] if default is None or isinstance(default, bool) else f" [default: {default}]"
-    option = typer.Option(help=f"{description}{shown}", show_default=False)
+    panel = PANEL_OF.get(name, [*PANELS][-1])
+    option = typer.Option(help=f"{description}{shown}", show_default=False, rich_help_panel=panel)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )

@@ -16,7 +16,7 @@ GIVING: dict[Objective, str] = {
     "masked": "with a head",
     "hidden-states": "without a head",
 }
-# Share of the statistics' blocks with mask tokens of an encoder that has a head: measured, see the README.
+# Share of the statistics' blocks with mask tokens of an encoder that has a head: measured, see docs/sources.md.
 MASKED_BLOCKS = 0.5
 
 

@@ -39,7 +39,7 @@ app = typer.Typer(
     cls=_FileIsStart,
     help=HELP,
     no_args_is_help=True,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
