@@ -57,8 +57,12 @@ def rounded_rows(results: Sequence[RoundedResult]) -> Iterator[tuple[str, ...]]:
 
 
 def kl_by_share(results: Sequence[RoundedResult]) -> pd.DataFrame:
-    """KL: a row per share of the bytes, falling; a column per model. Of two formats of one size the better one."""
-    frame = pd.DataFrame([{"model": one.model, "share": one.kv_share, "kl": one.kl} for one in results])
+    """KL: a row per share of the bytes, falling; a column per model. Of two formats of one size the better one.
+
+    Without the parent as it is stored, which has none.
+    """
+    shown = [one for one in results if (one.model, one.cache) != (PARENT, AS_STORED)]
+    frame = pd.DataFrame([{"model": one.model, "share": one.kv_share, "kl": one.kl} for one in shown])
     finite: pd.DataFrame = frame[np.isfinite(frame["kl"])]
     best: pd.Series[float] = finite.groupby(["share", "model"], sort=False)["kl"].min()
     table: pd.DataFrame = best.unstack("model")

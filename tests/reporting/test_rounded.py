@@ -56,7 +56,7 @@ def test_the_page_shows_them() -> None:
 
 def test_the_figure_has_a_point_for_every_size() -> None:
     table = kl_by_share(rounded_results(METRICS, NAMES))
-    assert list(table.columns) == ["parent", NAMES["converted"]] and list(table.index) == [2.0, 1.0, 0.25, 0.125]
+    assert list(table.columns) == ["parent", NAMES["converted"]] and list(table.index) == [1.0, 0.25, 0.125]
     assert table.loc[0.125].tolist() == [0.27, 0.063]  # of int2 and kivi2 the better one
     lines = [line for axes in rounded_figure(rounded_results(METRICS, NAMES)).axes for line in axes.get_lines()]
     assert {str(line.get_label()): list(line.get_ydata()) for line in lines} == {
