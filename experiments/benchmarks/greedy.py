@@ -80,7 +80,7 @@ def main() -> None:
     }
     tokenizer = AutoTokenizer.from_pretrained(folders["parent"])
     prompts: list[list[int]] = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
-    ends: list[int] = tokenizer.convert_tokens_to_ids(ENDS)
+    ends = [tokenizer.get_vocab()[token] for token in ENDS]
     for (name, kind), file in files.items():
         wanted = in_transformers(folders[name], prompts, ends, given.work / f"{name}.json")
         found = in_llamacpp(file, prompts, given.work)
