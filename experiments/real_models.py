@@ -1,6 +1,7 @@
 """Pretrained models that a machine without a hub gets out of public packages, and text for them.
 
 python -m experiments.real_models iglm FOLDER     # FOLDER/iglm and FOLDER/iglm.jsonl (15 minutes on a core)
+python -m experiments.real_models iglm FOLDER --sequences 600      # the first third of these
 
 IgLM (12.9 M parameters, https://doi.org/10.1016/j.cels.2023.10.001): a GPT-2 with multi-head attention that writes
 antibodies, one residue a token. Its text are sequences that it samples itself, one a line, none of them twice. Weights
@@ -80,16 +81,16 @@ def sample(model: Path, seed: int = 0) -> Iterator[list[int]]:
                 yield row[: row.index(end) + 1]
 
 
-def write_sequences(model: Path, path: Path) -> None:
-    """The text of IgLM, a line of JSON for every sequence; made once."""
+def write_sequences(model: Path, path: Path, count: int = SEQUENCES) -> None:
+    """The text of IgLM, a line of JSON for each of ``count`` sequences; made once."""
     if path.is_file():
         return
     words = PreTrainedTokenizerFast.from_pretrained(model)
     lines = []
-    for number, ids in zip(range(SEQUENCES), sample(model), strict=False):
+    for number, ids in zip(range(count), sample(model), strict=False):
         lines.append(json.dumps({"text": " ".join(words.convert_ids_to_tokens(ids))}))
         if number % 300 == 0:
-            print(f"{number} of {SEQUENCES} sequences", file=sys.stderr, flush=True)
+            print(f"{number} of {count} sequences", file=sys.stderr, flush=True)
     write_file(path, "\n".join(lines) + "\n")
 
 
@@ -98,10 +99,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=["iglm"])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--sequences", type=int, default=SEQUENCES, help="that it writes")
     arguments = parser.parse_args()
     with clear_errors(resumable=True):
         arguments.folder.mkdir(parents=True, exist_ok=True)
-        write_sequences(iglm(arguments.folder / "iglm"), arguments.folder / "iglm.jsonl")
+        write_sequences(iglm(arguments.folder / "iglm"), arguments.folder / "iglm.jsonl", arguments.sequences)
 
 
 if __name__ == "__main__":

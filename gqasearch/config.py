@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from gqasearch.budget import (
     Budget,
@@ -17,14 +17,17 @@ from gqasearch.budget import (
 )
 from gqasearch.errors import UserError, unknown_name
 from gqasearch.grouping import Grouping
+from gqasearch.layout_choice import LayoutChoice
 from gqasearch.separate_grouping import AnyGrouping, SeparateGrouping
 from gqasearch.settings import Settings, checked, parse_yaml
 from gqasearch.settings import read_config_file as read_config_file
 from gqasearch.targets import TargetName
 
-LayoutChoice = Literal["auto", "stock", "deci", "ragged"]  # see gqasearch.checkpoints.plan_layout
-KV_RATIO = "kv-ratio"  # the one objective that is no fitness function
+KV_RATIO, KV_BYTES = "kv-ratio", "kv-bytes"  # the objectives that are no fitness functions
+KL = "kl"  # the one that heads and bits are compared by
 SECTIONS = ("fitness", "merge", "refine", "method")  # what --set SECTION.PARAMETER=VALUE reaches
+
+SIZES = ("kv_ratio", "kv_heads", "kv_budget", "kv_bytes")  # how large the cache will be, told in one way
 
 # What a method goes with, taken where the user names nothing else.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -43,6 +46,17 @@ class RunConfig(Settings):
     kv_ratio: float | None = Field(None, description="share of the KV cache to keep, the same in every layer")
     kv_heads: int | None = Field(None, description="KV heads per layer, of the size that they will have")
     kv_budget: int | None = Field(None, description="KV heads of the whole model; layers may differ")
+    kv_bytes: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="bytes of the KV cache over those of all heads in 16 bits: heads and format are decided together",
+    )
+    formats: str | None = Field(
+        None,
+        description="cache formats that kv_bytes chooses from: int8,k8v4,q8_0/q4_0 [default: what the target has; "
+        "without a target 16 to 2 bits]",
+    )
     join: int = Field(
         1, ge=1, description="size of a KV head, in heads of the model: one of n sizes stands for n heads or more"
     )
@@ -54,7 +68,9 @@ class RunConfig(Settings):
     equal_sizes: bool = Field(False, description="groups of equal size only (EC)")
     max_group_size: int | None = Field(None, ge=1, description="largest group; default twice the mean size")
     tensor_parallel: int = Field(1, ge=1, description="devices that share every layer: they divide its KV heads")
-    objectives: tuple[str, ...] = Field(("merge-error",), description="what to minimise: fitness names, kv-ratio")
+    objectives: tuple[str, ...] = Field(
+        ("merge-error",), description="what to minimise: fitness names, kv-ratio, kv-bytes"
+    )
     fitness_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the fitness")
     merge: str = Field("optimal", description="how the heads of a group become one")
     merge_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the merge")
@@ -112,9 +128,9 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
-        given = [name for name in ("kv_ratio", "kv_heads", "kv_budget") if getattr(self, name) is not None]
+        given = [name for name in SIZES if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"give one of kv_ratio, kv_heads, kv_budget, not {' and '.join(given)}")
+            raise ValueError(f"give one of {', '.join(SIZES)}, not {' and '.join(given)}")
         if self.uneven and (self.kv_heads is not None or self.kv_budget is not None):
             raise ValueError("uneven has no effect with kv_heads or kv_budget; give kv_ratio with it")
         if self.uneven and KV_RATIO in self.objectives:
@@ -129,30 +145,40 @@ class RunConfig(Settings):
             raise ValueError(f"objectives must be one or more different names, got {list(self.objectives)}")
         if self.objectives[0] == KV_RATIO:
             raise ValueError("the first objective must be a fitness; kv-ratio alone would merge everything")
-        if len([name for name in self.objectives if name != KV_RATIO]) > 1 and self.fitness_parameters:
+        if len([name for name in self.objectives if name not in (KV_RATIO, KV_BYTES)]) > 1 and self.fitness_parameters:
             raise ValueError("fitness parameters are ambiguous with several fitness functions as objectives")
         return self
 
-    @field_validator("layout", mode="before")
+    @field_validator("kv_bits", "formats")
     @classmethod
-    def _check_layout(cls, value: Any) -> Any:
-        if value in ("symmetric", "padded", "query-padded"):
-            raise ValueError(
-                f"{value!r} is a form of 'stock', which is symmetric or padded as the groups' sizes want it"
-            )
-        return value
-
-    @field_validator("kv_bits")
-    @classmethod
-    def _check_kv_bits(cls, value: str | None) -> str | None:
+    def _check_formats(cls, value: str | None, field: ValidationInfo) -> str | None:
         if value is not None:
-            from gqasearch.rounding import parse_format  # torch, which nothing else here needs
+            from gqasearch.rounding import parse_format, parse_formats  # torch, which nothing else here needs
 
             try:
-                parse_format(value)
+                parse_format(value) if field.field_name == "kv_bits" else parse_formats(value)
             except UserError as error:
                 raise ValueError(str(error)) from None
         return value
+
+    @model_validator(mode="after")
+    def _check_bytes(self) -> RunConfig:
+        if not self.decides_format:
+            if self.formats is not None:
+                raise ValueError("formats has no effect without kv_bytes; kv_bits names one format")
+            return self
+        if self.kv_bits is not None:
+            raise ValueError("kv_bytes decides the format itself; give formats in place of kv_bits")
+        if KV_BYTES in self.objectives:
+            if self.objectives != (KL, KV_BYTES):
+                raise ValueError(f"objective {KV_BYTES} goes with {KL} alone before it: {KL} {KV_BYTES}")
+            if self.method != "evolution" or self.fitness_parameters:
+                raise ValueError(f"objective {KV_BYTES} goes with method evolution, and no parameters of the fitness")
+            if self.uneven:
+                raise ValueError(f"uneven has no effect with {KV_BYTES} as an objective, where layers differ anyway")
+            if given := [name for name in SIZES[:3] if getattr(self, name) is not None]:
+                raise ValueError(f"with {KV_BYTES} as an objective give kv_bytes in place of {given[0]}")
+        return self
 
     @model_validator(mode="after")
     def _check_separate(self) -> RunConfig:
@@ -165,6 +191,11 @@ class RunConfig(Settings):
     def fitness(self) -> str:
         """The first objective: the one that says which candidate is best."""
         return self.objectives[0]
+
+    @property
+    def decides_format(self) -> bool:
+        """Whether the run decides how the cache is rounded, before it decides anything else."""
+        return self.kv_bytes is not None or KV_BYTES in self.objectives
 
     @property
     def has_free_counts(self) -> bool:
@@ -183,6 +214,8 @@ class RunConfig(Settings):
     def counts(self, geometry: Geometry) -> tuple[int, ...]:
         """Groups per layer, (L,); with ``separate_kv`` of its keys and of its values, (2 L,)."""
         require_several_heads(geometry)
+        if self.decides_format and self.kv_heads is None and self.kv_budget is None:
+            raise UserError("kv_bytes: how many heads there are is decided by a run in a folder, gqasearch search")
         heads, step = geometry.num_kv_heads, self.tensor_parallel
         layers = geometry.num_layers * (2 if self.separate_kv else 1)
         if step > heads:

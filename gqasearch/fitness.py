@@ -33,6 +33,7 @@ from gqasearch.pairwise import FloatArray as FloatArray
 from gqasearch.pairwise import pairwise_errors
 from gqasearch.refining import NoRefinement, Refinement
 from gqasearch.registry import Registry
+from gqasearch.rounding import KVFormat
 from gqasearch.separate_grouping import SIDES, AnyGrouping, SeparateGrouping, Side
 
 ENTRY_POINT_GROUP = "gqasearch.fitness"
@@ -42,13 +43,14 @@ ENTRY_POINT_GROUP = "gqasearch.fitness"
 class FitnessContext:
     """What a fitness may look at while it prepares.
 
-    ``statistics`` come from the calibration text, ``search_blocks`` from the search text: neither is
-    the text that results are reported on. ``merge`` is the rule that the converted model will use, and
-    ``refinement`` what will be fitted after it. Texts are functions, called only by a fitness that
-    ``needs`` them. ``folder``: of this fitness alone, where it may keep what took it long, for a process that goes on
-    with the same run; it is removed when the run is done. None where nothing is to be kept. ``separate_kv``: keys and
-    values are grouped apart, and candidates have two partitions for every layer (``SeparateGrouping.from_sides``); only
-    a fitness that ``takes_sides`` is given that.
+    ``statistics`` come from the calibration text, ``search_blocks`` from the search text: neither is the text that
+    results are reported on. ``merge`` is the rule that the converted model will use, and ``refinement`` what will be
+    fitted after it. Texts are functions, called only by a fitness that ``needs`` them. ``folder``: of this fitness
+    alone, where it may keep what took it long, for a process that goes on with the same run; it is removed when the run
+    is done. None where nothing is to be kept. ``separate_kv``: keys and values are grouped apart, and candidates have
+    two partitions for every layer (``SeparateGrouping.from_sides``); only a fitness that ``takes_sides`` is given that.
+    ``kv``: how the converted model's cache will be rounded, None for not: a fitness that runs candidates does so with a
+    cache in that format.
     """
 
     parent: Parent
@@ -59,6 +61,7 @@ class FitnessContext:
     refinement: Refinement = field(default_factory=NoRefinement)
     folder: Path | None = None
     separate_kv: bool = False
+    kv: KVFormat | None = None
 
     def place(self, partition: int) -> tuple[int, Side | None]:
         """The layer that partition number ``partition`` of a candidate is of, and its side; None for both."""

@@ -9,6 +9,10 @@ from typing import Literal, TypeVar
 LayoutName = Literal["stock-symmetric", "stock-padded", "deci", "ragged"]
 TargetName = Literal["transformers", "vllm", "llama.cpp", "ctranslate2", "any"]
 
+UNROUNDED = "f16"  # in every engine
+# Where no engine is named: what rounds least for its bits. Keys hurt more than values, and never have fewer.
+PLAIN_FORMATS = (UNROUNDED, "int8", "k8v4", "int4", "k4v3", "int3", "k3v2", "int2")
+
 Name = TypeVar("Name", bound=str)
 
 
@@ -18,6 +22,7 @@ class Target:
     architecture whose query-padded form it does not load -> why; ``cannot_load``: architecture of which it loads no
     converted checkpoint -> why; ``tested``: architectures whose stock checkpoints it computes as it should, None for
     all. ``cannot_join``: why it does not load heads that were joined (``gqasearch.models.joined``), "" where it does.
+    ``formats``: of its KV cache, the same in all layers, as ``gqasearch ls formats`` names them, widest first.
     """
 
     name: TargetName
@@ -26,6 +31,7 @@ class Target:
     cannot_load: Mapping[str, str] = field(default_factory=dict)
     tested: tuple[str, ...] | None = None
     cannot_join: str = ""
+    formats: tuple[str, ...] = (UNROUNDED,)
 
     @property
     def takes_uneven(self) -> bool:
@@ -55,6 +61,7 @@ def _any(engines: Sequence[Target]) -> Target:
         _joined({engine.name: engine.cannot_load for engine in engines}),
         tuple(sorted(set.intersection(*limited))),
         "; ".join(f"{engine.name}: {engine.cannot_join}" for engine in engines if engine.cannot_join),
+        tuple(name for name in engines[0].formats if all(name in engine.formats for engine in engines)),
     )
 
 
@@ -70,19 +77,34 @@ _NO_REMOTE_CODE = "it runs no modelling file that comes with a checkpoint"
 _SIZE = "it takes hidden size / heads for the size of a head"
 _QWEN2 = {"Qwen2ForCausalLM": "it takes hidden size / heads for the size of a Qwen2's head"}
 _LLAMA_LIKE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+_MORE_OF_LLAMA_CPP = (
+    *("ArceeForCausalLM", "SeedOssForCausalLM", "Olmo2ForCausalLM"),
+    *("MixtralForCausalLM", "Qwen2MoeForCausalLM", "GraniteMoeForCausalLM"),
+)
+_SIZED_BY_WIDTH = (
+    *("GraniteForCausalLM", "OlmoForCausalLM", "Starcoder2ForCausalLM"),
+    *("GraniteMoeForCausalLM", "Olmo2ForCausalLM", "Qwen2MoeForCausalLM"),
+)
 _UNKNOWN_TO_CTRANSLATE2 = (
     *("CohereForCausalLM", "GraniteForCausalLM", "OlmoForCausalLM"),
     *("SmolLM3ForCausalLM", "StableLmForCausalLM", "Starcoder2ForCausalLM"),
 )
 _ENGINES = (
-    Target("transformers"),
-    Target("vllm", {"ragged": "it knows no such model"}, _QWEN2, tested=(*_LLAMA_LIKE, "PhiForCausalLM")),
+    Target("transformers", formats=(UNROUNDED, "hqq8", "hqq4", "quanto4", "hqq2", "quanto2")),
+    Target(
+        "vllm",
+        {"ragged": "it knows no such model"},
+        _QWEN2,
+        tested=(*_LLAMA_LIKE, "PhiForCausalLM"),
+        formats=(UNROUNDED, "fp8", "int8_per_token_head", "fp8_per_token_head", "int4_per_token_head"),
+    ),
     Target(
         "llama.cpp",
         {"ragged": _NO_REMOTE_CODE},
-        dict.fromkeys(("GraniteForCausalLM", "OlmoForCausalLM", "Starcoder2ForCausalLM"), _SIZE),
+        dict.fromkeys(_SIZED_BY_WIDTH, _SIZE),
         {"PhiForCausalLM": "it expects a Phi to have as many key heads as query heads"},
-        (*_LLAMA_LIKE, "GraniteForCausalLM", "OlmoForCausalLM", "StableLmForCausalLM"),
+        (*_LLAMA_LIKE, "GraniteForCausalLM", "OlmoForCausalLM", "StableLmForCausalLM", *_MORE_OF_LLAMA_CPP),
+        formats=(UNROUNDED, "q8_0", "q8_0/q5_1", "q8_0/q4_0", "q5_1", "q5_1/q4_0", "q4_1", "q4_0", "iq4_nl"),
     ),
     Target(
         "ctranslate2",

@@ -56,6 +56,7 @@ from transformers import (
 )
 
 from gqasearch.models import Parent
+from tests.tiny_described import DESCRIBED_NAMES, OLDER_NAMES, classes_of, own_fields
 
 FAMILY_NAMES = ("llama", "mistral", "qwen2", "qwen3")  # those with a stock GQA form
 ALL_FAMILY_NAMES = (*FAMILY_NAMES, "gpt_neox", "falcon", "opt")
@@ -105,7 +106,7 @@ _CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
 
 def kv_head_choices(family: str, heads: int = 6) -> list[int]:
     """KV head counts that a source of this family may have: MHA, and GQA where there is one."""
-    return [heads, heads // 2] if family in (*GROUPED_NAMES, "falcon") else [heads]
+    return [heads, heads // 2] if family in (*GROUPED_NAMES, *DESCRIBED_NAMES, "falcon") else [heads]
 
 
 def tiny_model(
@@ -126,7 +127,7 @@ def tiny_model(
 
     The global random state of torch is left as it was.
     """
-    config_class, model_class = _CLASSES[family]
+    config_class, model_class = classes_of(family) if family in (*DESCRIBED_NAMES, *OLDER_NAMES) else _CLASSES[family]
     width = heads * head_dim if hidden is None else hidden
     fields: dict[str, Any] = {
         "vocab_size": vocab,
@@ -140,7 +141,7 @@ def tiny_model(
         "pad_token_id": 1,
         "attention_dropout": 0.0,
     }
-    if family in GROUPED_NAMES:
+    if family in (*GROUPED_NAMES, *DESCRIBED_NAMES):
         fields |= {"intermediate_size": 2 * width, "num_key_value_heads": heads if kv_heads is None else kv_heads}
         if family in RMS_NORMED:
             fields["rms_norm_eps"] = 1e-6
@@ -160,6 +161,8 @@ def tiny_model(
 
 def _family_fields(family: str, width: int, heads: int, head_dim: int) -> dict[str, Any]:
     """What one family's config has and others have not."""
+    if family in (*DESCRIBED_NAMES, *OLDER_NAMES):
+        return own_fields(family, head_dim)
     if family == "gpt_neox":
         return {"intermediate_size": 2 * width, "rotary_pct": 0.5}
     if family == "opt":

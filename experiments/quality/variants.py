@@ -99,7 +99,7 @@ class PartialDescent(Descent):
         return super().descend(held, weights, whitening, step)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HeldSite(LayerSite):
     """A site that takes the weights named in ``free`` from its caller, all others from ``held``: they get no gradient,
     and Adam leaves alone what has none.

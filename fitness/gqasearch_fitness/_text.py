@@ -14,6 +14,7 @@ from gqasearch.evaluation import (
     CandidateState,
     Converter,
     PrefixLosses,
+    RoundedLayers,
     SummedLoss,
     TiedLayer,
     digest_of,
@@ -72,9 +73,10 @@ def check_quick_refinement(parameters: QuickRefinement) -> None:
 class CandidateLosses:
     """Losses of candidates under the context's merge, their layers quickly refined where the model will be.
 
-    On a part of the text: with W_o refitted. On all of it: after a short descent, where a descent will follow.
-    Whatever is kept of one is of no use to the other, whose layers are different. ``converted_layer``: a layer as it
-    is on all of the text, k and v (G, ...); computed anew with every call.
+    On a part of the text: with W_o refitted. On all of it: after a short descent, where a descent will follow. Whatever
+    is kept of one is of no use to the other, whose layers are different. Where the model's cache will be rounded theirs
+    is, and layers are fitted to that; the basis that is chosen for it last of all they lack. ``converted_layer``: a
+    layer as it is on all of the text, k and v (G, ...); computed anew with every call.
     """
 
     def __init__(
@@ -83,7 +85,8 @@ class CandidateLosses:
         def losses(name: str, converted: ConvertedLayer) -> PrefixLosses:
             tied_layer = in_parents_shape(context, converted)
             state = candidate_state(context, name)
-            return PrefixLosses(context.parent, tied_layer, blocks, batch_size(blocks), summed_loss, state=state)
+            size, kv = batch_size(blocks), context.kv
+            return PrefixLosses(context.parent, tied_layer, blocks, size, summed_loss, state=state, kv=kv)
 
         self.context, self.blocks, self.summed_loss = context, blocks, summed_loss
         self.converter = converter = Converter(context.parent, context.merge, context.load_statistics)
@@ -125,7 +128,8 @@ class CandidateLosses:
 
         def refine_and_measure() -> float:
             blocks = context.load_calibration_blocks()
-            return measure(grouping, self.converter.refine(grouping, blocks, context.refinement, folder=folder))
+            refined = self.converter.refine(grouping, blocks, context.refinement, folder=folder)
+            return measure(grouping, refined)
 
         loss = kept_loss(self._finals, grouping, refine_and_measure)
         if folder is not None:
@@ -133,7 +137,8 @@ class CandidateLosses:
         return loss
 
     def _mean_loss(self, grouping: AnyGrouping, layers: Mapping[int, LayerWeights]) -> float:
-        converted = self.converter.runner(grouping, layers)
+        layered, kv = self.converter.runner(grouping, layers), self.context.kv
+        converted = layered if kv is None else RoundedLayers(layered, kv)
         return mean_loss(converted, self.blocks, batch_size(self.blocks), self.summed_loss)
 
 
@@ -158,7 +163,8 @@ def converted_layers(
     """Layers after the merge, each then refined by itself on so many tokens of the calibration text; 0 for not."""
     alone: LayersAlone | None = None
     if refinement is not None and tokens:
-        alone = LayersAlone(context.parent, context.load_calibration_blocks().first(tokens), refinement)
+        text = context.load_calibration_blocks().first(tokens)
+        alone = LayersAlone(context.parent, text, refinement, kv=context.kv)
 
     def converted_layer(index: int, layer: AnyLayer) -> LayerWeights:
         merged = converter.merged(index, layer)

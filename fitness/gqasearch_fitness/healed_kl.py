@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +23,7 @@ class PreparedHealedKL(PreparedTextFitness):
     """On a part of the text as ``kl``; on all of it every candidate is healed first. What was found is kept."""
 
     def __init__(self, parameters: HealedKL, context: FitnessContext) -> None:
+        context = replace(context, kv=None)
         blocks = context.load_search_blocks().first(parameters.tokens)
         self.reference = ParentLogProbs.compute(ParentLayers(context.parent), blocks, batch_blocks=batch_size(blocks))
         self.losses = CandidateLosses(parameters, context, blocks, self.reference.summed_kl)
@@ -75,7 +76,8 @@ class HealedKL(Fitness):
     Where a candidate is run on the whole text, it first gets ``steps`` steps of Adam on all attention weights, on the
     KL to the parent (``ShortHealing``, with ``learning_rate``), each on ``step_tokens`` tokens of the calibration text:
     the same for all candidates. On a part of the text it is not healed, and the value is that of ``kl``; so in
-    ``staged`` search the last stage alone pays for healing. Other parameters are as in ``kl``.
+    ``staged`` search the last stage alone pays for healing. Caches are never rounded here. Other parameters are as in
+    ``kl``.
     """
 
     name: ClassVar[str] = "healed-kl"

@@ -12,7 +12,7 @@ from gqasearch.basis.attention_cost import AttentionCost
 from gqasearch.basis.cost import SideCost
 from gqasearch.basis.fit import Fit, fitted_basis
 from gqasearch.basis.layer import in_basis
-from gqasearch.basis.sample import sides_of
+from gqasearch.basis.sample import of_one_length, sides_of
 from gqasearch.calibration import Ascent, TokenBlocks, no_progress
 from gqasearch.models import LayerWeights, Parent, layers_replaced, tie_heads
 from gqasearch.models.attention_inputs import AttentionInputs, attention_noted, require_noted
@@ -92,10 +92,10 @@ def _balanced(
     keys_of, values_of = (
         [label for label in partition.labels for _ in range(queries)] for partition in (layer.keys, layer.values)
     )
-    order = parent.family.cached_order(weights.head_dim).to(weights.k.device)
+    order = parent.family.cached_order(weights.head_dim, weights.rotary_dim).to(weights.k.device)
     ours = torch.argsort(order)
     calls = [replace(call, query=call.query[..., ours], key=call.key[..., ours]) for call in calls]
-    masks = [batch.mask for batch in ascent.batches]
+    calls, masks = of_one_length(calls, [batch.mask for batch in ascent.batches])
     keys, values = sides_of(calls, masks, weights, keys_of, values_of)
     for_keys, for_values = (
         Fit(steps, balance.batch, torch.Generator().manual_seed(balance.seed))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from gqasearch.models import LayerWeights
 from gqasearch.models.attention_inputs import AttentionInputs
@@ -29,6 +30,29 @@ class SideSample:
         """Some of the blocks."""
         index = torch.tensor(chosen, device=self.rows.device)
         return SideSample(self.rows[:, index], self.weight[:, index], self.reads)
+
+
+def of_one_length(
+    calls: Sequence[AttentionInputs], masks: Sequence[Tensor]
+) -> tuple[list[AttentionInputs], list[Tensor]]:
+    """The same with padding behind all that is shorter than the longest; a batch is as long as its longest block.
+
+    ``masks``: (B, T) bool of each call, False on padding. What is added is seen by no token and counts nowhere.
+    """
+    longest = max(mask.shape[1] for mask in masks)
+    wider = [longest - mask.shape[1] for mask in masks]
+    return (
+        [_longer(call, more) if more else call for call, more in zip(calls, wider, strict=True)],
+        [pad(mask, (0, more)) for mask, more in zip(masks, wider, strict=True)],
+    )
+
+
+def _longer(call: AttentionInputs, more: int) -> AttentionInputs:
+    query, key, value = (pad(side, (0, 0, 0, more)) for side in (call.query, call.key, call.value))
+    mask = call.mask  # where there is none, attention is causal: what comes last is seen by itself alone
+    if mask is not None:
+        mask = pad(mask, (0, more, 0, more), value=0 if mask.dtype == torch.bool else torch.finfo(mask.dtype).min)
+    return replace(call, query=query, key=key, value=value, mask=mask)
 
 
 def sides_of(

@@ -62,8 +62,9 @@ class LayerAccumulator:
         x = hidden[mask].float()
         self._add("residual_energy", residual[mask].float().square().sum().view(1))
         self._add("tokens", torch.tensor([float(len(x))]))
-        self._add("mean", x.sum(0))
-        self._add("second_moment", x.T @ x)
+        normed = _normed(x, weights)
+        self._add("mean", normed.sum(0))
+        self._add("second_moment", normed.T @ normed)
         self._take_sample(x)
         for name, weight, bias in (("key", weights.k, weights.k_bias), ("value", weights.v, weights.v_bias)):
             heads = torch.einsum("td,ghd->tgh", x, weight.float())
@@ -73,15 +74,18 @@ class LayerAccumulator:
         self._add_gains(hidden.float(), maps.float(), mask, weights)
         self._add_attended(hidden.float(), maps.float(), mask)
 
-    def set_turns(self, cosines: Tensor, sines: Tensor) -> None:
+    def set_turns(self, cosines: Tensor, sines: Tensor, rotary_dim: int) -> None:
         """What RoPE turns by at every position, (T, r) as transformers has it: every pair's twice, maybe scaled.
 
-        The halves are alike or, where neighbours form a pair (Cohere), the even and the odd columns. Those of the
-        longest batch are kept; positions beyond it never occur, and are turned by nothing.
+        gpt-oss has every pair's once: (T, r/2). The halves are alike or, where neighbours form a pair (Cohere), the
+        even and the odd columns. Those of the longest batch are kept; positions beyond it never occur, and are turned
+        by nothing.
         """
         if len(cosines) < self.turned:
             return
         self.turned = len(cosines)
+        if 2 * cosines.shape[-1] == rotary_dim:
+            cosines, sines = (torch.cat([part, part], -1) for part in (cosines, sines))
         half = cosines.shape[-1] // 2
         alike = torch.equal(cosines[:, :half], cosines[:, half:]) and torch.equal(sines[:, :half], sines[:, half:])
         every = slice(half) if alike else slice(None, None, 2)
@@ -146,6 +150,18 @@ class LayerAccumulator:
             cosines=self.cosines,
             sines=self.sines,
         )
+
+
+def _normed(x: Tensor, weights: LayerWeights) -> Tensor:
+    """Tokens (T, D) as keys and queries are made of them: under norms over all heads, each over what these divide by.
+
+    The one norm's and the other's, of which a score has both, in equal shares.
+    """
+    for rows in (weights.q_rows, weights.k_rows):
+        if rows is not None:
+            sizes = torch.einsum("td,ghd->tgh", x, rows.float()).square().mean((1, 2))
+            x = x * sizes.clamp_min(torch.finfo(x.dtype).tiny).pow(-0.25)[:, None]
+    return x
 
 
 def _by_distance(cost: Tensor) -> Tensor:

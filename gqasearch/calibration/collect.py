@@ -115,6 +115,16 @@ class _Watched:
             for handle in handles:
                 handle.remove()
 
+    def _turns(self, positions: int, given: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines of RoPE, (T, r) each; ``given``: what the model told the layer, (B, T, r)."""
+        family, config = self._parent.family, self._parent.config
+        if given is None:
+            return family.turns_of(positions, config)
+        cosines, sines = given[0][0], given[1][0]
+        if family.turns(self._index, config):
+            return cosines, sines
+        return torch.ones_like(cosines), torch.zeros_like(sines)
+
     def _after_projection(self, _module: torch.nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
         self._added = output
 
@@ -126,8 +136,7 @@ class _Watched:
         if maps is None:
             raise UserError("this model's attention does not return its maps; calibration needs them")
         with torch.autocast(hidden.device.type, enabled=False):
-            if kwargs.get("position_embeddings") is not None:
-                cosines, sines = kwargs["position_embeddings"]
-                self._accumulator.set_turns(cosines[0], sines[0])
+            if (turns := self._turns(hidden.shape[1], kwargs.get("position_embeddings"))) is not None:
+                self._accumulator.set_turns(*turns, self._parent.geometry.rotary_dim)
             residual = stream_after(self._parent, self._index, self.stream.to(hidden.device), self._added)
             self._accumulator.add(hidden, maps, residual, self.mask.to(hidden.device), self._weights)

@@ -37,7 +37,9 @@ class PhiTensors(CheckpointTensors):
     def known(self) -> dict[str, str]:
         """The model's name of every tensor -> the stored one, which may leave the first part out."""
         first = f"{self.origins.layers.partition('.')[0]}."
-        whole = {name: name.startswith(first) or name in self.origins.outputs for name in self.own.shard_of}
+        whole = {
+            name: name.startswith(first) or name in (*self.origins.outputs, OUTPUT_BIAS) for name in self.own.shard_of
+        }
         return {name if is_whole else first + name: name for name, is_whole in whole.items()}
 
     @cached_property

@@ -86,11 +86,12 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the writer cannot know: measurements, how they were made, and the run's configuration."""
+    """What the writer cannot know: measurements, how they were made, the run's configuration, and what it decided."""
 
     metrics: tuple[MetricRow, ...] = ()
     measured_on: str = ""
     configuration: Mapping[str, Any] = field(default_factory=dict)
+    decided: str | None = None
 
 
 def model_card(document: GroupingDocument, layout: Layout, config: Config, source_dir: Path, facts: CardFacts) -> str:
@@ -125,7 +126,7 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
         code=OWN_CODE.format(file=file) if file else STOCK_CODE,
         architecture=config["architectures"][0],
         layout=layout.name,
-        reason="\n\n".join([layout.reason, *_notes(document)]),
+        reason="\n\n".join([layout.reason, *_notes(document), *_sentences(facts.decided)]),
         configuration=_yaml(_configuration(document, facts)),
     )
 
@@ -134,6 +135,11 @@ def _notes(document: GroupingDocument) -> list[str]:
     """What to know of keys and values, a paragraph each."""
     basis = [] if document.kv_bits is None else [BASIS_NOTE.format(document.kv_bits)]
     return [*([JOINED_NOTE] if document.join > 1 else []), *basis]
+
+
+def _sentences(words: str | None) -> list[str]:
+    """What is told elsewhere in small letters, as a paragraph."""
+    return [f"{words[0].upper()}{words[1:].rstrip('.')}."] if words else []
 
 
 def healed_card(card: str, words: str, facts: CardFacts | None = None) -> str:

@@ -44,6 +44,8 @@ def rope_fields(family: Family, config: Config) -> dict[str, Any]:
     if family.default_local_rope_theta is not None:
         return _rope_fields_by_layer_type(family, config)
     given = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+    if not given and family.scales_rope_unasked:
+        return {}
     theta = given.pop("rope_theta", None) or config.get("rope_theta") or family.default_rope_theta
     kind = _pop_kind(given)
     fraction = given.pop("partial_rotary_factor", None) or config.get("partial_rotary_factor")

@@ -74,6 +74,8 @@ class Conversion:
             k=weights.k[:keys],
             v=weights.v[:values],
             k_bias=None if weights.k_bias is None else weights.k_bias[:keys],
+            k_rows=None if weights.k_rows is None else weights.k_rows[:keys],
+            k_gain=None if weights.k_gain is None else weights.k_gain[:keys],
             v_bias=None if weights.v_bias is None else weights.v_bias[:values],
         )
         return {name: tuple(tensor.shape) for name, tensor in self._written(grouped, layer).items()}
@@ -111,6 +113,9 @@ def _has_shapes_of(weights: LayerWeights, shape: HeadGeometry) -> bool:
         (weights.q_bias, (queries, d)),
         (weights.k_bias, (heads, d)),
         (weights.v_bias, (heads, d)),
+        (weights.sinks, (queries,)),
+        (weights.q_gain, (queries, d)),
+        (weights.k_gain, (heads, d)),
     ]
     return all(tensor is None or tensor.shape == size for tensor, size in wanted)
 

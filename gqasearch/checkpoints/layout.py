@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gqasearch.grouping import LayerGrouping
 from gqasearch.models import HeadGeometry, LayerWeights
+from gqasearch.models.whole_norm import in_more_slots
 from gqasearch.targets import LayoutName
 
 Slots = tuple[int | None, ...]
@@ -113,7 +114,15 @@ def lay_out(merged: LayerWeights, placed: Slots, groups: Sequence[int] | None = 
         return out
 
     q_bias = None if merged.q_bias is None else in_slots(merged.q_bias)
-    placed_queries = replace(merged, q=in_slots(merged.q), o=in_slots(merged.o), q_bias=q_bias)
+    placed_queries = replace(
+        merged,
+        q=in_slots(merged.q),
+        o=in_slots(merged.o),
+        q_bias=q_bias,
+        sinks=None if merged.sinks is None else in_slots(merged.sinks),
+        q_rows=None if merged.q_rows is None else in_more_slots(in_slots(merged.q_rows), len(queries)),
+        q_gain=None if merged.q_gain is None else in_slots(merged.q_gain),
+    )
     if groups is None:
         return placed_queries
     order = torch.tensor(groups)
@@ -122,5 +131,7 @@ def lay_out(merged: LayerWeights, placed: Slots, groups: Sequence[int] | None = 
         k=merged.k[order],
         v=merged.v[order],
         k_bias=None if merged.k_bias is None else merged.k_bias[order],
+        k_rows=None if merged.k_rows is None else merged.k_rows[order],
+        k_gain=None if merged.k_gain is None else merged.k_gain[order],
         v_bias=None if merged.v_bias is None else merged.v_bias[order],
     )

@@ -13,6 +13,7 @@ from gqasearch.checkpoints.ragged_encoders import ENCODER_MODULE, ENCODER_NAMES,
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.models import Config, HeadGeometry, supported_architectures
+from gqasearch.models.families_described import DESCRIBED
 from gqasearch.separate_grouping import AnyGrouping, SeparateGrouping, SeparateLayer
 
 # Architecture of the source -> the modelling file that has its classes, named as the source's with "Ragged" before.
@@ -33,10 +34,12 @@ RAGGED_MODULES = dict.fromkeys(
         "SmolLM3ForCausalLM",
         "CohereForCausalLM",
         "PhiForCausalLM",
+        *(architecture for family in DESCRIBED for architecture in family.architectures),
     ),
     "modeling_ragged",
 )
 RAGGED_MODULES |= dict.fromkeys(("OPTForCausalLM", "GPT2LMHeadModel"), "modeling_ragged_learned")
+RAGGED_MODULES["GPTNeoForCausalLM"] = "modeling_ragged_gpt_neo"
 RAGGED_MODULES |= dict.fromkeys(ENCODER_NAMES, ENCODER_MODULE)
 
 

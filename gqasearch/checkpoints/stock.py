@@ -30,6 +30,7 @@ from gqasearch.grouping_fit import check_fits
 from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, family_of, read_config
 from gqasearch.models.loading import whole_model
 from gqasearch.models.whole import stored_apart
+from gqasearch.models.whole_norm import rows_for_groups
 from gqasearch.models.written_as_phi import WrittenAsPhi
 from gqasearch.separate_grouping import AnyGrouping
 from gqasearch.targets import TargetName
@@ -76,7 +77,12 @@ def write_checkpoint(
     block = (block or CheckBlock.drawn(config)).fitting(family, config)
     source, model = whole_model(source_dir)
     computed = Computed(source, family, config, document.partitions)
-    conversion = _conversion(source, family, config, planned, computed.noting(merged_layer))
+    noted = computed.noting(merged_layer)
+
+    def grouped_layer(index: int) -> LayerWeights:
+        return rows_for_groups(noted(index), document.partitions.layers[index].keys)
+
+    conversion = _conversion(source, family, config, planned, grouped_layer)
     shards = Shards(conversion.tensors, conversion.shapes)
     grouped = _grouped_config(*family.written_as(config), planned, document.partitions, conversion.stored_dtype)
     if stored_apart(source, model):

@@ -1,4 +1,4 @@
-"""The table of models with rounded KV caches, as ``evaluate --kv-bits`` and ``search --kv-bits`` print it."""
+"""Tables of rounded KV caches, as ``evaluate --kv-bits``, ``search --kv-bits`` and ``search --kv-bytes`` print them."""
 
 from __future__ import annotations
 
@@ -20,3 +20,16 @@ def show_rounded(metrics: dict[str, Any]) -> None:
         table.add_row(*row)
     output_console().print(table)
     typer.echo("KL: to the parent whose cache is not rounded; --json has 95% intervals")
+
+
+def show_decision(record: dict[str, Any]) -> None:
+    """What was compared for a budget in bytes."""
+    from rich.table import Table
+
+    from gqasearch.run.kv_bytes import decision_table
+
+    header, *rows = decision_table(record)
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    output_console().print(table)

@@ -11,7 +11,7 @@ import typer
 from pydantic import BaseModel
 from typer.models import ArgumentInfo
 
-from gqasearch.config import RunConfig, apply_settings, build_config, read_config_file
+from gqasearch.config import SIZES, RunConfig, apply_settings, build_config, read_config_file
 
 # Reached by --fitness, --objective and --set instead.
 NO_FLAG = {"objectives", "fitness_parameters", "merge_parameters", "refine_parameters", "method_parameters"}
@@ -80,8 +80,8 @@ def resolve_config(
     """Defaults, then the file, then flags, then ``--set``."""
     values = read_config_file(file) if file else {}
     given = {name: value for name, value in flags.items() if value is not None}
-    if {"kv_ratio", "kv_heads", "kv_budget"} & given.keys():  # a flag replaces the file's way to say it
-        values = {name: value for name, value in values.items() if not name.startswith("kv_")}
+    if set(SIZES) & given.keys():  # a flag replaces the file's way to say it
+        values = {name: value for name, value in values.items() if name not in SIZES}
     values = {**values, **given}
     if objectives:
         values["objectives"] = ([fitness] if fitness is not None and fitness not in objectives else []) + objectives

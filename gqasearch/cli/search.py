@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
-from gqasearch.cli.rounded import show_rounded
+from gqasearch.cli.rounded import show_decision, show_rounded
 from gqasearch.cli.run_options import resolve_config, with_config_flags
 from gqasearch.config import RunConfig
 
@@ -22,7 +22,7 @@ def search(
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; every flag overrides it.")] = None,
     fitness: Annotated[str | None, typer.Option(help="What to minimise. [default: merge-error]")] = None,
     objective: Annotated[
-        list[str] | None, typer.Option(help="Repeat for a Pareto front: fitness names and kv-ratio.")
+        list[str] | None, typer.Option(help="Repeat for a Pareto front: fitness names, kv-ratio, kv-bytes.")
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -152,6 +152,8 @@ def _show(folder: RunFolder, verbose: int) -> None:
     data, console = report_data([folder]), output_console()
     console.print(results_table(data))
     metrics = read_json(folder.metrics)
+    if "decision" in metrics:
+        show_decision(metrics["decision"])
     if "rounded" in metrics:
         show_rounded(metrics)
     if (certificate := certificate_words(read_grouping(folder.grouping))) is not None:

@@ -13,6 +13,7 @@ from gqasearch.evaluation.runners import ParentLayers
 from gqasearch.merging import LayerMerge, Merge, MergedGroup, held_bytes, with_groups
 from gqasearch.models import LayerWeights, Parent, tie_heads
 from gqasearch.refining import Refinement
+from gqasearch.rounding import KVFormat
 from gqasearch.separate_grouping import AnyGrouping, AnyLayer, changed_layers
 
 Group: TypeAlias = tuple[int, ...]
@@ -130,11 +131,12 @@ class Converter:
         *,
         batch_blocks: int = 8,
         folder: Path | None = None,
+        kv: KVFormat | None = None,
         progress: Callable[[int, int], None] = no_progress,
     ) -> Mapping[int, LayerWeights]:
         """Every layer that ``refinement``, fitted on ``blocks``, changes after the merge: k, v (G, ...).
 
-        ``folder``: see ``Refinement.refine``.
+        ``folder``, ``kv``: see ``Refinement.refine``.
         """
         return refinement.refine(
             self.parent,
@@ -143,5 +145,6 @@ class Converter:
             blocks,
             batch_blocks=batch_blocks,
             folder=folder,
+            kv=kv,
             progress=progress,
         )

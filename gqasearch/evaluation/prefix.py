@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -21,9 +22,10 @@ from gqasearch.evaluation.candidate_state import CandidateState, Pair, Passed
 from gqasearch.evaluation.climb import SummedLoss
 from gqasearch.evaluation.recent import Recent
 from gqasearch.evaluation.runners import ParentLayers
-from gqasearch.models import Entered, LayerWeights, Parent, layers_replaced, run_layer
+from gqasearch.models import Entered, LayerWeights, Parent, layers_replaced, run_layer, run_rounded_layer
 from gqasearch.models.freed_memory import keep_freed_memory
 from gqasearch.pairwise import FloatArray
+from gqasearch.rounding import KVFormat
 from gqasearch.separate_grouping import AnyGrouping, AnyLayer, grouping_of
 
 # (layer, its grouping) -> the converted layer in the parent's shape.
@@ -40,7 +42,8 @@ class PrefixLosses:
     ``batch_tokens``: tokens of every batch, (B,). ``tokens_run``: tokens that candidates were run on so far;
     ``layers_run``: tokens times the layers that were computed for them. ``hidden_bytes``: of the hidden states that are
     kept, and as much again of those on their way up (of one candidate at least); ``weight_bytes``: of converted layers.
-    ``state``: what an earlier process knew of the same parent, layers, text and loss.
+    ``state``: what an earlier process knew of the same parent, layers, text and loss. ``kv``: how the candidates'
+    caches are rounded, in all layers; None for not.
     """
 
     def __init__(
@@ -54,8 +57,10 @@ class PrefixLosses:
         hidden_bytes: int = HIDDEN_BYTES,
         weight_bytes: int = WEIGHT_BYTES,
         state: CandidateState | None = None,
+        kv: KVFormat | None = None,
     ) -> None:
         self.parent, self._model = parent, ParentLayers(parent)
+        self._run_layer = run_layer if kv is None else partial(run_rounded_layer, kv=kv)
         self.batches = list(blocks.batches(batch_blocks))
         self.batch_tokens = tuple(int(mask.sum()) for _, mask in self.batches)
         self._targets = list(blocks.targets(batch_blocks))
@@ -158,7 +163,8 @@ class PrefixLosses:
                         before = (batch, passed[:-1])
                         uses[before] -= 1
                         hidden = states[before] if uses[before] else states.pop(before)
-                        found[batch, passed] = run_layer(self.parent, index, hidden, entered[batch].arguments[index])
+                        arguments = entered[batch].arguments[index]
+                        found[batch, passed] = self._run_layer(self.parent, index, hidden, arguments)
                         self.layers_run += self.batch_tokens[batch]
                         if index + 1 < self.parent.geometry.num_layers:
                             self._hidden.put((batch, passed), found[batch, passed])

@@ -36,6 +36,11 @@ class WrittenLayers:
                 f"a converted {parent.family.name} is written as another family, whose heads cannot be moved from the "
                 "parent's own: leave progressive out"
             )
+        if parent.layer(0).k_rows is not None:
+            raise UserError(
+                f"a {parent.family.name} has a norm over the keys of all heads, under which heads cannot be moved "
+                "apart: leave progressive out"
+            )
         architecture = str(config["architectures"][0])
         choice: LayoutChoice = next(
             (layout for name, layout in LAYOUT_OF.items() if architecture.startswith(name)), "stock"

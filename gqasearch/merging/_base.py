@@ -17,7 +17,9 @@ from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.errors import UserError
 from gqasearch.merging.error import measured_error
 from gqasearch.merging.merged_group import MergedGroup, with_groups
+from gqasearch.merging.moments import like
 from gqasearch.merging.selected import selected
+from gqasearch.merging.whole_norm import with_mean_norms
 from gqasearch.models.layer import LayerWeights
 from gqasearch.separate_grouping import AnyLayer, Side
 
@@ -81,7 +83,15 @@ class LayerMerge(ABC):
         return [self._errors[side, heads] if len(heads) > 1 else 0.0 for heads in groups]
 
     def merge(self, layer: AnyLayer) -> LayerWeights:
-        """The layer with one K and V per group; see ``with_groups``."""
+        """The layer with one K and V per group; see ``with_groups``, and ``with_mean_norms`` of what follows."""
+        merged = self.merged_alone(layer)
+        if self.source.k_rows is None or self.statistics is None:
+            return merged
+        moment = self.statistics.moment(self.source.has_biases)
+        return with_mean_norms(self.source, merged, layer, like(moment, self.source.k))
+
+    def merged_alone(self, layer: AnyLayer) -> LayerWeights:
+        """The same without what is made up for under a norm over the keys of all heads."""
         return with_groups(self.source, layer, self.merge_group)
 
 

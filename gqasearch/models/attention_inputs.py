@@ -39,6 +39,19 @@ def require_noted(architecture: str) -> None:
     module = sys.modules[getattr(transformers, architecture).__module__]
     if not hasattr(module, "ALL_ATTENTION_FUNCTIONS"):
         raise UserError(f"{architecture} attends by code of its own, whose keys cannot be seen. Leave --kv-bits out")
+    if architecture == "GptOssForCausalLM":
+        raise UserError(
+            f"{architecture} has sinks, which no basis for rounded caches is fitted to. Leave --kv-bits out"
+        )
+
+
+def _eager_attention(attention: nn.Module) -> Any:
+    """The eager attention of this class's model, in the file of the class or of one that it inherits from.
+
+    Wide heads of GPT-2 and OPT have a class of ours (``wide_attention``), on top of transformers' own.
+    """
+    modules = (sys.modules[kind.__module__] for kind in type(attention).__mro__)
+    return next(found for module in modules if (found := getattr(module, "eager_attention_forward", None)) is not None)
 
 
 @contextmanager
@@ -47,8 +60,7 @@ def attention_noted(parent: Parent, index: int) -> Iterator[list[AttentionInputs
     attention = parent.model.get_submodule(parent.family.attention_path(index))
     config: Any = attention.config
     before = config._attn_implementation  # noqa: SLF001 - as stock attention does
-    own: Any = sys.modules[type(attention).__module__]
-    attend = ALL_ATTENTION_FUNCTIONS.get_interface(before, own.eager_attention_forward)
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(before, _eager_attention(attention))
     given: list[AttentionInputs] = []
 
     def noted(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from gqasearch.models.family import Config, Family, refuse_norms
+from gqasearch.models.interleaved import halves, neighbours, with_neighbours
 from gqasearch.models.layer import HeadGeometry, LayerWeights
 
 
@@ -26,21 +26,11 @@ class Cohere(Family):
         return super().geometry(config)
 
     def split_heads(self, got: Mapping[str, Tensor], shape: HeadGeometry) -> dict[str, Tensor]:
-        """The pairs' first dimensions, then their second ones, as everywhere else in gqasearch."""
-        return {
-            role: heads if role.startswith("v.") else torch.cat([heads[:, ::2], heads[:, 1::2]], dim=1)
-            for role, heads in super().split_heads(got, shape).items()
-        }
+        split = super().split_heads(got, shape)
+        return {role: one if role[0] == "v" else halves(one, shape.head_dim) for role, one in split.items()}
 
-    def cached_order(self, head_dim: int) -> Tensor:
-        order: Tensor = torch.arange(head_dim).unflatten(0, (2, -1)).T.flatten()
-        return order
+    def cached_order(self, head_dim: int, rotary_dim: int) -> Tensor:
+        return neighbours(head_dim, head_dim)
 
     def join_heads(self, weights: LayerWeights) -> dict[str, Tensor]:
-        """Pairs side by side, as stored."""
-
-        def beside(heads: Tensor | None) -> Tensor | None:
-            return None if heads is None else heads.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
-
-        turned: dict[str, Any] = {name: beside(getattr(weights, name)) for name in ("q", "k", "q_bias", "k_bias")}
-        return super().join_heads(replace(weights, **turned))
+        return super().join_heads(with_neighbours(weights, weights.head_dim))

@@ -46,11 +46,17 @@ class Family(ABC):
     # RoPE bases of transformers, where config.json names none; the second in layers with a sliding window, if its own.
     default_rope_theta: ClassVar[float] = 10000.0
     default_local_rope_theta: ClassVar[float | None] = None
+    # Whether transformers scales RoPE where config.json names none: what it does then is left to it.
+    scales_rope_unasked: ClassVar[bool] = False
     projections: ClassVar[Mapping[str, str]] = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 
     def attention_path(self, layer: int) -> str:
         """Module path of one layer's attention block; its input is the normed hidden state."""
         return f"model.layers.{layer}.self_attn"
+
+    def layer_path(self, layer: int) -> str:
+        """Module path of the decoder layer around one attention block."""
+        return self.attention_path(layer).rpartition(".")[0]
 
     def tensor_name(self, layer: int, role: str) -> str:
         """Checkpoint name of one tensor. Roles: q k v o, each ``.weight`` or ``.bias``; q_norm, k_norm.
@@ -89,13 +95,28 @@ class Family(ABC):
             raise UserError(f"config.json of this {self.name} model: {field} must be a number from 1 on, got {value!r}")
         return value
 
-    def cached_order(self, head_dim: int) -> Tensor:
-        """Which dimension of a key, as ``LayerWeights`` has them, stands at each place of the cache, (d,)."""
+    def cached_order(self, head_dim: int, rotary_dim: int) -> Tensor:
+        """Which dimension of a key, as ``LayerWeights`` has them, stands at each place of the cache, (d,).
+
+        ``rotary_dim``: of the layer.
+        """
         return torch.arange(head_dim)
 
     def layer_rotary_dim(self, layer: int, config: Config) -> int:
-        """How many dimensions of a key this layer rotates: the model's, or 0 where the layer uses no RoPE."""
+        """How many dimensions of a key this layer rotates: the model's, or 0 where the layer uses no RoPE.
+
+        Under head norms a layer without RoPE is taken for one that turns all by nothing (``turns``): what passes the
+        norm's weights there is what passes RoPE, one factor a pair.
+        """
         return self.geometry(config).rotary_dim
+
+    def turns_of(self, positions: int, config: Config) -> tuple[Tensor, Tensor] | None:
+        """What RoPE turns by at so many positions, cosines and sines (T, r), of a model that tells no layer of it."""
+        return None
+
+    def turns(self, layer: int, config: Config) -> bool:
+        """Whether what ``layer_rotary_dim`` counts is turned by a token's place; if not, by nothing."""
+        return True
 
     def context_length(self, config: Config) -> int | None:
         """The longest block of tokens that the model can read; None where ``config.json`` names no limit."""

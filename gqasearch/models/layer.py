@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gqasearch.models.row_sizes import rows_of_tied
 from gqasearch.separate_grouping import AnyLayer
 
 
@@ -48,7 +49,9 @@ class LayerWeights:
     applied to every head before RoPE (Qwen3), or None. ``score_scale``: what multiplies q k, None for the
     usual 1/sqrt(d). G is H in the source, the number of groups after a merge; that of keys and that of values may
     differ where they were grouped apart. ``joined``: how many times every
-    frequency of RoPE comes, side by side (``gqasearch.models.joined``).
+    frequency of RoPE comes, side by side (``gqasearch.models.joined``). ``sinks`` (Hq,): a score of every query head
+    beside those of the tokens, whose share of the attention reads nothing (gpt-oss), or None. ``q_rows`` (Hq, d, D),
+    ``k_rows`` (H, d, D), ``q_gain``, ``k_gain``: of norms over all heads (``gqasearch.models.whole_norm``), or None.
     """
 
     q: Tensor
@@ -63,6 +66,11 @@ class LayerWeights:
     k_norm: Tensor | None = None
     score_scale: float | None = None
     joined: int = 1
+    sinks: Tensor | None = None
+    q_rows: Tensor | None = None
+    k_rows: Tensor | None = None
+    q_gain: Tensor | None = None
+    k_gain: Tensor | None = None
 
     @property
     def num_kv_heads(self) -> int:
@@ -115,8 +123,10 @@ def tie_heads(merged: LayerWeights, layer: AnyLayer, queries_per_kv: int) -> Lay
         raise ValueError(f"{merged.q.shape[0]} query heads, expected {layer.num_heads} * {queries_per_kv}")
     of_keys = torch.tensor(layer.keys.labels, device=merged.k.device)
     of_values = torch.tensor(layer.values.labels, device=merged.v.device)
+    k_rows = None if merged.k_rows is None else rows_of_tied(merged.k_rows, layer.keys)
     return replace(
         merged,
+        k_rows=k_rows,
         k=merged.k.index_select(0, of_keys),
         v=merged.v.index_select(0, of_values),
         k_bias=None if merged.k_bias is None else merged.k_bias.index_select(0, of_keys),

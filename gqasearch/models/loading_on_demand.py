@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from gqasearch.errors import UserError
+from gqasearch.models.assembled import AssembledTensors
 from gqasearch.models.device import check_device, devices_of
 from gqasearch.models.loading import from_files, load_model, require_runs
 from gqasearch.models.on_demand import ATTRIBUTE, OnDemand, device_of, on_demand
@@ -66,8 +67,9 @@ def load_on_demand(
     Raises ``UserError`` as ``load_model`` does, but for values that are not finite and for a model that does not run.
     """
     tensors = CheckpointTensors(directory)
-    with without_values(tensors):
+    with without_values(tensors) as noted:
         model = from_files(tensors, dtype, device_map={"": "disk"}, trust_remote_code=trust_remote_code)
+    tensors = AssembledTensors(directory, noted.parts)
     stored = _stored_names(model, tensors)
     devices = devices_of(device)
     if stored is None:
@@ -101,7 +103,7 @@ def _placed(kind: type[PreTrainedModel], device: torch.device) -> type[PreTraine
     return type(kind.__name__, (kind,), members)
 
 
-def _stored_names(model: PreTrainedModel, tensors: CheckpointTensors) -> dict[str, str] | None:
+def _stored_names(model: PreTrainedModel, tensors: AssembledTensors) -> dict[str, str] | None:
     """Parameter -> the stored tensor that transformers would read for it; None where it names none for some."""
     found: dict[str, str] = {}
     tied = model.get_expanded_tied_weights_keys(all_submodels=True)
@@ -113,7 +115,7 @@ def _stored_names(model: PreTrainedModel, tensors: CheckpointTensors) -> dict[st
                 continue
             name = f"{path}.{own}" if path else own
             place = _place(hook, own)
-            if place is None or place not in tensors.shard_of:
+            if place is None or (place not in tensors.shard_of and place not in tensors.made_of):
                 missing.append(name)
             else:
                 found[name] = place

@@ -77,6 +77,7 @@ class OnDemand:
         self._units: dict[nn.Module, list[_Slot]] = {}
         self._resident: OrderedDict[nn.Module, None] = OrderedDict()  # the last one used is the last
         self._held: set[nn.Module] = set()
+        self._running: set[nn.Module] = set()  # those with weights of their own beside those of modules in them
         of_stored: dict[str, _Slot] = {}
         for path, module in model.named_modules():
             for own, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
@@ -90,6 +91,9 @@ class OnDemand:
             slot.empty()  # in all its places
         for unit in self._units:
             unit.register_forward_pre_hook(lambda module, _args: self._need(module))
+            if any(one in self._units for one in unit.modules() if one is not unit):  # as attention with sinks
+                unit.register_forward_pre_hook(lambda module, _args: self._running.add(module))
+                unit.register_forward_hook(lambda module, *_: self._running.discard(module), always_call=True)
 
     @property
     def device(self) -> torch.device:
@@ -114,7 +118,8 @@ class OnDemand:
     def _make_room(self, nbytes: int, unit: nn.Module) -> None:
         beside = [one for one in self._resident if self.device_of(one) == self.device_of(unit)]
         taken = sum(map(self._size, beside))
-        for other in [one for one in beside if one not in self._held and one is not unit]:
+        kept = {unit, *self._held, *self._running}
+        for other in [one for one in beside if one not in kept]:
             if taken + nbytes <= self.room:
                 return
             taken -= self._size(other)

@@ -19,7 +19,7 @@ Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 def decoder_layer(parent: Parent, index: int) -> torch.nn.Module:
     """The decoder layer around one attention block."""
-    return parent.model.get_submodule(parent.family.attention_path(index).rpartition(".")[0])
+    return parent.model.get_submodule(parent.family.layer_path(index))
 
 
 def output_projection(parent: Parent, index: int) -> torch.nn.Module:

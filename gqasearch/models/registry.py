@@ -16,13 +16,16 @@ from gqasearch.models.cohere import Cohere
 from gqasearch.models.distilbert import DistilBert
 from gqasearch.models.electra import Electra
 from gqasearch.models.falcon import Falcon
+from gqasearch.models.families_described import DESCRIBED
 from gqasearch.models.family import Config, Family, Objective
 from gqasearch.models.foreign import refuse_foreign, refuse_lfs_pointers, without_config
 from gqasearch.models.gemma import Gemma
 from gqasearch.models.gemma2 import Gemma2
 from gqasearch.models.gemma3 import Gemma3
 from gqasearch.models.gpt2 import GPT2
+from gqasearch.models.gpt_neo import GPTNeo
 from gqasearch.models.gpt_neox import GPTNeoX
+from gqasearch.models.gptj import GPTJ, CodeGen
 from gqasearch.models.granite import Granite
 from gqasearch.models.headless import BertEncoder, DistilBertEncoder, ElectraEncoder, RobertaEncoder
 from gqasearch.models.llama import Llama
@@ -53,8 +56,12 @@ FAMILIES: tuple[Family, ...] = (
     Granite(),
     SmolLM3(),
     Cohere(),
+    *DESCRIBED,
     Phi(),
     GPTNeoX(),
+    GPTNeo(),
+    GPTJ(),
+    CodeGen(),
     Falcon(),
     OPT(),
     GPT2(),
@@ -72,18 +79,19 @@ _ALIBI = (
     "it has ALiBi: the bias on a head's scores belongs to the head's place among the query heads, which a grouped "
     "checkpoint changes"
 )
-_WHOLE_NORM = (
-    "it normalises the keys of all heads together (and the queries likewise), so merging some heads would change what "
-    "all others are divided by"
-)
 # Architectures that people will try, and why no family can read them.
 REFUSED: dict[str, str] = {
     "BloomForCausalLM": _ALIBI,
     "ElectraForPreTraining": "a discriminator predicts no tokens; give what is below its head, saved as ElectraModel, "
     "or its generator (ElectraForMaskedLM)",
     "MptForCausalLM": _ALIBI,
-    "Olmo2ForCausalLM": _WHOLE_NORM,
-    "Olmo3ForCausalLM": _WHOLE_NORM,
+    "Gemma4ForCausalLM": "its layers differ in the size of a head, and some read the keys and values of others",
+    "PersimmonForCausalLM": (
+        "it gives every head a LayerNorm with weights of its own, which also subtracts its mean: heads under such "
+        "norms cannot be merged"
+    ),
+    "GPTBigCodeForCausalLM": "StarCoder and its kind have one KV head already: there is nothing to merge",
+    "Qwen3NextForCausalLM": "most of its layers have no keys and values but a state of their own",
 }
 
 

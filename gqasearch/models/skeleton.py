@@ -12,22 +12,32 @@ import transformers.core_model_loading
 import transformers.modeling_utils
 from torch import Tensor
 
+from gqasearch.models.assembled import PartsNoted
 from gqasearch.models.tensors import CheckpointTensors
 
 # Where functions of transformers are looked up, and which: one reads a tensor of a file, one says what lies where.
 _READS_ONE = (transformers.core_model_loading, "_materialize_copy")
 _PLACES = (transformers.modeling_utils, "accelerate_disk_offload")
+# Two more, for weights that are put together from several stored tensors.
+_NOTES = (transformers.core_model_loading.WeightTransform, "add_tensor")
+_OFFLOADS = (transformers.core_model_loading, "offload_and_maybe_resave_param")
 
 
 @contextmanager
-def without_values(tensors: CheckpointTensors) -> Iterator[None]:
-    """Within the block a model that is loaded to stay on disk is made without reading its matrices."""
+def without_values(tensors: CheckpointTensors) -> Iterator[PartsNoted]:
+    """Within the block a model that is loaded to stay on disk is made without reading its matrices.
+
+    Gives what is to be put together from several stored tensors.
+    """
+    noted = PartsNoted()
     with (
         _without_offload_warning(),
         _wrapped(*_READS_ONE, _nothing_read),
         _wrapped(*_PLACES, _as_stored(tensors)),
+        _wrapped(*_NOTES, noted.noting),
+        _wrapped(*_OFFLOADS, noted.placing),
     ):
-        yield
+        yield noted
 
 
 def _nothing_read(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -37,7 +47,7 @@ def _nothing_read(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """
 
     def without_values(tensor: Any, device: Any = None, dtype: Any = None) -> Tensor:
-        if hasattr(tensor, "get_shape") and len(tensor.get_shape()) > 1 and dtype == torch.float32:
+        if hasattr(tensor, "get_shape") and len(tensor.get_shape()) > 1 and dtype is not None:
             return torch.empty(tensor.get_shape(), dtype=dtype, device="meta")
         return original(tensor, device, dtype)
 
@@ -61,20 +71,20 @@ def _as_stored(tensors: CheckpointTensors) -> Callable[[Callable[..., Any]], Cal
 
 
 @contextmanager
-def _wrapped(module: Any, name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """Within the block a function of transformers is what ``wrapper`` makes of it.
+def _wrapped(owner: Any, name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Within the block a function of transformers, by its module or class, is what ``wrapper`` makes of it.
 
     A version that has no such function loads as well: with more memory, and by indexes that do not err.
     """
-    original = getattr(module, name, None)
+    original = getattr(owner, name, None)
     if original is None:
         yield
         return
-    setattr(module, name, wrapper(original))
+    setattr(owner, name, wrapper(original))
     try:
         yield
     finally:
-        setattr(module, name, original)
+        setattr(owner, name, original)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ HARMLESS = re.compile(
     r"(^|\.)(rotary|rotary_emb)\.inv_freq$"
     r"|(^|\.)position_ids$"
     r"|(^|\.)attn\.(masked_)?bias$|\.attention\.(masked_)?bias$"
+    r"|(^|\.)attn\.causal_mask$"
     r"|(^|\.)decoder\.version$"
     r"|(^|\.)pooler\.dense\.(weight|bias)$|^cls\.seq_relationship\.(weight|bias)$"
 )
@@ -33,7 +34,7 @@ QUANTISED = re.compile(
     r"\.(qweight|qzeros|scales|g_idx|weight_packed|weight_scale|weight_scale_inv|weight_zero_point|weight_shape|"
     r"input_scale|SCB|weight_format|weight\.absmax|weight\.quant_map|weight\.quant_state\S*|weight_blocks)$"
 )
-LAYER_FIELDS = ("num_hidden_layers", "n_layer", "n_layers")
+LAYER_FIELDS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
 @dataclass(frozen=True)

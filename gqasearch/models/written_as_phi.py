@@ -30,7 +30,8 @@ LAYER_OF_PHI = re.compile(r"model\.layers\.(\d+)")
 class PhiOrigins:
     """What a model calls the parts of a Phi. Names of modules; those in a layer from ``layers.N.`` on.
 
-    ``qkv``: rows lie as [KV head, its queries then k then v, d], ``queries_per_kv`` queries each. ``outputs``: tensors
+    ``qkv``: rows lie as [KV head, its queries then k then v, d], ``queries_per_kv`` queries each, or by another rule of
+    as many rows; with {} in the name q, k and v are tensors of their own, called by it. ``outputs``: tensors
     that may be the output's weight, the first that is stored. ``attention_norm`` and ``mlp_norm`` may be one.
     ``attention_biases``, ``mlp_biases``: whether these projections have biases; a Phi always has, zeros if need be.
     """
@@ -48,6 +49,7 @@ class PhiOrigins:
     attention_biases: bool
     mlp_biases: bool
     queries_per_kv: int
+    output_bias: bool = False  # whether the output has a bias; a Phi's always has
 
     @property
     def folds(self) -> bool:
@@ -59,7 +61,7 @@ class PhiOrigins:
         """Phi's tensor -> the source's. A bias that the source has not comes from the weight."""
         names = {f"input_layernorm.{kind}": f"{self.attention_norm}.{kind}" for kind in ("weight", "bias")}
         parts = {
-            **{f"self_attn.{role}_proj": (self.qkv, self.attention_biases) for role in "qkv"},
+            **{f"self_attn.{role}_proj": (self.qkv.format(role), self.attention_biases) for role in "qkv"},
             "self_attn.dense": (self.dense, self.attention_biases),
             "mlp.fc1": (self.up, self.mlp_biases),
             "mlp.fc2": (self.down, self.mlp_biases),
@@ -91,14 +93,15 @@ class PhiOrigins:
             names["model.embed_tokens.weight"] = output  # one of the two is enough
         if output is not None or not tied:
             names["lm_head.weight"] = output or self.outputs[0]
-        names["lm_head.bias"] = names.get("lm_head.weight", names["model.embed_tokens.weight"])
+        no_bias = names.get("lm_head.weight", names["model.embed_tokens.weight"])
+        names["lm_head.bias"] = "lm_head.bias" if self.output_bias else no_bias
         return names
 
     def own_shape(self, name: str, origin: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of Phi's tensor ``name``, whose origin has ``shape``, before heads are grouped."""
         if is_zero(name, origin):
             shape = shape[:1]
-        if not origin.rpartition(".")[0].endswith(f".{self.qkv}"):
+        if "{}" in self.qkv or not origin.rpartition(".")[0].endswith(f".{self.qkv}"):
             return shape
         share = self.queries_per_kv if ".q_proj." in name else 1
         return (shape[0] // (self.queries_per_kv + 2) * share, *shape[1:])

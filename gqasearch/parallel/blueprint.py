@@ -14,6 +14,7 @@ from gqasearch.fitness import Fitness, FitnessContext, PreparedFitness
 from gqasearch.merging import Merge
 from gqasearch.models import load_parent
 from gqasearch.refining import Refinement
+from gqasearch.rounding import KVFormat
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Blueprint:
     batch_blocks: int
     threads: int
     separate_kv: bool = False
+    kv: KVFormat | None = None
 
     def in_folders(self, model: Path, statistics: Path | None) -> Blueprint:
         """The same, its files elsewhere."""
@@ -71,5 +73,6 @@ class Blueprint:
             load_calibration_blocks=lambda: self.calibration_blocks,
             refinement=self.refinement,
             separate_kv=self.separate_kv,
+            kv=self.kv,
         )
         return {name: fitness.prepare(context) for name, fitness in self.fitnesses.items()}

@@ -24,6 +24,7 @@ from gqasearch.models import OBJECTIVES, LayerWeights, Objective, Parent, tie_he
 from gqasearch.refining.layer_site import LayerSite, compute_dtype
 from gqasearch.refining.refined_layers import RefinedLayers, copied
 from gqasearch.refining.streams import Streams
+from gqasearch.rounding import KVFormat
 from gqasearch.separate_grouping import AnyGrouping, changed_layers
 
 
@@ -59,15 +60,21 @@ class Refinement(ABC):
         *,
         batch_blocks: int = 8,
         folder: Path | None = None,
+        kv: KVFormat | None = None,
         progress: Callable[[int, int], None] = no_progress,
     ) -> Mapping[int, LayerWeights]:
         """Every layer that was changed, by index: k, v (G, ...), in float32 or the parent's dtype if wider.
 
-        ``merged_layer(i)``: layer i after its merge. Layers in which nothing is shared stay the parent's,
-        also above layers that are not. ``batch_blocks``: blocks per forward pass.
-        ``folder``: where refined layers are kept, and what does not fit into memory. What an earlier process with the
-        same arguments left there is gone on from. All is in memory if it is not given.
+        ``merged_layer(i)``: layer i after its merge. Layers in which nothing is shared stay the parent's, also above
+        layers that are not. ``batch_blocks``: blocks per forward pass. ``folder``: where refined layers are kept, and
+        what does not fit into memory. What an earlier process with the same arguments left there is gone on from. All
+        is in memory if it is not given. ``kv``: layers are fitted as they compute with a cache that is rounded so, in
+        all of the model; None for not.
         """
+
+    def after_basis(self) -> Refinement | None:
+        """What is fitted, with a rounded cache, once the basis for it is chosen; None for nothing."""
+        return None
 
     def parameters(self) -> dict[str, Any]:
         """Field name -> value, as written to grouping.json."""
@@ -104,6 +111,7 @@ class LayerwiseRefinement(Refinement):
         *,
         batch_blocks: int = 8,
         folder: Path | None = None,
+        kv: KVFormat | None = None,
         progress: Callable[[int, int], None] = no_progress,
     ) -> Mapping[int, LayerWeights]:
         grouped = changed_layers(grouping)
@@ -113,6 +121,7 @@ class LayerwiseRefinement(Refinement):
                     *(parent, grouping, merged_layer, blocks),
                     batch_blocks=batch_blocks,
                     folder=Path(temporary),
+                    kv=kv,
                     progress=progress,
                 )
                 return {index: copied(layer) for index, layer in kept.items()}
@@ -124,7 +133,7 @@ class LayerwiseRefinement(Refinement):
             if all(index in found for index in grouped):  # by an earlier process: no text need pass them again
                 counter.skip(grouped[-1] + 1 + len(grouped) * self.layer_steps)
                 return self.finish(parent, grouping, found, blocks, folder, counter)
-            streams = Streams(parent, blocks, self.blocks_per_pass(batch_blocks), folder / "streams")
+            streams = Streams(parent, blocks, self.blocks_per_pass(batch_blocks), folder / "streams", kv)
             known = next((index for index in grouped if index not in found), grouped[-1] + 1)
             streams.resume(known, grouped[0])
             counter.skip(sum(1 + self.layer_steps * (index in grouped) for index in range(streams.level)))

@@ -6,6 +6,7 @@ itself a layer's result depends on its grouping alone, so a search can keep it a
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import torch
@@ -16,6 +17,7 @@ from gqasearch.models import LayerWeights, Parent
 from gqasearch.refining._base import LayerwiseRefinement
 from gqasearch.refining.layer_site import LayerSite
 from gqasearch.refining.streams import Streams
+from gqasearch.rounding import KVFormat
 from gqasearch.separate_grouping import AnyLayer
 
 # Bytes of what all layers' attention reads and should add that are kept in memory.
@@ -25,11 +27,18 @@ ROOM = 2**28
 class LayersAlone:
     """Refines any layer to what the parent's attention gives on ``blocks``.
 
-    Keeps 2 * layers * tokens * D values, in memory up to ``ROOM`` bytes and on disk from there on.
+    ``kv``: how the cache of every layer is rounded; None for not. Keeps 2 * layers * tokens * D values, in memory up to
+    ``ROOM`` bytes and on disk from there on.
     """
 
     def __init__(
-        self, parent: Parent, blocks: TokenBlocks, refinement: LayerwiseRefinement, *, batch_blocks: int = 8
+        self,
+        parent: Parent,
+        blocks: TokenBlocks,
+        refinement: LayerwiseRefinement,
+        *,
+        batch_blocks: int = 8,
+        kv: KVFormat | None = None,
     ) -> None:
         self.refinement = refinement
         self._sites: list[LayerSite] = []
@@ -40,8 +49,15 @@ class LayersAlone:
             for index in range(parent.geometry.num_layers):
                 with parent.layer_loaded(index):
                     streams.advance_parent(index)
-                    self._sites.append(streams.site(index, whole, ROOM // parent.geometry.num_layers))
+                    site = streams.site(index, whole, ROOM // parent.geometry.num_layers)
+                    self._sites.append(replace(site, kv=kv))
                     streams.advance_converted(index, None)
+
+    def rounded(self, kv: KVFormat | None) -> LayersAlone:
+        """The same with caches in another format."""
+        other = copy.copy(self)
+        other._sites = [replace(site, kv=kv) for site in self._sites]  # noqa: SLF001 - of the same class
+        return other
 
     def refine(self, index: int, layer: AnyLayer, merged: LayerWeights) -> LayerWeights:
         """``merged``, layer ``index`` after its merge (k, v (G, ...)), refined; in ``LayerSite.dtype``."""

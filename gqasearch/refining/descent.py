@@ -36,6 +36,8 @@ class Descent(LayerwiseRefinement):
     agree within its rounding. ``learning_rate``: of each tensor relative to the typical size of its entries
     (``typical_size``), falling to 0 along a line. ``batch_blocks``: blocks of text per step (and per forward pass),
     drawn without replacement until all were seen, in an order made from ``seed``. ``ridge``: as in ``outputs``.
+    ``rounded_steps``: where the cache will be rounded, so many steps follow once the basis for that is chosen, with
+    attention reading keys and values as the cache gives them, and gradients straight through; 0 for none.
     """
 
     name: ClassVar[str] = "descent"
@@ -47,14 +49,24 @@ class Descent(LayerwiseRefinement):
     batch_blocks: int = 2
     ridge: float = 1e-3
     seed: int = 0
+    rounded_steps: int = 120
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_blocks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.rounded_steps < 0:
+            raise ValueError(f"rounded_steps must be at least 0, got {self.rounded_steps}")
         for name in ("learning_rate", "ridge"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+
+    def after_basis(self) -> Descent | None:
+        """``rounded_steps`` steps, and W_o before and after them."""
+        if not self.rounded_steps:
+            return None
+        names = ("learning_rate", "batch_blocks", "ridge", "seed")
+        return Descent(steps=self.rounded_steps, **{name: getattr(self, name) for name in names})
 
     @property
     def layer_steps(self) -> int:

@@ -12,11 +12,16 @@ from torch.func import functional_call
 
 from gqasearch.grouping import LayerGrouping
 from gqasearch.models import LayerWeights, Parent
+from gqasearch.models.row_sizes import rows_of_tied
 from gqasearch.refining.layer_site import compute_dtype
 from gqasearch.separate_grouping import AnyGrouping, AnyLayer
 
 # The tensors of a layer that are trained, by their names in LayerWeights.
 TRAINED = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias")
+
+
+# Those that are not.
+CONSTANT = ("sinks", "q_rows", "k_rows", "q_gain", "k_gain")
 
 
 class TrainedLayer(torch.nn.Module):
@@ -42,6 +47,7 @@ class TrainedLayer(torch.nn.Module):
             "q_norm": weights.q_norm,
             "k_norm": weights.k_norm,
             "score_scale": weights.score_scale,
+            **{name: getattr(weights, name) for name in CONSTANT},
         }
 
     def weights(self) -> LayerWeights:
@@ -56,6 +62,8 @@ class TrainedLayer(torch.nn.Module):
             for partition, names in ((self.layer.keys, ("k", "k_bias")), (self.layer.values, ("v", "v_bias")))
             for name in names
         }
+        if grouped.k_rows is not None:
+            shared["k_rows"] = rows_of_tied(grouped.k_rows, self.layer.keys)
         return replace(grouped, **shared)
 
     def _repeated(self, tensor: Tensor, partition: LayerGrouping) -> Tensor:

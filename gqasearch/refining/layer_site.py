@@ -16,12 +16,14 @@ from torch.func import functional_call
 
 from gqasearch.calibration import TensorFiles
 from gqasearch.grouping import LayerGrouping
-from gqasearch.models import LayerWeights, Parent, output_projection, outputs_noted, tie_heads
+from gqasearch.models import LayerWeights, Parent, output_projection, outputs_noted, rounded_arguments, tie_heads
 from gqasearch.models.precision import has_bfloat16
+from gqasearch.rounding import KVFormat
 from gqasearch.separate_grouping import AnyLayer
 
 # Of layers fitted in bfloat16 and begun on a part of the text: narrower ones gain little time and lose some quality.
 LEAST_WIDTH = 1024
+HIDDEN = "hidden_states"
 PART_PER_INPUT = 4  # tokens per unknown of every row of W_o: enough to start from
 
 
@@ -41,7 +43,7 @@ class AttentionCall:
     @property
     def hidden(self) -> Tensor:
         """x (B, T, D): the input of the attention module, after the norm."""
-        found: Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
+        found: Tensor = self.args[0] if self.args else self.kwargs[HIDDEN]
         return found
 
     @cached_property
@@ -57,7 +59,7 @@ class AttentionCall:
         """The same call on another x."""
         if self.args:
             return replace(self, args=(hidden, *self.args[1:]))
-        return replace(self, kwargs={**self.kwargs, "hidden_states": hidden})
+        return replace(self, kwargs={**self.kwargs, HIDDEN: hidden})
 
     def with_wanted(self, wanted: Tensor) -> AttentionCall:
         """The same call, from which something else is wanted."""
@@ -97,7 +99,8 @@ class LayerSite:
     """A grouped layer of the converted model and all it is called with.
 
     ``layer``: the layer's partition, or its two. ``dtype``: what weights and errors are kept in, whatever the
-    parent runs in. The module's other parameters enter as constants: they never get a gradient.
+    parent runs in. The module's other parameters enter as constants: they never get a gradient. ``kv``: how the cache
+    is rounded from which attention reads its keys and values, with gradients straight through; None for not.
     """
 
     parent: Parent
@@ -106,9 +109,17 @@ class LayerSite:
     calls: Sequence[AttentionCall]
     constants: dict[str, Tensor]
     dtype: torch.dtype
+    kv: KVFormat | None = None
 
     @classmethod
-    def at(cls, parent: Parent, index: int, layer: AnyLayer, calls: Sequence[AttentionCall]) -> LayerSite:
+    def at(
+        cls,
+        parent: Parent,
+        index: int,
+        layer: AnyLayer,
+        calls: Sequence[AttentionCall],
+        kv: KVFormat | None = None,
+    ) -> LayerSite:
         """The site of layer ``index``; ``calls`` as ``Streams`` gives them."""
         dtype = compute_dtype(parent)
         path = parent.family.attention_path(index)
@@ -118,7 +129,7 @@ class LayerSite:
         constants = {
             name: with_floats(tensor.detach(), dtype) for name, tensor in tensors if f"{path}.{name}" not in given
         }
-        return cls(parent, index, layer, calls, constants, dtype)
+        return cls(parent, index, layer, calls, constants, dtype, kv)
 
     def forget(self) -> None:
         """Let go of what the calls read and should add, in memory and on disk."""
@@ -173,8 +184,16 @@ class LayerSite:
                 weights = tie_heads(weights, self.layer, self.parent.geometry.queries_per_kv)
             tensors = family.write_layer(weights, self.index)
             written = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-            functional_call(self.attention, {**self.constants, **written}, call.args, dict(call.kwargs))
+            functional_call(self.attention, {**self.constants, **written}, *self._called(call))
         return added[0]
+
+    def _called(self, call: AttentionCall) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments of the attention module, with a rounded cache among them where there is to be one."""
+        if self.kv is None:
+            return call.args, dict(call.kwargs)
+        others = call.args[1:], {name: value for name, value in call.kwargs.items() if name != HIDDEN}
+        (_, named), _ = rounded_arguments(self.parent, self.attention, others, call.hidden, self.kv)
+        return (call.hidden,), named
 
     @contextmanager
     def _groups_repeated(self) -> Iterator[None]:

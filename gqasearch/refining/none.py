@@ -10,6 +10,7 @@ from typing import ClassVar
 from gqasearch.calibration import TokenBlocks, no_progress
 from gqasearch.models import LayerWeights, Parent
 from gqasearch.refining._base import Refinement
+from gqasearch.rounding import KVFormat
 from gqasearch.separate_grouping import AnyGrouping
 
 
@@ -37,6 +38,7 @@ class NoRefinement(Refinement):
         *,
         batch_blocks: int = 8,
         folder: Path | None = None,
+        kv: KVFormat | None = None,
         progress: Callable[[int, int], None] = no_progress,
     ) -> dict[int, LayerWeights]:
         return {}

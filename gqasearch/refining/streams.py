@@ -11,6 +11,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ from gqasearch.models import (
     layers_replaced,
     output_projection,
     outputs_noted,
+    quick_products,
+    run_rounded_layer,
     wanted_of_attention,
 )
 from gqasearch.refining.layer_site import AttentionCall, LayerSite, StoredCalls, compute_dtype, with_floats
+from gqasearch.rounding import KVFormat
 from gqasearch.separate_grouping import AnyLayer
 
 
@@ -38,15 +42,23 @@ class _Reached(Exception):  # noqa: N818 - no error: it ends a forward pass that
 class Streams:
     """Hidden states before the layer that is next; no gradients. ``batch_blocks``: blocks per forward pass.
 
-    ``folder``: where hidden states lie that do not fit into memory; a temporary one if not given.
+    ``folder``: where hidden states lie that do not fit into memory; a temporary one if not given. ``kv``: how the
+    converted model's cache is rounded, in all of its layers; None for not.
     """
 
-    def __init__(self, parent: Parent, blocks: TokenBlocks, batch_blocks: int, folder: Path | None = None) -> None:
-        self.parent = parent
+    def __init__(
+        self,
+        parent: Parent,
+        blocks: TokenBlocks,
+        batch_blocks: int,
+        folder: Path | None = None,
+        kv: KVFormat | None = None,
+    ) -> None:
+        self.parent, self.kv = parent, kv
         self._folder = folder or Path(tempfile.mkdtemp(prefix="gqasearch-streams-"))
         if folder is None:
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        self._one = True  # no layer was converted yet: both streams are the parent's
+        self._one = kv is None  # while no layer is converted, both streams are the parent's
         self.original = Ascent(parent, blocks, batch_blocks, self._folder / "parent")
         self.converted = self.original.beside(self._folder / "converted")
         # What attention has to add for the parent's stream, at the layer that the parent's passed last.
@@ -58,7 +70,7 @@ class Streams:
         ``first_grouped``: the lowest layer in which heads share.
         """
         self.original.resume(most)
-        self._one = self.original.level <= first_grouped
+        self._one = self.original.level <= first_grouped and self.kv is None
         if self._one:
             self.converted.follow(self.original)
         else:
@@ -97,7 +109,7 @@ class Streams:
         with self._attention_reached(index) as reach:
             for batch, (hidden, wanted) in enumerate(zip(self.converted.hidden, self._wanted, strict=True)):
                 calls.append(reach(batch, hidden, wanted))
-        return LayerSite.at(self.parent, index, layer, calls)
+        return LayerSite.at(self.parent, index, layer, calls, self.kv)
 
     @contextmanager
     def _attention_reached(self, index: int) -> Iterator[Callable[[int, Tensor, Tensor], AttentionCall]]:
@@ -131,9 +143,17 @@ class Streams:
             self.converted.follow(self.original)
         else:
             with layers_replaced(self.parent, {} if layer is None else {index: layer}):
-                self.converted.advance()
+                kv = self.kv
+                self.converted.advance(None if kv is None else partial(self._rounded, kv))
         self.original.forget_below()
         self.converted.forget_below()
+
+    def _rounded(self, kv: KVFormat, batch: int, hidden: Tensor) -> Tensor:
+        """The layer that is next on one batch, with a rounded cache."""
+        index = self.converted.level
+        arguments = self.converted.batches[batch].arguments[index]
+        with quick_products(self.parent):
+            return run_rounded_layer(self.parent, index, hidden, arguments, kv)
 
     def _wanted_files(self, device: torch.device) -> TensorFiles:
         return TensorFiles(self._folder / "next", device=device)

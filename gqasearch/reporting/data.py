@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gqasearch.grouping import LayerGrouping
 from gqasearch.reporting.rounded import RoundedResult
+from gqasearch.reporting.text_table import TextTable
 
 FloatArray = NDArray[np.float64]
 
@@ -127,12 +128,14 @@ class ParetoFront:
     """The non-dominated candidates of a search: names of the M objectives, N points of M values.
 
     ``chosen``: index of the point that was written to grouping.json. ``dominated``: other points, to show beside them.
+    ``labels``: a word at each point, none if empty.
     """
 
     objectives: tuple[str, ...]
     points: tuple[tuple[float, ...], ...]
     chosen: int | None = None
     dominated: tuple[tuple[float, ...], ...] = ()
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.objectives) < 2 or any(
@@ -162,7 +165,8 @@ class TextUse:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All of a report. ``model`` and ``environment`` are shown as they are, in order.
+    """All of a report. ``model`` and ``environment`` are shown as they are, in order. ``decision``: what was compared
+    for a budget in bytes.
 
     Raises ``ValueError`` when two results have one name at one KV budget: a table could not tell them apart.
     """
@@ -177,6 +181,7 @@ class ReportData:
     environment: Mapping[str, str]
     similarity: Similarity | None = None
     front: ParetoFront | None = None
+    decision: TextTable | None = None
     warnings: tuple[str, ...] = field(default=())
     rounded: tuple[RoundedResult, ...] = ()
 

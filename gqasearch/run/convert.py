@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 from gqasearch.basis import Balance, balanced_layers
 from gqasearch.budget import require_several_heads
@@ -25,9 +27,10 @@ from gqasearch.merging import Merge, make_merge
 from gqasearch.models import LayerWeights
 from gqasearch.refining import NoRefinement, Refinement, make_refinement
 from gqasearch.refining.refined_layers import copied
-from gqasearch.rounding import parse_format
+from gqasearch.rounding import KVFormat, parse_format
 from gqasearch.run.check_block import check_block
 from gqasearch.run.workspace import Workspace
+from gqasearch.separate_grouping import changed_layers
 
 
 def document_merge(work: Workspace, document: GroupingDocument) -> Merge:
@@ -162,16 +165,41 @@ def balance_step(
         work.statistics  # noqa: B018 - a stage of its own, before this one
     _keep_of(document, folder)
     work.progress.stage("basis", total=work.parent.geometry.num_layers)
-    return balanced_layers(
+    kv = parse_format(document.kv_bits)
+    balanced = balanced_layers(
         work.parent,
         document.partitions,
         lambda index: converter.converted_layer(document.partitions, index, refined),
         work.blocks("calibration"),
-        parse_format(document.kv_bits),
+        kv,
         folder / "basis",
         Balance(seed=work.config.seed),
         progress=lambda done, _: work.progress.update(done),
     )
+    return rounded_step(work, document, balanced, kv, folder / "rounded")
+
+
+def rounded_step(
+    work: Workspace, document: GroupingDocument, balanced: Mapping[int, LayerWeights], kv: KVFormat, folder: Path
+) -> Mapping[int, LayerWeights]:
+    """The layers in which heads share fitted once more, with a cache that is rounded as ``kv`` says; ``balanced`` where
+    the refinement has no such part.
+    """
+    refinement, grouping = document_refinement(work, document).after_basis(), document.partitions
+    if refinement is None or not changed_layers(grouping):
+        return balanced
+    work.progress.stage("rounded", total=refinement.total_steps(grouping))
+    refined = refinement.refine(
+        work.parent,
+        grouping,
+        lambda index: balanced[index],
+        work.blocks("calibration"),
+        batch_blocks=work.config.batch_blocks,
+        folder=folder,
+        kv=kv,
+        progress=lambda done, _: work.progress.update(done),
+    )
+    return ChainMap(cast(dict[int, LayerWeights], refined), cast(dict[int, LayerWeights], balanced))
 
 
 def _keep_of(document: GroupingDocument, folder: Path) -> None:

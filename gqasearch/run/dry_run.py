@@ -7,6 +7,7 @@ from typing import Any
 from gqasearch.parallel import ONE, Workers
 from gqasearch.run.folder import RunFolder
 from gqasearch.run.forecast import forecast, plan_words
+from gqasearch.run.kv_bytes import options_notes, settled
 from gqasearch.run.outlook import Outlook
 from gqasearch.run.pipeline import check_run
 from gqasearch.run.texts import shortages
@@ -26,9 +27,10 @@ def dry_run(
     Raises ``UserError`` for what the run would refuse, but for weights that are not finite and facts that only a
     prepared fitness knows.
     """
+    asked, work = work, settled(work, folder)
     outlook = check_run(work, workers, threads)
     work.source.tensors.headers  # noqa: B018 - for their errors
-    folder.check(work.config)
+    folder.check(asked.config)
     lock = folder.path / ".lock"
     if folder.path.is_dir() and lock.is_file():
         folder.acquire().release()
@@ -37,7 +39,7 @@ def dry_run(
         **_search_facts(work, outlook),
         **_text_facts(outlook),
         **_expectations(work, outlook, folder, memory),
-        "notes": [*outlook.notes(), *shortages(work)],
+        "notes": [*(options_notes(asked) if asked.config.decides_format else outlook.notes()), *shortages(work)],
     }
 
 

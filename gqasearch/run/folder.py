@@ -83,6 +83,11 @@ class RunFolder:
         return self.path / "pareto.json"
 
     @property
+    def format(self) -> Path:
+        """The format of the cache that was decided on, and what was compared with it."""
+        return self.path / "format.json"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.json"
 

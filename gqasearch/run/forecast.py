@@ -68,8 +68,8 @@ def _skeleton(work: Workspace) -> Parent:
 
 def _done(folder: RunFolder) -> Iterator[tuple[str, bool]]:
     """Stage -> whether its result is there."""
-    yield from ((name, folder.grouping.is_file()) for name in ("calibration", "search"))
-    yield from ((name, folder.model.is_dir()) for name in ("refine", "basis", "convert"))
+    yield from ((name, folder.grouping.is_file()) for name in ("calibration", "format", "search"))
+    yield from ((name, folder.model.is_dir()) for name in ("refine", "basis", "rounded", "convert"))
 
 
 def measured_rates(parent: Parent, blocks: TokenBlocks, batch_blocks: int, base: int) -> Rates:

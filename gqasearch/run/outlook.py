@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,18 +9,20 @@ from functools import cached_property
 from gqasearch.budget import Budget
 from gqasearch.checkpoints import Layout, plan_checkpoint
 from gqasearch.checkpoints.deci import deci_obstacle
-from gqasearch.config import RunConfig
 from gqasearch.embedded import Split
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import HeadGeometry
 from gqasearch.run.texts import used_texts
 from gqasearch.run.unmeasured_problem import unmeasured_problem
-from gqasearch.run.warnings import NOTHING_MERGED
+from gqasearch.run.warnings import NOTHING_MERGED, ratio_words
 from gqasearch.run.workspace import Workspace
 from gqasearch.search import Problem, most_generations
 
 ONE_SIZE, SIZES, COUNTS = "groups are of one size", "group sizes differ", "layers differ in their number of groups"
+
+
+FEW_HEADS = 3  # from which on gains end for a model that is GQA already
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ class Outlook:
             yield words
         if budget.is_identity and not self._free:
             yield NOTHING_MERGED
+        elif (words := few_heads(geometry)) is not None:
+            yield words
 
     def _layout_notes(self) -> Iterator[str]:
         if not self.work.config.materialize:
@@ -146,20 +149,15 @@ class Outlook:
             yield f"checkpoint: {self.layout_words()}"
 
 
-def ratio_words(config: RunConfig, budget: Budget, geometry: HeadGeometry) -> str | None:
-    """What a KV ratio becomes that is no whole number of heads; None where it is one, or none was given."""
-    ratio, heads, layers = config.kv_ratio, geometry.num_kv_heads, len(budget.counts)
-    joined = config.join
-    if ratio is None or math.isclose(joined * budget.total, ratio * layers * heads):
+def few_heads(geometry: HeadGeometry) -> str | None:
+    """What to expect of a model whose query heads share few KV heads already; None of one that has more."""
+    heads, queries = geometry.num_kv_heads, geometry.num_attention_heads
+    if heads > FEW_HEADS or heads == queries:
         return None
-    if joined > 1:
-        near = f"{budget.total / layers:.4g} a layer = {joined * budget.total / (layers * heads):.4g} of the cache"
-        return f"kv-ratio {ratio:g} is no whole number of heads of {joined} times the size: taking the nearest, {near}"
-    if budget.movable:
-        near = f"{budget.total} of {layers * heads} = {budget.total / (layers * heads):.4g} in the whole model"
-    else:
-        near = f"{budget.counts[0]} of {heads} = {budget.counts[0] / heads:.4g} in every layer"
-    return f"kv-ratio {ratio:g} is no whole number of {heads} heads: taking the nearest, {near}"
+    return (
+        f"the model's {queries} query heads share {heads} KV heads already: little is left to save, and every merge is "
+        f"of heads that {queries // heads} queries read each"
+    )
 
 
 def kinds(budget: Budget, free_counts: bool = False) -> dict[str, Grouping]:

@@ -47,6 +47,7 @@ from gqasearch.run.folder import RunFolder
 from gqasearch.run.forecast import forecast, plan_words
 from gqasearch.run.inputs import MODEL, hold_inputs, inputs_of
 from gqasearch.run.kept import Kept
+from gqasearch.run.kv_bytes import decide, decision_words, options_notes, settled
 from gqasearch.run.listener import RunListener, RunStart
 from gqasearch.run.outlook import Outlook
 from gqasearch.run.results import report_data, write_similarity
@@ -56,10 +57,11 @@ from gqasearch.run.search_log import failed_candidates, search_forward_tokens, s
 from gqasearch.run.separate import check_separate
 from gqasearch.run.stage_clock import LOAD, StageClock, stage_records
 from gqasearch.run.told import Progress
-from gqasearch.run.warnings import warnings_of
-from gqasearch.run.workers import check_workers
+from gqasearch.run.warnings import ratio_words, warnings_of
+from gqasearch.run.workers import check_workers, threads_of
 from gqasearch.run.workspace import Workspace
 from gqasearch.search import check_takes
+from gqasearch.threads import pinned
 
 
 def default_output_dir(config: RunConfig) -> Path:
@@ -69,6 +71,9 @@ def default_output_dir(config: RunConfig) -> Path:
         budget = f"heads{config.kv_heads}"
     elif config.kv_budget is not None:
         budget = f"budget{config.kv_budget}"
+    elif config.decides_format:
+        budget = "bytes" if config.kv_bytes is None else f"bytes{config.kv_bytes:g}{'-uneven' if config.uneven else ''}"
+        budget += "" if config.formats is None else f"-{config.formats.replace('/', '+').replace(',', '-')}"
     else:
         budget = f"ratio{0.5 if config.kv_ratio is None else config.kv_ratio:g}{'-uneven' if config.uneven else ''}"
     budget += f"-join{config.join}" if config.join > 1 else ""
@@ -103,27 +108,35 @@ def run(
     the run is expected to take.
     """
     folder = RunFolder(output_dir)
-    work = Workspace(config, progress, kept, listeners, folder.candidates)
+    asked = Workspace(config, progress, kept, listeners, folder.candidates)
     crew = parse_workers(workers)
+    work = settled(asked, folder)
     outlook = check_run(work, crew, threads)
-    folder.check(work.config)
+    folder.check(asked.config)
+    is_open = asked.config.decides_format and not folder.format.is_file()
     # Text and weights are read now for their errors, too, before there is a folder.
-    notes = [] if folder.grouping.is_file() else outlook.notes()
+    notes = options_notes(asked) if is_open else [] if folder.grouping.is_file() else outlook.notes()
     is_written = folder.model.is_dir() or not work.config.materialize
     # Reads the texts, and says so now where one is short.
     inputs = {MODEL: work.source.identity} if folder.metrics.is_file() and is_written else inputs_of(work)
     work.parent  # noqa: B018
     plan = None if folder.metrics.is_file() else forecast(work, outlook, folder, parent=work.parent, memory=memory)
-    folder.open(work.config)
+    folder.open(asked.config)
     for note in [*notes, *(f"{what}: {words}" for what, words in plan_words(plan))]:
         tell(note)
     lock = folder.acquire()
     if plan is not None:
         if not folder.plan.is_file():
             write_json(folder.plan, plan.record())
-        work.progress = StageClock(work.progress, folder.stages)
+        asked.progress = work.progress = StageClock(work.progress, folder.stages)
     try:
         hold_inputs(folder.inputs, inputs, folder.path)
+        if is_open:
+            with pinned(threads_of(crew, threads)):
+                decide(asked, folder)
+            work = settled(asked, folder)
+            for note in [decision_words(read_json(folder.format)), *check_run(work, crew, threads).notes()]:
+                tell(note)
         run_steps(work, folder, crew, threads, report=report)
     finally:
         if isinstance(work.progress, StageClock):
@@ -151,7 +164,7 @@ def run_steps(
 ) -> None:
     """Every step whose result is not there yet."""
     if work.listeners:
-        start = RunStart(folder.path, work.config.model_dump(mode="json"), folder.known_history())
+        start = RunStart(folder.path, work.asked.model_dump(mode="json"), folder.known_history())
         for listener in work.listeners:
             listener.on_start(start)
     if not folder.grouping.is_file():
@@ -204,6 +217,8 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
     metrics |= stage_records(work.progress, search_seconds(folder))
     metrics["planned"] = read_json(folder.plan) if folder.plan.is_file() else None
     metrics["forward_tokens"] = search_forward_tokens(folder)
+    if work.asked.decides_format:
+        metrics["decision"] = read_json(folder.format)
     metrics["warnings"] = [*warnings_of(work), *failed_candidates(folder)]
     layout, reason = checkpoint_layout(work, document)
     made = {"layout": layout.name if layout else None, "reason": reason}
@@ -235,7 +250,9 @@ def write_card(
     """The model card, with the figures that were measured."""
     parent, mine = metrics["parent"], metrics["results"][CONVERTED]
     rows = card_rows(parent, mine, work.parent.family.objective)
-    facts = CardFacts(rows, measured_words(metrics), work.config.model_dump(mode="json"))
+    ratio = ratio_words(work.config, work.budget, work.source.geometry)
+    decided = decision_words(metrics["decision"]) if "decision" in metrics else ratio
+    facts = CardFacts(rows, measured_words(metrics), work.asked.model_dump(mode="json"), decided)
     if work.parent.directory is None:
         raise UserError(f"model {work.parent.id} is in memory only")
     card = model_card(document, layout, read_config(folder.model), work.parent.directory, facts)

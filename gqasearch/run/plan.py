@@ -62,8 +62,9 @@ class Sizes:
     groups of a layer that the search asks an error of; ``group_heads``: heads of one of them. ``candidates``:
     partitions that it goes through. ``model_tokens``: tokens that it makes the model read. ``steps``: of descent per
     layer, on ``step_tokens`` each; ``joint_steps``: of all layers together, on ``joint_tokens`` each. ``models``: how
-    many are measured at the end. ``basis_steps``: of keys per layer, beside four times as many of values, on
-    ``basis_step_tokens`` each. Numbers of tokens are 0 for what is not done.
+    many are measured at the end. ``rounded_steps``: as ``steps``, once the basis is there. ``option_tokens``: that the
+    model reads to compare caches of so many bytes. ``basis_steps``: of keys per layer, beside four times as many of
+    values, on ``basis_step_tokens`` each. Numbers of tokens are 0 for what is not done.
     """
 
     layers: int
@@ -95,6 +96,8 @@ class Sizes:
     basis_tokens: int = 0
     basis_steps: int = 0
     basis_step_tokens: int = 0
+    rounded_steps: int = 0
+    option_tokens: int = 0
 
     @property
     def attention_values(self) -> int:
@@ -185,12 +188,14 @@ def stage_seconds(s: Sizes, rates: Rates) -> Mapping[str, float]:
     parts = {
         "load": LOAD_SECONDS + s.stored_bytes / DISK,
         "calibration": s.calibration_tokens and walk + s.layers * s.calibration_tokens * statistics,
+        "format": s.option_tokens * whole,
         "search": s.layers * searched + s.candidates * CANDIDATE_SECONDS + s.model_tokens * whole,
         "refine": s.refine_tokens
         and walk
         + s.layers * (s.refine_tokens * per_token + s.steps * step + bind)
         + s.joint_steps * s.joint_tokens * JOINT_PASSES * whole,
         "basis": s.basis_tokens and walk + s.layers * (s.basis_tokens * statistics + s.basis_steps * basis_step),
+        "rounded": s.rounded_steps and walk + s.layers * (s.refine_tokens * per_token + s.rounded_steps * step),
         "convert": s.materialize and walk + 2 * s.stored_bytes / DISK,
         "evaluation": s.models * s.evaluation_tokens * whole,
     }
@@ -214,6 +219,7 @@ def stage_bytes(s: Sizes) -> Mapping[str, float]:
         + MOMENT_MATRICES * square
         + CALIBRATION_MAPS * maps
         + 4 * batch,
+        "format": weights + BOUND_MATRICES * square + logits,
         "search": weights + BOUND_MATRICES * square + (logits if s.model_tokens else 0),
         "refine": max(
             weights
@@ -225,6 +231,7 @@ def stage_bytes(s: Sizes) -> Mapping[str, float]:
         "basis": weights
         + BASIS_COPIES * 4.0 * s.basis_tokens * s.query_heads * s.head_dim
         + BASIS_MAPS * 8.0 * BASIS_BLOCKS * s.block_length**2,
+        "rounded": weights + STREAMS * streams + ATTENTION_COPIES * 4 * s.attention_values + REFINE_MAPS * maps,
         "convert": weights + 3.0 * unit,
         "evaluation": 2.0 * weights + logits + 4 * batch,
     }

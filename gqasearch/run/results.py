@@ -31,8 +31,10 @@ from gqasearch.reporting import (
     TextUse,
 )
 from gqasearch.reporting.rounded import RoundedResult, rounded_results
+from gqasearch.reporting.text_table import TextTable
 from gqasearch.run.evaluate import BASELINE, CONVERTED
 from gqasearch.run.folder import RunFolder
+from gqasearch.run.kv_bytes import decision_table
 
 FloatArray = NDArray[np.float64]
 # In metrics.json -> in a report.
@@ -92,6 +94,7 @@ def report_data(folders: Sequence[RunFolder], title: str | None = None) -> Repor
         similarity=next((found for run in runs if (found := run.similarity()) is not None), None),
         front=first.front() if len(runs) == 1 else None,
         rounded=_rounded(runs),
+        decision=first.decision() if len(runs) == 1 else None,
         warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.metrics["warnings"])),
     )
 
@@ -211,10 +214,21 @@ class _Run:
             return None
         record = read_json(self.folder.pareto)
         points = tuple(tuple(point["values"]) for point in record["points"])
+        formats = [point.get("format") for point in record["points"]]
         groups = [[list(group) for group in layer.grouping.groups] for layer in self.document.layers]
         listed = [partition_rows(point["layers"], self.document.separate_kv) for point in record["points"]]
         chosen = [i for i, rows in enumerate(listed) if [row["groups"] for row in rows] == groups]
-        return ParetoFront(tuple(record["objectives"]), points, chosen[0] if chosen else None)
+        if "decision" in self.metrics:
+            (taken,) = (row["format"] for row in self.metrics["decision"]["options"] if row["chosen"])
+            chosen = [i for i in chosen if formats[i] == taken]
+        labels = tuple(str(name) for name in formats if name is not None)
+        return ParetoFront(tuple(record["objectives"]), points, chosen[0] if chosen else None, labels=labels)
+
+    def decision(self) -> TextTable | None:
+        if "decision" not in self.metrics:
+            return None
+        headers, *rows = decision_table(self.metrics["decision"])
+        return TextTable(f"{self.metrics['decision']['kv_bytes']:g} of the bytes", headers, tuple(rows), (0, 6))
 
 
 def _stage_words(metrics: Mapping[str, Any]) -> dict[str, str]:

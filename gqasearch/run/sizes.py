@@ -7,9 +7,12 @@ import math
 from gqasearch.basis import Balance
 from gqasearch.basis.attention_cost import TOKENS as BASIS_LENGTH
 from gqasearch.calibration.hidden_states import ROOM as STREAM_ROOM
+from gqasearch.config import KV_BYTES
 from gqasearch.models.device import devices_of
 from gqasearch.models.loading_on_demand import room_on
 from gqasearch.refining import Joint, Refinement
+from gqasearch.run.kv_bytes.decide import FINALISTS, FIRST_TOKENS
+from gqasearch.run.kv_bytes.options import FRONT_SIZES, options_of
 from gqasearch.run.outlook import Outlook
 from gqasearch.run.plan import Sizes
 from gqasearch.run.texts import used_texts
@@ -61,8 +64,18 @@ def sizes_of(work: Workspace, outlook: Outlook) -> Sizes:
         joint_tokens=work.refinement.joint_blocks * config.block_length if isinstance(work.refinement, Joint) else 0,
         models=(3 if config.baseline else 2) + 2 * (config.kv_bits is not None),
         materialize=config.materialize,
+        option_tokens=_option_tokens(work),
         **_basis(work, read.get("calibration", 0)),
     )
+
+
+def _option_tokens(work: Workspace) -> int:
+    """Tokens that are read to decide on a format."""
+    if not work.asked.decides_format:
+        return 0
+    options = len(options_of(work.settled(dict(work.asked))))
+    few = FRONT_SIZES if KV_BYTES in work.asked.objectives else FINALISTS
+    return options * FIRST_TOKENS + min(options, few) * work.blocks("search").tokens
 
 
 def _basis(work: Workspace, tokens: int) -> dict[str, int]:
@@ -71,7 +84,13 @@ def _basis(work: Workspace, tokens: int) -> dict[str, int]:
         return {}
     balance, length = Balance(), min(work.config.block_length, BASIS_LENGTH)
     read = min(tokens, balance.tokens)
-    return {"basis_tokens": read, "basis_steps": balance.key_steps, "basis_step_tokens": balance.batch * length}
+    after = None if work.budget.is_identity else work.refinement.after_basis()
+    return {
+        "basis_tokens": read,
+        "basis_steps": balance.key_steps,
+        "basis_step_tokens": balance.batch * length,
+        "rounded_steps": 0 if after is None else int(after.parameters().get("steps", 0)),
+    }
 
 
 def _descent(refinement: Refinement, batch_blocks: int) -> tuple[int, int]:

@@ -36,26 +36,43 @@ def measure_tasks(
     is none). Our own tasks need no lm-eval. Raises ``UserError`` for a task that is not known or cannot be run, or a
     checkpoint as ``checkpoint_subject`` does.
     """
-    own, others = [t for t in tasks if t in OWN_TASKS], [t for t in tasks if t not in OWN_TASKS]
-    if others:
-        require_harness(others, list(OWN_TASKS))
-        check_tasks(others)
-    tokenizer = _tokenizer(work)
+    others = check_known_tasks(tasks)
+    _tokenizer(work)  # for its errors, before a checkpoint is read
     models = {
         PARENT: work.parent.model,
         CONVERTED: checkpoint_model(work, directory, trust_remote_code=trust_remote_code),
     }
-    found: dict[str, list[TaskScore]] = {}
-    for name, model in models.items():
-        found[name] = [score for task in own for score in _own_scores(work, name, model, tokenizer, task, limit)]
-        if others:
-            work.progress.stage(f"{', '.join(others)}, {name}")
-            found[name] += run_harness(model, tokenizer, others, limit=limit, batch=work.config.batch_blocks)
+    found = {name: task_scores(work, name, model, tasks, limit=limit) for name, model in models.items()}
     return {
         "limit": limit,
         "lm_eval": harness_version() if others else None,
         "scores": [_record(mine, theirs) for mine, theirs in zip(found[PARENT], found[CONVERTED], strict=True)],
     }
+
+
+def check_known_tasks(tasks: Sequence[str]) -> list[str]:
+    """Those of lm-eval among ``tasks``; raises ``UserError`` where it is not there or does not know one of them."""
+    others = [task for task in tasks if task not in OWN_TASKS]
+    if others:
+        require_harness(others, list(OWN_TASKS))
+        check_tasks(others)
+    return others
+
+
+def task_scores(
+    work: Workspace, name: str, model: PreTrainedModel, tasks: Sequence[str], *, limit: int | None = None
+) -> list[TaskScore]:
+    """Figures of one ``model``, called ``name``, on the parent's tokens; ``tasks`` as ``check_known_tasks`` takes them.
+
+    ``limit``: items of every task, the first ones.
+    """
+    own, others = [t for t in tasks if t in OWN_TASKS], [t for t in tasks if t not in OWN_TASKS]
+    tokenizer = _tokenizer(work)
+    found = [score for task in own for score in _own_scores(work, name, model, tokenizer, task, limit)]
+    if others:
+        work.progress.stage(f"{', '.join(others)}, {name}")
+        found += run_harness(model, tokenizer, others, limit=limit, batch=work.config.batch_blocks)
+    return found
 
 
 def _tokenizer(work: Workspace) -> PreTrainedTokenizerBase:

@@ -9,10 +9,11 @@ from gqasearch.run.workspace import Workspace
 
 def used_texts(work: Workspace) -> list[Split]:
     """The texts that this run looks at; results are always reported on one."""
-    fits = work.refinement.reads_text or work.config.kv_bits is not None
+    decides = work.asked.decides_format
+    fits = work.refinement.reads_text or work.config.kv_bits is not None or decides
     used: dict[Split, bool] = {
         "calibration": "statistics" in work.needs() or fits,
-        "search": any(fitness.needs == "forward" for fitness in work.fitnesses.values()),
+        "search": decides or any(fitness.needs == "forward" for fitness in work.fitnesses.values()),
         "evaluation": True,
     }
     return [split for split in SPLITS if used[split]]

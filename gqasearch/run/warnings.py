@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+from gqasearch.budget import Budget
 from gqasearch.calibration import benchmark_named, overlap
+from gqasearch.config import RunConfig
+from gqasearch.models import HeadGeometry
 from gqasearch.run.texts import shortages, used_texts
 from gqasearch.run.workspace import Workspace
 
@@ -29,6 +34,8 @@ def warnings_of(work: Workspace) -> list[str]:
     used = used_texts(work)
     searched, fitted = "search" in used, "calibration" in used
     found = [VALIDATION] if work.config.evaluation_part == "validation" else []
+    if (words := ratio_words(work.config, work.budget, work.source.geometry)) is not None:
+        found.append(words)
     if work.budget.is_identity and not work.config.has_free_counts:
         found.append(NOTHING_MERGED)
     found += shortages(work)
@@ -43,3 +50,19 @@ def warnings_of(work: Workspace) -> list[str]:
         if share > WORTH_A_WORD:
             found.append(OVERLAP.format(share=share, split=split))
     return found
+
+
+def ratio_words(config: RunConfig, budget: Budget, geometry: HeadGeometry) -> str | None:
+    """What a KV ratio becomes that is no whole number of heads; None where it is one, or none was given."""
+    ratio, heads, layers = config.kv_ratio, geometry.num_kv_heads, len(budget.counts)
+    joined = config.join
+    if ratio is None or math.isclose(joined * budget.total, ratio * layers * heads):
+        return None
+    if joined > 1:
+        near = f"{budget.total / layers:.4g} a layer = {joined * budget.total / (layers * heads):.4g} of the cache"
+        return f"kv-ratio {ratio:g} is no whole number of heads of {joined} times the size: taking the nearest, {near}"
+    if budget.movable:
+        near = f"{budget.total} of {layers * heads} = {budget.total / (layers * heads):.4g} in the whole model"
+    else:
+        near = f"{budget.counts[0]} of {heads} = {budget.counts[0] / heads:.4g} in every layer"
+    return f"kv-ratio {ratio:g} is no whole number of {heads} heads: taking the nearest, {near}"

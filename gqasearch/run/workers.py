@@ -69,6 +69,7 @@ def blueprint_of(work: Workspace, threads: int) -> Blueprint:
         batch_blocks=config.batch_blocks,
         threads=threads,
         separate_kv=config.separate_kv,
+        kv=work.kv,
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -25,8 +26,8 @@ from gqasearch.calibration import (
     stream_documents,
     stream_whole,
 )
-from gqasearch.checkpoints import check_target, joined_source
-from gqasearch.config import KV_RATIO, RunConfig
+from gqasearch.checkpoints import joined_source
+from gqasearch.config import KV_BYTES, KV_RATIO, RunConfig
 from gqasearch.embedded import Document, Split
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter
@@ -36,11 +37,13 @@ from gqasearch.models import ModelSource, Parent, check_device, load_parent, res
 from gqasearch.models.in_memory import InMemory
 from gqasearch.models.loading import load_tokenizer
 from gqasearch.refining import Refinement, make_refinement
+from gqasearch.rounding import KVFormat, parse_format
 from gqasearch.run import cache_keys
+from gqasearch.run.check_settings import check_settings
 from gqasearch.run.choices import Choices, with_refinement
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener
-from gqasearch.run.objective import check_objective, masked_share
+from gqasearch.run.objective import masked_share
 from gqasearch.run.told import NoProgress, Progress
 from gqasearch.search import SearchMethod, check_first_objective, make_method, may_take_several
 
@@ -50,10 +53,11 @@ log = logging.getLogger(__name__)
 class Workspace:
     """Loads what ``config`` names, once. Its own ``config`` names the refinement, also where the merge decides it.
 
-    ``kept``: what it shares with other workspaces of the process. ``listeners``: told of a run as it goes.
-    ``candidates``: where fitness functions keep what they would lose if the process were killed; of one run, so
-    nothing that is shared with others is kept there. ``choices``: objects in place of those that names of ``config``
-    stand for. ``loaded``: the parent, where it is in memory and in no folder.
+    ``kept``: what it shares with other workspaces of the process. ``listeners``: told of a run as it goes. ``asked``:
+    what was asked for, where ``config`` has decided what that leaves open (``settled``). ``candidates``: where fitness
+    functions keep what they would lose if the process were killed; of one run, so nothing that is shared with others is
+    kept there. ``choices``: objects in place of those that names of ``config`` stand for. ``loaded``: the parent, where
+    it is in memory and in no folder.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Workspace:
         self.config = with_refinement(config)
         self.progress: Progress = progress or NoProgress()
         self.listeners = tuple(listeners)
+        self.asked = self.config
         self._candidates = candidates if kept is None else None
         self._kept = kept or Kept()
         self._choices = choices or Choices()
@@ -95,6 +100,19 @@ class Workspace:
             return self
         config = self.config.model_copy(update={"join": 1})
         return Workspace(config, self.progress, self._kept, choices=self._choices)
+
+    def settled(self, changes: Mapping[str, Any]) -> Workspace:
+        """The same with other settings, in which what this one leaves open is decided; ``asked`` stays."""
+        other = Workspace(
+            self.config.model_copy(update=dict(changes)),
+            self.progress,
+            self._kept,
+            self.listeners,
+            choices=self._choices,
+            loaded=self._loaded,
+        )
+        other._candidates, other.asked = self._candidates, self.asked
+        return other
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -151,10 +169,15 @@ class Workspace:
 
     @cached_property
     def fitnesses(self) -> dict[str, Fitness]:
-        """Objective name -> fitness, without the KV ratio."""
-        names = [name for name in self.config.objectives if name != KV_RATIO]
+        """Objective name -> fitness, without the sizes of the cache."""
+        names = [name for name in self.config.objectives if name not in (KV_RATIO, KV_BYTES)]
         given = self._choices.fitnesses
         return {name: given.get(name) or make_fitness(name, self.config.fitness_parameters) for name in names}
+
+    @property
+    def kv(self) -> KVFormat | None:
+        """How the cache will be rounded; None for not."""
+        return None if self.config.kv_bits is None else parse_format(self.config.kv_bits)
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -245,14 +268,16 @@ class Workspace:
             refinement=self.refinement,
             folder=self._candidates / name if self._candidates and name else None,
             separate_kv=self.config.separate_kv,
+            kv=self.kv,
         )
 
     def prepared(self, fitness: Fitness) -> PreparedFitness:
         """``fitness`` bound to this model and its texts; one that other workspaces used knows what they measured."""
+        runs = fitness.needs == "forward"
         return self._kept.get(
-            *((Kept.RUNNING, Kept.LARGE) if fitness.needs == "forward" else (Kept.TABLES, Kept.SMALL)),
+            *((Kept.RUNNING, Kept.LARGE) if runs else (Kept.TABLES, Kept.SMALL)),
             (
-                self._key(cache_keys.FITNESS),
+                self._key((*cache_keys.FITNESS, *(["kv_bits"] if runs else []))),
                 fitness.name,
                 json.dumps(fitness.parameters(), sort_keys=True, default=str),
             ),
@@ -264,36 +289,5 @@ class Workspace:
         return json.dumps(self.config.model_dump(mode="json", include=set(settings)), sort_keys=True)
 
     def check(self) -> None:
-        """Fail early on everything that can be checked without long work and without the weights."""
-        check_device(self.config.device)
-        check_objective(self.source, self.fitnesses.values(), self.refinement)
-        self.merge  # noqa: B018 - loaded for its errors
-        self.budget  # noqa: B018
-        self._check_target()
-        if self.config.join > 1 and self.merge.name != "optimal":
-            raise UserError(
-                f"--join {self.config.join} needs --merge optimal: merge {self.merge.name} makes one head of a group's "
-                "heads, and would leave the room of the others empty"
-            )
-        if _same_text(self.config.evaluation_text, self.config.calibration_text):
-            raise UserError(
-                f"evaluation_text and calibration_text are both {self.config.evaluation_text}: results must be "
-                "reported on text that was not searched on. Leave evaluation_text out to hold a part of it back"
-            )
-        limit = self.source.family.context_length(self.source.config)
-        if limit is not None and self.config.block_length > limit:
-            raise UserError(f"--block-length {self.config.block_length} is beyond this model's context of {limit}")
-
-    def _check_target(self) -> None:
-        config, source = self.config, self.source
-        if config.target is not None and config.materialize:
-            uneven = config.layers_may_differ or self.method.splits_budget
-            equal = config.equal_sizes or self.budget.has_equal_sizes
-            check_target(config.target, source.family, source.config, uneven=uneven, equal_sizes=equal)
-
-
-def _same_text(one: str | None, other: str) -> bool:
-    """Whether two names are of one text: the same word, or paths and links to the same file or folder."""
-    if one is None or "embedded" in (one, other):
-        return one == other
-    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+        """See ``check_settings``."""
+        check_settings(self)

@@ -17,7 +17,7 @@ from gqasearch.basis.cost import SideCost
 from gqasearch.basis.fit import Fit, fitted_basis
 from gqasearch.basis.layer import in_basis
 from gqasearch.basis.pair_basis import PairBasis
-from gqasearch.basis.sample import SideSample, sides_of
+from gqasearch.basis.sample import SideSample, of_one_length, sides_of
 from gqasearch.errors import UserError
 from gqasearch.evaluation import ParentLayers, RoundedLayers
 from gqasearch.grouping import Grouping, LayerGrouping
@@ -261,3 +261,27 @@ def test_heads_that_the_engine_refuses(tmp_path: Path) -> None:
     kv = KVFormat("q4_0", make_format("q4_0", "k"), make_format("q4_0", "v"))
     with pytest.raises(UserError, match="q4_0 takes heads whose size is a multiple of 32"):
         balanced_layers(parent, grouping, parent.layer, random_blocks(VOCAB_SIZE), kv, tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_texts_of_several_lengths(family: str) -> None:
+    """Batches end where their longest block does; what is added behind the shorter counts for nothing."""
+    parent, layer = tiny_parent(family), tiny_parent(family).layer(0)
+    calls, masks = [], []
+    for length in (24, 16):
+        blocks = random_blocks(VOCAB_SIZE, blocks=4, length=length, padded=True)
+        entered = enter(parent, blocks.ids, blocks.mask)
+        with torch.no_grad(), attention_noted(parent, 0) as noted:
+            run_layer(parent, 0, entered.hidden, entered.arguments[0])
+        calls, masks = [*calls, *noted], [*masks, blocks.mask]
+    of, eye, order = list(range(6)), torch.eye(layer.head_dim).repeat(6, 1, 1), torch.arange(layer.head_dim)
+    padded, wider = of_one_length(calls, masks)
+    keys, values = sides_of(padded, wider, layer, of, of)
+    assert not values.weight[:, 4:, 16:].any() and not keys.weight[:, 4:, 16:].any()
+    _, alone = sides_of(calls[1:], masks[1:], layer, of, of)
+    mine, own = values.weight[:, 4:, :16], alone.weight
+    assert torch.allclose(mine / mine.sum((1, 2), True), own / own.sum((1, 2), True), rtol=1e-4)
+    cache = make_format("int4", "k")
+    short = AttentionCost(calls[1:], masks[1:], layer, of, cache, order)(eye, range(4))
+    cost = AttentionCost(padded, wider, layer, of, cache, order)(eye, range(4, 8))
+    assert torch.allclose(cost, short, rtol=1e-4)

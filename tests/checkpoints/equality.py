@@ -11,12 +11,15 @@ from transformers import PreTrainedModel
 from gqasearch.models import Parent
 
 PROPERTY = "equality"
-LAYOUTS = ("stock-symmetric", "stock-padded", "deci", "ragged")
+LAYOUTS = ("identity", "stock-symmetric", "stock-padded", "deci", "ragged")
 
 
 @dataclass(frozen=True)
 class Record:
-    """Largest |difference| of logits, float32, of one checkpoint; ``family``: the source's architecture."""
+    """Largest |difference| of logits, float32, of one checkpoint; ``family``: the source's architecture.
+
+    ``layout``: ``identity`` for one in which nothing was merged, held against the parent itself.
+    """
 
     family: str
     layout: str
@@ -26,9 +29,10 @@ class Record:
 FOUND: list[Record] = []  # by the test that runs
 
 
-def note(parent: Parent, written: PreTrainedModel, difference: float) -> None:
-    """Tell of a checkpoint that was compared with its parent."""
-    FOUND.append(Record(parent.config["architectures"][0], _layout(parent, written), difference))
+def note(parent: Parent, written: PreTrainedModel, difference: float, *, identity: bool = False) -> None:
+    """Tell of a checkpoint that was compared with its parent; ``identity``: one in which nothing was merged."""
+    layout = "identity" if identity else _layout(parent, written)
+    FOUND.append(Record(parent.config["architectures"][0], layout, difference))
 
 
 def properties() -> list[tuple[str, dict[str, Any]]]:

@@ -77,6 +77,9 @@ def test_merge_without_effect_gives_the_parent_itself(family: str, tmp_path: Pat
     parent, folder = saved(tmp_path, family)
     grouping = Grouping.uniform(LayerGrouping.singletons(6), 2)
     write_checkpoint(folder, tmp_path / "out", document_for(parent, grouping), parent.layer)
+    with torch.no_grad():
+        found, wanted = load(tmp_path / "out")(some_ids()).logits, parent.model(some_ids()).logits
+    note(parent, parent.model, float((found - wanted).abs().max()), identity=True)
     written, stored = stored_tensors(tmp_path / "out"), stored_tensors(folder)
     assert written.keys() == stored.keys()
     assert all(torch.equal(written[name], stored[name]) for name in stored)

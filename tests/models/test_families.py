@@ -13,6 +13,7 @@ from torch import Tensor
 from gqasearch.errors import UserError
 from gqasearch.models import LayerWeights, Parent, family_of, layers_replaced, load_parent
 from tests.samples import logits_of, random_blocks
+from tests.tiny_described import DESCRIBED_NAMES
 from tests.tiny_encoders import ENCODERS
 from tests.tiny_models import (
     ALL_FAMILY_NAMES,
@@ -26,9 +27,9 @@ from tests.tiny_models import (
     tiny_parent,
 )
 
-EVERY_FAMILY = (*ALL_FAMILY_NAMES, *MORE_FAMILY_NAMES)
+EVERY_FAMILY = (*ALL_FAMILY_NAMES, *MORE_FAMILY_NAMES, *DESCRIBED_NAMES, "gptj", "gpt_neo")
 SOURCES = [(family, kv) for family in EVERY_FAMILY for kv in kv_head_choices(family)]
-UNGROUPED = ("opt", "gpt2")
+UNGROUPED = ("opt", "gpt2", "gpt_neo")
 
 
 def rotate(heads: Tensor, rotary_dim: int, theta: float = 10000.0, stretch: float = 1.0) -> Tensor:
@@ -48,6 +49,16 @@ ODDITIES: dict[tuple[str, int], dict[str, Any]] = {
     ("gemma2", 1): {"softcap": 3.0},
     ("gemma3_text", 0): {"window": 8, "theta": 100.0},
     ("gemma3_text", 1): {"stretch": 2.0},
+    ("cohere2", 0): {"window": 8},
+    ("cohere2", 1): {"stretch": float("inf")},
+    ("gpt_neo", 1): {"window": 8},
+    ("gpt_oss", 0): {"window": 8},
+    ("olmo3", 0): {"window": 8},
+    ("exaone4", 0): {"window": 8},
+    ("exaone4", 1): {"stretch": float("inf")},  # no RoPE
+    ("ministral", 0): {"window": 8},
+    ("ministral3", 0): {"window": 8, "longer": True},
+    ("ministral3", 1): {"window": 8, "longer": True},
 }
 
 
@@ -59,26 +70,37 @@ def attend(
     stretch: float = 1.0,
     window: int | None = None,
     softcap: float | None = None,
+    longer: bool = False,
 ) -> Tensor:
-    """Causal attention from weights by head, one head at a time, without the bias of o: (B, T, D)."""
+    """Causal attention from weights by head, one head at a time, without the bias of o: (B, T, D).
+
+    ``longer``: queries from token 10 on are longer, as Ministral 3 has it.
+    """
     length, m = x.shape[1], w.queries_per_kv
     scale = w.head_dim**-0.5 if w.score_scale is None else w.score_scale
 
-    def heads(weight: Tensor, bias: Tensor | None, norm: Tensor | None) -> Tensor:
+    def heads(weight: Tensor, bias: Tensor | None, norm: Tensor | None = None, whole: Tensor | None = None) -> Tensor:
         out = torch.einsum("btx,hdx->bthd", x, weight) + (0 if bias is None else bias)
+        if whole is not None:  # rows of all heads, whose root mean square every head is over
+            size = torch.einsum("btx,hdx->bthd", x, whole).square().mean((2, 3), keepdim=True)
+            return out * (size + 1e-6).rsqrt()
         if norm is None:
             return out
         return out * (out.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * norm
 
-    q = rotate(heads(w.q, w.q_bias, w.q_norm), w.rotary_dim, theta, stretch)
-    k = rotate(heads(w.k, w.k_bias, w.k_norm), w.rotary_dim, theta, stretch)
-    v, total = heads(w.v, w.v_bias, None), torch.zeros_like(x)
+    q = rotate(heads(w.q, w.q_bias, w.q_norm, w.q_rows), w.rotary_dim, theta, stretch)
+    k = rotate(heads(w.k, w.k_bias, w.k_norm, w.k_rows), w.rotary_dim, theta, stretch)
+    if longer:
+        q = q * (1 + 0.3 * (1 + torch.arange(length) // 10).log())[:, None, None]
+    v, total = heads(w.v, w.v_bias), torch.zeros_like(x)
     back = torch.arange(length)[:, None] - torch.arange(length)
     hidden = (back < 0) | (back >= (window or length))
     for query in range(len(w.q)):
         scores = q[:, :, query] @ k[:, :, query // m].mT * scale
+        sink = torch.full_like(scores[..., :1], -torch.inf if w.sinks is None else float(w.sinks[query]))
         scores = scores if softcap is None else softcap * (scores / softcap).tanh()
-        total += scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v[:, :, query // m] @ w.o[query].T
+        shares = torch.cat([scores.masked_fill(hidden, -torch.inf), sink], -1).softmax(-1)[..., :-1]
+        total += shares @ v[:, :, query // m] @ w.o[query].T
     return total
 
 
@@ -199,11 +221,13 @@ def test_unknown_architectures_are_refused_with_the_list(tmp_path: Path) -> None
     [
         ("BloomForCausalLM", "the bias on a head's scores belongs to the head's place"),
         ("MptForCausalLM", "ALiBi"),
-        ("Olmo2ForCausalLM", "normalises the keys of all heads together"),
+        ("Gemma4ForCausalLM", "layers differ in the size of a head"),
+        ("PersimmonForCausalLM", "also subtracts its mean"),
+        ("GPTBigCodeForCausalLM", "one KV head already"),
     ],
 )
 def test_architectures_that_cannot_be_grouped_are_refused_with_the_reason(architecture: str, reason: str) -> None:
-    with pytest.raises(UserError, match=rf"{architecture} is not supported: .*{reason}.*\. Supported: Bert"):
+    with pytest.raises(UserError, match=rf"{architecture} is not supported: .*{reason}.*\. Supported: Apertus"):
         family_of({"architectures": [architecture]})
 
 
@@ -215,14 +239,51 @@ def test_architectures_that_cannot_be_grouped_are_refused_with_the_reason(archit
         ("PhiForCausalLM", {"qk_layernorm": True}, r"\(qk_layernorm false\) are supported"),
         ("CohereForCausalLM", {"use_qk_norm": True}, r"\(use_qk_norm false\) are supported"),
         ("SmolLM3ForCausalLM", {"no_rope_layers": [1]}, "names 1 layers, the model has 2"),
+        ("OlmoeForCausalLM", {"clip_qkv": 8.0}, r"\(clip_qkv=8\.0\); only models that do not"),
+        ("Cohere2ForCausalLM", {"layer_types": ["full_attention"]}, "layer_types names 1 layers, the model has 2"),
+        ("Exaone4ForCausalLM", {"sliding_window_pattern": "LLLG"}, "must be a number, got 'LLLG', or layer_types"),
     ],
 )
 def test_variants_that_cannot_be_grouped_are_refused(architecture: str, field: dict[str, Any], message: str) -> None:
     config = {"architectures": [architecture], "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
+    config["num_key_value_heads"] = 4
     family = family_of(config)
     assert family.geometry(config).head_dim == 16
     with pytest.raises(UserError, match=message):
-        family.layer_rotary_dim(0, config | field)
+        (family.layer_rotary_dim(0, config | field), family.turns(0, config | field))
+
+
+def test_layers_with_rope_by_their_windows() -> None:
+    """Of a config.json that lists no kinds of layers: Command R7B's says how often one sees all tokens."""
+    shape = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 4, "num_key_value_heads": 4}
+    variants: tuple[dict[str, Any], ...] = ({}, {"sliding_window_pattern": 2}, {"sliding_window": None})
+    found = {}
+    for name in ("Cohere2", "Exaone4"):
+        config = {"architectures": [f"{name}ForCausalLM"], **shape}
+        family = family_of(config)
+        for field in variants:
+            found[name, str(field)] = [family.turns(layer, config | field) for layer in range(4)]
+    fourth, other = [True, True, True, False], [True, False, True, False]
+    assert list(found.values()) == [fourth, other, [False] * 4, fourth, other, [True] * 4]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "heads", "head_dim", "rotary_dim"),
+    [
+        ("HeliumForCausalLM", 20, 128, 128),
+        ("SeedOssForCausalLM", 8, 128, 128),
+        ("GlmForCausalLM", 2, 128, 64),
+        ("GptOssForCausalLM", 8, 64, 64),
+        ("NemotronForCausalLM", 40, 64, 32),
+        ("MixtralForCausalLM", 8, 64, 64),
+    ],
+)
+def test_heads_that_config_json_leaves_to_transformers(
+    architecture: str, heads: int, head_dim: int, rotary_dim: int
+) -> None:
+    config = {"architectures": [architecture], "hidden_size": 2560, "num_attention_heads": 40, "num_hidden_layers": 1}
+    shape = family_of(config).geometry(config)
+    assert (shape.num_kv_heads, shape.head_dim, shape.rotary_dim) == (heads, head_dim, rotary_dim)
 
 
 def test_rotated_dimensions_by_layer() -> None:
@@ -245,6 +306,7 @@ def test_scale_of_gpt2_scores() -> None:
 def test_every_family_is_tested() -> None:
     from gqasearch.models import FAMILIES
 
-    assert {family.name for family in FAMILIES} == set(EVERY_FAMILY) | set(ENCODERS)
-    assert set(GROUPED_NAMES) | {"gpt_neox", "falcon"} | set(UNGROUPED) == set(EVERY_FAMILY)  # these become a Phi
+    assert {family.name for family in FAMILIES} == set(EVERY_FAMILY) | set(ENCODERS) | {"codegen"}
+    as_phi, described = {"gpt_neox", "falcon", "gptj", "codegen"}, set(DESCRIBED_NAMES)
+    assert set(GROUPED_NAMES) | as_phi | set(UNGROUPED) | described == set(EVERY_FAMILY) | {"codegen"}
     assert set(FAMILY_NAMES) <= set(ALL_FAMILY_NAMES)

@@ -15,13 +15,25 @@ from gqasearch.grouping import LayerGrouping
 from gqasearch.merging import make_merge, shared_rotated
 from gqasearch.merging.error import error_parts, measured_error
 from gqasearch.models import LayerWeights, Parent, layers_replaced, tie_heads
+from tests.matrix import sampled, values_of
 from tests.merging.layers import copies, logits_with, tied, turned
 from tests.models.test_families import ODDITIES, attend, attention_call
 from tests.samples import logits_of, random_blocks
+from tests.tiny_described import DESCRIBED_NAMES, WHOLE_NORMED_NAMES
 from tests.tiny_models import MORE_FAMILY_NAMES, kv_head_choices, tiny_parent
 
-SOURCES = [(family, kv) for family in MORE_FAMILY_NAMES for kv in kv_head_choices(family)]
-BY_QUERY, BY_HEAD = ("q", "o", "q_bias"), ("k", "v", "k_bias", "v_bias")
+# Of those that are a few words each, one of every kind of words; the others in `make test-all`.
+OFTEN = ("glm4", "cohere2", "exaone4", "gpt_oss")
+NAMES = sampled((*MORE_FAMILY_NAMES, *DESCRIBED_NAMES), (*MORE_FAMILY_NAMES, *OFTEN))
+EVERY_SOURCE = [(family, kv) for family in (*MORE_FAMILY_NAMES, *DESCRIBED_NAMES) for kv in kv_head_choices(family)]
+SOURCES = sampled(
+    EVERY_SOURCE,
+    [(name, kv) for name, kv in EVERY_SOURCE if name in MORE_FAMILY_NAMES or (name in OFTEN and kv == 3)],
+)
+BY_QUERY, BY_HEAD = (
+    ("q", "o", "q_bias", "sinks", "q_rows", "q_gain"),
+    ("k", "v", "k_bias", "v_bias", "k_rows", "k_gain"),
+)
 GROUPS = [(0, 1), (0, 2), (0, 1, 2)]
 
 
@@ -49,7 +61,10 @@ def test_the_order_of_heads_does_not_matter(family: str, kv_heads: int) -> None:
             assert not torch.allclose(logits_of(parent, blocks), before, atol=1e-2)
 
 
-@pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
+# Under a norm over all heads a group is no layer of its own: test_whole_norm.
+@pytest.mark.parametrize(
+    ("family", "kv_heads"), [case for case in SOURCES if values_of(case)[0] not in WHOLE_NORMED_NAMES]
+)
 def test_tied_heads_are_the_grouped_computation(family: str, kv_heads: int) -> None:
     """Attention from merged weights, two heads to a group, against the model with tied ones."""
     parent = tiny_parent(family, kv_heads=kv_heads)
@@ -98,7 +113,7 @@ def test_merges_on_collected_statistics(
         assert errors["optimal"][0] < 0.9 * errors["mean"][0]
 
 
-@pytest.mark.parametrize("family", MORE_FAMILY_NAMES)
+@pytest.mark.parametrize("family", NAMES)
 def test_merging_copies_leaves_logits_unchanged(family: str, tmp_path: Path) -> None:
     parent = tiny_parent(family)
     labels, blocks = (0, 0, 1, 1, 1, 0), random_blocks(parent.config["vocab_size"])
@@ -117,7 +132,9 @@ def test_merging_copies_leaves_logits_unchanged(family: str, tmp_path: Path) -> 
         grouping = LayerGrouping.from_labels(labels)
         tied = {i: tie_heads(m.merge(grouping), grouping, 1) for i, m in merged.items()}
         with layers_replaced(parent, tied):
-            assert torch.allclose(logits_of(parent, blocks), before, atol=1e-4)
+            # The stream that EXAONE 4's attention reads is not normed: rounding is larger there.
+            tolerance = 1e-3 if family == "exaone4" else 1e-4
+            assert torch.allclose(logits_of(parent, blocks), before, atol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -137,10 +154,10 @@ def test_errors_of_scores_grow_with_the_square_of_their_scale(family: str, scale
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-@pytest.mark.parametrize("family", ["gemma3_text", "phi3", "smollm3", "cohere"])
+@pytest.mark.parametrize("family", ["gemma3_text", "phi3", "smollm3", "cohere", "glm", "cohere2", "exaone4", "gpt_oss"])
 def test_collected_turns_are_those_of_the_layer(family: str, layer: int, tmp_path: Path) -> None:
     parent = tiny_parent(family)
-    statistics, rotary_dim = statistics_of(parent, tmp_path)[layer], 4 if family == "phi3" else 8
+    statistics, rotary_dim = statistics_of(parent, tmp_path)[layer], 4 if family in ("phi3", "glm") else 8
     oddity = ODDITIES.get((family, layer), {})
     theta = float(oddity.get("theta", 10000.0)) ** (-torch.arange(0, rotary_dim, 2, dtype=torch.float64) / rotary_dim)
     angles = torch.arange(24)[:, None] * theta / oddity.get("stretch", 1.0)

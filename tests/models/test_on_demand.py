@@ -37,7 +37,7 @@ def resident(model: PreTrainedModel) -> list[int]:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "falcon"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "falcon", "mixtral", "gpt_oss", "granitemoe"])
 def test_equals_the_whole_model(family: str, tied: bool, tmp_path: Path) -> None:
     save_checkpoint(tiny_model(family, layers=3, tied=tied), tmp_path / "m", max_shard_size="20KB")
     whole = load_model(tmp_path / "m", torch.float32, "cpu")

@@ -19,6 +19,9 @@ READERS = {
     "gemma2": "pre_feedforward_layernorm",
     "gemma3_text": "pre_feedforward_layernorm",
     "granite": "post_attention_layernorm",
+    "glm4": "post_attention_layernorm",
+    "exaone4": "mlp",
+    "granitemoe": "post_attention_layernorm",
 }
 
 

@@ -73,7 +73,7 @@ def test_on_top_of_shared_heads(
     settings: dict[str, Any], burdened: str, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     """The same grouping with and without: nothing changes but what rounding does."""
-    few = {"refine_parameters": {"steps": 5}} if "refine" not in changes else {}
+    few = {"refine_parameters": {"steps": 5, "rounded_steps": 0}} if "refine" not in changes else {}
     given = {**settings, "model": burdened, "kv_ratio": 0.5 if "join" not in changes else 2 / 3, **changes, **few}
     plain, folder = (finished(given, tmp_path / name, kv_bits=kv) for name, kv in (("plain", None), ("basis", "2")))
     one, other = (json.loads(made.metrics.read_text())["results"]["converted"] for made in (plain, folder))

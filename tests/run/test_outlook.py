@@ -293,3 +293,11 @@ def test_groups_that_can_only_be_of_one_size_need_no_padding(asked: dict[str, An
     Workspace(build_config({**settings, **asked})).check()
     with pytest.raises(UserError, match="no query-padded Qwen2"):
         Workspace(build_config({**settings, "kv_heads": 2})).check()
+
+
+@pytest.mark.parametrize(("kv_heads", "said"), [(2, True), (4, False), (8, False)])
+def test_models_with_few_kv_heads_are_told_that_gains_end(kv_heads: int, said: bool, tmp_path: Path) -> None:
+    folder = save_checkpoint(tiny_model("llama", heads=8, kv_heads=kv_heads), tmp_path / "model")
+    notes = outlook_of({"model": str(folder), "kv_heads": 1}).notes()
+    words = f"the model's 8 query heads share {kv_heads} KV heads already: little is left to save"
+    assert any(words in note for note in notes) is said

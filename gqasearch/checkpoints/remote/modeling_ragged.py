@@ -29,6 +29,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 # The name under which stock attention finds ``ragged_attention``; another file of this kind has another.
@@ -182,29 +183,33 @@ def ragged_attention(
     key, value = groups.by_group(key, value)
     kernel = config._attn_implementation  # noqa: SLF001 - as stock attention does
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(kernel, layer.eager_attention)
+    sinks = options.pop("s_aux", None)  # one for each query head, which some functions take from the module instead
 
-    def attend_grouped(size: int, *heads: Tensor, **options: Any) -> tuple[Tensor, Tensor | None]:
-        """Attention of ``size`` query heads to each KV head."""
+    def attend_grouped(size: int, of: Any, *heads: Tensor, **options: Any) -> tuple[Tensor, Tensor | None]:
+        """Attention of ``size`` query heads to each KV head; ``of``: which query heads they are."""
+        own: dict[str, Any] = {"config": config, "num_key_value_groups": size}
+        if sinks is not None:
+            own["sinks"] = options["s_aux"] = sinks[of]
         out: tuple[Tensor, Tensor | None]
-        out = attend(Seen(module, config=config, num_key_value_groups=size), *heads, mask, **options)
+        out = attend(Seen(module, **own), *heads, mask, **options)
         return out
 
     if query.shape[2] > 1:
         parts = [
-            attend_grouped(size, query[:, queries], key[:, heads], value[:, heads], **options)
+            attend_grouped(size, queries, query[:, queries], key[:, heads], value[:, heads], **options)
             for size, queries, heads in groups.runs
         ]
         every = [maps for _, maps in parts if maps is not None]
         return torch.cat([out for out, _ in parts], 2), torch.cat(every, 1) if every else None
     query_of_slot, slot_of_query = groups.slots(query.device)
     slots = query.index_select(1, query_of_slot)
-    if kernel in PACKABLE:  # the queries of a group as so many tokens of one head
+    if kernel in PACKABLE and sinks is None:  # the queries of a group as so many tokens of one head
         packed = slots.view(len(slots), -1, groups.largest, slots.shape[-1])
-        out, maps = attend_grouped(1, packed, key, value, **{**options, "is_causal": False})
+        out, maps = attend_grouped(1, None, packed, key, value, **{**options, "is_causal": False})
         out = out.transpose(1, 2).flatten(1, 2).unsqueeze(1)
         maps = None if maps is None else maps.flatten(1, 2).unsqueeze(2)
     else:
-        out, maps = attend_grouped(groups.largest, slots, key, value, **options)
+        out, maps = attend_grouped(groups.largest, query_of_slot, slots, key, value, **options)
     return out.index_select(2, slot_of_query), None if maps is None else maps.index_select(1, slot_of_query)
 
 
@@ -245,6 +250,9 @@ def ragged(config: type[Any], model: type[Any]) -> tuple[type[Any], type[Any]]:
     """``RaggedNAMEConfig`` and ``RaggedNAMEForCausalLM``, from the stock classes of NAME."""
     name = model.__name__.removesuffix("ForCausalLM")
     own = type(f"Ragged{name}Config", (RaggedGroups, config), {"model_type": f"ragged_{name.lower()}"})
+    conversion = get_checkpoint_conversion_mapping(config.model_type)
+    if conversion is not None:  # as of experts, which the stock model holds together and files one by one
+        register_checkpoint_conversion_mapping(f"Ragged{name}ForCausalLM", conversion, overwrite=True)
     return own, type(f"Ragged{name}ForCausalLM", (RaggedModel, model), {"config_class": own})
 
 
@@ -265,3 +273,14 @@ RaggedCohereConfig, RaggedCohereForCausalLM = ragged(transformers.CohereConfig, 
 RaggedPhiConfig, RaggedPhiForCausalLM = ragged(transformers.PhiConfig, transformers.PhiForCausalLM)
 RaggedPhi3Config, RaggedPhi3ForCausalLM = ragged(transformers.Phi3Config, transformers.Phi3ForCausalLM)
 RaggedStableLmConfig, RaggedStableLmForCausalLM = ragged(transformers.StableLmConfig, transformers.StableLmForCausalLM)
+
+
+def __getattr__(name: str) -> Any:
+    """The classes of every other architecture, made when they are first asked for: newer ones need newer versions."""
+    of = name.removeprefix("Ragged").removesuffix("Config").removesuffix("ForCausalLM")
+    config, model = f"{of}Config", f"{of}ForCausalLM"
+    if name not in (f"Ragged{config}", f"Ragged{model}") or not hasattr(transformers, model):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    made = ragged(getattr(transformers, config), getattr(transformers, model))
+    globals().update(zip((f"Ragged{config}", f"Ragged{model}"), made, strict=True))
+    return globals()[name]

@@ -37,6 +37,9 @@ def _draw_pair(axes: Axes, front: ParetoFront, first: int, second: int) -> None:
         # Between two points nothing was found that is better than both: the front is a staircase.
         axes.step(ordered[:, 0], ordered[:, 1], where="post", color="#bbbbbb", linewidth=1)
     axes.plot(ordered[:, 0], ordered[:, 1], "o", markersize=5, color=LINE_COLOURS[0])
+    for label, point in zip(front.labels, front.points, strict=False):
+        place = point[first], point[second]
+        axes.annotate(label, place, (4, -9), textcoords="offset points", size=7, color=LINE_COLOURS[0])
     if front.chosen is not None:
         chosen = points[front.chosen]
         axes.plot(
