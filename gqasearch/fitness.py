@@ -28,7 +28,7 @@ from gqasearch.calibration import Statistics, TokenBlocks
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.merging import Merge, Need
-from gqasearch.models import LayerWeights, Parent
+from gqasearch.models import OBJECTIVES, LayerWeights, Objective, Parent
 from gqasearch.pairwise import FloatArray as FloatArray
 from gqasearch.pairwise import pairwise_errors
 from gqasearch.refining import NoRefinement, Refinement
@@ -208,7 +208,8 @@ class Fitness(ABC):
     ``name``: how it is asked for; ``reference``: URL of the paper; ``needs``: "weights",
     "statistics" (a calibration pass) or "forward" (runs the model on the search text);
     ``summary``: one line for ``gqasearch ls fitness``; ``takes_sides``: whether it knows keys and values that are
-    grouped apart (``FitnessContext.separate_kv``).
+    grouped apart (``FitnessContext.separate_kv``); ``objectives``: what models may predict that it takes: next tokens,
+    masked tokens, or nothing but hidden states.
     """
 
     name: ClassVar[str]
@@ -216,6 +217,7 @@ class Fitness(ABC):
     needs: ClassVar[Need]
     summary: ClassVar[str]
     takes_sides: ClassVar[bool] = False
+    objectives: ClassVar[tuple[Objective, ...]] = OBJECTIVES
 
     @abstractmethod
     def prepare(self, context: FitnessContext) -> PreparedFitness:

@@ -135,7 +135,7 @@ def build_comparison(values: dict[str, Any]) -> ComparisonConfig:
             raise UserError(f"{unknown} ({name} is a setting of runs; put it under run)")
     values = {name: value for name, value in values.items() if value is not None}
     if not values.get("fitness"):
-        values["fitness"] = tuple(available_fitness())
+        values["fitness"] = tuple(name for name, one in available_fitness().items() if "next-token" in one.objectives)
     if values.get("evaluations") is None and values.get("seconds") is None:
         values["evaluations"] = DEFAULT_EVALUATIONS
     config = checked(ComparisonConfig, values, SETTING)
