@@ -127,9 +127,12 @@ def test_what_is_wrong_is_said(parent: gqs.ParentWithText) -> None:
     with pytest.raises(gqs.UserError, match="kv-ratio must be"):
         gqs.search(parent, kv_ratio=1.5)
     with pytest.raises(gqs.UserError, match="tokenizer"):
-        gqs.search(gqs.load(tiny_model("llama"), text=["a"], block_length=32), method="neighbour", merge="mean")
+        gqs.load(tiny_model("llama"), text=["a"])
+    mine = gqs.load(tiny_model("llama"), tokenizer=parent.tokenizer, text=["a"], block_length=32)
     with pytest.raises(gqs.UserError, match=r"join 2.*files"):
-        gqs.search(gqs.load(tiny_model("llama"), text=["a"], block_length=32), join=2)
+        gqs.search(mine, join=2)
+    with pytest.raises(gqs.UserError, match="too short"):
+        gqs.search(mine, method="neighbour", merge="mean")
     with pytest.raises(AttributeError, match="no attribute 'Serch'"):
         gqs.Serch  # noqa: B018
 
