@@ -52,8 +52,8 @@ Rows: TypeAlias = list[list[tuple[int, list[float]]]]
 
 @dataclass(frozen=True)
 class Parting:
-    """Of one prompt: ``same``: tokens before the first that differs; ``margin``: nats, None where none differs; ``noise``: of
-    every token before.
+    """Of one prompt. ``same``: tokens before the first that differs; ``margin``: nats, None where none differs;
+    ``noise``: of every token before.
     """
 
     same: int
