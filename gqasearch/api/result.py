@@ -23,7 +23,7 @@ from gqasearch.run.choices import Choices
 from gqasearch.run.convert import copies_beside, document_converter, refine_step
 from gqasearch.run.evaluate import BASELINE, CONVERTED, baseline_subject, distance_of, grouping_subject, measure
 from gqasearch.run.second_reads import convertible
-from gqasearch.search import Candidate, Generation
+from gqasearch.searching import Candidate, Generation
 from gqasearch.separate_grouping import AnyGrouping
 
 # Of the text for validation, which the search does not see; fewer where the text is short.

@@ -13,7 +13,7 @@ from gqasearch.errors import UserError, unknown_name
 from gqasearch.fitness import available_fitness, make_fitness
 from gqasearch.merging import make_merge
 from gqasearch.refining import REFINEMENTS, Descent, make_refinement
-from gqasearch.search import make_method
+from gqasearch.searching import make_method
 from gqasearch.settings import Settings, checked
 
 # Evaluations of every search where neither evaluations nor seconds are given.

@@ -28,7 +28,7 @@ from gqasearch.reporting import HistoryPoint
 from gqasearch.run import Kept, NoProgress, Progress, RunFolder, Workspace, run
 from gqasearch.run.outlook import Outlook
 from gqasearch.run.problem import build_problem, prepare_fitness
-from gqasearch.search import Limit, check_takes, run_search
+from gqasearch.searching import Limit, check_takes, run_search
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener
 from gqasearch.run.objective import masked_share
 from gqasearch.run.told import NoProgress, Progress
-from gqasearch.search import SearchMethod, check_first_objective, make_method, may_take_several
+from gqasearch.searching import SearchMethod, check_first_objective, make_method, may_take_several
 
 log = logging.getLogger(__name__)
 
