@@ -5,7 +5,7 @@ python -m experiments.benchmarks.greedy --work runs/greedy     # an hour on one 
 Needs llama.cpp's environment (``make test`` makes it). Every model runs from files of the same weights: all in F32,
 which says whether the two engines compute the same network; and as it is served, the parent's MLP in Q4_1, its
 attention in Q4_1 or, converted, in F16 or Q8_0. A prompt's tokens part at the first that differs; *margin* is how far
-transformers has its first token above its second there, *noise* the mean difference, before that, of the two engines'
+transformers has its first token above its second there, *noise* the median difference, before that, of the two engines'
 log-probability of the token that both took.
 """
 
@@ -52,11 +52,13 @@ Rows: TypeAlias = list[list[tuple[int, list[float]]]]
 
 @dataclass(frozen=True)
 class Parting:
-    """Of one prompt: ``same``: tokens before the first that differs; ``margin``: nats, None where none differs."""
+    """Of one prompt. ``same``: tokens before the first that differs; ``margin``: nats, None where none differs;
+    ``noise``: of every token before.
+    """
 
     same: int
     margin: float | None
-    noise: float
+    noise: list[float]
 
 
 def main() -> None:
@@ -179,7 +181,7 @@ def parting(mine: list[tuple[int, list[float]]], theirs: list[tuple[int, list[fl
     same = next((place for place, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a[0] != b[0]), len(mine))
     noise = [abs(a[1][0] - b[1][0]) for a, b in zip(mine[:same], theirs[:same], strict=True)]
     margin = None if same == len(mine) else mine[same][1][0] - mine[same][1][1]
-    return Parting(same, margin, float(np.mean(noise)) if noise else 0.0)
+    return Parting(same, margin, noise)
 
 
 def summary(partings: list[Parting]) -> dict[str, Any]:
@@ -189,7 +191,8 @@ def summary(partings: list[Parting]) -> dict[str, Any]:
         "prompts alike": f"{sum(one.margin is None for one in partings)} of {len(partings)}",
         "tokens before they part": [one.same for one in partings],
         "margins there": margins,
-        "noise": float(np.mean([one.noise for one in partings])),
+        # The mean would be of the few places where an end token is likely: llama.cpp tells its probability, too.
+        "noise": float(np.median([difference for one in partings for difference in one.noise])),
     }
 
 
