@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from gqasearch.grouping import Grouping, LayerGrouping
     from gqasearch.merging import Aligned, AlignedRenorm, Mean, MeanRenorm, Medoid, Merge, Optimal, WeightedMean
     from gqasearch.refining import Descent, Joint, NoRefinement, Outputs, Refinement
-    from gqasearch.search import SearchMethod
-    from gqasearch.search.baselines import (
+    from gqasearch.searching import SearchMethod
+    from gqasearch.searching.baselines import (
         CMAES,
         TPE,
         Agglomerative,
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
         NormSort,
         RandomSearch,
     )
-    from gqasearch.search.evolution import Evolution
-    from gqasearch.search.exact import Exact
-    from gqasearch.search.papers import AsymGQA, QCQAArbitrary, QCQAEqual
-    from gqasearch.search.staged import Staged
+    from gqasearch.searching.evolution import Evolution
+    from gqasearch.searching.exact import Exact
+    from gqasearch.searching.papers import AsymGQA, QCQAArbitrary, QCQAEqual
+    from gqasearch.searching.staged import Staged
     from gqasearch.separate_grouping import SeparateGrouping
     from gqasearch_fitness.activation_cosine import ActivationCosine
     from gqasearch_fitness.attention_output_error import AttentionOutputError
@@ -59,15 +59,15 @@ _MODULES = {
         *("Aligned", "AlignedRenorm", "Mean", "MeanRenorm", "Medoid", "Merge", "Optimal", "WeightedMean"),
     ),
     "gqasearch.refining": ("Descent", "Joint", "NoRefinement", "Outputs", "Refinement"),
-    "gqasearch.search": ("SearchMethod",),
-    "gqasearch.search.baselines": (
+    "gqasearch.searching": ("SearchMethod",),
+    "gqasearch.searching.baselines": (
         *("CMAES", "TPE", "Agglomerative", "Annealing", "DeapStock", "HillClimb", "KMeans", "Neighbour"),
         *("NormSort", "RandomSearch"),
     ),
-    "gqasearch.search.evolution": ("Evolution",),
-    "gqasearch.search.exact": ("Exact",),
-    "gqasearch.search.papers": ("AsymGQA", "QCQAArbitrary", "QCQAEqual"),
-    "gqasearch.search.staged": ("Staged",),
+    "gqasearch.searching.evolution": ("Evolution",),
+    "gqasearch.searching.exact": ("Exact",),
+    "gqasearch.searching.papers": ("AsymGQA", "QCQAArbitrary", "QCQAEqual"),
+    "gqasearch.searching.staged": ("Staged",),
 }
 # Fitness functions are plug-ins, the built-in ones, too: found by their names.
 _FITNESS = {

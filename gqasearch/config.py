@@ -94,12 +94,12 @@ class RunConfig(Settings):
         description="report on the held-out part, or on validation: the end of the search part, to compare settings on",
     )
     calibration_tokens: int = Field(65536, ge=2, description="tokens the statistics are gathered on")
-    masked_blocks: float = Field(
-        0.5,
+    masked_blocks: float | None = Field(
+        None,
         ge=0,
         le=1,
-        description="encoders: share of the statistics' blocks with mask tokens, as the head reads text; the others "
-        "are plain, as embeddings read it",
+        description="encoders: share of the statistics' blocks with mask tokens, as a masked-language-model head reads "
+        "text; the others are plain, as embeddings read it [default: 0.5, without such a head 0]",
     )
     search_tokens: int = Field(16384, ge=2, description="tokens that fitness functions may run the model on")
     evaluation_tokens: int = Field(65536, ge=2, description="held-out tokens that results are reported on")

@@ -2,11 +2,11 @@
 
 A fitness gives a number for a candidate; lower is better, always. The three kinds nest: a pairwise
 fitness is a group fitness, a group fitness is a model fitness, so every search method takes every
-fitness, and exact methods say that they need the stronger kind.
+fitness, and exact methods say that they need the stronger kind::
 
     Fitness        evaluate(groupings) -> (N,)              any function of whole groupings
     GroupFitness   group_error(layer, heads) -> float       a sum over groups of a set function
-    PairwiseFitness  distances(layer) -> (H, H)             group_error = 1/|S| sum_{i<j in S} D_ij
+    PairwiseFitness  distances(layer) -> (H, H)             group_error = sum_{i<j in S} D_ij / size of S
 
 A fitness is a frozen dataclass: its fields are its parameters, nothing else. ``prepare`` returns the
 fitness bound to a model (:class:`PreparedFitness` and its two subclasses) and leaves itself unchanged.
@@ -28,7 +28,7 @@ from gqasearch.calibration import Statistics, TokenBlocks
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.merging import Merge, Need
-from gqasearch.models import LayerWeights, Parent
+from gqasearch.models import OBJECTIVES, LayerWeights, Objective, Parent
 from gqasearch.pairwise import FloatArray as FloatArray
 from gqasearch.pairwise import pairwise_errors
 from gqasearch.refining import NoRefinement, Refinement
@@ -172,7 +172,7 @@ class PreparedGroupFitness(PreparedFitness):
 
 
 class PreparedPairwiseFitness(PreparedGroupFitness):
-    """A set function that is a sum over pairs: cost(S) = (1/|S|) sum_{i<j in S} D_ij."""
+    """A set function that is a sum over pairs: cost(S) = sum_{i<j in S} D_ij / size of S."""
 
     @abstractmethod
     def compute_distances(self, layer: int) -> FloatArray:
@@ -208,7 +208,8 @@ class Fitness(ABC):
     ``name``: how it is asked for; ``reference``: URL of the paper; ``needs``: "weights",
     "statistics" (a calibration pass) or "forward" (runs the model on the search text);
     ``summary``: one line for ``gqasearch ls fitness``; ``takes_sides``: whether it knows keys and values that are
-    grouped apart (``FitnessContext.separate_kv``).
+    grouped apart (``FitnessContext.separate_kv``); ``objectives``: what models may predict that it takes: next tokens,
+    masked tokens, or nothing but hidden states.
     """
 
     name: ClassVar[str]
@@ -216,6 +217,7 @@ class Fitness(ABC):
     needs: ClassVar[Need]
     summary: ClassVar[str]
     takes_sides: ClassVar[bool] = False
+    objectives: ClassVar[tuple[Objective, ...]] = OBJECTIVES
 
     @abstractmethod
     def prepare(self, context: FitnessContext) -> PreparedFitness:

@@ -82,9 +82,9 @@ MUTANTS = (
     Mutant("evaluation/reference.py", "found) + self.rest * rest", "found) - self.rest * rest", "evaluation"),
     Mutant("healing/teacher.py", "(values * keep).sum() / keep.sum()", "values.mean()", "healing"),
     # Search.
-    Mutant("pairwise.py", "(inner / same.sum(axis=2))", "(inner / same.sum(axis=2) ** 2)", "search"),
-    Mutant("search/operators/exchange_layers.py", "excess += change", "excess -= change", "search"),
-    Mutant("budget.py", "(layer < rest)) for layer", "(layer <= rest)) for layer", "search"),
+    Mutant("pairwise.py", "(inner / same.sum(axis=2))", "(inner / same.sum(axis=2) ** 2)", "searching"),
+    Mutant("searching/operators/exchange_layers.py", "excess += change", "excess -= change", "searching"),
+    Mutant("budget.py", "(layer < rest)) for layer", "(layer <= rest)) for layer", "searching"),
 )
 
 

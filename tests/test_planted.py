@@ -23,7 +23,7 @@ from gqasearch.merging import make_merge
 from gqasearch.merging.score_pairs import from_pairs, to_pairs
 from gqasearch.models import LayerWeights, Parent, layers_replaced
 from gqasearch.run.problem import layer_errors
-from gqasearch.search import Problem, make_method, run_search
+from gqasearch.searching import Problem, make_method, run_search
 from gqasearch.testing import InMemoryStatistics
 from tests.matrix import sampled
 from tests.samples import logits_of, random_blocks

@@ -37,7 +37,7 @@ class ScaledLayer(LayerMerge):
 METHOD = """
 from dataclasses import dataclass
 from gqasearch.grouping import Grouping, LayerGrouping
-from gqasearch.search import Generation, SearchMethod
+from gqasearch.searching import Generation, SearchMethod
 
 @dataclass(frozen=True)
 class Backwards(SearchMethod):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +11,31 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertModel,
     DistilBertConfig,
     DistilBertForMaskedLM,
+    DistilBertModel,
     ElectraConfig,
     ElectraForMaskedLM,
+    ElectraModel,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForMaskedLM,
+    RobertaModel,
     XLMRobertaConfig,
     XLMRobertaForMaskedLM,
+    XLMRobertaModel,
 )
 
-from gqasearch.calibration import TokenBlocks
+from gqasearch.calibration import NO_TARGET, TokenBlocks
 from gqasearch.calibration.masking import masked
 from gqasearch.models import Parent
 from tests.samples import random_blocks
 from tests.tiny_models import randomise
 
 ENCODERS = ("bert", "roberta", "distilbert", "electra")
+HEADLESS = tuple(f"{family}-headless" for family in ENCODERS)
 MASK, SPECIAL = 4, ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # as RoBERTa has them
 VOCAB_SIZE = len(SPECIAL) + 256
 
@@ -38,6 +45,11 @@ _CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
     "xlm-roberta": (XLMRobertaConfig, XLMRobertaForMaskedLM),
     "distilbert": (DistilBertConfig, DistilBertForMaskedLM),
     "electra": (ElectraConfig, ElectraForMaskedLM),
+    "bert-headless": (BertConfig, BertModel),
+    "roberta-headless": (RobertaConfig, RobertaModel),
+    "xlm-roberta-headless": (XLMRobertaConfig, XLMRobertaModel),
+    "distilbert-headless": (DistilBertConfig, DistilBertModel),
+    "electra-headless": (ElectraConfig, ElectraModel),
 }
 
 
@@ -54,8 +66,8 @@ def tiny_encoder(family: str, *, heads: int = 6, layers: int = 2, head_dim: int 
         "pad_token_id": 1,
         "tie_word_embeddings": False,
     }
-    fields |= {"hidden_dim": 2 * width} if family == "distilbert" else {"intermediate_size": 2 * width}
-    fields |= {"embedding_size": 24} if family == "electra" else {}
+    fields |= {"hidden_dim": 2 * width} if family.startswith("distilbert") else {"intermediate_size": 2 * width}
+    fields |= {"embedding_size": 24} if family.startswith("electra") else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = model_class(config_class(**fields))
@@ -101,3 +113,9 @@ def masked_blocks(**options: Any) -> TokenBlocks:
     ids[~plain.mask] = 1
     hidden, labels = masked(ids, plain.mask, MASK, range(len(SPECIAL)))
     return TokenBlocks(hidden, plain.mask, plain.source, plain.bytes_per_token, labels)
+
+
+def whole_blocks(**options: Any) -> TokenBlocks:
+    """The same with no token masked, and every one a target, as models without a head read them."""
+    blocks = masked_blocks(**options)
+    return replace(blocks, ids=blocks.text, labels=blocks.text.masked_fill(~blocks.mask, NO_TARGET))

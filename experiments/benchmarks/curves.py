@@ -1,7 +1,7 @@
 """The error of one layer for every number of groups: one evolution against NSGA-II, and the proven curve.
 
-NSGA-II is QCQA's first stage (gqasearch.search.papers): labels as genomes, population 100, 400 generations, so 40,000
-evaluations, DEAP's ``selNSGA2`` with ``nd="log"``, the error of a whole population in one call.
+NSGA-II is QCQA's first stage (gqasearch.searching.papers): labels as genomes, population 100, 400 generations, so
+40,000 evaluations, DEAP's ``selNSGA2`` with ``nd="log"``, the error of a whole population in one call.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from rich.progress import track
 from experiments.benchmarks.instances import KINDS, Instance
 from gqasearch.budget import Budget
 from gqasearch.pairwise import FloatArray, IntArray
-from gqasearch.search import PairwiseErrors, Problem, make_method
-from gqasearch.search.exact import solve_pairwise
-from gqasearch.search.papers.nsga2_genomes import LabelGenomes
-from gqasearch.search.papers.nsga2_integers import NSGA2, Rates
+from gqasearch.searching import PairwiseErrors, Problem, make_method
+from gqasearch.searching.exact import solve_pairwise
+from gqasearch.searching.papers.nsga2_genomes import LabelGenomes
+from gqasearch.searching.papers.nsga2_integers import NSGA2, Rates
 
 HEADS, SEEDS = 32, 10
 EVALUATIONS, POPULATION = 40_000, 100

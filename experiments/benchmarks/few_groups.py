@@ -35,7 +35,7 @@ from gqasearch.fitness import to_numpy
 from gqasearch.merging.shared_subspace import SharedSubspace
 from gqasearch.pairwise import FloatArray
 from gqasearch.run import Workspace, build_config
-from gqasearch.search import Problem, SetErrors, make_method
+from gqasearch.searching import Problem, SetErrors, make_method
 
 KINDS = ("trained", "clustered", "gaussian")
 HEADS, ROWS, SEEDS = 32, 4, 3

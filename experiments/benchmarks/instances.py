@@ -18,7 +18,7 @@ from gqasearch.budget import Budget
 from gqasearch.fitness import to_numpy
 from gqasearch.pairwise import FloatArray
 from gqasearch.run import Workspace, build_config
-from gqasearch.search import PairwiseErrors, Problem
+from gqasearch.searching import PairwiseErrors, Problem
 
 KINDS = ("gaussian", "clustered", "weights", "activations")
 DIMENSIONS = 256  # of gaussian heads

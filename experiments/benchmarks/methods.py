@@ -32,9 +32,9 @@ from experiments.benchmarks.pymoo_rival import is_installed
 from experiments.benchmarks.rivals import EVALUATIONS, RIVALS
 from experiments.benchmarks.trajectories import Limits, Trajectory, follow, is_reached
 from gqasearch.cli.messages import quiet_libraries
-from gqasearch.search import PairwiseErrors, make_method, run_search
-from gqasearch.search.baselines.chains import random_labels
-from gqasearch.search.exact import solve_pairwise
+from gqasearch.searching import PairwiseErrors, make_method, run_search
+from gqasearch.searching.baselines.chains import random_labels
+from gqasearch.searching.exact import solve_pairwise
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from experiments.benchmarks.instances import KINDS, Instance, distances
-from gqasearch.search.exact import solve_pairwise
+from gqasearch.searching.exact import solve_pairwise
 
 LAYERS, HEADS, GROUPS = 32, 32, (4, 8, 16)
 PROCESSES = 2

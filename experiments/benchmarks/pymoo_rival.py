@@ -19,7 +19,7 @@ import numpy as np
 from experiments.benchmarks.instances import Instance
 from gqasearch.grouping import LayerGrouping
 from gqasearch.pairwise import FloatArray, IntArray, pairwise_errors
-from gqasearch.search.operators import repair
+from gqasearch.searching.operators import repair
 
 POPULATION, POPULATION_AC = 100, 300
 CROSSOVER = 0.9

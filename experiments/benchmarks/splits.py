@@ -19,10 +19,10 @@ from rich.progress import track
 from experiments.benchmarks.curves import evolution_curve
 from experiments.benchmarks.instances import Instance
 from gqasearch.pairwise import FloatArray, IntArray
-from gqasearch.search.allocation import split_budget
-from gqasearch.search.papers.nsga2_genomes import ChoiceGenomes
-from gqasearch.search.papers.nsga2_integers import NSGA2, Rates
-from gqasearch.search.record import MinimisingFitness
+from gqasearch.searching.allocation import split_budget
+from gqasearch.searching.papers.nsga2_genomes import ChoiceGenomes
+from gqasearch.searching.papers.nsga2_integers import NSGA2, Rates
+from gqasearch.searching.record import MinimisingFitness
 
 HEADS, SHAPES, SEEDS = 32, (32, 80), 5
 POPULATION, GENERATIONS = 200, 300

@@ -35,7 +35,7 @@ from gqasearch.parallel import Blueprint, Workers, spread_fitness, start_workers
 from gqasearch.run import Workspace, build_config
 from gqasearch.run.folder import environment
 from gqasearch.run.workers import blueprint_of
-from gqasearch.search.operators import random_partition
+from gqasearch.searching.operators import random_partition
 from gqasearch_fitness.perplexity import Perplexity
 
 RESULTS = Path(__file__).parent / "results" / "workers"

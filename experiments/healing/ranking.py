@@ -35,7 +35,7 @@ from gqasearch.files import write_file
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.healing import ShortHealing, healed_runner
 from gqasearch.run import Workspace
-from gqasearch.search.operators import random_partition, swap
+from gqasearch.searching.operators import random_partition, swap
 from gqasearch_fitness.healed_kl import HealedKL
 from gqasearch_fitness.kl import KLToParent
 

@@ -14,7 +14,7 @@ from gqasearch.config import build_config
 from gqasearch.grouping import Grouping
 from gqasearch.run import Workspace
 from gqasearch.run.problem import build_problem, prepare_fitness
-from gqasearch.search import run_search
+from gqasearch.searching import run_search
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.refining import Outputs
 from gqasearch.run import Workspace
 from gqasearch.run.problem import build_problem, guide_errors
-from gqasearch.search import make_method, run_search
+from gqasearch.searching import make_method, run_search
 from gqasearch_fitness.kl import PreparedKL
 
 RATIO = 0.25

@@ -14,9 +14,9 @@ from experiments.quality.bench import Options, workspace
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.run.problem import build_problem, prepare_fitness
-from gqasearch.search import Problem
-from gqasearch.search.staged.guide import GuideTable, trace_guide
-from gqasearch.search.staged.sensitivity import measure_sensitivity
+from gqasearch.searching import Problem
+from gqasearch.searching.staged.guide import GuideTable, trace_guide
+from gqasearch.searching.staged.sensitivity import measure_sensitivity
 
 TOKENS = (1024, 4096, 16384)
 LEVELS = (3, 4, 6, 11)

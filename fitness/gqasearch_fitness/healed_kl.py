@@ -14,7 +14,7 @@ from gqasearch.fitness import Fitness, FitnessContext, FloatArray, PreparedTextF
 from gqasearch.grouping import Grouping
 from gqasearch.healing import ShortHealing, healed_runner
 from gqasearch.merging import Need
-from gqasearch.models import LayerWeights
+from gqasearch.models import TOKENS, LayerWeights, Objective
 from gqasearch.separate_grouping import AnyGrouping, changed_layers
 from gqasearch_fitness._text import CandidateLosses, batch_size, candidate_state, check_quick_refinement, kept_loss
 
@@ -85,6 +85,7 @@ class HealedKL(Fitness):
     needs: ClassVar[Need] = "forward"
     summary: ClassVar[str] = "kl after a few steps of healing on the calibration text"
     takes_sides: ClassVar[bool] = True
+    objectives: ClassVar[tuple[Objective, ...]] = TOKENS
 
     tokens: int = 16384
     refit_tokens: int = 4096

@@ -10,6 +10,7 @@ from gqasearch.evaluation import ParentLayers, ParentLogProbs
 from gqasearch.fitness import Fitness, FitnessContext, FloatArray, PreparedTextFitness
 from gqasearch.grouping import Grouping
 from gqasearch.merging import Need
+from gqasearch.models import TOKENS, Objective
 from gqasearch_fitness._text import CandidateLosses, batch_size, check_quick_refinement
 
 
@@ -48,6 +49,7 @@ class KLToParent(Fitness):
     needs: ClassVar[Need] = "forward"
     summary: ClassVar[str] = "KL divergence of the converted model to its parent on the search text"
     takes_sides: ClassVar[bool] = True
+    objectives: ClassVar[tuple[Objective, ...]] = TOKENS
 
     tokens: int = 16384
     refit_tokens: int = 4096

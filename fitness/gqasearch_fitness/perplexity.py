@@ -12,6 +12,7 @@ from torch import Tensor
 from gqasearch.fitness import Fitness, FitnessContext, FloatArray, PreparedTextFitness
 from gqasearch.grouping import Grouping
 from gqasearch.merging import Need
+from gqasearch.models import TOKENS, Objective
 from gqasearch_fitness._text import CandidateLosses, batch_size, check_quick_refinement
 
 
@@ -50,6 +51,7 @@ class Perplexity(Fitness):
     needs: ClassVar[Need] = "forward"
     summary: ClassVar[str] = "perplexity of the converted model on the search text"
     takes_sides: ClassVar[bool] = True
+    objectives: ClassVar[tuple[Objective, ...]] = TOKENS
 
     tokens: int = 4096
     refit_tokens: int = 4096

@@ -19,7 +19,7 @@ from gqasearch.run.choices import Choices
 from gqasearch.run.pipeline import check_run
 from gqasearch.run.search import begin_search
 from gqasearch.run.workers import evaluator_of, threads_of
-from gqasearch.search import Generation, Limit, SearchMethod
+from gqasearch.searching import Generation, Limit, SearchMethod
 from gqasearch.threads import pinned
 
 Callback = Callable[[Generation], object]

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gqasearch.api.scratch import scratch_folder
 from gqasearch.config import build_config
+from gqasearch.errors import UserError
 from gqasearch.fitness import FitnessContext
 from gqasearch.merging import Merge
 from gqasearch.models import HeadGeometry, Parent
@@ -121,14 +122,16 @@ def load(
     ``settings``: how much of the text is read (``calibration_tokens``, ``search_tokens``, ``evaluation_tokens``,
     ``block_length``, ``batch_blocks``, ``masked_blocks``) and a hub ``revision``.
 
-    Raises ``UserError`` for a setting or value that there is none of; a model or text that cannot be read is found out
-    by the first call that needs it.
+    Raises ``UserError`` for a setting or value that there is none of, and for a model in memory without a tokenizer; a
+    model or text that cannot be read is found out by the first call that needs it.
     """
     values: dict[str, Any] = {**settings, "device": device, "dtype": dtype}
     if evaluation_text is not None:
         values["evaluation_text"] = str(evaluation_text)
     loaded = None
     if isinstance(model, PreTrainedModel):
+        if tokenizer is None:
+            raise UserError("a model in memory needs the tokenizer that reads its text: give tokenizer, too")
         loaded = Parent.from_model(model, tokenizer)
         values |= {"model": loaded.id, "dtype": str(model.dtype).removeprefix("torch."), "device": str(loaded.device)}
     else:

@@ -15,14 +15,15 @@ from gqasearch.api.conversion import as_converted
 from gqasearch.api.parent import ParentWithText
 from gqasearch.api.scratch import scratch_folder
 from gqasearch.config import RunConfig
+from gqasearch.errors import UserError
 from gqasearch.grouping_document import GroupingDocument
 from gqasearch.models import model_record
 from gqasearch.run import Workspace, materialize
 from gqasearch.run.choices import Choices
 from gqasearch.run.convert import copies_beside, document_converter, refine_step
-from gqasearch.run.evaluate import BASELINE, CONVERTED, baseline_subject, grouping_subject, measure
+from gqasearch.run.evaluate import BASELINE, CONVERTED, baseline_subject, distance_of, grouping_subject, measure
 from gqasearch.run.second_reads import convertible
-from gqasearch.search import Candidate, Generation
+from gqasearch.searching import Candidate, Generation
 from gqasearch.separate_grouping import AnyGrouping
 
 # Of the text for validation, which the search does not see; fewer where the text is short.
@@ -60,14 +61,25 @@ class SearchResult:
         """KL divergence to the parent of the converted model, in nats per token, on validation text.
 
         That is the end of the search part, which no search sees: settings may be chosen by it. Results are reported
-        on the held-out text: ``measure()``.
+        on the held-out text: ``measure()``. Raises ``UserError`` for a model without a head; it has ``hidden_error``.
         """
-        return float(self._validated["results"][CONVERTED]["kl"])
+        return self._figure("kl")
 
     @property
     def perplexity(self) -> float:
-        """Perplexity of the converted model on the same text."""
-        return float(self._validated["results"][CONVERTED]["perplexity"])
+        """Perplexity of the converted model on the same text; raises as ``kl`` does."""
+        return self._figure("perplexity")
+
+    @property
+    def hidden_error(self) -> float:
+        """Of a model without a head, on the same text: the error of its hidden states; others have ``kl``."""
+        return self._figure("hidden_error")
+
+    def _figure(self, name: str) -> float:
+        record = self._validated["results"][CONVERTED]
+        if name not in record:
+            raise UserError(f"this model has no {name}; it has {distance_of(record)}")
+        return float(record[name])
 
     @cached_property
     def _validated(self) -> dict[str, Any]:

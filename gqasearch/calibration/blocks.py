@@ -25,7 +25,8 @@ class TokenBlocks:
     """Blocks of one length. ``ids`` (N, T) int64; ``mask`` (N, T) bool, False on padding (at the end).
 
     ``source``: the text in words; ``bytes_per_token``: UTF-8 bytes of the text over its tokens; ``labels`` (N, T):
-    what stands under the mask tokens in ``ids``, ``NO_TARGET`` elsewhere; None where the next token is predicted.
+    what stands under the mask tokens in ``ids``, ``NO_TARGET`` elsewhere; of a model without a head, where every
+    token counts, all of them; None where the next token is predicted.
     ``short_length``: blocks of at most so many tokens are never run beside longer ones (``Family.short_length``).
     """
 
@@ -109,7 +110,7 @@ def make_blocks(
 ) -> TokenBlocks:
     """Cut documents into blocks of ``length`` tokens until ``max_tokens`` are reached.
 
-    Every block begins with the tokenizer's BOS token, if it has one; for a model that predicts masked tokens it
+    Every block begins with the tokenizer's BOS token, if it has one; for an encoder it
     stands between the tokenizer's CLS and SEP, and has mask tokens (``masking``), or a share ``masked_blocks`` of all
     blocks do. Blocks are taken from the
     documents in turn, so that few tokens already cover many documents. The last block of a document
@@ -136,7 +137,13 @@ def make_blocks(
         mask[index, : len(row)] = True
     check_known(ids[mask].numpy(), tokenizer, vocabulary)
     blocks = TokenBlocks(ids, mask, source, reader.bytes_per_token, short_length=short_length)
-    return blocks if objective == "next-token" else _masked(blocks, tokenizer, vocabulary, masked_blocks)
+    if objective == "next-token":
+        return blocks
+    hidden = objective == "masked" or masked_blocks  # a model that is never shown a mask token needs none
+    read = _masked(blocks, tokenizer, vocabulary, masked_blocks) if hidden else blocks
+    if objective == "masked":
+        return read
+    return replace(read, labels=blocks.ids.masked_fill(~blocks.mask, NO_TARGET))
 
 
 def shortage(blocks: TokenBlocks, wanted: int) -> str | None:

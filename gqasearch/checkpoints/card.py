@@ -12,8 +12,15 @@ import yaml
 from gqasearch.checkpoints.layout import Layout
 from gqasearch.checkpoints.remote_code import modeling_file
 from gqasearch.grouping_document import GroupingDocument, ModelRecord
-from gqasearch.models import Config
+from gqasearch.models import Config, Objective, objective_of
+from gqasearch.models.loading import AUTO_CLASSES
 
+# What the hub says that a model is for, by what it predicts.
+PIPELINES: dict[Objective, str] = {
+    "next-token": "text-generation",
+    "masked": "fill-mask",
+    "hidden-states": "feature-extraction",
+}
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 
 NOT_HEALED = "**The model was not fine-tuned after the conversion.**"
@@ -95,11 +102,11 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
     parent, on_hub = _parent(document.model)
     front: dict[str, Any] = {"base_model": parent} if on_hub else {}
     front |= _licence(source_dir)
-    masked = str(config["architectures"][0]).endswith("ForMaskedLM")
+    objective = objective_of(config)
     file, joined = modeling_file(config), document.join
     front |= {
         "library_name": "transformers",
-        "pipeline_tag": "fill-mask" if masked else "text-generation",
+        "pipeline_tag": PIPELINES[objective],
         "tags": ["grouped-query-attention", "gqasearch"],
     }
     return CARD.format(
@@ -109,8 +116,8 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
         link=f"(https://huggingface.co/{parent})" if on_hub else "",
         before=document.model.num_key_value_heads,
         after=layout.kv_heads_words + (f" of {joined} times the size" if joined > 1 else ""),
-        memory="the keys and values that it computes take" if masked else "the KV cache takes",
-        auto="AutoModelForMaskedLM" if masked else "AutoModelForCausalLM",
+        memory="the KV cache takes" if objective == "next-token" else "the keys and values that it computes take",
+        auto=AUTO_CLASSES[objective].__name__,
         ratio=document.kv_ratio,
         version=document.created_by.get("gqasearch", ""),
         metrics=_table(facts),

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from gqasearch.checkpoints.conversion import cast, convertible
 from gqasearch.checkpoints.remote_code import runs_own_code
 from gqasearch.errors import UserError
-from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, tie_heads
+from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, prediction_of, tie_heads
 from gqasearch.models.loading_on_demand import load_on_demand
 from gqasearch.models.on_demand import replace_weights
 from gqasearch.models.written_as_phi import WrittenAsPhi
@@ -42,10 +42,11 @@ ALLOWED_ROUNDINGS = 8.0
 
 @dataclass(frozen=True)
 class CheckBlock:
-    """What both models run on: ``ids`` (1, T); ``words``: what they are of."""
+    """What both models run on: ``ids`` (1, T); ``words``: what they are of; ``compared``: what the models give."""
 
     ids: Tensor
     words: str
+    compared: str = "logits"
 
     @classmethod
     def drawn(cls, config: Config) -> CheckBlock:
@@ -55,7 +56,8 @@ class CheckBlock:
 
     def fitting(self, family: Family, config: Config) -> CheckBlock:
         """As many tokens as the model can read."""
-        return CheckBlock(self.ids[:, : family.context_length(config) or None], self.words)
+        compared = "hidden states" if family.objective == "hidden-states" else "logits"
+        return CheckBlock(self.ids[:, : family.context_length(config) or None], self.words, compared)
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,11 @@ class LoadedBack:
     allowed: float
     tokens: int
     words: str
+    compared: str
 
     def __str__(self) -> str:
         return (
-            f"Loaded back, its logits on {self.tokens} tokens ({self.words}) are those computed, to "
+            f"Loaded back, its {self.compared} on {self.tokens} tokens ({self.words}) are those computed, to "
             f"{self.difference:.1e} (allowed {self.allowed:.1e})."
         )
 
@@ -178,19 +181,22 @@ def compare(found: Tensor, wanted: Tensor, layout: str, allowed: float, block: C
     if not difference <= allowed:  # NaN is refused too
         raise UserError(
             f"the checkpoint that was written (layout {layout}) does not compute what it was converted to: loaded "
-            f"back, its logits on {block.ids.shape[1]} tokens ({block.words}) differ by up to {difference:.3g}, "
-            f"allowed are {allowed:.3g}. It was removed; please report this fault of gqasearch or transformers"
+            f"back, its {block.compared} on {block.ids.shape[1]} tokens ({block.words}) differ by up to "
+            f"{difference:.3g}, allowed are {allowed:.3g}. It was removed; please report this fault of gqasearch or "
+            "transformers"
         )
-    return LoadedBack(difference, allowed, block.ids.shape[1], block.words)
+    return LoadedBack(difference, allowed, block.ids.shape[1], block.words, block.compared)
 
 
 def logits(model: nn.Module, block: CheckBlock, run: Callable[..., Any] | None = None) -> Tensor:
-    """(1, T, V) float32, on the CPU. ``run``: the model's ``forward``, if it is not to be called itself."""
+    """(1, T, V) float32, on the CPU; of a model without a head its hidden states (1, T, D).
+
+    ``run``: the model's ``forward``, if it is not to be called itself.
+    """
     ids = block.ids.to(next((p.device for p in model.parameters() if p.device.type != "meta"), "cpu"))
     with torch.no_grad():
         out = (run or model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    found: Tensor = out.logits.float().cpu()
-    return found
+    return prediction_of(out).float().cpu()
 
 
 def _read(path: Path, name: str) -> Tensor:

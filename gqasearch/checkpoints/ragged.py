@@ -141,7 +141,7 @@ def ragged_config(grouped: Config, layout: Layout, grouping: AnyGrouping, geomet
         **_groups_of(grouping, layout, geometry.queries_per_kv),
     }
     if architecture in ENCODER_NAMES:
-        own |= encoder_classes(name)
+        own |= encoder_classes(architecture)
     # The modelling file needs transformers 5, which warns of RoPE in the words of 4 where it does not know the model.
     kept = {name: value for name, value in grouped.items() if name not in ("rope_scaling", "rope_theta")}
     return {**kept, **own}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    fitness: Annotated[list[str] | None, typer.Option(help="Repeatable. [default: all installed]")] = None,
+    fitness: Annotated[list[str] | None, typer.Option(help="Repeatable. [default: all for models with a head]")] = None,
     merge: Annotated[list[str] | None, typer.Option(help="Repeatable. [default: optimal]")] = None,
     kv_ratio: Annotated[list[float] | None, typer.Option(help="Repeatable. [default: 0.5]")] = None,
     method: Annotated[list[str] | None, typer.Option(help="How to search; repeatable. [default: evolution]")] = None,

@@ -123,7 +123,7 @@ def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> Non
 
     from gqasearch.reporting import SearchProgress
     from gqasearch.run import Workspace
-    from gqasearch.run.evaluate import CONVERTED, checkpoint_subject, measure
+    from gqasearch.run.evaluate import CONVERTED, DISTANCES, checkpoint_subject, distance_of, measure
 
     with SearchProgress(Console(stderr=True), quiet=json_) as progress:
         work = Workspace(settings, progress)
@@ -134,19 +134,23 @@ def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> Non
         _print_metrics(metrics)
         return
     table = Table("", "parent", "converted")
-    for name in ("perplexity", "kl", "bits_per_byte", "kv_bytes_per_token", "parameters"):
-        table.add_row(name.replace("_", " "), f"{own[name]:.6g}", f"{mine[name]:.6g}")
+    for name in ("perplexity", "kl", "hidden_error", "bits_per_byte", "kv_bytes_per_token", "parameters"):
+        if name in own:
+            table.add_row(name.replace("_", " "), f"{own[name]:.6g}", f"{mine[name]:.6g}")
     for kind, cosine in mine.get("embedding_cosine", {}).items():
         table.add_row(f"cosine of sentence embeddings, {kind} text", "1", f"{cosine:.6g}")
     output_console().print(table)
-    low, high = mine["kl_interval"]
-    typer.echo(f"KL: 95% interval {low:.4g} to {high:.4g} over {len(mine['kl_blocks'])} blocks")
+    distance = distance_of(mine)
+    (low, high), blocks = mine[f"{distance}_interval"], len(mine[f"{distance}_blocks"])
+    typer.echo(f"{DISTANCES[distance]}: 95% interval {low:.4g} to {high:.4g} over {blocks} blocks")
     _tell_text(metrics)
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
+    from gqasearch.run.evaluate import distance_of
+
     for record in (metrics["parent"], *metrics["results"].values(), *metrics.get("rounded", ())):
-        record.pop("kl_blocks")
+        record.pop(f"{distance_of(record)}_blocks")
     metrics["texts"] = metrics["texts"]["reported"]
     print_json(metrics)
 

@@ -94,7 +94,7 @@ def _refinements() -> list[Row]:
 
 
 def _methods() -> list[Row]:
-    from gqasearch.search import METHOD_REGISTRY
+    from gqasearch.searching import METHOD_REGISTRY
 
     return _rows(METHOD_REGISTRY, lambda kind: {"objectives": "one or more" if kind.multi_objective else "one"})
 

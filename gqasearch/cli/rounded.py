@@ -13,13 +13,11 @@ def show_rounded(metrics: dict[str, Any]) -> None:
     """Every model as it is stored, and in every format of ``metrics["rounded"]``."""
     from rich.table import Table
 
-    table = Table("model", "KV cache", "perplexity", "KL", "KV bytes/token", "of 16 bit")
-    plain = {"parent": metrics["parent"], **metrics["results"]}
-    rows = [(model, "as stored", record) for model, record in plain.items()]
-    rows += [(record["model"], record["format"], record) for record in metrics["rounded"]]
-    for model, cache, record in sorted(rows, key=lambda row: list(plain).index(row[0])):
-        figures = (f"{record['perplexity']:.6g}", f"{record['kl']:.4g}", f"{record['kv_bytes_per_token']:,.8g}")
-        table.add_row(model, cache, *figures, f"{record['kv_share']:.3f}")
+    from gqasearch.reporting.rounded import HEADERS, rounded_results, rounded_rows
+
+    table = Table(*HEADERS)
+    for row in rounded_rows(rounded_results(metrics)):
+        table.add_row(*row)
     output_console().print(table)
     typer.echo("KL: to the parent whose cache is not rounded; --json has 95% intervals")
 

@@ -192,8 +192,9 @@ def _layout_words(metrics: Path) -> str | None:
 
 def _summary(path: Path, metrics: Path) -> dict[str, Any]:
     from gqasearch.files import read_json
+    from gqasearch.run.evaluate import distance_of
 
     record = read_json(metrics)
     for result in (record["parent"], *record["results"].values()):
-        result.pop("kl_blocks")
+        result.pop(f"{distance_of(result)}_blocks")
     return {"output_dir": str(path), **record}

@@ -13,7 +13,7 @@ from gqasearch.errors import UserError, unknown_name
 from gqasearch.fitness import available_fitness, make_fitness
 from gqasearch.merging import make_merge
 from gqasearch.refining import REFINEMENTS, Descent, make_refinement
-from gqasearch.search import make_method
+from gqasearch.searching import make_method
 from gqasearch.settings import Settings, checked
 
 # Evaluations of every search where neither evaluations nor seconds are given.
@@ -135,7 +135,7 @@ def build_comparison(values: dict[str, Any]) -> ComparisonConfig:
             raise UserError(f"{unknown} ({name} is a setting of runs; put it under run)")
     values = {name: value for name, value in values.items() if value is not None}
     if not values.get("fitness"):
-        values["fitness"] = tuple(available_fitness())
+        values["fitness"] = tuple(name for name, one in available_fitness().items() if "next-token" in one.objectives)
     if values.get("evaluations") is None and values.get("seconds") is None:
         values["evaluations"] = DEFAULT_EVALUATIONS
     config = checked(ComparisonConfig, values, SETTING)

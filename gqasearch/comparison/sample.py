@@ -14,9 +14,9 @@ from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_file
 from gqasearch.grouping import Grouping, LayerGrouping
-from gqasearch.search import Candidate, Problem
-from gqasearch.search.operators import random_counts, random_partition
-from gqasearch.search.record import Record
+from gqasearch.searching import Candidate, Problem
+from gqasearch.searching.operators import random_counts, random_partition
+from gqasearch.searching.record import Record
 
 # Random draws in a row that may all be known already before the space counts as used up.
 PATIENCE = 200

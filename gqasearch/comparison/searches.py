@@ -28,7 +28,7 @@ from gqasearch.reporting import HistoryPoint
 from gqasearch.run import Kept, NoProgress, Progress, RunFolder, Workspace, run
 from gqasearch.run.outlook import Outlook
 from gqasearch.run.problem import build_problem, prepare_fitness
-from gqasearch.search import Limit, check_takes, run_search
+from gqasearch.searching import Limit, check_takes, run_search
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class Plan:
         for every in config.settings():
             work = Workspace(config.run_config(every, NO_SEARCH), kept=kept)
             work.check()
+            if work.source.family.objective == "hidden-states":
+                raise UserError(
+                    f"{work.source.directory} has no head, and a comparison ranks fitness functions by KL and "
+                    "perplexity; gqasearch search takes one at a time, report puts runs side by side"
+                )
             work.parent  # noqa: B018 - once, for the errors of its weights
             notes |= dict.fromkeys(Outlook(work).notes())
         reasons = {

@@ -1,28 +1,29 @@
-"""Perplexity, and KL to the parent, of any number of candidates, layer by layer over the text.
+"""Quality of any number of candidates beside the parent's, layer by layer over the text: perplexity, KL to the parent.
 
 Convention: blocks of a fixed length, each from an empty context; every token but the first of a block
 is a target; padding never is. Perplexity is exp of the mean negative log-likelihood per target. KL is
 sum_v p log(p / q) with p the parent's and q the candidate's distribution, in nats, averaged over targets.
 In an encoder's text some tokens are masked (``calibration.masking``) and these are the targets: perplexity is then
 pseudo-perplexity (arXiv 1910.14659), of about a seventh of the tokens at once instead of one after another.
+A model without a head has neither: ``hidden_quality``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from gqasearch.calibration import TokenBlocks, no_progress
+from gqasearch.calibration import TokenBlocks
 from gqasearch.calibration.masking import SHARE
-from gqasearch.evaluation.climb import HIDDEN_BYTES, climb
-from gqasearch.evaluation.climb_state import ClimbState
+from gqasearch.evaluation.hidden_quality import HIDDEN_CONVENTION, evaluate_hidden
 from gqasearch.evaluation.runners import LayerStack
+from gqasearch.evaluation.sums import AnyQuality, How, Sums, summed
+from gqasearch.models import Objective
 
 CONVENTION = "Blocks from an empty context; every token but a block's first is a target."
 MASKED_CONVENTION = (
@@ -43,67 +44,49 @@ class Quality:
     targets: int
     kl_blocks: tuple[float, ...]
 
+    def figures(self) -> dict[str, float]:
+        return {"perplexity": self.perplexity, "kl": self.kl, "bits_per_byte": self.bits_per_byte}
 
-class _Sums:
-    """Of one model over the targets so far: ``nll``, and ``kl`` of every block, (N,)."""
+    def by_block(self) -> tuple[str, tuple[float, ...]]:
+        return "kl", self.kl_blocks
+
+
+class _Sums(Sums[Quality]):
+    """``nll``: of the targets so far; the distance is the KL."""
 
     def __init__(self, blocks: int) -> None:
-        self.nll, self.kl = 0.0, torch.zeros(blocks, dtype=torch.float64)
+        super().__init__(blocks)
+        self.nll = 0.0
 
-    def add(self, reference: Tensor, logp: Tensor, tokens: Tensor, blocks: Tensor) -> None:
-        """Targets (n,) and their ``blocks`` (n,), under log-probabilities (n, V) of the parent and of this model."""
-        self.nll -= float(logp.gather(-1, tokens.to(logp.device)[:, None]).double().sum())
-        self.kl.index_add_(0, blocks, kl_per_token(reference, logp).double().cpu())
+    @staticmethod
+    def read(scores: Tensor) -> Tensor:
+        """Log-probabilities of logits (n, V)."""
+        return scores.log_softmax(-1)
+
+    def add(self, reference: Tensor, found: Tensor, tokens: Tensor, blocks: Tensor) -> None:
+        self.nll -= float(found.gather(-1, tokens.to(found.device)[:, None]).double().sum())
+        self.distance.index_add_(0, blocks, kl_per_token(reference, found).double().cpu())
 
     def record(self) -> dict[str, Any]:
-        """As JSON, every bit of it."""
-        return {"nll": self.nll, "kl": self.kl.tolist()}
+        return {"nll": self.nll, "kl": self.distance.tolist()}
 
     def restore(self, record: Mapping[str, Any]) -> None:
-        """What ``record`` gave."""
-        self.nll, self.kl = float(record["nll"]), torch.tensor(record["kl"], dtype=torch.float64)
+        self.nll, self.distance = float(record["nll"]), torch.tensor(record["kl"], dtype=torch.float64)
 
     def quality(self, targets: Tensor, bytes_per_token: float) -> Quality:
-        """``targets`` (N,): of every block."""
         count = int(targets.sum())
         nll = self.nll / count
         perplexity = math.exp(nll) if nll < 700 else math.inf
         bits = nll / math.log(2) / bytes_per_token
-        per_block = (self.kl / targets.clamp_min(1)).tolist()
-        return Quality(perplexity, nll, float(self.kl.sum()) / count, bits, count, tuple(per_block))
+        kl, per_block = self._mean_distance(targets)
+        return Quality(perplexity, nll, kl, bits, count, per_block)
 
 
 def evaluate_quality(
-    parent: LayerStack,
-    candidates: Mapping[str, LayerStack],
-    blocks: TokenBlocks,
-    *,
-    batch_blocks: int = 8,
-    hidden_bytes: int = HIDDEN_BYTES,
-    state: ClimbState | None = None,
-    progress: Callable[[int, int], None] = no_progress,
+    parent: LayerStack, candidates: Mapping[str, LayerStack], blocks: TokenBlocks, **how: Unpack[How]
 ) -> tuple[Quality, dict[str, Quality]]:
-    """Quality of the parent and of every candidate, which go up through their layers together (see ``climb``).
-
-    All in the models' own dtype, float32 as a rule: products in bfloat16 add some 1e-4 to 3e-4 nats of noise to a model
-    (measured at 3 M and 135 M parameters), which is seen in the third digit of a KL below a tenth.
-    ``hidden_bytes``: of the hidden states in memory; for more text than fits, every layer's weights are read again.
-    ``state``: goes on where an earlier process with the same arguments left off.
-    """
-    stacks = [parent, *candidates.values()]
-    counts = [targets.wanted.sum(1) for targets in blocks.targets(batch_blocks)]
-    first = [0, *accumulate(map(len, counts))]  # the first block of every batch
-    sums = [_Sums(first[-1]) for _ in stacks]
-    if state is not None:
-        for own, record in zip(sums, state.sums, strict=False):  # none at the beginning
-            own.restore(record)
-        state.note(lambda: [own.record() for own in sums])
-    for found in climb(stacks, blocks, batch_blocks, hidden_bytes=hidden_bytes, state=state, progress=progress):
-        logps = [scores.log_softmax(-1) for scores in found.scores]
-        for own, logp in zip(sums, logps, strict=True):
-            own.add(logps[0], logp, found.tokens, first[found.batch] + found.blocks)
-    qualities = [own.quality(torch.cat(counts), blocks.bytes_per_token) for own in sums]
-    return qualities[0], dict(zip(candidates, qualities[1:], strict=True))
+    """Quality of the parent and of every candidate; see ``summed``."""
+    return summed(_Sums, parent, candidates, blocks, **how)
 
 
 def kl_per_token(reference: Tensor, candidate: Tensor) -> Tensor:
@@ -111,6 +94,21 @@ def kl_per_token(reference: Tensor, candidate: Tensor) -> Tensor:
     return torch.nn.functional.kl_div(candidate, reference, reduction="none", log_target=True).sum(-1).clamp_min(0)
 
 
-def convention_of(blocks: TokenBlocks) -> str:
-    """How figures on this text are made, in words."""
-    return CONVENTION if blocks.labels is None else MASKED_CONVENTION
+CONVENTIONS: dict[Objective, str] = {
+    "next-token": CONVENTION,
+    "masked": MASKED_CONVENTION,
+    "hidden-states": HIDDEN_CONVENTION,
+}
+"""How figures are made, in words."""
+
+
+def evaluate_models(
+    objective: Objective,
+    parent: LayerStack,
+    candidates: Mapping[str, LayerStack],
+    blocks: TokenBlocks,
+    **how: Unpack[How],
+) -> tuple[AnyQuality, Mapping[str, AnyQuality]]:
+    """Quality of models by what they predict."""
+    evaluate = evaluate_hidden if objective == "hidden-states" else evaluate_quality
+    return evaluate(parent, candidates, blocks, **how)

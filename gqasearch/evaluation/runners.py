@@ -1,4 +1,4 @@
-"""Ways to compute logits: a loaded model, or the parent with some layers replaced; whole, or a layer at a time."""
+"""Ways to compute what a model predicts: a loaded one, or the parent with layers replaced; whole, or by layer."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from gqasearch.models import (
     enter,
     layers_replaced,
     layers_stubbed,
+    prediction_of,
     run_from,
     run_layer,
 )
 
 Runner: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""(ids (B, T), mask (B, T) bool) -> logits (B, T, V) float32."""
+"""(ids (B, T), mask (B, T) bool) -> logits (B, T, V) float32; of a model without a head its hidden states, V = D."""
 # One layer: (hidden states (B, T, D), what else it is called with) -> (B, T, D).
 RunLayer: TypeAlias = Callable[[Tensor, Arguments], Tensor]
 
@@ -39,7 +40,8 @@ PART_BYTES = 2 * 2**20
 class LayerStack(ABC):
     """A model that a text goes up through: it enters, passes ``num_layers`` layers one by one, and is predicted from.
 
-    Called as a ``Runner`` it does all of this for one batch. ``source``: whose layers these are; stacks of one source
+    Called as a ``Runner`` it does all of this for one batch. Where logits (..., V) are spoken of, a model without a
+    head gives what leaves its last layer, and V is its width. ``source``: whose layers these are; stacks of one source
     differ in the layers ``changed`` alone.
     """
 
@@ -150,18 +152,19 @@ class ParentLayers(LayerStack):
         nothing = hidden.new_zeros(1, len(hidden), width, device=self.parent.device)
         with torch.no_grad(), layers_stubbed(self.parent, range(self.num_layers), lambda *_, **__: hidden[None]):
             out = model(inputs_embeds=nothing, use_cache=False)
-        logits: Tensor = out.logits
-        return logits[0].float()
+        return prediction_of(out)[0].float()
 
     def embeddings_loaded(self) -> AbstractContextManager[None]:
         return self.parent.module_loaded(self.parent.model.get_input_embeddings())
 
     def head_loaded(self) -> AbstractContextManager[None]:
-        return self.parent.module_loaded(self.parent.model.get_output_embeddings())
+        head = self.parent.model.get_output_embeddings()
+        return nullcontext() if head is None else self.parent.module_loaded(head)
 
     def most_tokens(self, width: int) -> int:
-        vocabulary = int(self.parent.model.config.get_text_config().vocab_size)
-        most = max(1, LOGIT_BYTES // (4 * vocabulary))
+        has_head = self.parent.family.objective != "hidden-states"
+        given = int(self.parent.model.config.get_text_config().vocab_size) if has_head else width
+        most = max(1, LOGIT_BYTES // (4 * given))
         limit = self.parent.family.context_length(self.parent.config)
         return most if limit is None else min(most, limit)
 
@@ -210,8 +213,7 @@ def model_runner(model: PreTrainedModel) -> WholeModel:
     def run(ids: Tensor, mask: Tensor) -> Tensor:
         with torch.no_grad():
             out = model(input_ids=ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
-        logits: Tensor = out.logits
-        return logits.float()
+        return prediction_of(out).float()
 
     return WholeModel(run)
 

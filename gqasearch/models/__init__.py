@@ -1,7 +1,7 @@
 """Where the heads are: geometry and Q/K/V/O access, one small file per architecture family."""
 
 from gqasearch.models.device import check_device
-from gqasearch.models.family import Config, Family, Objective
+from gqasearch.models.family import OBJECTIVES, TOKENS, Config, Family, Objective
 from gqasearch.models.identity import identity_of
 from gqasearch.models.layer import HeadGeometry, LayerWeights, augmented, tie_heads
 from gqasearch.models.loading import load_model, whole_tensors
@@ -21,8 +21,9 @@ from gqasearch.models.partial import (
     run_layer,
 )
 from gqasearch.models.precision import quick_products
+from gqasearch.models.prediction import prediction_of
 from gqasearch.models.record import model_record
-from gqasearch.models.registry import FAMILIES, family_of, predicts_masked, read_config, supported_architectures
+from gqasearch.models.registry import FAMILIES, family_of, objective_of, read_config, supported_architectures
 from gqasearch.models.rounded import RoundedCache, rounded_arguments, run_rounded_layer
 from gqasearch.models.source import ModelSource, resolve_model
 from gqasearch.models.stream import stream_after, wanted_of_attention
@@ -31,6 +32,8 @@ from gqasearch.models.tied import layers_replaced
 
 __all__ = [
     "FAMILIES",
+    "OBJECTIVES",
+    "TOKENS",
     "Arguments",
     "CheckpointTensors",
     "Config",
@@ -57,9 +60,10 @@ __all__ = [
     "load_model_within",
     "load_parent",
     "model_record",
+    "objective_of",
     "output_projection",
     "outputs_noted",
-    "predicts_masked",
+    "prediction_of",
     "quick_products",
     "read_config",
     "resolve_model",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -17,8 +17,11 @@ Config = dict[str, Any]
 TensorReader = Callable[[str], Tensor]
 LONGROPE = ("longrope", "su")  # the second in older files of Phi-3
 JOINED = "joined_heads"  # in config.json, for us alone: see gqasearch.models.joined
-# What a model predicts: the token that follows, from those before it; or tokens that were masked, from all others.
-Objective: TypeAlias = Literal["next-token", "masked"]
+# What a model predicts: the token that follows, from those before it; tokens that were masked, from all others; or
+# none: without a head it gives the hidden states of all tokens.
+Objective: TypeAlias = Literal["next-token", "masked", "hidden-states"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+TOKENS: tuple[Objective, ...] = ("next-token", "masked")  # of models with a head: predictions of tokens
 
 
 @dataclass(frozen=True)
@@ -151,13 +154,17 @@ class Family(ABC):
         """
         return None
 
-    def stored_name(self, name: str, stored: Container[str]) -> str:
-        """What a checkpoint that holds the tensors ``stored`` calls this one.
+    def other_name(self, name: str) -> str:
+        """What a checkpoint that was saved from the model without its output head calls a tensor, or a module.
 
-        One that was saved from the model without its output head leaves the first part of every name out.
+        It leaves the first part of every name out.
         """
-        bare = name.partition(".")[2]
-        return bare if name not in stored and bare in stored else name
+        return name.partition(".")[2]
+
+    def stored_name(self, name: str, stored: Container[str]) -> str:
+        """What a checkpoint that holds the tensors ``stored`` calls this one."""
+        other = self.other_name(name)
+        return other if name not in stored and other in stored else name
 
     def layer_tensors(self, layer: int, config: Config) -> dict[str, str]:
         """Role -> checkpoint name of every tensor that a merge may change."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -18,8 +20,10 @@ from transformers import (
 from gqasearch.errors import UserError
 from gqasearch.models.companions import has_tokenizer
 from gqasearch.models.device import check_device, resolve_device
+from gqasearch.models.family import Config, Objective
 from gqasearch.models.modules_cache import own_modules_cache
-from gqasearch.models.registry import architecture_of, predicts_masked, read_config, supported_architectures
+from gqasearch.models.prediction import prediction_of
+from gqasearch.models.registry import architecture_of, objective_of, read_config, supported_architectures
 from gqasearch.models.tensors import CheckpointTensors, is_finite, require_finite
 from gqasearch.models.whole import (
     Loaded,
@@ -32,11 +36,20 @@ from gqasearch.models.whole import (
 from gqasearch.models.wide_attention import wide_attention
 
 TRIED_TOKENS = 4
+AUTO_CLASSES: dict[Objective, Any] = {
+    "next-token": AutoModelForCausalLM,
+    "masked": AutoModelForMaskedLM,
+    "hidden-states": AutoModel,
+}
+# Of an encoder without a head, what reads its first token's hidden state; many are saved without it, and nothing here
+# looks at it.
+POOLER = re.compile(r"(^|\.)pooler\.")
+POOLED = ("bert", "roberta", "xlm-roberta", "ragged_bert", "ragged_roberta", "ragged_xlmroberta")  # model types
 
 
 def auto_class(directory: Path) -> Any:
     """What transformers loads the checkpoint in ``directory`` by."""
-    return AutoModelForMaskedLM if predicts_masked(read_config(directory)) else AutoModelForCausalLM
+    return AUTO_CLASSES[objective_of(read_config(directory))]
 
 
 def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -101,6 +114,7 @@ def from_files(
                 local_files_only=True,
                 ignore_mismatched_sizes=True,  # so that it says which they are; they are refused
                 output_loading_info=True,
+                **_without_pooler(tensors, config),
             )
     except Exception as error:
         raise UserError(f"cannot load {directory}: {_words(error)}") from error
@@ -111,15 +125,21 @@ def from_files(
     return loaded
 
 
+def _without_pooler(tensors: CheckpointTensors, config: Config) -> dict[str, Any]:
+    """For a model that can have a pooler and whose files have none: transformers would make one of random numbers."""
+    can_have = objective_of(config) == "hidden-states" and config.get("model_type") in POOLED
+    return {"add_pooling_layer": False} if can_have and not any(map(POOLER.search, tensors.shard_of)) else {}
+
+
 def require_runs(model: PreTrainedModel, directory: Path, device: torch.device) -> None:
     """Raise ``UserError`` for a model that does not run, or gives no numbers: said here, not in the midst of a run."""
     ids = torch.zeros((1, TRIED_TOKENS), dtype=torch.long, device=device)
     try:
         with torch.no_grad():
-            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+            found = prediction_of(model(input_ids=ids, attention_mask=torch.ones_like(ids)))
     except Exception as error:
         raise UserError(f"{directory}: the model of its config.json does not run: {_words(error)}") from error
-    if not is_finite(logits):
+    if not is_finite(found):
         raise UserError(f"{directory}: the model of its config.json computes NaN or infinite values in {model.dtype}")
 
 

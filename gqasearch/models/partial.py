@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.models.parent import Parent
+from gqasearch.models.prediction import prediction_of
 
 # What a decoder layer is called with besides the hidden states: positional and named arguments.
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
@@ -92,7 +93,7 @@ def run_from(
     device = parent.device
     with torch.no_grad(), _skipped(parent, layer, hidden), _noted(parent, layer) as between:
         out = parent.model(input_ids=ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
-    return out.logits, between
+    return prediction_of(out), between
 
 
 @contextmanager

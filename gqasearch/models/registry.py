@@ -17,7 +17,7 @@ from gqasearch.models.distilbert import DistilBert
 from gqasearch.models.electra import Electra
 from gqasearch.models.falcon import Falcon
 from gqasearch.models.families_described import DESCRIBED
-from gqasearch.models.family import Config, Family
+from gqasearch.models.family import Config, Family, Objective
 from gqasearch.models.foreign import refuse_foreign, refuse_lfs_pointers, without_config
 from gqasearch.models.gemma import Gemma
 from gqasearch.models.gemma2 import Gemma2
@@ -27,6 +27,7 @@ from gqasearch.models.gpt_neo import GPTNeo
 from gqasearch.models.gpt_neox import GPTNeoX
 from gqasearch.models.gptj import GPTJ, CodeGen
 from gqasearch.models.granite import Granite
+from gqasearch.models.headless import BertEncoder, DistilBertEncoder, ElectraEncoder, RobertaEncoder
 from gqasearch.models.llama import Llama
 from gqasearch.models.mistral import Mistral
 from gqasearch.models.olmo import Olmo
@@ -68,21 +69,21 @@ FAMILIES: tuple[Family, ...] = (
     Roberta(),
     DistilBert(),
     Electra(),
+    BertEncoder(),
+    RobertaEncoder(),
+    DistilBertEncoder(),
+    ElectraEncoder(),
 )
 
 _ALIBI = (
     "it has ALiBi: the bias on a head's scores belongs to the head's place among the query heads, which a grouped "
     "checkpoint changes"
 )
-_NO_HEAD = (
-    "it has no masked-language-model head, whose predictions converted models are compared by; give the checkpoint "
-    "that has one (...ForMaskedLM)"
-)
 # Architectures that people will try, and why no family can read them.
 REFUSED: dict[str, str] = {
-    **dict.fromkeys(("BertModel", "RobertaModel", "XLMRobertaModel", "DistilBertModel", "ElectraModel"), _NO_HEAD),
     "BloomForCausalLM": _ALIBI,
-    "ElectraForPreTraining": "a discriminator predicts no tokens; give its generator (ElectraForMaskedLM)",
+    "ElectraForPreTraining": "a discriminator predicts no tokens; give what is below its head, saved as ElectraModel, "
+    "or its generator (ElectraForMaskedLM)",
     "MptForCausalLM": _ALIBI,
     "Gemma4ForCausalLM": "its layers differ in the size of a head, and some read the keys and values of others",
     "PersimmonForCausalLM": (
@@ -129,11 +130,19 @@ def _model_part(architecture: str) -> str:
     return re.split("for|lmhead", architecture.lower())[0]
 
 
-def predicts_masked(config: Config) -> bool:
-    """Whether a checkpoint of this ``config.json``, a source's or a converted one's, is an encoder with its head."""
+def objective_of(config: Config) -> Objective:
+    """What a checkpoint of this ``config.json``, a source's or a converted one's, predicts.
+
+    Of a model whose architecture nobody here knows, what the classes say that its code brings: the next token where
+    they do not.
+    """
     family = supported_architectures().get(architecture_of(config) or "")
-    its_own = family is not None and family.objective == "masked"
-    return its_own or "AutoModelForMaskedLM" in (config.get("auto_map") or {})
+    if family is not None:
+        return family.objective
+    classes = set(config.get("auto_map") or {})
+    if "AutoModelForMaskedLM" in classes:
+        return "masked"
+    return "hidden-states" if "AutoModel" in classes and "AutoModelForCausalLM" not in classes else "next-token"
 
 
 def architecture_of(config: Config) -> str | None:

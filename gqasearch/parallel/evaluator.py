@@ -19,7 +19,7 @@ from gqasearch.parallel.crew import Crew, Seat
 from gqasearch.parallel.questions import Facts, Item, Question
 from gqasearch.parallel.queues import Queues
 from gqasearch.parallel.worker import Raised
-from gqasearch.search import FAILED
+from gqasearch.searching import FAILED
 
 DEATHS_ALLOWED = 2  # of a worker that had this candidate alone, or in a row while the model is loaded
 MOST_HOMES = 2**16

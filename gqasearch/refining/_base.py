@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 
 from gqasearch.calibration import TokenBlocks, no_progress
-from gqasearch.models import LayerWeights, Parent, tie_heads
+from gqasearch.models import OBJECTIVES, LayerWeights, Objective, Parent, tie_heads
 from gqasearch.refining.layer_site import LayerSite, compute_dtype
 from gqasearch.refining.refined_layers import RefinedLayers, copied
 from gqasearch.refining.streams import Streams
@@ -33,12 +33,13 @@ class Refinement(ABC):
     """Parameters of a refinement are the fields of its dataclass.
 
     ``name``: how it is asked for; ``reference``: URL of the paper, "" where there is none; ``summary``:
-    one line for ``gqasearch ls refinements``.
+    one line for ``gqasearch ls refinements``; ``objectives``: what models may predict that it takes.
     """
 
     name: ClassVar[str]
     reference: ClassVar[str]
     summary: ClassVar[str]
+    objectives: ClassVar[tuple[Objective, ...]] = OBJECTIVES
 
     @property
     def reads_text(self) -> bool:

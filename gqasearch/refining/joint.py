@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration import Targets, TokenBlocks
-from gqasearch.models import LayerWeights, Parent, quick_products
+from gqasearch.models import TOKENS, LayerWeights, Objective, Parent, quick_products
 from gqasearch.refining._base import Counter
 from gqasearch.refining.descent import BETAS, Descent, minibatches
 from gqasearch.refining.grouped_parent import GroupedParent
@@ -40,6 +40,7 @@ class Joint(Descent):
 
     name: ClassVar[str] = "joint"
     reference: ClassVar[str] = "https://arxiv.org/abs/1503.02531"
+    objectives: ClassVar[tuple[Objective, ...]] = TOKENS
     summary: ClassVar[str] = "descent, then Adam on all layers' attention together, to the parent's predictions"
 
     joint_steps: int = 200

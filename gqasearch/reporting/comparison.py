@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from gqasearch.reporting.data import TextUse
-from gqasearch.reporting.tables import number_text
+from gqasearch.reporting.numbers import number_text
 from gqasearch.reporting.text_table import TextTable
 
 SETTING = ["merge", "refine", "kv_ratio"]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gqasearch.grouping import LayerGrouping
+from gqasearch.reporting.rounded import RoundedResult
 from gqasearch.reporting.text_table import TextTable
 
 FloatArray = NDArray[np.float64]
@@ -65,7 +66,8 @@ class MethodResult:
 
     ``label``: how the heads were grouped, in words, without the merge; runs of one method at several
     KV ratios share it. ``method``: the search method's name. ``fitness``: what it minimised, None for a
-    baseline. ``kl``: nats per token to the parent. ``kv_bytes_per_token``: measured from a real cache,
+    baseline. ``kl``: nats per token to the parent; of a model without a head NaN, as its perplexity is, and
+    ``hidden_error`` stands in its place. ``kv_bytes_per_token``: measured from a real cache,
     or as an encoder computes them. ``embedding_cosine``: of an encoder's sentence embeddings to the parent's.
     ``seconds``: of the whole run, restarts included.
     """
@@ -84,6 +86,7 @@ class MethodResult:
     layers: tuple[LayerPicture, ...] = ()
     history: tuple[History, ...] = ()
     embedding_cosine: float = math.nan
+    hidden_error: float = math.nan
 
     @property
     def name(self) -> str:
@@ -180,6 +183,7 @@ class ReportData:
     front: ParetoFront | None = None
     decision: TextTable | None = None
     warnings: tuple[str, ...] = field(default=())
+    rounded: tuple[RoundedResult, ...] = ()
 
     def __post_init__(self) -> None:
         seen: set[tuple[str, int]] = set()

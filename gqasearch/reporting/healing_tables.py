@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from gqasearch.reporting.healing import HealingData, HeldOut
-from gqasearch.reporting.tables import number_text
+from gqasearch.reporting.numbers import number_text
 from gqasearch.reporting.text_table import TextTable
 
 FIGURE_HEADERS = ("model", "held-out\nperplexity", "KL, nats\nper token", "95% over\ntext", "KL over\nseeds")

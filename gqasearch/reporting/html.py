@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from gqasearch.files import write_file
 from gqasearch.reporting import tables
 from gqasearch.reporting.data import ReportData
+from gqasearch.reporting.distance import distance_of
 from gqasearch.reporting.plots import (
     convergence_figure,
     figure_svg,
@@ -20,9 +21,11 @@ from gqasearch.reporting.plots import (
     grouping_figure,
     kl_figure,
     pareto_figure,
+    rounded_figure,
     searched,
     similarity_figure,
 )
+from gqasearch.reporting.rounded import HEADERS, rounded_rows
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Picture:
 def render_report(data: ReportData) -> str:
     """The page as text. Every string of ``data`` is escaped."""
     frame = tables.results_frame(data)
-    text = tables.as_text(frame)
+    text, distance = tables.as_text(frame), distance_of(frame)
     rows = [
         {"cells": cells, "is_best": bool(best), "starts_budget": starts}
         for cells, best, starts in zip(
@@ -52,13 +55,17 @@ def render_report(data: ReportData) -> str:
         rows=rows,
         baseline=tables.BASELINE if "kl_of_baseline" in text.columns else None,
         csv_uri=data_uri("text/csv", tables.results_csv(frame).encode()),
-        kl=vector(kl_figure(frame), "KL to the parent against KV ratio, one line per method"),
+        distance=distance,
+        kl=vector(kl_figure(frame), f"{distance.axis} against KV ratio, one line per method"),
         groupings=_grouping_pictures(data),
         proven=any(layer.proven_optimal for result in data.results for layer in result.layers),
         gaps=any(la.gap is not None and not la.proven_optimal for result in data.results for la in result.layers),
         convergence=_convergence_picture(data),
         similarity=_similarity_picture(data),
         front=_front_picture(data),
+        rounded_headers=HEADERS,
+        rounded_rows=_rounded_rows(data),
+        rounded=_rounded_picture(data),
     )
 
 
@@ -96,6 +103,21 @@ def _front_picture(data: ReportData) -> Picture | None:
     if data.front is None:
         return None
     return vector(pareto_figure(data.front), f"Non-dominated candidates in {' and '.join(data.front.objectives)}")
+
+
+def _rounded_rows(data: ReportData) -> list[dict[str, object]]:
+    """Cells, and whether a model begins there."""
+    rows, models = list(rounded_rows(data.rounded)), [None, *(result.model for result in data.rounded)]
+    return [
+        {"cells": cells, "starts_budget": before != result.model}
+        for cells, result, before in zip(rows, data.rounded, models, strict=False)
+    ]
+
+
+def _rounded_picture(data: ReportData) -> Picture | None:
+    if not data.rounded:
+        return None
+    return vector(rounded_figure(data.rounded), "KL to the parent against KV bytes, one line per model")
 
 
 def vector(figure: Figure, alt: str) -> Picture:

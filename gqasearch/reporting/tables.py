@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from rich import box
@@ -9,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gqasearch.reporting.data import MethodResult, ReportData
+from gqasearch.reporting.distance import HIDDEN_ERROR, Distance, distance_of
+from gqasearch.reporting.numbers import number_text
 
 BASELINE = "neighbour grouping + mean merge at the same KV budget"
 _HEADERS = {
@@ -17,6 +21,7 @@ _HEADERS = {
     "merge": "merge",
     "perplexity": "held-out\nperplexity",
     "kl": "KL, nats\nper token",
+    "hidden_error": "hidden-\nstate error",
     "kl_of_baseline": "of\nbaseline",
     "embedding_cosine": "embeddings'\ncosine",
     "kv_bytes_per_token": "KV bytes\nper token",
@@ -30,24 +35,26 @@ def results_frame(data: ReportData) -> pd.DataFrame:
     """One row per result, the parent first, then by falling KV ratio in the order given.
 
     ``kl_of_baseline``: the KL as a fraction of that of neighbour + mean with as many KV heads; NaN where
-    that baseline was not run. ``is_best``: lowest KL of two or more results with as many KV heads.
+    that baseline was not run. ``is_best``: lowest KL of two or more results with as many KV heads. Of models without a
+    head both are of the hidden-state error (``distance_of``).
     """
     frame = pd.DataFrame([_parent_row(data), *(_row(result) for result in data.results)])
     frame = frame.sort_values("kv_ratio", ascending=False, kind="stable")
     frame = frame.sort_values("is_parent", ascending=False, kind="stable").reset_index(drop=True)
-    baselines = frame[frame["is_baseline"]].drop_duplicates("kv_heads_total").set_index("kv_heads_total")["kl"]
+    distances = frame[distance_of(frame).column]
+    baselines = distances[frame["is_baseline"]].groupby(frame["kv_heads_total"]).first()
     baseline = frame["kv_heads_total"].map(baselines).where(~frame["is_parent"])
-    frame["kl_of_baseline"] = frame["kl"] / baseline.where(baseline > 0)
-    converted = frame["kl"].mask(frame["is_parent"])
+    frame["kl_of_baseline"] = distances / baseline.where(baseline > 0)
+    converted = distances.mask(frame["is_parent"])
     peers = converted.groupby(frame["kv_heads_total"])
     frame["is_best"] = (converted == peers.transform("min")) & (peers.transform("count") > 1)
     return frame
 
 
-def kl_by_ratio(frame: pd.DataFrame) -> pd.DataFrame:
-    """KL to the parent: one row per KV ratio, one column per name (grouping + merge), in the order first met."""
+def distance_by_ratio(frame: pd.DataFrame) -> pd.DataFrame:
+    """KL to the parent, or what stands in its place: a row per KV ratio, a column per name, in the order first met."""
     converted = frame[~frame["is_parent"]]
-    table = converted.pivot(index="kv_ratio", columns="name", values="kl")
+    table = converted.pivot(index="kv_ratio", columns="name", values=distance_of(frame).column)
     return table[list(dict.fromkeys(converted["name"]))].sort_index(ascending=False)
 
 
@@ -57,14 +64,15 @@ def results_csv(frame: pd.DataFrame) -> str:
 
 
 def as_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns that are shown, every cell as text; the column of the baseline only where one was run."""
+    """The columns that are shown, every cell as text; those that not every model has only where measured."""
     text = pd.DataFrame(
         {
             "kv_ratio": frame["kv_ratio"].map(lambda ratio: f"{ratio:.3g}"),
             "label": frame["label"],
             "merge": frame["merge"],
             "perplexity": frame["perplexity"].map(_perplexity_text),
-            "kl": frame["kl"].map(_kl_text).mask(frame["is_parent"], "0"),
+            "kl": frame["kl"].map(number_text).mask(frame["is_parent"], "0"),
+            "hidden_error": frame["hidden_error"].map(number_text).mask(frame["is_parent"], "0"),
             "kl_of_baseline": frame["kl_of_baseline"].map(share_text).mask(frame["is_baseline"], "baseline"),
             "embedding_cosine": frame["embedding_cosine"]
             .map(lambda cosine: f"{cosine:.4f}")
@@ -74,8 +82,9 @@ def as_text(frame: pd.DataFrame) -> pd.DataFrame:
             "seconds": frame["seconds"].map(_seconds_text),
         }
     )
-    own = {"kl_of_baseline": frame["is_baseline"].any(), "embedding_cosine": frame["embedding_cosine"].notna().any()}
-    return text.drop(columns=[name for name, shown in own.items() if not shown])
+    measured = frame[["perplexity", "kl", "hidden_error", "embedding_cosine"]][~frame["is_parent"]].notna().any()
+    shown = {**measured.to_dict(), "kl_of_baseline": frame["is_baseline"].any()}
+    return text.drop(columns=[name for name, is_shown in shown.items() if not is_shown])
 
 
 def headers(text: pd.DataFrame) -> list[str]:
@@ -110,19 +119,26 @@ def starts_budget(frame: pd.DataFrame) -> list[bool]:
 
 
 def headlines(frame: pd.DataFrame) -> list[str]:
-    """One sentence per KV budget: its lowest KL, and what that is of the baseline's."""
+    """One sentence per KV budget: its lowest KL, or what stands in its place, and what that is of the baseline's."""
     sentences = []
-    parent = _perplexity_text(frame["perplexity"][0])
+    distance = distance_of(frame)
     for _, rows in frame[~frame["is_parent"]].groupby("kv_heads_total", sort=False):
-        best = rows.sort_values("kl", kind="stable").iloc[0]
-        sentence = (
-            f"KV ratio {best['kv_ratio']:.3g}: {best['name']} is {_kl_text(best['kl'])} nats per token from the "
-            f"parent, perplexity {_perplexity_text(best['perplexity'])} against {parent}"
-        )
+        best = rows.sort_values(distance.column, kind="stable").iloc[0]
+        sentence = f"KV ratio {best['kv_ratio']:.3g}: {best['name']} {_quality_words(best, frame, distance)}"
         if not best["is_baseline"] and np.isfinite(best["kl_of_baseline"]):
-            sentence += f"; its KL is {share_text(best['kl_of_baseline'])} of the GQA baseline's"
+            sentence += f"; its {distance.name} is {share_text(best['kl_of_baseline'])} of the GQA baseline's"
         sentences.append(sentence + ".")
     return sentences
+
+
+def _quality_words(best: pd.Series[Any], frame: pd.DataFrame, distance: Distance) -> str:
+    if distance is HIDDEN_ERROR:
+        cosine, error = best["embedding_cosine"], number_text(best[distance.column])
+        return f"has embeddings with a mean cosine of {cosine:.4f} to the parent's, hidden-state error {error}"
+    return (
+        f"is {number_text(best['kl'])} nats per token from the parent, perplexity "
+        f"{_perplexity_text(best['perplexity'])} against {_perplexity_text(frame['perplexity'][0])}"
+    )
 
 
 def share_text(share: float) -> str:
@@ -132,16 +148,6 @@ def share_text(share: float) -> str:
     if share <= 0:
         return "0"
     return f"1/{number_text(1 / share)}" if share < 0.5 else f"{share:.2f}"
-
-
-def number_text(value: float, digits: int = 3) -> str:
-    """``digits`` significant digits, trailing zeros kept, no exponent between 1e-4 and 1e6."""
-    if not np.isfinite(value) or value == 0:
-        return f"{value:g}"
-    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
-    if not -5 < exponent < 6:
-        return f"{value:.{digits - 1}e}"
-    return f"{value:,.{max(0, digits - 1 - exponent)}f}"
 
 
 def _row(result: MethodResult) -> dict[str, object]:
@@ -155,6 +161,7 @@ def _row(result: MethodResult) -> dict[str, object]:
         "merge": result.merge,
         "perplexity": result.perplexity,
         "kl": result.kl,
+        "hidden_error": result.hidden_error,
         "embedding_cosine": result.embedding_cosine,
         "kv_bytes_per_token": result.kv_bytes_per_token,
         "parameters": result.parameters,
@@ -176,6 +183,7 @@ def _parent_row(data: ReportData) -> dict[str, object]:
         "merge": "",
         "perplexity": parent.perplexity,
         "kl": 0.0,
+        "hidden_error": 0.0,
         "embedding_cosine": np.nan,
         "kv_bytes_per_token": parent.kv_bytes_per_token,
         "parameters": parent.parameters,
@@ -183,10 +191,6 @@ def _parent_row(data: ReportData) -> dict[str, object]:
         "is_parent": True,
         "is_baseline": False,
     }
-
-
-def _kl_text(kl: float) -> str:
-    return number_text(kl)
 
 
 def _perplexity_text(perplexity: float) -> str:

@@ -11,8 +11,8 @@ from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument
 from gqasearch.run.problem import layer_errors
 from gqasearch.run.workspace import Workspace
-from gqasearch.search import GroupErrors, Problem
-from gqasearch.search.exact import Prover, check_provable
+from gqasearch.searching import GroupErrors, Problem
+from gqasearch.searching.exact import Prover, check_provable
 
 
 def check_certifiable(work: Workspace, problem: Problem) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gqasearch.checkpoints import check_target
 from gqasearch.errors import UserError
 from gqasearch.models import check_device
+from gqasearch.run.objective import check_objective
 
 if TYPE_CHECKING:
     from gqasearch.run.workspace import Workspace
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
 def check_settings(work: Workspace) -> None:
     """Fail early on everything that can be checked without long work and without the weights."""
     check_device(work.config.device)
-    work.fitnesses  # noqa: B018 - loaded for its errors
-    work.merge  # noqa: B018
-    work.refinement  # noqa: B018
+    check_objective(work.source, work.fitnesses.values(), work.refinement)
+    work.merge  # noqa: B018 - loaded for its errors
     work.budget  # noqa: B018
     _check_target(work)
     if work.config.join > 1 and work.merge.name != "optimal":

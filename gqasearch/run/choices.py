@@ -9,7 +9,7 @@ from gqasearch.config import RunConfig
 from gqasearch.fitness import Fitness
 from gqasearch.merging import Merge, make_merge
 from gqasearch.refining import Refinement
-from gqasearch.search import SearchMethod
+from gqasearch.searching import SearchMethod
 
 
 @dataclass(frozen=True)

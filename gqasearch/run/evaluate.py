@@ -16,20 +16,21 @@ from transformers import PreTrainedModel
 from gqasearch.checkpoints import MetricRow, merged_by_group, needs_remote_code, require_trust, strange_code
 from gqasearch.errors import UserError
 from gqasearch.evaluation import (
+    CONVENTIONS,
+    AnyQuality,
     ClimbState,
     Converter,
     KVSize,
     LayerStack,
     ParentLayers,
-    Quality,
     cached_kv_size,
     computed_kv_bytes_per_token,
-    convention_of,
     count_parameters,
     embedding_cosines,
-    evaluate_quality,
+    evaluate_models,
     mean_interval,
     model_runner,
+    pooling_of,
 )
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.grouping_document import GroupingDocument
@@ -40,7 +41,7 @@ from gqasearch.models import (
     Objective,
     Parent,
     load_model_within,
-    predicts_masked,
+    objective_of,
     read_config,
     supported_architectures,
     tie_heads,
@@ -53,6 +54,13 @@ from gqasearch.separate_grouping import AnyGrouping, changed_layers
 
 BASELINE = "neighbour"
 CONVERTED = "converted"
+# Figures that are a distance to the parent, of which every record has one: key -> in words.
+DISTANCES = {"kl": "KL", "hidden_error": "hidden-state error"}
+PREDICTED: dict[Objective, str] = {
+    "next-token": "the next token",
+    "masked": "masked tokens",
+    "hidden-states": "nothing (it has no head)",
+}
 
 
 @dataclass(frozen=True)
@@ -111,11 +119,10 @@ def require_same_tokens(source: ModelSource, checkpoint: Path) -> None:
             f"{checkpoint} has a vocabulary of {own.get('vocab_size')} tokens, the parent ({source.directory}) of "
             f"{theirs.get('vocab_size')}: it was not made from this parent. Give another --parent"
         )
-    if predicts_masked(own) != predicts_masked(theirs):
-        words = {True: "masked tokens", False: "the next token"}
+    if objective_of(own) != objective_of(theirs):
         raise UserError(
-            f"{checkpoint} predicts {words[predicts_masked(own)]}, the parent ({source.directory}) "
-            f"{words[predicts_masked(theirs)]}: it was not made from this parent. Give another --parent"
+            f"{checkpoint} predicts {PREDICTED[objective_of(own)]}, the parent ({source.directory}) "
+            f"{PREDICTED[objective_of(theirs)]}: it was not made from this parent. Give another --parent"
         )
 
 
@@ -183,12 +190,13 @@ def measure(
     """Metrics of the parent and of every subject on the held-out text, JSON-able.
 
     ``is_run``: tell of the other texts of the run, too; outside one they are not read. ``state``: see
-    ``evaluate_quality``.
+    ``summed``.
     """
     blocks = work.blocks("evaluation")
-    parent = work.unjoined.parent
+    parent, objective = work.unjoined.parent, work.source.family.objective
     work.progress.stage("evaluation", total=len(blocks.ids))
-    own, qualities = evaluate_quality(
+    own, qualities = evaluate_models(
+        objective,
         ParentLayers(parent),
         {name: subject.runner for name, subject in subjects.items()},
         blocks,
@@ -197,12 +205,13 @@ def measure(
         progress=lambda done, _: work.progress.update(done),
     )
     cosines = {}
-    if parent.family.objective == "masked":
-        runners = {name: subject.runner for name, subject in subjects.items()}
-        cosines = embedding_cosines(ParentLayers(parent), runners, blocks, batch_blocks=work.config.batch_blocks)
+    if objective != "next-token":
+        runners, pooling = {name: subject.runner for name, subject in subjects.items()}, pooling_of(parent.directory)
+        batch_blocks = work.config.batch_blocks
+        cosines = embedding_cosines(ParentLayers(parent), runners, blocks, pooling=pooling, batch_blocks=batch_blocks)
     memory = (kv_size(work.unjoined.source, parent.model, parent.directory), count_parameters(parent.model))
     return {
-        "convention": convention_of(blocks),
+        "convention": CONVENTIONS[objective],
         "block_length": work.config.block_length,
         "targets": own.targets,
         "texts": {
@@ -229,32 +238,42 @@ def climb_state(
     return ClimbState(folder, hashlib.sha256(facts.encode()).hexdigest())
 
 
-def quality_record(quality: Quality, kv: KVSize, parameters: int, seed: int) -> dict[str, Any]:
-    """One row of metrics.json; ``kl_interval``: 95% bootstrap interval of the KL over blocks."""
+def quality_record(quality: AnyQuality, kv: KVSize, parameters: int, seed: int) -> dict[str, Any]:
+    """One row of metrics.json; ``kl_interval``: 95% bootstrap interval of the KL over blocks.
+
+    Of a model without a head the same of ``hidden_error``.
+    """
+    distance, per_block = quality.by_block()
     return {
-        "perplexity": quality.perplexity,
-        "kl": quality.kl,
-        "kl_interval": list(mean_interval(quality.kl_blocks, np.random.default_rng(seed))),
-        "bits_per_byte": quality.bits_per_byte,
+        **quality.figures(),
+        f"{distance}_interval": list(mean_interval(per_block, np.random.default_rng(seed))),
         "kv_bytes_per_token": kv.stored,
         "kv_bytes_by_format": kv.by_format(),
         "parameters": parameters,
-        "kl_blocks": list(quality.kl_blocks),
+        f"{distance}_blocks": list(per_block),
     }
+
+
+def distance_of(record: Mapping[str, Any]) -> str:
+    """Which of ``DISTANCES`` a record of ``quality_record`` has."""
+    return next(name for name in DISTANCES if name in record)
 
 
 def card_rows(parent: Mapping[str, Any], mine: Mapping[str, Any], objective: Objective) -> tuple[MetricRow, ...]:
     """What a model card tells of two records of ``quality_record``."""
-    masked = objective == "masked"
+    masked, caches = objective == "masked", objective == "next-token"
     words = {
         "perplexity": "pseudo-perplexity" if masked else "perplexity",
         "kl": f"KL to the parent, nats per {'masked ' if masked else ''}token",
-        "kv_bytes_per_token": f"{'keys and values computed' if masked else 'KV cache'}, bytes per token",
+        "hidden_error": "squared error of hidden states, relative to the parent's",
+        "kv_bytes_per_token": f"{'KV cache' if caches else 'keys and values computed'}, bytes per token",
         "parameters": "parameters",
     }
-    rows = [MetricRow(words[name], parent[name], mine[name]) for name in words]
+    rows = [MetricRow(words[name], parent[name], mine[name]) for name in words if name in mine]
     for kind, cosine in mine.get("embedding_cosine", {}).items():
-        rows.insert(2, MetricRow(f"cosine of sentence embeddings to the parent's, {kind} text", 1.0, cosine))
+        rows.insert(
+            len(rows) - 2, MetricRow(f"cosine of sentence embeddings to the parent's, {kind} text", 1.0, cosine)
+        )
     before, after = (record.get("kv_bytes_by_format", {}) for record in (parent, mine))
     rows += [
         MetricRow(f"KV cache in {name}, bytes per token", before[name], after[name]) for name in before if name in after

@@ -17,7 +17,7 @@ from gqasearch.run.texts import used_texts
 from gqasearch.run.unmeasured_problem import unmeasured_problem
 from gqasearch.run.warnings import NOTHING_MERGED, ratio_words
 from gqasearch.run.workspace import Workspace
-from gqasearch.search import Problem, most_generations
+from gqasearch.searching import Problem, most_generations
 
 ONE_SIZE, SIZES, COUNTS = "groups are of one size", "group sizes differ", "layers differ in their number of groups"
 

@@ -58,7 +58,7 @@ from gqasearch.run.told import Progress
 from gqasearch.run.warnings import ratio_words, warnings_of
 from gqasearch.run.workers import check_workers, threads_of
 from gqasearch.run.workspace import Workspace
-from gqasearch.search import check_takes
+from gqasearch.searching import check_takes
 from gqasearch.threads import pinned
 
 

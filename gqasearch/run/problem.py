@@ -20,7 +20,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.parallel import Evaluator, spread_fitness
 from gqasearch.run.workspace import Workspace
-from gqasearch.search import (
+from gqasearch.searching import (
     GroupErrors,
     Objective,
     PairwiseErrors,

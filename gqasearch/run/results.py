@@ -17,7 +17,7 @@ from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_file
 from gqasearch.grouping_document import GroupingDocument, partition_rows, read_grouping
-from gqasearch.models import predicts_masked
+from gqasearch.models import objective_of
 from gqasearch.reporting import (
     History,
     HistoryPoint,
@@ -30,6 +30,7 @@ from gqasearch.reporting import (
     Similarity,
     TextUse,
 )
+from gqasearch.reporting.rounded import RoundedResult, rounded_results
 from gqasearch.reporting.text_table import TextTable
 from gqasearch.run.evaluate import BASELINE, CONVERTED
 from gqasearch.run.folder import RunFolder
@@ -68,7 +69,9 @@ def report_data(folders: Sequence[RunFolder], title: str | None = None) -> Repor
     results = [result for run in runs for result in run.results()]
     unique = {(result.name, result.kv_heads_total): result for result in results}
     model = first.document.model
-    of_memory = "keys and values" if predicts_masked({"architectures": [model.architecture]}) else "KV cache"
+    of_memory = (
+        "keys and values" if objective_of({"architectures": [model.architecture]}) != "next-token" else "KV cache"
+    )
     return ReportData(
         title=title or f"{model.id}: {first.document.kv_ratio:.3g} of the {of_memory}",
         model={
@@ -90,9 +93,15 @@ def report_data(folders: Sequence[RunFolder], title: str | None = None) -> Repor
         environment=first.environment(),
         similarity=next((found for run in runs if (found := run.similarity()) is not None), None),
         front=first.front() if len(runs) == 1 else None,
+        rounded=_rounded(runs),
         decision=first.decision() if len(runs) == 1 else None,
         warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.metrics["warnings"])),
     )
+
+
+def _rounded(runs: Sequence[_Run]) -> tuple[RoundedResult, ...]:
+    """Of all runs, every row once: the parent is the same in all."""
+    return tuple(dict.fromkeys(result for run in runs for result in run.rounded()))
 
 
 class _Run:
@@ -109,7 +118,7 @@ class _Run:
     def parent(self) -> ParentResult:
         own, model = self.metrics["parent"], self.document.model
         total = len(self.document.layers) * model.num_key_value_heads
-        return ParentResult(own["perplexity"], total, own["kv_bytes_per_token"], own["parameters"])
+        return ParentResult(own.get("perplexity", math.nan), total, own["kv_bytes_per_token"], own["parameters"])
 
     def results(self) -> list[MethodResult]:
         """The baseline if it was measured, then the run's own model."""
@@ -149,9 +158,17 @@ class _Run:
         return {
             "kv_ratio": self.document.kv_ratio,
             "kv_heads_total": grouping.kv_heads_total,
-            **{key: record[key] for key in ("perplexity", "kl", "kv_bytes_per_token", "parameters")},
+            **{key: record.get(key, math.nan) for key in ("perplexity", "kl", "hidden_error")},
+            **{key: record[key] for key in ("kv_bytes_per_token", "parameters")},
             "embedding_cosine": record.get("embedding_cosine", {}).get("plain", math.nan),
         }
+
+    def rounded(self) -> tuple[RoundedResult, ...]:
+        """Models with rounded caches, named as in the table of results."""
+        ratio = f"KV ratio {self.document.kv_ratio:.3g}"
+        names = {BASELINE: f"neighbour + mean, {ratio}"}
+        names[CONVERTED] = f"{label_of(self.config)} + {merge_words(self.config)}, {ratio}"
+        return rounded_results(self.metrics, names)
 
     def _history(self) -> tuple[History, ...]:
         if self.config.method == "neighbour" or not self.folder.history.is_file():

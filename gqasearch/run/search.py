@@ -33,7 +33,7 @@ from gqasearch.run.search_log import SearchLog
 from gqasearch.run.second_reads import chosen_second_reads
 from gqasearch.run.workers import evaluator_of, threads_of
 from gqasearch.run.workspace import Workspace
-from gqasearch.search import (
+from gqasearch.searching import (
     FAILED,
     NO_LIMIT,
     Candidate,
@@ -45,7 +45,7 @@ from gqasearch.search import (
     most_generations,
     run_search,
 )
-from gqasearch.search.exact import CLOSED_GAP
+from gqasearch.searching.exact import CLOSED_GAP
 from gqasearch.threads import pinned
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from gqasearch.files import write_file
 from gqasearch.run.folder import RunFolder
-from gqasearch.search import Generation
+from gqasearch.searching import Generation
 
 STATE_SECONDS = 1.0  # at most this much of a search is lost to a kill
 

@@ -17,7 +17,7 @@ from gqasearch.run.outlook import Outlook
 from gqasearch.run.plan import Sizes
 from gqasearch.run.texts import used_texts
 from gqasearch.run.workspace import Workspace
-from gqasearch.search import most_generations
+from gqasearch.searching import most_generations
 
 # Distinct groups of a layer that searches ask for, as measured: at one number of groups per head; for all numbers of
 # groups where a search is told no limit of its own; and per pair of heads where it is told to have none.

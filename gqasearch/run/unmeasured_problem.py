@@ -20,7 +20,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.run.problem import kv_ratios
 from gqasearch.run.workspace import Workspace
-from gqasearch.search import GroupErrors, PairwiseErrors, PartialObjective, Problem, SetErrors
+from gqasearch.searching import GroupErrors, PairwiseErrors, PartialObjective, Problem, SetErrors
 
 
 def prepared_kind(fitness: Fitness) -> type[PreparedFitness] | None:

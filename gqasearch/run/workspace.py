@@ -43,8 +43,9 @@ from gqasearch.run.check_settings import check_settings
 from gqasearch.run.choices import Choices, with_refinement
 from gqasearch.run.kept import Kept
 from gqasearch.run.listener import RunListener
+from gqasearch.run.objective import masked_share
 from gqasearch.run.told import NoProgress, Progress
-from gqasearch.search import SearchMethod, check_first_objective, make_method, may_take_several
+from gqasearch.searching import SearchMethod, check_first_objective, make_method, may_take_several
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +231,7 @@ class Workspace:
             *(chain(named, documents), self.tokenizer, self.config.block_length, tokens, source, family.objective),
             vocabulary=family.vocabulary(config),
             short_length=family.short_length(config),
-            masked_blocks=self.config.masked_blocks if split == "calibration" else 1.0,
+            masked_blocks=masked_share(family.objective, split, self.config.masked_blocks),
         )
 
     def _validation(self) -> TokenBlocks:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gqasearch.errors import UserError
 from gqasearch.files import read_json
 from gqasearch.grouping_document import GroupingDocument, read_grouping
 from gqasearch.run import RunFolder
@@ -44,6 +45,7 @@ OBJECTIVES: dict[str, Callable[[Finished], float]] = {
     "kl": lambda run: run.result["kl"],
     "perplexity": lambda run: run.result["perplexity"],
     "bits-per-byte": lambda run: run.result["bits_per_byte"],
+    "hidden-error": lambda run: run.result["hidden_error"],
     "kv-ratio": lambda run: run.document.kv_ratio,
     "kv-bytes": lambda run: run.result["kv_bytes_per_token"],
     "seconds": lambda run: sum(run.seconds.get(stage, 0.0) for stage in ("search", "refine", "convert")),
@@ -52,7 +54,19 @@ OBJECTIVES: dict[str, Callable[[Finished], float]] = {
 }
 
 
+# Those that a model without a head has not, and the one that only such a model has.
+_OF_HEADS, _OF_HEADLESS = ("kl", "perplexity", "bits-per-byte"), ("hidden-error",)
+
+
 def measured(folder: RunFolder) -> dict[str, float]:
-    """Every objective of a finished run."""
+    """Every objective of a finished run that its model has."""
     run = Finished.read(folder)
-    return {name: float(read(run)) for name, read in OBJECTIVES.items()}
+    others = _OF_HEADS if "hidden_error" in run.result else _OF_HEADLESS
+    return {name: float(read(run)) for name, read in OBJECTIVES.items() if name not in others}
+
+
+def require_measured(objectives: Sequence[str], values: Mapping[str, float]) -> None:
+    """Raise ``UserError`` for an objective that the model has no figure of."""
+    for name in objectives:
+        if name not in values:
+            raise UserError(f"objective {name} is not measured of this model; {', '.join(values)} are")

@@ -17,7 +17,7 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import GroupingError
 from gqasearch.run import Kept, RunFolder, RunListener, run
 from gqasearch.sweeps.definition import Sweep
-from gqasearch.sweeps.objectives import measured
+from gqasearch.sweeps.objectives import measured, require_measured
 from gqasearch.sweeps.optimisers import quiet_optuna
 from gqasearch.sweeps.parameters import draw
 from gqasearch.sweeps.study import ERROR, HOST, MEASURED, Place
@@ -59,6 +59,7 @@ def run_trial(study: optuna.Study, trial: optuna.Trial, sweep: Sweep, place: Pla
         place.artifacts.mkdir(exist_ok=True)
         store = FileSystemArtifactStore(str(place.artifacts))
         upload_artifact(artifact_store=store, file_path=str(folder.grouping), study_or_trial=trial)
+        require_measured(sweep.objectives, values)
         return [values[name] for name in sweep.objectives]
     except optuna.TrialPruned:
         raise

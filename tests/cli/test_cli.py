@@ -229,7 +229,7 @@ def damaged(kind: str, folder: Path) -> Path:
         ("truncated", "is damaged or truncated"),
         ("nan", "tensor model.layers.1.self_attn.k_proj.weight holds NaN"),
         ("pickled", "only pickled weights (pytorch_model.bin), which are never read"),
-        ("unsupported", "architecture MambaForCausalLM is not supported. Supported: BertForMaskedLM"),
+        ("unsupported", "architecture MambaForCausalLM is not supported. Supported: ApertusForCausalLM"),
         ("config", "is not valid JSON"),
     ],
 )

@@ -24,8 +24,8 @@ from gqasearch.comparison.sample import (
 from gqasearch.comparison.values import Column, Values
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
-from gqasearch.search import Problem, make_method, run_search
-from tests.search.problems import Entangled, budgets, fits, partitions_within, seeds, separable
+from gqasearch.searching import Problem, make_method, run_search
+from tests.searching.problems import Entangled, budgets, fits, partitions_within, seeds, separable
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -127,7 +127,7 @@ def test_a_folder_reads_like_the_model_in_memory(family: str, tmp_path: Path) ->
         ("BertForMaskedLM", {"is_decoder": True}, r"is a decoder \(is_decoder\)"),
         ("RobertaForMaskedLM", {"add_cross_attention": True}, r"is a decoder \(add_cross_attention\)"),
         ("BertForMaskedLM", {"position_embedding_type": "relative_key"}, "position_embedding_type relative_key"),
-        ("BertModel", {}, "no masked-language-model head"),
+        ("BertModel", {"is_decoder": True}, r"is a decoder \(is_decoder\)"),
         ("ElectraForPreTraining", {}, "a discriminator predicts no tokens"),
     ],
 )

@@ -159,7 +159,7 @@ def test_other_layouts_and_engines_are_refused(tmp_path: Path) -> None:
 
 def test_every_encoder_has_its_classes() -> None:
     architectures = {name for family in FAMILIES if family.objective == "masked" for name in family.architectures}
-    assert architectures == set(ENCODER_NAMES)
-    for name in ENCODER_NAMES.values():
+    assert architectures == {name for name in ENCODER_NAMES if not name.endswith("Model")}
+    for name in map(ENCODER_NAMES.__getitem__, architectures):
         for kind in ("Config", "Model", "ForMaskedLM"):
             assert hasattr(modeling_ragged_bert, f"Ragged{name}{kind}")

@@ -14,7 +14,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.parallel import Blueprint
 from gqasearch.run import Workspace, build_config
 from gqasearch.run.workers import blueprint_of
-from gqasearch.search.operators import random_partition
+from gqasearch.searching.operators import random_partition
 from tests.parallel.plugins import Faulty
 from tests.run.conftest import checkpoint, settings, text
 

@@ -13,7 +13,7 @@ from gqasearch.parallel.crew import Crew, Seat
 from gqasearch.parallel.evaluator import Evaluator
 from gqasearch.parallel.questions import Facts, Item, OfGroups, Question
 from gqasearch.parallel.worker import Answer, Prepared
-from gqasearch.search import FAILED
+from gqasearch.searching import FAILED
 
 ITEMS = [(head,) for head in range(40)]
 QUESTION = OfGroups("any", 0)

@@ -13,7 +13,7 @@ from gqasearch.errors import UserError
 from gqasearch.fitness import PreparedFitness, PreparedGroupFitness, PreparedTextFitness
 from gqasearch.grouping import Grouping
 from gqasearch.parallel import Blueprint, Evaluator, Workers, parse_workers, spread_fitness, start_workers
-from gqasearch.search import FAILED
+from gqasearch.searching import FAILED
 from tests import forked
 from tests.matrix import sampled
 from tests.parallel.plugins import Faulty, code

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from gqasearch.reporting import MethodResult, ReportData, tables
+from gqasearch.reporting.numbers import number_text
 from tests.reporting.samples import report_data
 
 
@@ -124,8 +125,8 @@ def test_csv_keeps_awkward_labels(data):
     assert pd.read_csv(io.StringIO(tables.results_csv(frame)))["label"][1] == label
 
 
-def test_kl_by_ratio(frame):
-    table = tables.kl_by_ratio(frame)
+def test_distance_by_ratio(frame):
+    table = tables.distance_by_ratio(frame)
     assert table.index.tolist() == [0.5, 0.25]
     assert table.columns.tolist()[0] == "neighbour (GQA) + mean"
     assert table["merge error (ours) + optimal"].tolist() == [0.21, 0.63]
@@ -200,12 +201,12 @@ def test_headline_of_the_baseline_does_not_compare_it_with_itself(data):
     ],
 )
 def test_number_text(value, text):
-    assert tables.number_text(value) == text
+    assert number_text(value) == text
 
 
 @given(st.floats(1e-9, 1e9))
 def test_number_text_keeps_three_digits(value):
-    assert float(tables.number_text(value).replace(",", "")) == pytest.approx(value, rel=0.00501)
+    assert float(number_text(value).replace(",", "")) == pytest.approx(value, rel=0.00501)
 
 
 @pytest.mark.parametrize(

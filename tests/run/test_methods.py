@@ -17,7 +17,7 @@ from gqasearch.grouping_document import LayerRecord, read_grouping
 from gqasearch.run import RunFolder, Workspace, build_config, report_data, run
 from gqasearch.run.certify import certificate_words
 from gqasearch.run.listener import RunListener
-from gqasearch.search import available_methods
+from gqasearch.searching import available_methods
 from tests.matrix import nightly
 from tests.run.test_run import history_of
 from tests.tiny_models import save_checkpoint, tiny_model

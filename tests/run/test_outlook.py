@@ -23,7 +23,7 @@ from gqasearch.run import RunFolder, Workspace, build_config
 from gqasearch.run.outlook import COUNTS, ONE_SIZE, SIZES, Outlook, kinds
 from gqasearch.run.problem import build_problem, prepare_fitness
 from gqasearch.run.unmeasured_problem import unmeasured_problem
-from gqasearch.search import most_generations
+from gqasearch.searching import most_generations
 from tests.sweeps.helpers import started
 from tests.tiny_models import save_checkpoint, tiny_model
 

@@ -11,7 +11,7 @@ from gqasearch.reporting.plots._style import (
 )
 from gqasearch.reporting.plots.convergence import convergence_figure, searched
 from gqasearch.reporting.plots.grouping import grouping_figure
-from gqasearch.reporting.plots.kl import kl_figure
+from gqasearch.reporting.plots.kl import kl_figure, rounded_figure
 from gqasearch.reporting.plots.pareto import pareto_figure
 from gqasearch.reporting.plots.similarity import similarity_figure
 
@@ -26,6 +26,7 @@ __all__ = [
     "kl_figure",
     "pareto_figure",
     "plain_log_axis",
+    "rounded_figure",
     "searched",
     "similarity_figure",
     "styled",

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from gqasearch.grouping import LayerGrouping
 from gqasearch.reporting.data import FloatArray, LayerPicture
+from gqasearch.reporting.numbers import number_text
 from gqasearch.reporting.plots._style import GREY, styled
-from gqasearch.reporting.tables import number_text
 
 # Okabe and Ito's seven, then lighter tints of them; the number in the cell settles what colour cannot.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")

@@ -1,4 +1,4 @@
-"""The price of a smaller cache: KL to the parent against KV ratio."""
+"""The price of a smaller cache: the distance to the parent against KV ratio."""
 
 from __future__ import annotations
 
@@ -9,36 +9,48 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gqasearch.reporting.distance import KL, Distance, distance_of
 from gqasearch.reporting.plots._style import GREY, LINE_COLOURS, MARKERS, plain_log_axis, styled
-from gqasearch.reporting.tables import kl_by_ratio
+from gqasearch.reporting.rounded import RoundedResult, kl_by_share
+from gqasearch.reporting.tables import distance_by_ratio
 
 
 def kl_figure(frame: pd.DataFrame) -> Figure:
-    """KL to the parent (log) against KV ratio (log), one line per name of :func:`results_frame`.
+    """KL to the parent, or what stands in its place (log), against KV ratio (log), a line per name.
 
     A KL that a log axis cannot show (zero, infinite) is left out and counted in the note below the axes.
     """
-    table = kl_by_ratio(frame)
+    distance = distance_of(frame)
+    note = f"The parent (KV ratio 1) has {distance.name} 0, which a log axis cannot show."
+    return _lines_figure(distance_by_ratio(frame), note, "KV ratio (KV heads kept, of the parent's)", distance)
+
+
+def rounded_figure(results: Sequence[RoundedResult]) -> Figure:
+    """KL to the parent (log) against the bytes of the cache (log), a line per model, a point per format."""
+    note = "The parent as it is stored has KL 0, which a log axis cannot show."
+    return _lines_figure(kl_by_share(results), note, "KV bytes, of the parent's in 16 bits", KL)
+
+
+def _lines_figure(table: pd.DataFrame, note: str, across: str, distance: Distance) -> Figure:
     shown = table.where(np.isfinite(table) & (table > 0))
     hidden = int(table.notna().sum().sum() - shown.notna().sum().sum())
-    note = "The parent (KV ratio 1) has KL 0, which a log axis cannot show."
     if hidden:
         note += f" Left out for the same reason, or because it is infinite: {hidden}."
     with styled():
         width = 6.6 + 0.075 * max(map(len, shown.columns), default=0)
         figure = Figure(figsize=(width, 4.3))
         axes = figure.add_axes((0.72 / width, 0.19, 5.4 / width, 0.76))
-        _draw_lines(axes, shown)
+        _draw_lines(axes, shown, distance)
         axes.grid(True)
-        axes.set_xlabel("KV ratio (KV heads kept, of the parent's)")
-        axes.set_ylabel("KL to the parent, nats per token")
+        axes.set_xlabel(across)
+        axes.set_ylabel(distance.axis)
         figure.text(0.72 / width, 0.03, note, size=8, color=GREY)
     return figure
 
 
-def _draw_lines(axes: Axes, shown: pd.DataFrame) -> None:
+def _draw_lines(axes: Axes, shown: pd.DataFrame, distance: Distance) -> None:
     if not shown.notna().any(axis=None):
-        axes.text(0.5, 0.5, "no result has a finite KL above 0", ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, f"no result has a finite {distance.name} above 0", ha="center", transform=axes.transAxes)
         return
     plain_log_axis(axes, "x")
     plain_log_axis(axes, "y")

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from gqasearch.calibration import TokenBlocks
 from gqasearch.checkpoints import MOST_TOKENS, CardFacts, CheckBlock, healed_card, write_healed
 from gqasearch.evaluation import (
+    CONVENTIONS,
     KVSize,
     ParentLayers,
-    convention_of,
     count_parameters,
     evaluate_quality,
 )
@@ -142,7 +142,7 @@ def _measure(work: HealWork) -> dict[str, Any]:
     # What the histories end at best.
     taught, _ = evaluate_quality(ParentLayers(work.parent), {}, validation)
     return {
-        "convention": convention_of(blocks),
+        "convention": CONVENTIONS[work.source.family.objective],
         "block_length": config.block_length,
         "targets": own.targets,
         "texts": {

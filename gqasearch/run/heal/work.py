@@ -118,6 +118,11 @@ class HealWork:
             raise UserError(
                 f"--device {self.config.device}: each process of a healing trains on one device; see --help"
             )
+        if self.source.family.objective == "hidden-states":
+            raise UserError(
+                f"{self.source.directory} has no head, and healing trains on what a head predicts; search --refine "
+                "descent fits its layers to the parent's"
+            )
         self.ranks.check(self.config.device)
         check_device(self.device)
         own, theirs = read_config(self.start), self.source.config

@@ -13,7 +13,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.run.kv_bytes.options import Option
 from gqasearch.run.problem import GUIDE, build_problem, prepare_fitness
 from gqasearch.run.workspace import Workspace
-from gqasearch.search import Generation, may_take_several, run_search
+from gqasearch.searching import Generation, may_take_several, run_search
 
 
 def cheap_settings(work: Workspace) -> dict[str, Any]:

@@ -1,5 +1,0 @@
-"""Whole-model evolution on an objective that runs the model: many candidates on few tokens, few on many."""
-
-from gqasearch.search.staged.staged import Staged
-
-__all__ = ["Staged"]

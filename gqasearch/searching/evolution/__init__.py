@@ -1,0 +1,5 @@
+"""Evolution of groupings, and the local descents inside it."""
+
+from gqasearch.searching.evolution.evolution import Evolution
+
+__all__ = ["Evolution"]

@@ -1,0 +1,223 @@
+"""AsymGQA: a walk for every layer in turn, over real evaluations, guided by the similarity of heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gqasearch.errors import UserError
+from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.pairwise import FloatArray
+from gqasearch.searching._base import HeadFact, SearchMethod
+from gqasearch.searching.drive import generations_of
+from gqasearch.searching.operators import exchange, random_partition, relocate
+from gqasearch.searching.problem import Candidate, Generation, Problem
+from gqasearch.searching.record import Record
+from gqasearch.searching.starts import neighbour_grouping
+from gqasearch.searching.state import load_candidate, require_method, restore_rng, save_candidate, save_rng
+
+
+@dataclass(frozen=True)
+class AsymGQA(SearchMethod):
+    """Random partition, then ``iterations`` (n) steps, in every layer from first to last.
+
+    A step restarts from a new random partition with chance ``reset_rate`` (p_reset). Otherwise it picks a head and
+    one of the ``neighbours`` (k) most similar heads outside of its group, and proposes that they change places
+    or, if ``asymmetric``, as often that the head goes to the other's group, where that empties no group and
+    keeps the bounds on sizes. The proposal is taken if its score is lower, else with chance ``accept_rate``
+    (p_acc). The layer becomes the best partition met. Without ``asymmetric`` sizes differ by at most one.
+
+    The score is the objective of the whole grouping: layers before are as found, layers after still MHA. The
+    similarity of keys and values (``Problem.similarity``) proposes and decides nothing. ``budget.counts`` are
+    kept, also where the budget could move between layers.
+
+    Partitions met with MHA behind them are beyond the budget. So neighbour grouping is evaluated first and, after
+    every layer, the layers found with neighbours behind them: L evaluations beside the L (1 + n) of the walks.
+    The answer is the best of these and of the last walk. One generation is one step.
+
+    Swap or move by a fair coin, and a restart that counts as a step, are ours where the outline leaves it open.
+    """
+
+    name: ClassVar[str] = "asymgqa"
+    reference: ClassVar[str] = "https://arxiv.org/abs/2406.14963"
+    summary: ClassVar[str] = "AsymGQA: layer by layer, swaps and moves to similar heads, each really evaluated"
+    by_layer: ClassVar[bool] = False
+    needs: ClassVar[frozenset[HeadFact]] = frozenset({"similarity"})
+
+    iterations: int = 10
+    neighbours: int = 3
+    reset_rate: float = 0.1
+    accept_rate: float = 0.1
+    asymmetric: bool = True
+
+    def __post_init__(self) -> None:
+        if self.iterations < 0 or self.neighbours < 1:
+            given = f"{self.iterations} and {self.neighbours}"
+            raise UserError(f"asymgqa: iterations must be at least 0 and neighbours at least 1, got {given}")
+        for name in ("reset_rate", "accept_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"asymgqa: {name} is a chance, 0 to 1, got {getattr(self, name)}")
+
+    def search(
+        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
+    ) -> Iterator[Generation]:
+        """See :meth:`SearchMethod.search`."""
+        if problem.free_counts or len(problem.objectives) > 1:
+            raise UserError("method asymgqa keeps the number of groups of every layer and takes one objective")
+        run = _Run(self, problem, _checked(problem), rng)
+        yield from generations_of(run, state)
+
+    def most_generations(self, problem: Problem) -> int:
+        """The neighbours, then for every layer its start, its iterations and the model so far."""
+        return 1 + problem.num_layers * (self.iterations + 2)
+
+
+def propose(
+    layer: LayerGrouping, similarity: FloatArray, method: AsymGQA, problem: Problem, rng: np.random.Generator
+) -> LayerGrouping:
+    """A random head swapped with, or moved to, one of the most similar heads outside of its group.
+
+    ``similarity``: (H, H), higher is more similar. The layer itself when both heads are alone in their groups.
+    """
+    head = int(rng.integers(layer.num_heads))
+    others = np.flatnonzero(np.array(layer.labels) != layer.labels[head])
+    order = np.argsort(-similarity[head, others], kind="stable")
+    nearest = others[order[: method.neighbours]].tolist()
+    other: int = nearest[int(rng.integers(len(nearest)))]
+    taker = layer.labels[other]
+    may_move = layer.sizes[layer.labels[head]] > problem.budget.smallest_group
+    may_move &= layer.sizes[taker] < problem.budget.largest
+    if method.asymmetric and may_move and rng.random() < 0.5:
+        return relocate(layer, head, taker)
+    return exchange(layer, head, other)
+
+
+class _Run:
+    """One search under way: the layers found, and the walk in progress."""
+
+    def __init__(self, method: AsymGQA, problem: Problem, similarity: FloatArray, rng: np.random.Generator) -> None:
+        self.method, self.problem, self.similarity, self.rng = method, problem, similarity, rng
+        self.record = Record(problem)
+        self.index = self.steps = 0
+        self.found: list[LayerGrouping] = []
+        # Partition and score of the layer in progress: where the walk stands, and its best. None between layers.
+        self.here: tuple[LayerGrouping, float] | None = None
+        self.lowest: tuple[LayerGrouping, float] | None = None
+        # Best grouping within the budget; neighbours first.
+        self.best: Candidate
+
+    @property
+    def layer(self) -> int:
+        return len(self.found)
+
+    @property
+    def is_done(self) -> bool:
+        return self.layer == self.problem.num_layers
+
+    def start(self) -> None:
+        """Generation 0: neighbours."""
+        self.best = self.record.evaluate([neighbour_grouping(self.problem)])[0].candidate
+
+    def advance(self) -> None:
+        """One evaluation at most: the start of a walk, a step of it, or its end."""
+        self.index += 1
+        if self.here is None or self.lowest is None:
+            self.here = self.lowest = self._begin()
+            self.steps = 0
+        elif self.steps < self.method.iterations and self._has_choice:
+            self.here = self._step(*self.here)
+            self.lowest = self.here if self.here[1] < self.lowest[1] else self.lowest
+            self.steps += 1
+        else:
+            self.found.append(self.lowest[0])
+            self.here = self.lowest = None
+            self._consider(neighbour_grouping(self.problem).layers[self.layer :])
+        if self.lowest is not None and self.layer == self.problem.num_layers - 1:
+            self._consider((self.lowest[0],))
+
+    @property
+    def _has_choice(self) -> bool:
+        """False where one partition alone has this number of groups."""
+        return 1 < self.problem.budget.counts[self.layer] < self.problem.num_heads
+
+    def _begin(self) -> tuple[LayerGrouping, float]:
+        layer = self._random()
+        return layer, self._score(layer) if self._has_choice else 0.0
+
+    def _step(self, here: LayerGrouping, score: float) -> tuple[LayerGrouping, float]:
+        if self.rng.random() < self.method.reset_rate:
+            layer = self._random()
+            return layer, self._score(layer)
+        proposal = propose(here, self.similarity[self.layer], self.method, self.problem, self.rng)
+        proposed = self._score(proposal)
+        taken = proposed < score or self.rng.random() < self.method.accept_rate
+        return (proposal, proposed) if taken else (here, score)
+
+    def _random(self) -> LayerGrouping:
+        budget, count = self.problem.budget, self.problem.budget.counts[self.layer]
+        if self.method.asymmetric:
+            return random_partition(count, budget, self.rng)
+        runs = np.array(LayerGrouping.neighbours(budget.num_heads, count).labels)
+        return LayerGrouping.from_labels(self.rng.permutation(runs).tolist())
+
+    def _score(self, layer: LayerGrouping) -> float:
+        """Objective with this layer after those found, MHA behind it."""
+        behind = self.problem.num_layers - self.layer - 1
+        singletons = LayerGrouping.singletons(self.problem.num_heads)
+        grouping = Grouping((*self.found, layer, *(singletons,) * behind))
+        return self.record.evaluate([grouping])[0].candidate.values[0]
+
+    def _consider(self, behind: tuple[LayerGrouping, ...]) -> None:
+        """Evaluate the layers found with these behind them, unless it was, and keep it if it is the best."""
+        candidate = self.record.evaluate([Grouping((*self.found, *behind))])[0].candidate
+        if candidate.values < self.best.values:
+            self.best = candidate
+
+    def generation(self) -> Generation:
+        """This moment, as history and resume see it; the state is built only when it is asked for."""
+        snapshot, best = self.record.snapshot(), self.best
+        frozen = {
+            "method": self.method.name,
+            "index": self.index,
+            "steps": self.steps,
+            "rng": save_rng(self.rng),
+            "found": [list(layer.labels) for layer in self.found],
+            "here": _save(self.here),
+            "lowest": _save(self.lowest),
+            "best": save_candidate(best),
+        }
+
+        def state() -> dict[str, Any]:
+            return {**frozen, "record": self.record.save(snapshot)}
+
+        return Generation(self.index, snapshot.evaluations, best, (best,), state)
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go back to where a saved generation stood."""
+        require_method(saved, self.method.name)
+        self.index, self.steps = saved["index"], saved["steps"]
+        self.record.load(saved["record"])
+        self.found = [LayerGrouping.from_labels(labels) for labels in saved["found"]]
+        self.here, self.lowest = _load(saved["here"]), _load(saved["lowest"])
+        self.best = load_candidate(saved["best"])
+        restore_rng(self.rng, saved["rng"])
+
+
+def _save(walked: tuple[LayerGrouping, float] | None) -> dict[str, Any] | None:
+    return None if walked is None else {"labels": list(walked[0].labels), "score": walked[1]}
+
+
+def _load(saved: dict[str, Any] | None) -> tuple[LayerGrouping, float] | None:
+    return None if saved is None else (LayerGrouping.from_labels(saved["labels"]), saved["score"])
+
+
+def _checked(problem: Problem) -> FloatArray:
+    """The similarity, of the right shape and finite."""
+    shape = problem.num_layers, problem.num_heads, problem.num_heads
+    if problem.similarity is None or problem.similarity.shape != shape or not np.isfinite(problem.similarity).all():
+        given = None if problem.similarity is None else problem.similarity.shape
+        raise UserError(f"method asymgqa needs a finite similarity of the heads of shape {shape}, got {given}")
+    return problem.similarity
