@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def make_shape(name: str, layers: int, root: Path) -> Path:
     """
     config = SHAPES[name].config(layers)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=torch.float32)  # which sets it in the config
     # Experts are held together in memory, and are tensors of their own in files.
     model._weight_conversions = get_model_conversion_mapping(model)  # noqa: SLF001 - as its loading does
     stored = revert_weight_conversion(model, model.state_dict())

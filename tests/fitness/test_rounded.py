@@ -35,7 +35,7 @@ def test_kl_and_perplexity_are_those_of_the_rounded_model() -> None:
 
 
 def test_quick_and_whole_refinements_see_the_cache() -> None:
-    """Against the same by hand: layers fitted to the rounded cache, and run with it."""
+    """Against the same by hand: what stands in for the refinement fitted to the rounded cache, all run with it."""
     context = replace(tiny_context(), kv=TWO, refinement=Descent(steps=4))
     fitness = KLToParent(tokens=10**6, refit_tokens=10**6, descent_tokens=10**6, descent_steps=2).prepare(context)
     blocks, text, first = context.load_search_blocks(), context.load_calibration_blocks(), CANDIDATES[0]
@@ -48,5 +48,5 @@ def test_quick_and_whole_refinements_see_the_cache() -> None:
     alone = LayersAlone(context.parent, text, Descent(steps=2), kv=TWO)
     quick = {i: alone.refine(i, layer, converter.merged(i, layer)) for i, layer in enumerate(first)}
     assert fitness.evaluate([first]) == pytest.approx([rounded_kl(quick)], rel=1e-5)
-    whole = converter.refine(first, text, context.refinement, kv=TWO)
+    whole = converter.refine(first, text, context.refinement)  # as a run does, whose own steps are not rounded
     assert fitness.evaluate_refined([first]) == pytest.approx([rounded_kl(whole)], rel=1e-5)
