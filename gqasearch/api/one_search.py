@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -65,10 +66,11 @@ def search(
             work.statistics  # noqa: B018 - on all of this process's threads
         limit = Limit(work.config.max_evaluations, work.config.max_seconds)
         with pinned(number) if threads else nullcontext(), evaluator_of(work, crew, number) as evaluator:
-            begun = begin_search(work, evaluator)
+            begun, started = begin_search(work, evaluator), time.monotonic()
             for generation in begun.generations(limit):
                 history.append(generation)
-                point = HistoryPoint(generation.index, generation.evaluations, generation.best.values[0], 0.0)
+                seconds = time.monotonic() - started
+                point = HistoryPoint(generation.index, generation.evaluations, generation.best.values[0], seconds)
                 work.progress.update(generation.index + 1, point)
                 for callback in callbacks:
                     callback(generation)

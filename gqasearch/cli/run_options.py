@@ -21,7 +21,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "The model": ("model", "revision"),
     "How much is kept": (
         *("kv_ratio", "kv_heads", "kv_budget", "uneven", "join", "separate_kv", "equal_sizes", "max_group_size"),
-        *("tensor_parallel", "kv_bits"),
+        *("tensor_parallel", "kv_bytes", "formats", "kv_bits"),
     ),
     "How it is searched and merged": (
         *("merge", "refine", "method", "max_evaluations", "max_seconds", "seed", "certify", "certify_seconds"),
@@ -30,7 +30,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         *("calibration_text", "evaluation_text", "evaluation_part", "calibration_tokens", "search_tokens"),
         *("evaluation_tokens", "masked_blocks", "block_length"),
     ),
-    "The checkpoint": ("materialize", "layout", "target", "baseline"),
+    "The checkpoint": ("materialize", "layout", "target", "fill_slots", "baseline"),
     "The machine": ("device", "dtype", "batch_blocks"),
     "Settings": (),
 }

@@ -90,7 +90,10 @@ REFUSED: dict[str, str] = {
         "it gives every head a LayerNorm with weights of its own, which also subtracts its mean: heads under such "
         "norms cannot be merged"
     ),
-    "GPTBigCodeForCausalLM": "StarCoder and its kind have one KV head already: there is nothing to merge",
+    "GPTBigCodeForCausalLM": (
+        "StarCoder and its kind (multi_query) have one KV head already, and there is nothing to merge; those that have "
+        "one for every query head hold a head's query, key and value side by side, which is not read here"
+    ),
     "Qwen3NextForCausalLM": "most of its layers have no keys and values but a state of their own",
 }
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gqasearch.checkpoints import check_target
 from gqasearch.errors import UserError
+from gqasearch.evaluation import pooling_of
 from gqasearch.models import check_device
 from gqasearch.run.objective import check_objective
 
@@ -18,7 +19,9 @@ def check_settings(work: Workspace) -> None:
     """Fail early on everything that can be checked without long work and without the weights."""
     check_device(work.config.device)
     check_objective(work.source, work.fitnesses.values(), work.refinement)
-    work.merge  # noqa: B018 - loaded for its errors
+    if work.source.family.objective != "next-token":
+        pooling_of(work.source.directory)  # for its errors, as the rest
+    work.merge  # noqa: B018
     work.budget  # noqa: B018
     _check_target(work)
     if work.config.join > 1 and work.merge.name != "optimal":

@@ -14,7 +14,6 @@ from gqasearch.checkpoints import (
     CardFacts,
     Layout,
     model_card,
-    plan_checkpoint,
     runs_own_code,
 )
 from gqasearch.config import RunConfig
@@ -185,13 +184,8 @@ def run_steps(
 
 def checkpoint_layout(work: Workspace, document: GroupingDocument) -> tuple[Layout | None, str]:
     """The layout of a grouping's checkpoint, None when it can have none; and why, in one sentence."""
-    parent = work.parent
     try:
-        config = work.config
-        if document.has_second_reads:
-            layout = layout_of(work, document)
-        else:
-            layout = plan_checkpoint(parent.family, parent.config, document.partitions, config.layout, config.target)
+        layout = layout_of(work, document)
     except UserError as error:
         return None, str(error)
     return layout, layout.reason

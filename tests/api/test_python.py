@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import gqasearch as gqs
-from gqasearch.run import build_config, run
+from gqasearch.reporting import HistoryPoint
+from gqasearch.run import NoProgress, build_config, run
 from gqasearch.searching import Generation
 from tests.tiny_models import tiny_model
 
@@ -135,6 +137,31 @@ def test_what_is_wrong_is_said(parent: gqs.ParentWithText) -> None:
         gqs.search(mine, method="neighbour", merge="mean")
     with pytest.raises(AttributeError, match="no attribute 'Serch'"):
         gqs.Serch  # noqa: B018
+
+
+class Noted(NoProgress):
+    """What is told of progress."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.points: list[HistoryPoint] = []
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self.stages.append(name)
+
+    def update(self, completed: int, point: HistoryPoint | None = None, detail: str = "") -> None:
+        self.points += [] if point is None else [point]
+
+
+def test_progress_is_told_where_it_is_asked_for(parent: gqs.ParentWithText, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = Noted()
+    monkeypatch.setattr("gqasearch.reporting.SearchProgress", lambda _: nullcontext(noted))
+    quick = {"method": "random", "fitness": "weight-sharing-error", "merge": "mean"}
+    gqs.search(parent, **quick)
+    assert noted.stages == []
+    found = gqs.search(parent, **quick, progress=True)
+    assert "search" in noted.stages and len(noted.points) == len(found.history)
+    assert noted.points[0].seconds > 0 and noted.points[-1].best == found.value
 
 
 def test_everything_that_is_offered_is_there() -> None:

@@ -112,7 +112,8 @@ def test_the_best_is_taken_and_told(settings: dict[str, Any], tmp_path: Path, un
     assert config.kv_bytes == 0.3 and config.kv_bits is None
     (converted,) = (row for row in metrics["rounded"] if row["model"] == "converted")
     assert converted["kv_share"] == taken["kv_share"] == taken["kv_bytes_per_token"] / WHOLE <= 0.3
-    assert metrics["texts"]["search"]["used"] and any("searched" in words or "search" in words for words in told[1:])
+    assert metrics["texts"]["search"]["used"]
+    assert any(words.startswith("0.3 of the parent's KV bytes in 16 bits became ") for words in told[1:])
 
     # It is the KL of the model, rounded, that the cheap search gave, on the search text.
     work = Workspace(build_config(config.model_dump(mode="json")))
