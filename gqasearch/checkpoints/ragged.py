@@ -14,6 +14,7 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.models import Config, HeadGeometry, supported_architectures
 from gqasearch.models.families_described import DESCRIBED
+from gqasearch.models.families_towers import TOWERS
 from gqasearch.separate_grouping import AnyGrouping, SeparateGrouping, SeparateLayer
 
 # Architecture of the source -> the modelling file that has its classes, named as the source's with "Ragged" before.
@@ -42,6 +43,12 @@ RAGGED_MODULES |= dict.fromkeys(("OPTForCausalLM", "GPT2LMHeadModel"), "modeling
 RAGGED_MODULES["GPTNeoForCausalLM"] = "modeling_ragged_gpt_neo"
 RAGGED_MODULES |= dict.fromkeys(ENCODER_NAMES, ENCODER_MODULE)
 
+
+# Models whose text tower is grouped.
+TOWER_ARCHITECTURES = tuple(architecture for family in TOWERS for architecture in family.architectures)
+RAGGED_MODULES |= dict.fromkeys(TOWER_ARCHITECTURES, "modeling_ragged")
+# The modelling file needs transformers 5, which warns of RoPE in the words of 4 where it does not know the model.
+RENAMED = ("rope_scaling", "rope_theta")
 
 # Modelling files that know key heads and value heads that were grouped apart.
 SEPARATE_MODULES = ("modeling_ragged", "modeling_ragged_learned")
@@ -130,6 +137,8 @@ def ragged_config(grouped: Config, layout: Layout, grouping: AnyGrouping, geomet
     architecture = grouped["architectures"][0]
     module, name = RAGGED_MODULES[architecture], ENCODER_NAMES.get(architecture, architecture)
     name = name.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
+    if architecture in TOWER_ARCHITECTURES:
+        return _ragged_tower(grouped, layout, _groups_of(grouping, layout, geometry.queries_per_kv))
     own: dict[str, Any] = {
         "architectures": [f"Ragged{name}ForCausalLM"],
         "model_type": f"ragged_{name.lower()}",
@@ -142,9 +151,27 @@ def ragged_config(grouped: Config, layout: Layout, grouping: AnyGrouping, geomet
     }
     if architecture in ENCODER_NAMES:
         own |= encoder_classes(architecture)
-    # The modelling file needs transformers 5, which warns of RoPE in the words of 4 where it does not know the model.
-    kept = {name: value for name, value in grouped.items() if name not in ("rope_scaling", "rope_theta")}
+    kept = {name: value for name, value in grouped.items() if name not in RENAMED}
     return {**kept, **own}
+
+
+def _ragged_tower(grouped: Config, layout: Layout, groups: Config) -> Config:
+    """The same of a model that reads images, too: the groups are fields of the whole model's, heads of its tower's."""
+    name = grouped["architectures"][0]
+    config = f"Ragged{name.removesuffix('ForConditionalGeneration')}TowerConfig"
+    text = {field: value for field, value in grouped["text_config"].items() if field not in RENAMED}
+    return {
+        **grouped,
+        "text_config": text,
+        "architectures": [f"Ragged{name}"],
+        "model_type": config.removesuffix("Config").lower().replace("ragged", "ragged_"),
+        "auto_map": {
+            "AutoConfig": f"modeling_ragged.{config}",
+            "AutoModelForImageTextToText": f"modeling_ragged.Ragged{name}",
+        },
+        "num_key_value_heads_per_layer": list(layout.kv_heads_per_layer),
+        **groups,
+    }
 
 
 def _groups_of(grouping: AnyGrouping, layout: Layout, queries_per_kv: int) -> Config:

@@ -17,6 +17,7 @@ from gqasearch.models.distilbert import DistilBert
 from gqasearch.models.electra import Electra
 from gqasearch.models.falcon import Falcon
 from gqasearch.models.families_described import DESCRIBED
+from gqasearch.models.families_towers import TOWERS
 from gqasearch.models.family import Config, Family, Objective
 from gqasearch.models.foreign import refuse_foreign, refuse_lfs_pointers, without_config
 from gqasearch.models.gemma import Gemma
@@ -57,6 +58,7 @@ FAMILIES: tuple[Family, ...] = (
     SmolLM3(),
     Cohere(),
     *DESCRIBED,
+    *TOWERS,
     Phi(),
     GPTNeoX(),
     GPTNeo(),
@@ -98,6 +100,10 @@ REFUSED: dict[str, str] = {
 }
 
 
+# Classes of transformers that load what predicts the next token.
+GENERATING = {"AutoModelForCausalLM", "AutoModelForImageTextToText"}
+
+
 def supported_architectures() -> dict[str, Family]:
     """Architecture name (``config.json``'s ``architectures``) -> family."""
     return {architecture: family for family in FAMILIES for architecture in family.architectures}
@@ -112,7 +118,12 @@ def family_of(config: dict[str, Any]) -> Family:
     if given not in known:
         reason = f": {REFUSED[given]}." if given in REFUSED else nearest(given, _of_same_model(given, known), 0.8)
         raise UserError(f"architecture {given} is not supported{reason or '.'} Supported: {', '.join(sorted(known))}")
-    return known[given]
+    return known[given].reading(config)
+
+
+def known_family(config: Config) -> Family | None:
+    """The same; None where nobody here knows the architecture, as that of a checkpoint with code of its own."""
+    return family_of(config) if architecture_of(config) in supported_architectures() else None
 
 
 def _usual(config: Config) -> str:
@@ -139,13 +150,13 @@ def objective_of(config: Config) -> Objective:
     Of a model whose architecture nobody here knows, what the classes say that its code brings: the next token where
     they do not.
     """
-    family = supported_architectures().get(architecture_of(config) or "")
+    family = known_family(config)
     if family is not None:
         return family.objective
     classes = set(config.get("auto_map") or {})
     if "AutoModelForMaskedLM" in classes:
         return "masked"
-    return "hidden-states" if "AutoModel" in classes and "AutoModelForCausalLM" not in classes else "next-token"
+    return "hidden-states" if "AutoModel" in classes and not classes & GENERATING else "next-token"
 
 
 def architecture_of(config: Config) -> str | None:
@@ -171,7 +182,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path} must hold a JSON object")
-    for field in ("rope_parameters", "rope_scaling", "auto_map"):
+    for field in ("rope_parameters", "rope_scaling", "auto_map", "text_config"):
         if not isinstance(config.get(field), dict | None):
             raise UserError(f"{path}: {field} must be an object or null, got {config[field]!r}")
     for field in ("dtype", "torch_dtype"):
@@ -181,7 +192,8 @@ def read_config(directory: Path) -> dict[str, Any]:
                 f"bfloat16, or null; got {config[field]!r}"
             )
     refuse_foreign(directory, config)
-    return config
+    family = supported_architectures().get(architecture_of(config) or "")
+    return config if family is None else family.completed(config)
 
 
 def _is_float_dtype(named: object) -> bool:

@@ -61,5 +61,5 @@ def _layout(parent: Parent, written: PreTrainedModel) -> str:
         return "ragged"
     if name.startswith("Deci"):
         return "deci"
-    same = written.config.num_attention_heads == parent.geometry.num_attention_heads
+    same = written.config.get_text_config().num_attention_heads == parent.geometry.num_attention_heads
     return "stock-symmetric" if same else "stock-padded"
