@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import transformers
 
+IMAGE = 258
 VISION = {"hidden_size": 16, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
 CLIP = VISION | {"intermediate_size": 32, "num_hidden_layers": 1}
 QWEN_VISION = {"depth": 1, "num_heads": 2, "patch_size": 14, "spatial_merge_size": 1}
-QWEN_TOKENS = {"image_token_id": 258, "video_token_id": 257, "vision_start_token_id": 256, "vision_end_token_id": 255}
+QWEN_TOKENS = {"image_token_id": IMAGE, "video_token_id": 257, "vision_start_token_id": 256, "vision_end_token_id": 255}
 SECTIONS = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}}
 WINDOWS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8, "query_pre_attn_scalar": 12}
 
@@ -18,7 +20,7 @@ TOWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "gemma3": (
         "Gemma3",
         WINDOWS,
-        {"vision_config": CLIP, "mm_tokens_per_image": 4, "image_token_index": 258},
+        {"vision_config": CLIP, "mm_tokens_per_image": 4, "image_token_index": IMAGE},
     ),
     "qwen2_vl": (
         "Qwen2VL",
@@ -50,7 +52,7 @@ TOWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         f"llava-{kind}": (
             "Llava",
             {"model_type": kind, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
-            {"vision_config": CLIP | {"model_type": "clip_vision_model"}, "image_token_index": 258},
+            {"vision_config": CLIP | {"model_type": "clip_vision_model"}, "image_token_index": IMAGE},
         )
         for kind in ("llama", "mistral", "qwen2")
     },
@@ -73,3 +75,16 @@ def tower_model(family: str, text: dict[str, Any]) -> transformers.PreTrainedMod
     )
     model: transformers.PreTrainedModel = getattr(transformers, f"{name}ForConditionalGeneration")(config)
     return model
+
+
+def with_image(family: str) -> dict[str, Any]:
+    """What such a model is called with: a text of 24 tokens with one image in it."""
+    noise = torch.Generator().manual_seed(3)
+    ids = torch.randint(2, 250, (1, 24), generator=noise)
+    given: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if not family.startswith("qwen"):
+        ids[0, 3:7] = IMAGE
+        return given | {"pixel_values": torch.randn(1, 3, 28, 28, generator=noise)}
+    ids[0, 2], ids[0, 3:19] = QWEN_TOKENS["vision_start_token_id"], IMAGE  # 4 rows of 4 patches
+    patches = {"pixel_values": torch.randn(16, 3 * 2 * 14 * 14, generator=noise)}
+    return given | patches | {"image_grid_thw": torch.tensor([[1, 4, 4]]), "mm_token_type_ids": (ids == IMAGE).long()}

@@ -48,13 +48,15 @@ POOLER = re.compile(r"(^|\.)pooler\.")
 POOLED = ("bert", "roberta", "xlm-roberta", "ragged_bert", "ragged_roberta", "ragged_xlmroberta")  # model types
 
 
-def auto_class(directory: Path) -> Any:
-    """What transformers loads the checkpoint in ``directory`` by."""
-    config = read_config(directory)
-    family, classes = known_family(config), config.get("auto_map") or {}
-    if "AutoModelForImageTextToText" in classes or (family is not None and family.has_images):
-        return AutoModelForImageTextToText
-    return AUTO_CLASSES[objective_of(config)]
+def auto_class(config: Config) -> Any:
+    """What transformers loads a checkpoint of this ``config.json`` by."""
+    return AutoModelForImageTextToText if reads_images(config) else AUTO_CLASSES[objective_of(config)]
+
+
+def reads_images(config: Config) -> bool:
+    """Whether a source or a converted checkpoint is more than its text model."""
+    family = known_family(config)
+    return "AutoModelForImageTextToText" in (config.get("auto_map") or {}) or (family is not None and family.has_images)
 
 
 def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -110,7 +112,7 @@ def from_files(
         require_layers(tensors, family, config)
     try:
         with own_modules_cache(), wide_attention(config):
-            model, info = auto_class(directory).from_pretrained(
+            model, info = auto_class(config).from_pretrained(
                 directory,
                 dtype=dtype,
                 device_map=device_map,

@@ -88,6 +88,9 @@ REFUSED: dict[str, str] = {
     "or its generator (ElectraForMaskedLM)",
     "MptForCausalLM": _ALIBI,
     "Gemma4ForCausalLM": "its layers differ in the size of a head, and some read the keys and values of others",
+    "MllamaForConditionalGeneration": (
+        "some of its layers attend to an image alone: with text, which is all that is calibrated on, they do nothing"
+    ),
     "PersimmonForCausalLM": (
         "it gives every head a LayerNorm with weights of its own, which also subtracts its mean: heads under such "
         "norms cannot be merged"
@@ -150,7 +153,7 @@ def objective_of(config: Config) -> Objective:
     Of a model whose architecture nobody here knows, what the classes say that its code brings: the next token where
     they do not.
     """
-    family = known_family(config)
+    family = supported_architectures().get(architecture_of(config) or "")
     if family is not None:
         return family.objective
     classes = set(config.get("auto_map") or {})

@@ -117,6 +117,11 @@ class HealWork:
             raise UserError(
                 f"--device {self.config.device}: each process of a healing trains on one device; see --help"
             )
+        if self.source.family.has_images:
+            raise UserError(
+                f"{self.source.directory} reads images, too, and healing trains text models alone; search --refine "
+                "descent fits its text model's layers to the parent's"
+            )
         if self.source.family.objective == "hidden-states":
             raise UserError(
                 f"{self.source.directory} has no head, and healing trains on what a head predicts; search --refine "
