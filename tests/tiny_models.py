@@ -107,7 +107,7 @@ _CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
 
 def kv_head_choices(family: str, heads: int = 6) -> list[int]:
     """KV head counts that a source of this family may have: MHA, and GQA where there is one."""
-    return [heads, heads // 2] if family in (*GROUPED_NAMES, *DESCRIBED_NAMES, "falcon") else [heads]
+    return [heads, heads // 2] if family in (*GROUPED_NAMES, *DESCRIBED_NAMES, *TOWER_NAMES, "falcon") else [heads]
 
 
 def tiny_model(

@@ -97,6 +97,9 @@ class TextTower(Family):
     def short_length(self, config: Config) -> int | None:
         return super().short_length(text_of(config))
 
+    def vocabulary(self, config: Config) -> int | None:
+        return super().vocabulary(text_of(config))
+
     def score_scale(self, layer: int, config: Config) -> float | None:
         return super().score_scale(layer, text_of(config))
 

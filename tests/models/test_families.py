@@ -20,14 +20,16 @@ from tests.tiny_models import (
     FAMILY_NAMES,
     GROUPED_NAMES,
     MORE_FAMILY_NAMES,
+    VOCAB_SIZE,
     edit_config,
     kv_head_choices,
     save_checkpoint,
     tiny_model,
     tiny_parent,
 )
+from tests.tiny_towers import TOWER_NAMES
 
-EVERY_FAMILY = (*ALL_FAMILY_NAMES, *MORE_FAMILY_NAMES, *DESCRIBED_NAMES, "gptj", "gpt_neo")
+EVERY_FAMILY = (*ALL_FAMILY_NAMES, *MORE_FAMILY_NAMES, *DESCRIBED_NAMES, *TOWER_NAMES, "gptj", "gpt_neo")
 SOURCES = [(family, kv) for family in EVERY_FAMILY for kv in kv_head_choices(family)]
 UNGROUPED = ("opt", "gpt2", "gpt_neo")
 
@@ -49,6 +51,8 @@ ODDITIES: dict[tuple[str, int], dict[str, Any]] = {
     ("gemma2", 1): {"softcap": 3.0},
     ("gemma3_text", 0): {"window": 8, "theta": 100.0},
     ("gemma3_text", 1): {"stretch": 2.0},
+    ("gemma3", 0): {"window": 8},
+    ("gemma3", 1): {"theta": 1e6},
     ("cohere2", 0): {"window": 8},
     ("cohere2", 1): {"stretch": float("inf")},
     ("gpt_neo", 1): {"window": 8},
@@ -113,7 +117,7 @@ def attention_call(parent: Parent, layer: int) -> tuple[Tensor, Tensor]:
 
     attention = parent.model.get_submodule(parent.family.attention_path(layer))
     handle = attention.register_forward_hook(note, with_kwargs=True)
-    logits_of(parent, random_blocks(parent.config["vocab_size"], blocks=2, length=12))
+    logits_of(parent, random_blocks(VOCAB_SIZE, blocks=2, length=12))
     handle.remove()
     return seen[0], seen[1]
 
@@ -306,7 +310,12 @@ def test_scale_of_gpt2_scores() -> None:
 def test_every_family_is_tested() -> None:
     from gqasearch.models import FAMILIES
 
-    assert {family.name for family in FAMILIES} == set(EVERY_FAMILY) | set(ENCODERS) | {"codegen"}
+    towers = {tiny_parent(name).family.name for name in TOWER_NAMES}
+    assert {family.name for family in FAMILIES if family.has_images} == towers
+    found = {family.name for family in FAMILIES} - towers
+    assert found == (set(EVERY_FAMILY) - set(TOWER_NAMES)) | set(ENCODERS) | {"codegen"}
     as_phi, described = {"gpt_neox", "falcon", "gptj", "codegen"}, set(DESCRIBED_NAMES)
-    assert set(GROUPED_NAMES) | as_phi | set(UNGROUPED) | described == set(EVERY_FAMILY) | {"codegen"}
+    assert set(GROUPED_NAMES) | as_phi | set(UNGROUPED) | described | set(TOWER_NAMES) == set(EVERY_FAMILY) | {
+        "codegen"
+    }
     assert set(FAMILY_NAMES) <= set(ALL_FAMILY_NAMES)
