@@ -40,7 +40,9 @@ RAGGED_MODULES = dict.fromkeys(
     "modeling_ragged",
 )
 RAGGED_MODULES |= dict.fromkeys(("OPTForCausalLM", "GPT2LMHeadModel"), "modeling_ragged_learned")
-RAGGED_MODULES["GPTNeoForCausalLM"] = "modeling_ragged_gpt_neo"
+RAGGED_MODULES |= dict.fromkeys(
+    ("GPTNeoForCausalLM", "BioGptForCausalLM", "XGLMForCausalLM", "GPTBigCodeForCausalLM"), "modeling_ragged_copied"
+)
 RAGGED_MODULES |= dict.fromkeys(ENCODER_NAMES, ENCODER_MODULE)
 
 

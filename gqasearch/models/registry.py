@@ -12,6 +12,7 @@ import torch
 
 from gqasearch.errors import UserError, nearest
 from gqasearch.models.bert import Bert
+from gqasearch.models.biogpt import XGLM, BioGpt
 from gqasearch.models.cohere import Cohere
 from gqasearch.models.distilbert import DistilBert
 from gqasearch.models.electra import Electra
@@ -24,6 +25,7 @@ from gqasearch.models.gemma import Gemma
 from gqasearch.models.gemma2 import Gemma2
 from gqasearch.models.gemma3 import Gemma3
 from gqasearch.models.gpt2 import GPT2
+from gqasearch.models.gpt_bigcode import GPTBigCode
 from gqasearch.models.gpt_neo import GPTNeo
 from gqasearch.models.gpt_neox import GPTNeoX
 from gqasearch.models.gptj import GPTJ, CodeGen
@@ -67,6 +69,9 @@ FAMILIES: tuple[Family, ...] = (
     Falcon(),
     OPT(),
     GPT2(),
+    BioGpt(),
+    XGLM(),
+    GPTBigCode(),
     Bert(),
     Roberta(),
     DistilBert(),
@@ -94,10 +99,6 @@ REFUSED: dict[str, str] = {
     "PersimmonForCausalLM": (
         "it gives every head a LayerNorm with weights of its own, which also subtracts its mean: heads under such "
         "norms cannot be merged"
-    ),
-    "GPTBigCodeForCausalLM": (
-        "StarCoder and its kind (multi_query) have one KV head already, and there is nothing to merge; those that have "
-        "one for every query head hold a head's query, key and value side by side, which is not read here"
     ),
     "Qwen3NextForCausalLM": "most of its layers have no keys and values but a state of their own",
 }

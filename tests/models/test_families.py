@@ -13,7 +13,7 @@ from torch import Tensor
 from gqasearch.errors import UserError
 from gqasearch.models import LayerWeights, Parent, family_of, layers_replaced, load_parent
 from tests.samples import logits_of, random_blocks
-from tests.tiny_described import DESCRIBED_NAMES
+from tests.tiny_described import COPIED_NAMES, DESCRIBED_NAMES
 from tests.tiny_encoders import ENCODERS
 from tests.tiny_models import (
     ALL_FAMILY_NAMES,
@@ -29,9 +29,9 @@ from tests.tiny_models import (
 )
 from tests.tiny_towers import TOWER_NAMES
 
-EVERY_FAMILY = (*ALL_FAMILY_NAMES, *MORE_FAMILY_NAMES, *DESCRIBED_NAMES, *TOWER_NAMES, "gptj", "gpt_neo")
+EVERY_FAMILY = (*ALL_FAMILY_NAMES, *MORE_FAMILY_NAMES, *DESCRIBED_NAMES, *TOWER_NAMES, "gptj", *COPIED_NAMES)
 SOURCES = [(family, kv) for family in EVERY_FAMILY for kv in kv_head_choices(family)]
-UNGROUPED = ("opt", "gpt2", "gpt_neo")
+UNGROUPED = ("opt", "gpt2", *COPIED_NAMES)
 
 
 def rotate(heads: Tensor, rotary_dim: int, theta: float = 10000.0, stretch: float = 1.0) -> Tensor:
@@ -227,7 +227,6 @@ def test_unknown_architectures_are_refused_with_the_list(tmp_path: Path) -> None
         ("MptForCausalLM", "ALiBi"),
         ("Gemma4ForCausalLM", "layers differ in the size of a head"),
         ("PersimmonForCausalLM", "also subtracts its mean"),
-        ("GPTBigCodeForCausalLM", "one KV head already"),
     ],
 )
 def test_architectures_that_cannot_be_grouped_are_refused_with_the_reason(architecture: str, reason: str) -> None:
@@ -238,6 +237,9 @@ def test_architectures_that_cannot_be_grouped_are_refused_with_the_reason(archit
 @pytest.mark.parametrize(
     ("architecture", "field", "message"),
     [
+        ("GPTBigCodeForCausalLM", {"multi_query": True}, r"has one KV head already \(multi_query\)"),
+        ("GPTBigCodeForCausalLM", {"add_cross_attention": True}, "has cross-attention"),
+        ("XGLMForCausalLM", {"add_cross_attention": True}, "has cross-attention"),
         ("OlmoForCausalLM", {"clip_qkv": 8.0}, "clip_qkv=8.0"),
         ("StableLmForCausalLM", {"qk_layernorm": True}, "heads under such norms cannot be merged"),
         ("PhiForCausalLM", {"qk_layernorm": True}, r"\(qk_layernorm false\) are supported"),
@@ -250,7 +252,7 @@ def test_architectures_that_cannot_be_grouped_are_refused_with_the_reason(archit
 )
 def test_variants_that_cannot_be_grouped_are_refused(architecture: str, field: dict[str, Any], message: str) -> None:
     config = {"architectures": [architecture], "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
-    config["num_key_value_heads"] = 4
+    config |= {"num_key_value_heads": 4, "multi_query": False}
     family = family_of(config)
     assert family.geometry(config).head_dim == 16
     with pytest.raises(UserError, match=message):
