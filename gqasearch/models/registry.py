@@ -82,9 +82,17 @@ FAMILIES: tuple[Family, ...] = (
     ElectraEncoder(),
 )
 
+ENCODER_DECODERS = (
+    *("Whisper", "Bart", "MBart", "T5", "MT5", "UMT5", "LongT5", "Pegasus", "PegasusX", "LED", "M2M100", "NllbMoe"),
+    *("Blenderbot", "BlenderbotSmall", "SwitchTransformers", "Speech2Text", "T5Gemma"),
+)
 _ALIBI = (
     "it has ALiBi: the bias on a head's scores belongs to the head's place among the query heads, which a grouped "
     "checkpoint changes"
+)
+_TWO_CACHES = (
+    "it is an encoder-decoder, whose layers have two attentions with a cache each, and texts come in pairs; "
+    "docs/models.md says what that would take"
 )
 # Architectures that people will try, and why no family can read them.
 REFUSED: dict[str, str] = {
@@ -92,6 +100,8 @@ REFUSED: dict[str, str] = {
     "ElectraForPreTraining": "a discriminator predicts no tokens; give what is below its head, saved as ElectraModel, "
     "or its generator (ElectraForMaskedLM)",
     "MptForCausalLM": _ALIBI,
+    **{f"{name}ForConditionalGeneration": _TWO_CACHES for name in ENCODER_DECODERS},
+    "MarianMTModel": _TWO_CACHES,
     "Gemma4ForCausalLM": "its layers differ in the size of a head, and some read the keys and values of others",
     "MllamaForConditionalGeneration": (
         "some of its layers attend to an image alone: with text, which is all that is calibrated on, they do nothing"
