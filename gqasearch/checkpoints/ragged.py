@@ -53,6 +53,7 @@ RAGGED_MODULES |= dict.fromkeys(TOWER_ARCHITECTURES, "modeling_ragged")
 RENAMED = ("rope_scaling", "rope_theta")
 
 # Modelling files that know key heads and value heads that were grouped apart.
+STABLELM = "StableLmForCausalLM"  # whose attention, in transformers, takes as many value heads as key heads
 SEPARATE_MODULES = ("modeling_ragged", "modeling_ragged_learned")
 
 
@@ -98,7 +99,7 @@ def ragged_layout(grouping: AnyGrouping, geometry: HeadGeometry, config: Config 
 def _separate_layout(grouping: SeparateGrouping, geometry: HeadGeometry, config: Config | None) -> Layout:
     """The same of keys and values that were grouped apart: query heads that read the same two stand together."""
     architecture = "" if config is None else config["architectures"][0]
-    known = [name for name, module in RAGGED_MODULES.items() if module in SEPARATE_MODULES]
+    known = [name for name, module in RAGGED_MODULES.items() if module in SEPARATE_MODULES and name != STABLELM]
     if config is not None and architecture not in known:
         raise UserError(
             f"{architecture} has no layout for keys and values that are grouped apart (--separate-kv); "
