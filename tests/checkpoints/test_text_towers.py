@@ -29,6 +29,7 @@ from tests.checkpoints.convert import (
     stored_tensors,
 )
 from tests.checkpoints.equality import note
+from tests.checkpoints.test_ragged_separate import APART
 from tests.checkpoints.uneven import SOURCES, UNEVEN, assert_same, load_trusted, saved, write
 from tests.matrix import sampled
 from tests.samples import text_file
@@ -112,6 +113,13 @@ def test_layers_with_numbers_of_heads_of_their_own(family: str, source: str, tmp
     assert_same(parent, written, UNEVEN)
     written.save_pretrained(tmp_path / "again")
     assert_same(parent, load_trusted(tmp_path / "again"), UNEVEN)
+
+
+@pytest.mark.parametrize("family", sampled(TOWER_NAMES, ["qwen2_5_vl"]))
+def test_keys_and_values_that_were_grouped_apart(family: str, tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, family)
+    assert write(parent, folder, tmp_path / "out", APART, "auto").name == "ragged"
+    assert_same(parent, load_trusted(tmp_path / "out"), APART)
 
 
 @pytest.mark.parametrize("family", ["gemma3", "llava-llama"])
