@@ -29,8 +29,8 @@ LEFT_OUT = (
 class TextTower(Family):
     """Goes before the family that the tower is of.
 
-    ``tower``: where it lies in the model; a text model by itself has "model." there. ``text_types``: its ``model_type``;
-    where a model takes towers of several families, ``others`` has those of other types.
+    ``tower``: where it lies in the model; a text model by itself has "model." there. ``text_types``: its
+    ``model_type``; where a model takes towers of several families, ``others`` has those of other types.
     """
 
     tower: ClassVar[str] = "model.language_model."
