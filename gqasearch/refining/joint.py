@@ -55,8 +55,8 @@ class Joint(Descent):
         if not 0 < self.joint_rate < float("inf"):
             raise ValueError(f"joint_rate must be above 0, got {self.joint_rate}")
 
-    def total_steps(self, grouping: AnyGrouping) -> int:
-        layerwise = super().total_steps(grouping)
+    def total_steps(self, grouping: AnyGrouping, kv: KVFormat | None = None) -> int:
+        layerwise = super().total_steps(grouping, kv)
         return layerwise + self.joint_steps if layerwise else 0
 
     def finish(
