@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-LayoutName = Literal["stock-symmetric", "stock-padded", "deci", "ragged", "mimo"]
+LayoutName = Literal["stock-symmetric", "stock-padded", "deci", "ragged", "mimo", "openelm"]
 TargetName = Literal["transformers", "vllm", "llama.cpp", "ctranslate2", "any"]
 
 UNROUNDED = "f16"  # in every engine

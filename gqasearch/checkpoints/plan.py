@@ -9,6 +9,7 @@ from functools import partial
 from gqasearch.checkpoints.deci import MOST_PADDING, SPARING_PADDING, deci_layout, deci_obstacle, deci_query_heads
 from gqasearch.checkpoints.layout import Layout, added_weights, slots
 from gqasearch.checkpoints.mimo import mimo_layout, mimo_obstacle
+from gqasearch.checkpoints.openelm import openelm_layout, openelm_obstacle
 from gqasearch.checkpoints.ragged import RAGGED_MODULES, ragged_layout, stock_obstacle
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
@@ -173,6 +174,10 @@ def _plan(
         if (obstacle := None if config is None else mimo_obstacle(config)) is not None:
             raise UserError(f"layout mimo: {obstacle}. Use --layout auto")
         return mimo_layout(grouping, geometry)
+    if layout == "openelm":
+        if (obstacle := None if config is None else openelm_obstacle(config)) is not None:
+            raise UserError(f"layout openelm: {obstacle}. Use --layout auto")
+        return openelm_layout(grouping, geometry)
     if layout == "stock" or len(set(grouping.group_counts)) == 1:
         return _stock_layout(grouping, geometry, takes)
     if obstacle is not None:

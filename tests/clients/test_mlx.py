@@ -12,7 +12,7 @@ from tests.clients.client import Client
 from tests.clients.summary import Record
 
 MLX = Client("mlx", "MLX-LM")
-UNEVEN = ("mimo",)
+UNEVEN = ("mimo", "openelm")
 MODELS = {"embedded": (*STOCK, *UNEVEN), "mistral": (*STOCK, *UNEVEN), "qwen2": STOCK, "qwen3": STOCK}
 
 
