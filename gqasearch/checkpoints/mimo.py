@@ -51,7 +51,11 @@ def mimo_layout(grouping: Grouping, geometry: HeadGeometry) -> Layout:
     counts = sorted(set(grouping.group_counts))
     if len(counts) != 2 or counts[1] != 2 * counts[0]:
         has = ", ".join(map(str, grouping.group_counts))
-        hint = "stock says that" if len(counts) == 1 else "use --layout deci or ragged"
+        hint = (
+            "stock says that; search with --layout mimo for layers that differ"
+            if len(counts) == 1
+            else "use --layout deci or ragged"
+        )
         raise UserError(
             "layout mimo takes two numbers of KV heads, G in some layers and 2 G in the others; this grouping has "
             f"{has} by layer: {hint}"

@@ -96,9 +96,7 @@ class AsOpenElm:
             self._names.pop(OUTPUT, None)  # MLX-LM refuses one that it does not use
         named = {_openelm_name(name): stored for name, stored in self._names.items()}
         self.tensors = CarriedTensors(own.directory, own, {name: own_ for name, own_ in named.items() if name})
-        self.shapes = {
-            name: self._planned_shape(name) for name in self.tensors.shard_of if name.endswith(COMPUTED)
-        }
+        self.shapes = {name: self._planned_shape(name) for name in self.tensors.shard_of if name.endswith(COMPUTED)}
 
     def convert(self, name: str) -> Mapping[str, Tensor]:
         """This tensor, in the source's dtype, with those of its layer that are made together with it."""
@@ -121,7 +119,9 @@ class AsOpenElm:
         if name.endswith("ffn.proj_1.weight"):
             rows, width = self._own.stored(self._names[f"{path}.mlp.gate_proj.weight"]).shape
             return (2 * rows, width)
-        shape_of = {role: self._attention.shapes[self._names[f"{path}.self_attn.{role}_proj.weight"]] for role in "qkvo"}
+        shape_of = {
+            role: self._attention.shapes[self._names[f"{path}.self_attn.{role}_proj.weight"]] for role in "qkvo"
+        }
         if name.endswith("out_proj.weight"):
             return shape_of["o"]
         return (sum(shape_of[role][0] for role in "qkv"), shape_of["q"][1])

@@ -23,10 +23,12 @@ from transformers.models.mistral.modeling_mistral import (
     apply_rotary_pos_emb,
     eager_attention_forward,
 )
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
 
 
 class OpenELMConfig(MistralConfig):
-    """A Mistral's fields for transformers, OpenELM's own for MLX-LM; the lists of heads, (layers,), are read by both."""
+    """A Mistral's fields for transformers, OpenELM's own for MLX-LM; both read the lists of heads, (layers,)."""
 
     model_type = "openelm"
     sliding_window: int | None = None
@@ -36,7 +38,10 @@ class OpenELMConfig(MistralConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         layers = self.num_hidden_layers
-        for name, default in (("num_query_heads", self.num_attention_heads), ("num_kv_heads", self.num_key_value_heads)):
+        for name, default in (
+            ("num_query_heads", self.num_attention_heads),
+            ("num_kv_heads", self.num_key_value_heads),
+        ):
             counts: Any = getattr(self, name)
             if counts is None:
                 counts = [default] * layers
@@ -69,8 +74,11 @@ class OpenELMAttention(nn.Module):
         queries, keys = apply_rotary_pos_emb(queries, keys, *turn)
         if cache is not None:
             keys, values = cache.update(keys, values, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        attended, weights = attend(self, queries, keys, values, mask, dropout=0.0, scaling=self.head_dim**-0.5, **options)
+        kind = self.config._attn_implementation  # noqa: SLF001 - as every model of transformers reads it
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(kind, eager_attention_forward)
+        attended, weights = attend(
+            self, queries, keys, values, mask, dropout=0.0, scaling=self.head_dim**-0.5, **options
+        )
         return self.out_proj(attended.flatten(2)), weights
 
 
@@ -97,7 +105,14 @@ class OpenELMLayer(GradientCheckpointingLayer):
         self.attn_norm = MistralRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.ffn_norm = MistralRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, hidden: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, cache: Any, **more: Any) -> Tensor:
+    @property
+    def self_attn(self) -> nn.Module:
+        """As in a Llama, for tools that look at layers from outside."""
+        return self.attn
+
+    def forward(
+        self, hidden: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, cache: Any, **more: Any
+    ) -> Tensor:
         hidden = hidden + self.attn(self.attn_norm(hidden), turn, mask, cache, **more)[0]
         out: Tensor = hidden + self.ffn(self.ffn_norm(hidden))
         return out
@@ -108,7 +123,7 @@ class OpenELMPreTrainedModel(MistralPreTrainedModel):
 
     config_class = OpenELMConfig
     base_model_prefix = "transformer"
-    _no_split_modules = ("OpenELMLayer",)
+    _no_split_modules = ["OpenELMLayer"]  # noqa: RUF012
     _can_record_outputs = {"hidden_states": OpenELMLayer, "attentions": OpenELMAttention}  # noqa: RUF012
 
 
@@ -117,18 +132,19 @@ class OpenELMModel(OpenELMPreTrainedModel):
 
     def __init__(self, config: OpenELMConfig) -> None:
         super().__init__(config)
-        self.token_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.token_embeddings: nn.Module = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList([OpenELMLayer(config, layer) for layer in range(config.num_hidden_layers)])
         self.norm = MistralRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = MistralRotaryEmbedding(config=config)
         self.post_init()  # type: ignore[no-untyped-call]
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def get_input_embeddings(self) -> nn.Module:
         return self.token_embeddings
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         self.token_embeddings = value
 
+    @capture_outputs  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -169,13 +185,24 @@ class OpenELMForCausalLM(OpenELMPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()  # type: ignore[no-untyped-call]
 
+    @property
+    def model(self) -> nn.Module:
+        """As in a Llama, for tools that look at layers from outside."""
+        return self.transformer
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self, input_ids: Tensor | None = None, labels: Tensor | None = None, logits_to_keep: int = 0, **options: Any
     ) -> CausalLMOutputWithPast:
-        options.pop("return_dict", None)
         out = self.transformer(input_ids=input_ids, **options)
         logits = self.lm_head(out.last_hidden_state[:, -logits_to_keep:])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=out.past_key_values)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+        )

@@ -15,7 +15,7 @@ from mlx_lm.models.cache import make_prompt_cache
 def answer(request: dict) -> dict:
     try:
         model, _ = load(request["model"])
-    except Exception as error:  # what it cannot load it says in many ways
+    except Exception as error:  # noqa: BLE001 - what it cannot load it says in many ways
         return {"version": version("mlx-lm"), "refused": f"{type(error).__name__}: {error}"}
     log_probs = []
     for prompt in request["prompts"]:
@@ -23,9 +23,7 @@ def answer(request: dict) -> dict:
         shifted = logits - logits.max()
         log_probs.append((shifted - np.log(np.exp(shifted).sum())).tolist())
     cache = make_prompt_cache(model)
-    steps = generate_step(
-        mx.array(request["prompts"][-1]), model, max_tokens=request["new_tokens"], prompt_cache=cache
-    )
+    steps = generate_step(mx.array(request["prompts"][-1]), model, max_tokens=request["new_tokens"], prompt_cache=cache)
     greedy = [int(token) for token, _ in steps]
     return {
         "version": version("mlx-lm"),
