@@ -116,7 +116,7 @@ _ENGINES = (
     ),
     Target(
         "llama.cpp",
-        {"ragged": _NO_REMOTE_CODE, "openelm": "its OpenELM has norms on queries and keys"},
+        {"ragged": _NO_REMOTE_CODE, "openelm": "its converter cannot read its config.json"},
         dict.fromkeys(_SIZED_BY_WIDTH, _SIZE),
         {"PhiForCausalLM": "it expects a Phi to have as many key heads as query heads"},
         (*_LLAMA_LIKE, "GraniteForCausalLM", "OlmoForCausalLM", "StableLmForCausalLM", *_MORE_OF_LLAMA_CPP),

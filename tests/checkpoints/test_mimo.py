@@ -15,12 +15,16 @@ from gqasearch.checkpoints import plan_layout
 from gqasearch.checkpoints.mimo import SINK
 from gqasearch.config import build_config
 from gqasearch.errors import UserError
+from gqasearch.evaluation import ParentLayers, RoundedLayers
 from gqasearch.grouping import Grouping
-from gqasearch.models import HeadGeometry
+from gqasearch.layout_choice import LayoutChoice
+from gqasearch.models import HeadGeometry, resolve_model
+from gqasearch.rounding import parse_format
 from gqasearch.run import Workspace
+from gqasearch.run.evaluate import checkpoint_layers
 from gqasearch.run.outlook import Outlook
 from tests.checkpoints.convert import config_of, load, some_ids, stored_tensors
-from tests.checkpoints.uneven import SOURCES, UNEVEN, assert_same, saved, write
+from tests.checkpoints.uneven import SOURCES, UNEVEN, assert_same, load_trusted, saved, write
 
 SHAPE = HeadGeometry(2, 6, 6, 8, 48, 8)
 SINKS = "model.layers.1.self_attn.attention_sink_bias"
@@ -82,6 +86,24 @@ def test_what_other_tools_read(tmp_path: Path) -> None:
     assert torch.equal(stored[SINKS], torch.full((12,), SINK))
     assert SINKS.replace(".1.", ".0.") not in stored
     assert torch.equal(stored["lm_head.weight"], stored["model.embed_tokens.weight"])  # MLX-LM ties nothing
+
+
+def test_its_cache_is_rounded_as_that_of_a_deci(tmp_path: Path) -> None:
+    """The same keys and values; its layers, which are of two kinds, run one by one."""
+    parent, folder = saved(tmp_path, "llama")
+    ids = some_ids()
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    found, whole = {}, {}
+    layouts: tuple[LayoutChoice, ...] = ("mimo", "deci")
+    for layout in layouts:
+        write(parent, folder, tmp_path / layout, UNEVEN, layout)
+        model = load_trusted(tmp_path / layout).double()
+        layers = checkpoint_layers(resolve_model(str(folder)), tmp_path / layout, model)
+        assert isinstance(layers, ParentLayers)
+        found[layout], whole[layout] = RoundedLayers(layers, parse_format("4"))(ids, mask), layers(ids, mask)
+    torch.testing.assert_close(found["mimo"], found["deci"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(whole["mimo"], whole["deci"], rtol=1e-4, atol=1e-4)
+    assert float((found["mimo"] - whole["mimo"]).abs().max()) > 1e-2
 
 
 @pytest.mark.parametrize(
