@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from gqasearch.checkpoints import MetricRow, merged_by_group, needs_remote_code, require_trust, strange_code
+from gqasearch.checkpoints.mimo import MIMO_ARCHITECTURE
 from gqasearch.errors import UserError
 from gqasearch.evaluation import (
     CONVENTIONS,
@@ -91,7 +92,8 @@ def checkpoint_layers(source: ModelSource, directory: Path, model: PreTrainedMod
     """
     config = read_config(directory)
     family = supported_architectures().get(architecture_of(config) or "")
-    if family is None and needs_remote_code(directory) and not strange_code(directory):
+    ours = needs_remote_code(directory) and not strange_code(directory)
+    if family is None and (ours or architecture_of(config) == MIMO_ARCHITECTURE):
         family, config = source.family.written_as(source.config)
     if family is None:
         return model_runner(model)

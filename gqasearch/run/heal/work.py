@@ -126,6 +126,11 @@ class HealWork:
         self.ranks.check(self.config.device)
         check_device(self.device)
         own, theirs = read_config(self.start), self.source.config
+        if own["model_type"] == "openelm":
+            raise UserError(
+                f"{self.config.model} has layout openelm, whose tensors are others than the parent's: it is not healed."
+                " Materialize its grouping with --layout stock, deci, ragged or mimo"
+            )
         for name in COMMON:
             if own.get(name) != theirs.get(name):
                 raise UserError(
