@@ -44,10 +44,10 @@ from gqasearch.models import (
     load_model_within,
     objective_of,
     read_config,
-    supported_architectures,
     tie_heads,
 )
-from gqasearch.models.registry import architecture_of
+from gqasearch.models.family import text_of
+from gqasearch.models.registry import known_family
 from gqasearch.models.stored_dtype import value_bytes
 from gqasearch.run.texts import used_texts
 from gqasearch.run.workspace import Workspace
@@ -91,9 +91,14 @@ def checkpoint_layers(source: ModelSource, directory: Path, model: PreTrainedMod
     One whose layers nobody here knows, by its architecture or because it brings code of others, runs as a whole.
     """
     config = read_config(directory)
+<<<<<<< HEAD
     family = supported_architectures().get(architecture_of(config) or "")
     ours = needs_remote_code(directory) and not strange_code(directory)
     if family is None and (ours or architecture_of(config) == MIMO_ARCHITECTURE):
+=======
+    family = known_family(config)
+    if family is None and needs_remote_code(directory) and not strange_code(directory):
+>>>>>>> a65bbd62a02499b10438df8446e014e5518921d8
         family, config = source.family.written_as(source.config)
     if family is None:
         return model_runner(model)
@@ -116,10 +121,11 @@ def checkpoint_model(work: Workspace, directory: Path, *, trust_remote_code: boo
 def require_same_tokens(source: ModelSource, checkpoint: Path) -> None:
     """Raise ``UserError`` for a checkpoint that does not read and predict the parent's tokens."""
     own, theirs = read_config(checkpoint), source.config
-    if own.get("vocab_size") != theirs.get("vocab_size"):
+    sizes = [text_of(one).get("vocab_size") for one in (own, theirs)]
+    if sizes[0] != sizes[1]:
         raise UserError(
-            f"{checkpoint} has a vocabulary of {own.get('vocab_size')} tokens, the parent ({source.directory}) of "
-            f"{theirs.get('vocab_size')}: it was not made from this parent. Give another --parent"
+            f"{checkpoint} has a vocabulary of {sizes[0]} tokens, the parent ({source.directory}) of "
+            f"{sizes[1]}: it was not made from this parent. Give another --parent"
         )
     if objective_of(own) != objective_of(theirs):
         raise UserError(
