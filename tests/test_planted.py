@@ -22,8 +22,9 @@ from gqasearch.grouping import Grouping
 from gqasearch.merging import make_merge
 from gqasearch.merging.score_pairs import from_pairs, to_pairs
 from gqasearch.models import LayerWeights, Parent, layers_replaced
-from gqasearch.run.problem import layer_errors
-from gqasearch.searching import Problem, make_method, run_search
+from gqasearch.searching import Problem, make_method
+from gqasearch.searching.runner import run_search
+from gqasearch.steps.problem import layer_errors
 from gqasearch.testing import InMemoryStatistics
 from tests.matrix import sampled
 from tests.samples import logits_of, random_blocks

@@ -20,8 +20,9 @@ from gqasearch.cli.messages import quiet_libraries
 from gqasearch.config import RunConfig, build_config
 from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_file
-from gqasearch.run import Kept, RunFolder, run
-from gqasearch.run.evaluate import CONVERTED
+from gqasearch.run import RunFolder, run
+from gqasearch.steps import Kept
+from gqasearch.steps.evaluate import CONVERTED
 
 RATIOS = (0.75, 0.5, 0.25)
 FILE = "table.csv"

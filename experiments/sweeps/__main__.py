@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from gqasearch.files import write_file
-from gqasearch.run import Kept
+from gqasearch.steps import Kept
 from gqasearch.sweeps.best import best_trials, held_out, held_out_figures
 from gqasearch.sweeps.export import trials_frame
 from gqasearch.sweeps.launch import launch

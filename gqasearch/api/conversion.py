@@ -16,9 +16,9 @@ from gqasearch.grouping_fit import check_fits
 from gqasearch.merging import Merge
 from gqasearch.models import layers_replaced, model_record
 from gqasearch.refining import Refinement
-from gqasearch.run import Workspace
-from gqasearch.run.convert import document_converter, refine_step
 from gqasearch.separate_grouping import AnyGrouping, SeparateGrouping
+from gqasearch.steps import Workspace
+from gqasearch.steps.convert import document_converter, refine_step
 
 
 @contextmanager

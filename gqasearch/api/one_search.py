@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 from gqasearch.api.parent import ParentWithText, chosen
@@ -14,14 +13,11 @@ from gqasearch.fitness import Fitness
 from gqasearch.merging import Merge
 from gqasearch.parallel import parse_workers
 from gqasearch.refining import Refinement
-from gqasearch.reporting import HistoryPoint
-from gqasearch.run import NoProgress, Progress
-from gqasearch.run.choices import Choices
-from gqasearch.run.pipeline import check_run
-from gqasearch.run.search import begin_search
-from gqasearch.run.workers import evaluator_of, threads_of
-from gqasearch.searching import Generation, Limit, SearchMethod
-from gqasearch.threads import pinned
+from gqasearch.searching import Generation, SearchMethod
+from gqasearch.steps import NoProgress, Progress
+from gqasearch.steps.check_settings import check_run
+from gqasearch.steps.choices import Choices
+from gqasearch.steps.search import begun_search
 
 Callback = Callable[[Generation], object]
 
@@ -60,22 +56,13 @@ def search(
         work = parent.workspace({**values, **ratio, **settings, "seed": seed, "materialize": False}, choices, told)
         crew = parse_workers(workers)
         check_run(work, crew, threads)
-        number = threads_of(crew, threads)
         history: list[Generation] = []
-        if "statistics" in work.needs():
-            work.statistics  # noqa: B018 - on all of this process's threads
-        limit = Limit(work.config.max_evaluations, work.config.max_seconds)
-        with pinned(number) if threads else nullcontext(), evaluator_of(work, crew, number) as evaluator:
-            begun, started = begin_search(work, evaluator), time.monotonic()
-            for generation in begun.generations(limit):
+        with begun_search(work, crew, threads) as begun:
+            for generation in begun.generations():
                 history.append(generation)
-                seconds = time.monotonic() - started
-                point = HistoryPoint(generation.index, generation.evaluations, generation.best.values[0], seconds)
-                work.progress.update(generation.index + 1, point)
                 for callback in callbacks:
                     callback(generation)
             document = begun.document(history[-1])
-            begun.rest()
     return SearchResult(parent, work.config, choices, document, history[-1].front, tuple(history))
 
 

@@ -19,8 +19,8 @@ from gqasearch.fitness import FitnessContext
 from gqasearch.merging import Merge
 from gqasearch.models import HeadGeometry, Parent
 from gqasearch.refining import Refinement
-from gqasearch.run import Kept, Progress, Workspace
-from gqasearch.run.choices import Choices
+from gqasearch.steps import Kept, Progress, Workspace
+from gqasearch.steps.choices import Choices
 
 TEXT_FILE = "text.jsonl"
 

@@ -18,13 +18,13 @@ from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import GroupingDocument
 from gqasearch.models import model_record
-from gqasearch.run import Workspace, materialize
-from gqasearch.run.choices import Choices
-from gqasearch.run.convert import copies_beside, document_converter, refine_step
-from gqasearch.run.evaluate import BASELINE, CONVERTED, baseline_subject, distance_of, grouping_subject, measure
-from gqasearch.run.second_reads import convertible
 from gqasearch.searching import Candidate, Generation
 from gqasearch.separate_grouping import AnyGrouping
+from gqasearch.steps import Workspace, materialize
+from gqasearch.steps.choices import Choices
+from gqasearch.steps.convert import copies_beside, document_converter, refine_step
+from gqasearch.steps.evaluate import BASELINE, CONVERTED, baseline_subject, distance_of, grouping_subject, measure
+from gqasearch.steps.second_reads import convertible
 
 # Of the text for validation, which the search does not see; fewer where the text is short.
 VALIDATION_TOKENS = 16384

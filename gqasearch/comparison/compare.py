@@ -16,7 +16,7 @@ from gqasearch.files import write_file
 from gqasearch.reporting.comparison import ComparisonData
 from gqasearch.reporting.comparison_html import comparison_figures, write_comparison
 from gqasearch.reporting.plots import figure_png
-from gqasearch.run import Kept, NoProgress, Progress
+from gqasearch.steps import Kept, NoProgress, Progress
 
 
 def compare(

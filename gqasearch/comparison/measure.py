@@ -18,7 +18,7 @@ from gqasearch.errors import UserError
 from gqasearch.evaluation import LayerStack, ParentLayers, Quality, evaluate_quality
 from gqasearch.grouping import Grouping
 from gqasearch.models import LayerWeights
-from gqasearch.run import Kept, Progress, Workspace
+from gqasearch.steps import Kept, Progress, Workspace
 
 KL, PERPLEXITY = "kl", "perplexity"
 # The KL on every other block: how well one half of the text ranks as the other does is how well anything could.

@@ -14,8 +14,8 @@ from gqasearch.comparison.tables import LEVEL, ranking_frame, sample_frame, winn
 from gqasearch.files import read_json, write_json
 from gqasearch.reporting import TextUse
 from gqasearch.reporting.comparison import ComparisonData
-from gqasearch.run import Kept, Workspace
 from gqasearch.run.inputs import require_same_inputs
+from gqasearch.steps import Kept, Workspace
 
 WINNER_RULE = (
     f"better or worse than no search (neighbours, the same merge and refinement): Holm's p below {LEVEL}; not told "

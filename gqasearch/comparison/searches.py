@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,13 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import read_grouping
 from gqasearch.reporting import HistoryPoint
-from gqasearch.run import Kept, NoProgress, Progress, RunFolder, Workspace, run
-from gqasearch.run.outlook import Outlook
-from gqasearch.run.problem import build_problem, prepare_fitness
-from gqasearch.searching import Limit, check_takes, run_search
+from gqasearch.run import RunFolder, run
+from gqasearch.searching import check_takes
+from gqasearch.steps import Kept, NoProgress, Progress, Workspace
+from gqasearch.steps.check_settings import check_settings
+from gqasearch.steps.outlook import Outlook
+from gqasearch.steps.problem import build_problem, prepare_fitness
+from gqasearch.steps.search import begun_search
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Plan:
         notes: dict[str, None] = {}
         for every in config.settings():
             work = Workspace(config.run_config(every, NO_SEARCH), kept=kept)
-            work.check()
+            check_settings(work)
             if work.source.family.objective == "hidden-states":
                 raise UserError(
                     f"{work.source.directory} has no head, and a comparison ranks fitness functions by KL and "
@@ -143,14 +146,12 @@ def _note_met(
 
 def _best_met(work: Workspace, made: RunFolder, count: int) -> list[Grouping]:
     """From the record of a search of whole models; a search by layer keeps none and is cheap: it is made again."""
-    winner, method = read_grouping(made.grouping).grouping, work.method
-    problem = build_problem(work, prepare_fitness(work), method)
-    if problem.layer_errors is None:
-        saved = (made.read_state() or {}).get("search", {})
-        return top_of_record(winner, problem, saved.get("record"), count)
-    met = Met()
-    limit = Limit(work.config.max_evaluations, work.config.max_seconds)
-    watched = WatchedProblem.of(problem, met)
-    for _ in run_search(method, watched, np.random.default_rng(work.config.seed), limit=limit):
-        pass
+    winner = read_grouping(made.grouping).grouping
+    with begun_search(work) as search:
+        if search.problem.layer_errors is None:
+            saved = (made.read_state() or {}).get("search", {})
+            return top_of_record(winner, search.problem, saved.get("record"), count)
+        met = Met()
+        for _ in replace(search, problem=WatchedProblem.of(search.problem, met)).generations():
+            pass
     return top_of_layers(winner, met, count, np.random.default_rng(work.config.seed))

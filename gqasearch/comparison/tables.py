@@ -21,8 +21,8 @@ from gqasearch.fitness import make_fitness
 from gqasearch.grouping_document import read_grouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.reporting.comparison import NOTHING
-from gqasearch.run.evaluate import CONVERTED
 from gqasearch.run.folder import RunFolder
+from gqasearch.steps.evaluate import CONVERTED
 
 # The row that says how far the text itself can tell groupings apart.
 CEILING = "KL, other half of text"

@@ -10,7 +10,6 @@ from gqasearch.searching.runner import (
     check_takes,
     may_take_several,
     most_generations,
-    run_search,
 )
 
 __all__ = [
@@ -33,5 +32,4 @@ __all__ = [
     "make_method",
     "may_take_several",
     "most_generations",
-    "run_search",
 ]

@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
 from gqasearch.files import read_json
-from gqasearch.run import Kept, Progress, RunFolder, run
-from gqasearch.run.evaluate import BASELINE, CONVERTED
+from gqasearch.run import RunFolder, run
+from gqasearch.steps import Kept, Progress
+from gqasearch.steps.evaluate import BASELINE, CONVERTED
 from gqasearch.sweeps.definition import Sweep
 from gqasearch.sweeps.study import HOST, Place
 

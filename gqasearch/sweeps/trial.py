@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial
 
 from gqasearch.errors import UserError
 from gqasearch.grouping import GroupingError
-from gqasearch.run import Kept, RunFolder, RunListener, run
+from gqasearch.run import RunFolder, RunListener, run
+from gqasearch.steps import Kept
 from gqasearch.sweeps.definition import Sweep
 from gqasearch.sweeps.objectives import measured, require_measured
 from gqasearch.sweeps.optimisers import quiet_optuna

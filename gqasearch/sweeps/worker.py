@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from gqasearch.budget import require_several_heads
 from gqasearch.errors import UserError
 from gqasearch.libraries import quiet_libraries
-from gqasearch.run import Kept, Workspace
+from gqasearch.steps import Kept, Workspace
 from gqasearch.sweeps.optimisers import make_sampler, quiet_optuna
 from gqasearch.sweeps.parameters import extreme_draws
 from gqasearch.sweeps.storage import storage_errors

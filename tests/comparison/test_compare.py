@@ -23,8 +23,8 @@ from gqasearch.errors import UserError
 from gqasearch.files import read_json
 from gqasearch.fitness import make_fitness
 from gqasearch.grouping_document import read_grouping
-from gqasearch.run import Workspace
-from gqasearch.run.evaluate import grouping_subject, measure
+from gqasearch.steps import Workspace
+from gqasearch.steps.evaluate import grouping_subject, measure
 from tests.comparison.conftest import FITNESS
 
 HALF = Setting("optimal", 0.5)
@@ -155,7 +155,7 @@ def test_a_finished_comparison_makes_nothing_again(
 
     monkeypatch.setattr("gqasearch.comparison.measure.evaluate_quality", refuse)
     monkeypatch.setattr("gqasearch.run.pipeline.measure", refuse)
-    monkeypatch.setattr("gqasearch.comparison.searches.run_search", refuse)
+    monkeypatch.setattr("gqasearch.comparison.searches.begun_search", refuse)
     before = comparable(finished.path)
     compare(build_comparison(values), finished.path)
     assert comparable(finished.path) == before

@@ -14,7 +14,7 @@ from gqasearch.comparison.searches import Plan
 from gqasearch.comparison.setting import Entry, Setting
 from gqasearch.errors import UserError
 from gqasearch.fitness import available_fitness
-from gqasearch.run import Kept
+from gqasearch.steps import Kept
 
 
 def test_nothing_asked_for_is_every_installed_fitness_and_a_budget_of_evaluations() -> None:

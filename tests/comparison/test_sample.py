@@ -24,7 +24,8 @@ from gqasearch.comparison.sample import (
 from gqasearch.comparison.values import Column, Values
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
-from gqasearch.searching import Problem, make_method, run_search
+from gqasearch.searching import Problem, make_method
+from gqasearch.searching.runner import run_search
 from tests.searching.problems import Entangled, budgets, fits, partitions_within, seeds, separable
 
 

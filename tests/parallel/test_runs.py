@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.parallel import Blueprint, Evaluator, Workers
 from gqasearch.parallel.questions import Facts
-from gqasearch.run import RunFolder, build_config, run
+from gqasearch.run import RunFolder, run
 from tests import forked
 from tests.parallel.test_evaluator import Threads
 
@@ -127,7 +128,7 @@ def test_a_run_whose_every_candidate_kills_its_worker_is_an_error(
             evaluator.facts = {"perplexity": Facts("text", (100,))}
             yield evaluator
 
-    monkeypatch.setattr("gqasearch.run.workers.start_workers", start)
+    monkeypatch.setattr("gqasearch.steps.workers.start_workers", start)
     values = {**settings, "merge": "mean", "objectives": ["perplexity"], "method": "neighbour"}
     with pytest.raises(UserError, match="every candidate killed its worker"):
         run(build_config(values), tmp_path / "run", workers=2)

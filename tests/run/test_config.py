@@ -11,17 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gqasearch.budget import counts_from_model_ratio
+from gqasearch.config import RunConfig, apply_settings, build_config, read_config_file
 from gqasearch.errors import UserError
 from gqasearch.models import HeadGeometry
-from gqasearch.run import (
-    RunConfig,
-    RunFolder,
-    Workspace,
-    apply_settings,
-    build_config,
-    default_output_dir,
-    read_config_file,
-)
+from gqasearch.run import RunFolder, default_output_dir
+from gqasearch.steps import Workspace
 
 GEOMETRY = HeadGeometry(4, 12, 12, 16, 192, 16)
 

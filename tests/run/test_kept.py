@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from gqasearch.config import build_config
 from gqasearch.grouping_document import read_grouping
-from gqasearch.run import Kept, RunFolder, build_config, run
+from gqasearch.run import RunFolder, run
+from gqasearch.steps import Kept
 
 # As little of a staged search as passes through all of its stages.
 BRIEF = {"population": 2, "offspring": 4, "generations": 1, "first_tokens": 32, "sensitivity_levels": 2}

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.calibration.text import SHARES
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.evaluation import ParentLayers, cached_kv_heads
 from gqasearch.files import read_json
@@ -30,8 +31,9 @@ from gqasearch.grouping_document import GroupingDocument, LayerRecord, MergeReco
 from gqasearch.merging import LayerMerge
 from gqasearch.models import LayerWeights, layers_replaced, load_parent, model_record
 from gqasearch.refining import Descent, NoRefinement, Outputs
-from gqasearch.run import RunFolder, Workspace, build_config, report_data, run
-from gqasearch.run.convert import document_converter, document_refinement
+from gqasearch.run import RunFolder, report_data, run
+from gqasearch.steps import Workspace
+from gqasearch.steps.convert import document_converter, document_refinement
 from tests import forked
 from tests.matrix import sampled
 from tests.samples import random_blocks

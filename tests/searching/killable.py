@@ -12,7 +12,8 @@ import numpy as np
 
 from gqasearch.budget import Budget
 from gqasearch.files import write_file
-from gqasearch.searching import PairwiseErrors, Problem, make_method, run_search
+from gqasearch.searching import PairwiseErrors, Problem, make_method
+from gqasearch.searching.runner import run_search
 from tests.searching.problems import Pairwise
 from tests.searching.text_problems import NoisyText
 

@@ -16,9 +16,10 @@ from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray
-from gqasearch.searching import Generation, Problem, run_search
+from gqasearch.searching import Generation, Problem
 from gqasearch.searching.operators import exchange, random_partition, relocate
 from gqasearch.searching.papers.asymgqa import AsymGQA, propose
+from gqasearch.searching.runner import run_search
 from tests.searching.problems import Entangled, Pairwise, budgets, kv_heads, partitions_within, seeds
 from tests.searching.test_resume import check_every_cut
 

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
-from gqasearch.searching import Generation, GroupErrors, PairwiseErrors, Problem, SetErrors, make_method, run_search
+from gqasearch.searching import Generation, GroupErrors, PairwiseErrors, Problem, SetErrors, make_method
 from gqasearch.searching.baselines.annealing import Annealing
 from gqasearch.searching.baselines.steps import unpack_labels
+from gqasearch.searching.runner import run_search
 from tests.searching.problems import (
     Entangled,
     Pairwise,

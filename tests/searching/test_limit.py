@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from gqasearch.budget import Budget
-from gqasearch.searching import Generation, Limit, Problem, available_methods, make_method, run_search
+from gqasearch.searching import Generation, Limit, Problem, available_methods, make_method
+from gqasearch.searching.runner import run_search
 from tests.searching.killable import PARAMETERS, problem_for
 from tests.searching.problems import Entangled, separable
 

@@ -18,7 +18,7 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray, IntArray
 from gqasearch.parameters import construct
-from gqasearch.searching import Candidate, Generation, PairwiseErrors, Problem, run_search
+from gqasearch.searching import Candidate, Generation, PairwiseErrors, Problem
 from gqasearch.searching.allocation import split_budget
 from gqasearch.searching.papers.nsga2_genomes import (
     ChoiceGenomes,
@@ -31,6 +31,7 @@ from gqasearch.searching.papers.nsga2_genomes import (
 from gqasearch.searching.papers.nsga2_integers import NSGA2, Rates
 from gqasearch.searching.papers.qcqa import QCQA, QCQAArbitrary, QCQAEqual
 from gqasearch.searching.papers.qcqa_run import BATCH, Stages
+from gqasearch.searching.runner import run_search
 from tests.matrix import thinned
 from tests.searching.problems import Pairwise, all_partitions, budgets, kv_heads, seeds, separable
 from tests.searching.test_resume import check_every_cut

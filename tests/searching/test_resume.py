@@ -14,8 +14,9 @@ import pytest
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
-from gqasearch.searching import Generation, Objective, PairwiseErrors, Problem, SearchMethod, make_method, run_search
+from gqasearch.searching import Generation, Objective, PairwiseErrors, Problem, SearchMethod, make_method
 from gqasearch.searching.problem import FloatArray
+from gqasearch.searching.runner import run_search
 from tests.matrix import thinned
 from tests.searching.problems import Entangled, Pairwise, SetFunction, kv_heads, one_layer, separable
 

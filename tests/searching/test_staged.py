@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
-from gqasearch.searching import Generation, Problem, SetErrors, available_methods, make_method, run_search
+from gqasearch.searching import Generation, Problem, SetErrors, available_methods, make_method
 from gqasearch.searching.operators import count_range
 from gqasearch.searching.problem import FloatArray
+from gqasearch.searching.runner import run_search
 from tests.matrix import sampled
 from tests.searching.problems import Pairwise, SetFunction, budgets, one_by_one, partitions_within, seeds
 from tests.searching.test_resume import check_every_cut

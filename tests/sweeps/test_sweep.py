@@ -16,9 +16,11 @@ import yaml
 from optuna.artifacts import FileSystemArtifactStore, download_artifact, get_all_artifact_meta
 from optuna.trial import TrialState
 
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import read_grouping
-from gqasearch.run import Kept, RunFolder, Workspace, build_config, run
+from gqasearch.run import RunFolder, run
+from gqasearch.steps import Kept, Workspace
 from gqasearch.sweeps.optimisers import quiet_optuna
 from gqasearch.sweeps.storage import storage_at
 from gqasearch.sweeps.study import MEASURED_ON, Place, Standing

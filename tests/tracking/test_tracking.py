@@ -14,8 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner
 
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
-from gqasearch.run import RunListener, RunStart, build_config, run
+from gqasearch.run import RunListener, RunStart, run
 from gqasearch.tracking import TRACKERS, make_tracker, tracked
 from gqasearch.tracking._base import Guarded, Tracker
 from tests.matrix import nightly

@@ -61,7 +61,7 @@ def _measure(found: list[Best], place: Any) -> list[dict[str, float]]:
     from rich.console import Console
 
     from gqasearch.reporting import SearchProgress
-    from gqasearch.run import Kept
+    from gqasearch.steps import Kept
     from gqasearch.sweeps.best import held_out, held_out_figures
 
     kept = Kept()

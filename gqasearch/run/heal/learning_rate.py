@@ -14,7 +14,7 @@ from gqasearch.healing.trained_part import train_only
 from gqasearch.run.heal.folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
 from gqasearch.run.heal.work import HealWork
-from gqasearch.run.told import NoProgress, Progress
+from gqasearch.steps.told import NoProgress, Progress
 
 # Settings that the test goes by; any other would be ignored.
 USED = {

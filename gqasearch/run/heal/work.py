@@ -44,7 +44,7 @@ from gqasearch.models.device import resolve_device
 from gqasearch.models.loading import load_model, load_tokenizer
 from gqasearch.run.heal.folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
-from gqasearch.run.told import Progress
+from gqasearch.steps.told import Progress
 
 log = logging.getLogger(__name__)
 

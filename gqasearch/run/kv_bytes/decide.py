@@ -15,8 +15,9 @@ from gqasearch.run.folder import RunFolder
 from gqasearch.run.kv_bytes.groupings import groupings_of
 from gqasearch.run.kv_bytes.losses import FormatLosses
 from gqasearch.run.kv_bytes.options import DEFAULT_SHARE, SLACK, Option, non_dominated, options_of
-from gqasearch.run.problem import GUIDE
-from gqasearch.run.workspace import Workspace
+from gqasearch.steps.check_settings import check_settings
+from gqasearch.steps.problem import GUIDE
+from gqasearch.steps.workspace import Workspace
 
 STAGE = "format"
 FIRST_TOKENS = 2048  # of the search text, for all options
@@ -54,7 +55,7 @@ def possible_options(work: Workspace) -> list[Option]:
     found, errors = [], []
     for option in options_of(work):
         try:
-            _of_settings(work, option.settings()).check()
+            check_settings(_of_settings(work, option.settings()))
         except UserError as error:
             errors.append(error)
         else:

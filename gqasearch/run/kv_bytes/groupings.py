@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from gqasearch.config import KV_RATIO
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.run.kv_bytes.options import Option
-from gqasearch.run.problem import GUIDE, build_problem, prepare_fitness
-from gqasearch.run.workspace import Workspace
-from gqasearch.searching import Generation, may_take_several, run_search
+from gqasearch.searching import Generation, may_take_several
+from gqasearch.steps import NoProgress, Workspace
+from gqasearch.steps.problem import GUIDE
+from gqasearch.steps.search import begun_search
 
 
 def cheap_settings(work: Workspace) -> dict[str, Any]:
@@ -53,12 +52,9 @@ def _of_one_search(work: Workspace, cheap: dict[str, Any], options: Sequence[Opt
 
 
 def _last(work: Workspace) -> Generation:
-    """What the search of these settings ends with."""
-    prepared = prepare_fitness(work)
-    problem = build_problem(work, prepared, work.method)
-    rng = np.random.default_rng(work.config.seed)
-    for generation in run_search(work.method, problem, rng):
-        last = generation
-    for fitness in prepared.values():
-        fitness.rest()
+    """What the search of these settings ends with, shown to nobody; the run's limits are for its own search."""
+    whole = work.settled({"max_evaluations": None, "max_seconds": None, "certify": False})
+    whole.progress = NoProgress()
+    with begun_search(whole) as search:
+        *_, last = search.generations()
     return last

@@ -10,8 +10,8 @@ from gqasearch.evaluation import CandidateState, Converter, ParentLayers, Parent
 from gqasearch.models import LayerWeights, tie_heads
 from gqasearch.refining import LayersAlone, Outputs
 from gqasearch.rounding import KVFormat
-from gqasearch.run.workspace import Workspace
 from gqasearch.separate_grouping import AnyGrouping, AnyLayer
+from gqasearch.steps.workspace import Workspace
 
 REFIT_TOKENS = 4096  # of the calibration text
 BATCH_TOKENS = 1024

@@ -11,7 +11,7 @@ import torch
 from gqasearch.calibration import CachedStatistics
 from gqasearch.errors import UserError
 from gqasearch.parallel import MOST, Blueprint, Evaluator, Workers, start_workers
-from gqasearch.run.workspace import Workspace
+from gqasearch.steps.workspace import Workspace
 
 
 def check_workers(work: Workspace, workers: Workers, threads: int | None) -> None:

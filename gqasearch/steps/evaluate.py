@@ -27,11 +27,11 @@ from gqasearch.evaluation import (
     computed_kv_bytes_per_token,
     count_parameters,
     embedding_cosines,
-    evaluate_models,
     mean_interval,
     model_runner,
     pooling_of,
 )
+from gqasearch.evaluation.quality import evaluate_models
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.grouping_document import GroupingDocument
 from gqasearch.merging import make_merge
@@ -48,9 +48,9 @@ from gqasearch.models import (
 )
 from gqasearch.models.registry import architecture_of
 from gqasearch.models.stored_dtype import value_bytes
-from gqasearch.run.texts import used_texts
-from gqasearch.run.workspace import Workspace
 from gqasearch.separate_grouping import AnyGrouping, changed_layers
+from gqasearch.steps.texts import used_texts
+from gqasearch.steps.workspace import Workspace
 
 BASELINE = "neighbour"
 CONVERTED = "converted"

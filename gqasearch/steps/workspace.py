@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain, islice
@@ -38,14 +38,12 @@ from gqasearch.models.in_memory import InMemory
 from gqasearch.models.loading import load_tokenizer
 from gqasearch.refining import Refinement, make_refinement
 from gqasearch.rounding import KVFormat, parse_format
-from gqasearch.run import cache_keys
-from gqasearch.run.check_settings import check_settings
-from gqasearch.run.choices import Choices, with_refinement
-from gqasearch.run.kept import Kept
-from gqasearch.run.listener import RunListener
-from gqasearch.run.objective import masked_share
-from gqasearch.run.told import NoProgress, Progress
 from gqasearch.searching import SearchMethod, check_first_objective, make_method, may_take_several
+from gqasearch.steps import cache_keys
+from gqasearch.steps.choices import Choices, with_refinement
+from gqasearch.steps.kept import Kept
+from gqasearch.steps.objective import masked_share
+from gqasearch.steps.told import NoProgress, Progress
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +51,10 @@ log = logging.getLogger(__name__)
 class Workspace:
     """Loads what ``config`` names, once. Its own ``config`` names the refinement, also where the merge decides it.
 
-    ``kept``: what it shares with other workspaces of the process. ``listeners``: told of a run as it goes. ``asked``:
-    what was asked for, where ``config`` has decided what that leaves open (``settled``). ``candidates``: where fitness
-    functions keep what they would lose if the process were killed; of one run, so nothing that is shared with others is
-    kept there. ``choices``: objects in place of those that names of ``config`` stand for. ``loaded``: the parent, where
-    it is in memory and in no folder.
+    ``kept``: what it shares with other workspaces of the process. ``asked``: what was asked for, where ``config`` has
+    decided what that leaves open (``settled``). ``candidates``: where fitness functions keep what they would lose if
+    the process were killed; of one run, so nothing that is shared with others is kept there. ``choices``: objects in
+    place of those that names of ``config`` stand for. ``loaded``: the parent, where it is in memory and in no folder.
     """
 
     def __init__(
@@ -65,14 +62,12 @@ class Workspace:
         config: RunConfig,
         progress: Progress | None = None,
         kept: Kept | None = None,
-        listeners: Sequence[RunListener] = (),
         candidates: Path | None = None,
         choices: Choices | None = None,
         loaded: Parent | None = None,
     ) -> None:
         self.config = with_refinement(config)
         self.progress: Progress = progress or NoProgress()
-        self.listeners = tuple(listeners)
         self.asked = self.config
         self._candidates = candidates if kept is None else None
         self._kept = kept or Kept()
@@ -107,7 +102,6 @@ class Workspace:
             self.config.model_copy(update=dict(changes)),
             self.progress,
             self._kept,
-            self.listeners,
             choices=self._choices,
             loaded=self._loaded,
         )
@@ -287,7 +281,3 @@ class Workspace:
     def _key(self, settings: tuple[str, ...]) -> str:
         """The values of these settings."""
         return json.dumps(self.config.model_dump(mode="json", include=set(settings)), sort_keys=True)
-
-    def check(self) -> None:
-        """See ``check_settings``."""
-        check_settings(self)

@@ -24,8 +24,8 @@ from gqasearch.grouping_document import GroupingDocument, LayerRecord
 from gqasearch.merging.second_reads import choose_second_reads
 from gqasearch.models import ModelSource, Parent, load_parent
 from gqasearch.models.in_memory import InMemory
-from gqasearch.run.workspace import Workspace
 from gqasearch.second_reads import SecondReads, with_second_reads
+from gqasearch.steps.workspace import Workspace
 
 
 def check_fill_slots(work: Workspace) -> None:
@@ -115,7 +115,7 @@ class CopiedWorkspace(Workspace):
     """
 
     def __init__(self, inner: Workspace, source: ModelSource, copied: tuple[tuple[int, ...], ...]) -> None:
-        shared = inner._kept, inner.listeners  # noqa: SLF001 - of the same class
+        shared = (inner._kept,)  # noqa: SLF001 - of the same class
         super().__init__(inner.config, inner.progress, *shared, choices=inner._choices)  # noqa: SLF001
         self._inner, self._copied = inner, copied
         self.__dict__["source"] = source

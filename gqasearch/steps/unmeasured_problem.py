@@ -18,9 +18,9 @@ from gqasearch.fitness import (
 )
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray
-from gqasearch.run.problem import kv_ratios
-from gqasearch.run.workspace import Workspace
 from gqasearch.searching import GroupErrors, PairwiseErrors, PartialObjective, Problem, SetErrors
+from gqasearch.steps.problem import kv_ratios
+from gqasearch.steps.workspace import Workspace
 
 
 def prepared_kind(fitness: Fitness) -> type[PreparedFitness] | None:

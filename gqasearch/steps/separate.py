@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gqasearch.errors import UserError
 from gqasearch.fitness import PreparedGroupFitness
-from gqasearch.run.unmeasured_problem import prepared_kind
-from gqasearch.run.workspace import Workspace
+from gqasearch.steps.unmeasured_problem import prepared_kind
+from gqasearch.steps.workspace import Workspace
 
 SUMMED = (
     "--separate-kv with {what} needs a fitness that measures the whole model (--method staged does): summed errors "

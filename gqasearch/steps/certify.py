@@ -9,10 +9,10 @@ from gqasearch.errors import UserError
 from gqasearch.fitness import PreparedFitness, PreparedGroupFitness
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument
-from gqasearch.run.problem import layer_errors
-from gqasearch.run.workspace import Workspace
 from gqasearch.searching import GroupErrors, Problem
 from gqasearch.searching.exact import Prover, check_provable
+from gqasearch.steps.problem import layer_errors
+from gqasearch.steps.workspace import Workspace
 
 
 def check_certifiable(work: Workspace, problem: Problem) -> None:

@@ -19,7 +19,6 @@ from gqasearch.fitness import (
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.parallel import Evaluator, spread_fitness
-from gqasearch.run.workspace import Workspace
 from gqasearch.searching import (
     GroupErrors,
     Objective,
@@ -29,6 +28,7 @@ from gqasearch.searching import (
     SearchMethod,
     SetErrors,
 )
+from gqasearch.steps.workspace import Workspace
 
 # What guides methods that ask for a cheap error.
 GUIDE = "merge-error"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gqasearch.calibration import shortage
 from gqasearch.embedded import SPLITS, Split
-from gqasearch.run.workspace import Workspace
+from gqasearch.steps.workspace import Workspace
 
 
 def used_texts(work: Workspace) -> list[Split]:

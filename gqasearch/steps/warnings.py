@@ -8,8 +8,8 @@ from gqasearch.budget import Budget
 from gqasearch.calibration import benchmark_named, overlap
 from gqasearch.config import RunConfig
 from gqasearch.models import HeadGeometry
-from gqasearch.run.texts import shortages, used_texts
-from gqasearch.run.workspace import Workspace
+from gqasearch.steps.texts import shortages, used_texts
+from gqasearch.steps.workspace import Workspace
 
 SEARCHED = "the search objective ran the model on {text}; do not report results on that text"
 BENCHMARK = "{text} is named after the test set of {benchmark}: {use} it, so figures on {benchmark} say nothing now"

@@ -11,7 +11,7 @@ from gqasearch.errors import UserError
 from gqasearch.evaluation import ParentLayers, RoundedLayers, count_parameters
 from gqasearch.models.attention_inputs import require_noted
 from gqasearch.rounding import KVFormat, parse_format
-from gqasearch.run.evaluate import (
+from gqasearch.steps.evaluate import (
     CONVERTED,
     Subject,
     checkpoint_layers,
@@ -19,7 +19,7 @@ from gqasearch.run.evaluate import (
     kv_size,
     measure,
 )
-from gqasearch.run.workspace import Workspace
+from gqasearch.steps.workspace import Workspace
 
 PARENT = "parent"
 

@@ -13,11 +13,11 @@ from gqasearch.embedded import Split
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import HeadGeometry
-from gqasearch.run.texts import used_texts
-from gqasearch.run.unmeasured_problem import unmeasured_problem
-from gqasearch.run.warnings import NOTHING_MERGED, ratio_words
-from gqasearch.run.workspace import Workspace
 from gqasearch.searching import Problem, most_generations
+from gqasearch.steps.texts import used_texts
+from gqasearch.steps.unmeasured_problem import unmeasured_problem
+from gqasearch.steps.warnings import NOTHING_MERGED, ratio_words
+from gqasearch.steps.workspace import Workspace
 
 ONE_SIZE, SIZES, COUNTS = "groups are of one size", "group sizes differ", "layers differ in their number of groups"
 

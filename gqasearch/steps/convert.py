@@ -27,10 +27,10 @@ from gqasearch.models import LayerWeights
 from gqasearch.refining import NoRefinement, Refinement, make_refinement
 from gqasearch.refining.refined_layers import copied
 from gqasearch.rounding import KVFormat, parse_format
-from gqasearch.run.check_block import check_block
-from gqasearch.run.second_reads import convertible, layout_of
-from gqasearch.run.workspace import Workspace
 from gqasearch.separate_grouping import changed_layers
+from gqasearch.steps.check_block import check_block
+from gqasearch.steps.second_reads import convertible, layout_of
+from gqasearch.steps.workspace import Workspace
 
 
 def document_merge(work: Workspace, document: GroupingDocument) -> Merge:

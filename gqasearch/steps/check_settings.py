@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gqasearch.checkpoints import check_target
 from gqasearch.errors import UserError
 from gqasearch.evaluation import pooling_of
 from gqasearch.models import check_device
-from gqasearch.run.objective import check_objective
+from gqasearch.parallel import ONE, Workers
+from gqasearch.searching import check_takes
+from gqasearch.steps.certify import check_certifiable
+from gqasearch.steps.objective import check_objective
+from gqasearch.steps.outlook import Outlook
+from gqasearch.steps.rounded import check_kv_bits
+from gqasearch.steps.second_reads import check_fill_slots
+from gqasearch.steps.separate import check_separate
+from gqasearch.steps.workers import check_workers
+from gqasearch.steps.workspace import Workspace
 
-if TYPE_CHECKING:
-    from gqasearch.run.workspace import Workspace
+
+def check_run(work: Workspace, workers: Workers = ONE, threads: int | None = None) -> Outlook:
+    """Refuse what cannot be run, as far as it can be told without the weights; what the run will come to."""
+    outlook = Outlook(work)
+    check_settings(work)
+    check_separate(work)
+    check_kv_bits(work)
+    check_fill_slots(work)
+    outlook.check()
+    if outlook.problem is not None:
+        check_takes(work.method, outlook.problem)
+        check_certifiable(work, outlook.problem)
+    check_workers(work, workers, threads)
+    return outlook
 
 
 def check_settings(work: Workspace) -> None:
