@@ -21,6 +21,7 @@ from gqasearch.models import HeadGeometry, Parent
 from gqasearch.refining import Refinement
 from gqasearch.steps import Kept, Progress, Workspace
 from gqasearch.steps.choices import Choices
+from gqasearch.steps.workspace import OtherModel
 
 TEXT_FILE = "text.jsonl"
 
@@ -66,7 +67,8 @@ class ParentWithText:
         Raises ``UserError`` for a setting that there is none of, or a value that it does not take.
         """
         config = build_config({**self.settings, **settings})
-        return Workspace(config, progress, self.kept, choices=choices, loaded=self.loaded)
+        model = None if self.loaded is None else OtherModel.in_memory(self.loaded)
+        return Workspace(config, progress, self.kept, choices=choices, model=model)
 
     @contextmanager
     def in_folder(self) -> Iterator[ParentWithText]:

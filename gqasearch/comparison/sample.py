@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,6 @@ from gqasearch.files import read_json, write_file
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.searching import Candidate, Problem
 from gqasearch.searching.operators import random_counts, random_partition
-from gqasearch.searching.record import Record
 
 # Random draws in a row that may all be known already before the space counts as used up.
 PATIENCE = 200
@@ -84,16 +82,9 @@ def top_of_layers(winner: Grouping, met: Met, count: int, rng: np.random.Generat
     return list(found)
 
 
-def top_of_record(winner: Grouping, problem: Problem, saved: dict[str, Any] | None, count: int) -> list[Grouping]:
-    """The winner, and the best groupings in the record of a search of whole models; ``saved``: that record, if any."""
-    found = {winner: None}
-    if saved is not None:
-        record = Record(problem)
-        record.load(saved)
-        everything = [record.individual(index) for index in range(len(record))]
-        ordered = sorted(everything, key=lambda individual: individual.candidate.values[0])
-        found |= dict.fromkeys(individual.grouping for individual in ordered[: count + 1])
-    return list(found)[:count]
+def top_of_values(winner: Grouping, values: dict[Grouping, float], count: int) -> list[Grouping]:
+    """The winner, and the best groupings that a search of whole models evaluated."""
+    return list(dict.fromkeys([winner, *sorted(values, key=values.__getitem__)]))[:count]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from gqasearch.comparison.sample import (
     read_sample,
     together,
     top_of_layers,
-    top_of_record,
+    top_of_values,
     write_sample,
 )
 from gqasearch.comparison.setting import Entry, Setting
@@ -27,6 +27,7 @@ from gqasearch.grouping_document import read_grouping
 from gqasearch.reporting import HistoryPoint
 from gqasearch.run import RunFolder, run
 from gqasearch.searching import check_takes
+from gqasearch.searching.evaluation_log import values_of
 from gqasearch.steps import Kept, NoProgress, Progress, Workspace
 from gqasearch.steps.check_settings import check_settings
 from gqasearch.steps.outlook import Outlook
@@ -145,12 +146,12 @@ def _note_met(
 
 
 def _best_met(work: Workspace, made: RunFolder, count: int) -> list[Grouping]:
-    """From the record of a search of whole models; a search by layer keeps none and is cheap: it is made again."""
+    """From the log of a search of whole models; a search by layer has none of these and is cheap: it is made again."""
     winner = read_grouping(made.grouping).grouping
     with begun_search(work) as search:
         if search.problem.layer_errors is None:
-            saved = (made.read_state() or {}).get("search", {})
-            return top_of_record(winner, search.problem, saved.get("record"), count)
+            values = values_of(made.evaluations, work.config.fitness, len(winner.layers))
+            return top_of_values(winner, values, count)
         met = Met()
         for _ in replace(search, problem=WatchedProblem.of(search.problem, met)).generations():
             pass

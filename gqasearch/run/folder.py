@@ -17,6 +17,7 @@ from gqasearch import __version__
 from gqasearch.config import RunConfig, build_config, read_config_file
 from gqasearch.errors import UserError
 from gqasearch.files import NOT_CONTENT, read_json, write_file, write_json
+from gqasearch.searching.evaluation_log import whole_lines
 from gqasearch.settings import Settings
 
 REPORTED_PACKAGES = ("torch", "transformers", "deap", "numpy", "scipy", "pandas", "safetensors")
@@ -43,6 +44,11 @@ class RunFolder:
     @property
     def state(self) -> Path:
         return self.path / "state" / "search.json"
+
+    @property
+    def evaluations(self) -> Path:
+        """What the search was answered: it goes on by being made again, answered from here."""
+        return self.path / "state" / "evaluations.jsonl"
 
     @property
     def stages(self) -> Path:
@@ -147,14 +153,14 @@ class RunFolder:
         return build_config(read_config_file(self.config))
 
     def read_state(self) -> dict[str, Any] | None:
-        """Where a stopped search can go on, or None."""
+        """What a search that was begun keeps to, or None."""
         if not self.state.is_file():
             return None
         return read_json(self.state)
 
     def known_history(self) -> list[dict[str, Any]]:
-        """Lines of the history that a search goes on after; ``history.jsonl`` of a killed run may hold more."""
-        return [json.loads(line) for line in (self.read_state() or {}).get("history", [])]
+        """Every generation that the search has made, in this process or before."""
+        return [json.loads(line) for line in whole_lines(self.history)]
 
     def write_state(self, state: dict[str, Any]) -> None:
         write_json(self.state, state, overwrite=True)

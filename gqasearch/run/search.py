@@ -1,8 +1,10 @@
-"""The search step of a run: history, state and result in the run folder, resumable at any moment."""
+"""The search step of a run: history, evaluations and result in the run folder, to go on from at any moment."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 from gqasearch.errors import UserError
@@ -12,8 +14,9 @@ from gqasearch.grouping_document import layer_rows, write_grouping
 from gqasearch.parallel import ONE, Workers
 from gqasearch.run.folder import RunFolder
 from gqasearch.run.listener import RunListener
-from gqasearch.run.search_log import SearchLog
+from gqasearch.run.search_log import Costs, history_record
 from gqasearch.searching import Generation
+from gqasearch.searching.evaluation_log import EvaluationLog
 from gqasearch.steps import Workspace
 from gqasearch.steps.search import BegunSearch, begun_search
 from gqasearch.steps.workers import threads_of
@@ -37,34 +40,35 @@ def search_step(
             f"{folder.path} was begun with {begun} threads, which its values depend on; leave --threads out"
         )
     pin = int(begun or threads_of(workers, threads))
-    with begun_search(work, workers, pin) as search:
-        last = _logged(search, folder, stored | {"threads": pin}, listeners)
+    log = EvaluationLog(folder.evaluations, [record["seconds"] for record in folder.known_history()])
+    with closing(log), begun_search(work, workers, pin, log) as search, counted_forwards(work.parent) as forwards:
+        folder.write_state({"threads": pin})
+        log.costs = Costs(forwards, search.evaluator)
+        last = _noted(search, folder, listeners)
         if len(search.problem.objectives) > 1:
             write_json(folder.pareto, _pareto(work, last), overwrite=True)
         write_grouping(folder.grouping, search.document(last))
 
 
-def _logged(
-    search: BegunSearch, folder: RunFolder, stored: dict[str, Any], listeners: Sequence[RunListener]
-) -> Generation:
-    """The last generation; each is in the history, told to the listeners."""
-    evaluator = search.evaluator
-    with counted_forwards(search.work.parent) as forwards:
-        log = SearchLog(
-            folder,
-            stored,
-            failures=lambda: evaluator.failures if evaluator is not None else (),
-            forward_tokens=lambda: forwards.tokens if evaluator is None else None,
-        )
-        with log:
-            last: Generation | None = None
-            for last in search.generations(stored.get("search"), float(stored.get("seconds", 0.0))):
-                record = log.add(last)
-                for listener in listeners:
-                    listener.on_generation(record)
-            if last is None:
-                raise UserError(f"{folder.state} holds no state that a search can go on from; remove it to start over")
-            log.save(last)
+def _noted(search: BegunSearch, folder: RunFolder, listeners: Sequence[RunListener]) -> Generation:
+    """The last generation; each new one is in the history, told to the listeners. Those that were made before are made
+    again; raises ``UserError`` where one of them comes out otherwise.
+    """
+    known = folder.known_history()
+    with folder.history.open("a", encoding="utf-8") as file:
+        for generation in search.generations():
+            last, record = generation, history_record(generation, search.problem.clock.seconds)
+            if generation.index < len(known):
+                if record | {"seconds": 0} != known[generation.index] | {"seconds": 0}:
+                    raise UserError(
+                        f"{folder.path}: generation {generation.index} of its search no longer comes out as it did: "
+                        "gqasearch, a library or the machine changed since. Give another --output-dir"
+                    )
+                continue
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+            file.flush()
+            for listener in listeners:
+                listener.on_generation(record)
     return last
 
 

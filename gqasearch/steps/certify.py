@@ -11,7 +11,6 @@ from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument
 from gqasearch.searching import GroupErrors, Problem
 from gqasearch.searching.exact import Prover, check_provable
-from gqasearch.steps.problem import layer_errors
 from gqasearch.steps.workspace import Workspace
 
 
@@ -37,7 +36,7 @@ def certify(work: Workspace, grouping: Grouping, first: PreparedFitness, budget:
     work.progress.stage("certify", total=len(grouping))
     bounds: list[float | None] = []
     for index, layer in enumerate(grouping):
-        errors: GroupErrors = layer_errors(first, index, grouping.num_heads)
+        errors: GroupErrors = first.layer_errors(index, grouping.num_heads)
         prover = Prover(errors, budget, work.config.certify_seconds)
         rng = np.random.default_rng([work.config.seed, index])
         bound = prover.certificate(layer.num_groups, rng, layer).lower_bound

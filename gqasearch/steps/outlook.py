@@ -14,6 +14,7 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import HeadGeometry
 from gqasearch.searching import Problem, most_generations
+from gqasearch.steps.blocks import wanted_tokens
 from gqasearch.steps.texts import used_texts
 from gqasearch.steps.unmeasured_problem import unmeasured_problem
 from gqasearch.steps.warnings import NOTHING_MERGED, ratio_words
@@ -100,7 +101,7 @@ class Outlook:
         """Tokens of every text that is read: wanted, and found."""
         work, ending = self.work, f"wanted, in blocks of {self.work.config.block_length}"
         return {
-            split: f"{work.blocks(split).tokens:,} tokens of {work.wanted_tokens(split):,} {ending}"
+            split: f"{work.blocks(split).tokens:,} tokens of {wanted_tokens(work.config, split):,} {ending}"
             for split in used_texts(work)
         }
 

@@ -11,7 +11,6 @@ from gqasearch.config import KV_RATIO
 from gqasearch.fitness import (
     PreparedFitness,
     PreparedGroupFitness,
-    PreparedPairwiseFitness,
     PreparedTextFitness,
     make_fitness,
     to_numpy,
@@ -22,12 +21,11 @@ from gqasearch.parallel import Evaluator, spread_fitness
 from gqasearch.searching import (
     GroupErrors,
     Objective,
-    PairwiseErrors,
-    PartialObjective,
     Problem,
     SearchMethod,
-    SetErrors,
 )
+from gqasearch.searching.evaluation_log import EvaluationLog
+from gqasearch.searching.problem import Clock
 from gqasearch.steps.workspace import Workspace
 
 # What guides methods that ask for a cheap error.
@@ -47,8 +45,15 @@ def prepare_fitness(work: Workspace, evaluator: Evaluator | None = None) -> dict
     return {name: spread.get(name) or work.prepared(fitness) for name, fitness in work.fitnesses.items()}
 
 
-def build_problem(work: Workspace, prepared: dict[str, PreparedFitness], method: SearchMethod) -> Problem:
-    """The search problem of this run, with what ``method`` needs to know of the heads."""
+def build_problem(
+    work: Workspace, prepared: dict[str, PreparedFitness], method: SearchMethod, log: EvaluationLog | None = None
+) -> Problem:
+    """The search problem of this run, with what ``method`` needs to know of the heads.
+
+    ``log``: of a search that may have been stopped: it answers what it knows, and notes the rest.
+    """
+    if log is not None:
+        prepared = {name: log.of(name, fitness) for name, fitness in prepared.items()}
     config, budget = work.config, work.budget
     objectives: dict[str, Objective] = {
         name: partial(kv_ratios, joined=config.join) if name == KV_RATIO else prepared[name].evaluate
@@ -57,7 +62,7 @@ def build_problem(work: Workspace, prepared: dict[str, PreparedFitness], method:
     first = prepared[config.fitness]
     per_layer = None
     if isinstance(first, PreparedGroupFitness) and objectives.keys() <= {config.fitness, KV_RATIO}:
-        per_layer = tuple(layer_errors(first, layer, budget.num_heads) for layer in range(len(budget.counts)))
+        per_layer = tuple(first.layer_errors(layer, budget.num_heads) for layer in range(len(budget.counts)))
     return Problem(
         objectives,
         budget,
@@ -65,37 +70,22 @@ def build_problem(work: Workspace, prepared: dict[str, PreparedFitness], method:
         layer_errors=per_layer,
         similarity=head_similarity(work) if "similarity" in method.needs else None,
         norms=head_norms(work) if "norms" in method.needs else None,
-        guide=guide_errors(work) if "guide" in method.needs else None,
-        partial=OnBatches(first) if isinstance(first, PreparedTextFitness) else None,
+        guide=guide_errors(work, log) if "guide" in method.needs else None,
+        partial=first if isinstance(first, PreparedTextFitness) else None,
         final=first.evaluate_refined if isinstance(first, PreparedTextFitness) and work.refinement.reads_text else None,
+        clock=Clock(() if log is None else log.seconds),
+        recall=lambda key, make: make() if log is None else log.recall(key, make),
     )
 
 
-class OnBatches(PartialObjective):
-    """A fitness that runs the model, on part of its text."""
-
-    def __init__(self, fitness: PreparedTextFitness) -> None:
-        self.fitness = fitness
-        self.batch_tokens = fitness.batch_tokens
-
-    def evaluate(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
-        return self.fitness.evaluate_batches(groupings, batches)
-
-
-def guide_errors(work: Workspace) -> tuple[GroupErrors, ...]:
+def guide_errors(work: Workspace, log: EvaluationLog | None = None) -> tuple[GroupErrors, ...]:
     """The error of the merge in use, by layer, (L,)."""
     fitness = work.prepared(make_fitness(GUIDE))
+    fitness = fitness if log is None else log.of("guide", fitness)
     if not isinstance(fitness, PreparedGroupFitness):
         raise TypeError(f"fitness {GUIDE} is no sum over groups")
     budget = work.budget
-    return tuple(layer_errors(fitness, layer, budget.num_heads) for layer in range(len(budget.counts)))
-
-
-def layer_errors(fitness: PreparedGroupFitness, layer: int, num_heads: int) -> GroupErrors:
-    """One layer's part of a group fitness, as search sees it."""
-    if isinstance(fitness, PreparedPairwiseFitness):
-        return PairwiseErrors(fitness.distances(layer))
-    return SetErrors(num_heads, partial(fitness.group_errors, layer))
+    return tuple(fitness.layer_errors(layer, budget.num_heads) for layer in range(len(budget.counts)))
 
 
 def head_similarity(work: Workspace) -> FloatArray:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -35,6 +33,7 @@ from gqasearch.searching import (
     check_takes,
     most_generations,
 )
+from gqasearch.searching.evaluation_log import EvaluationLog
 from gqasearch.searching.exact import CLOSED_GAP
 from gqasearch.searching.runner import run_search
 from gqasearch.steps.certify import certify, check_certifiable
@@ -57,25 +56,16 @@ class BegunSearch:
     problem: Problem
     evaluator: Evaluator | None = None
 
-    def generations(self, state: dict[str, Any] | None = None, spent: float = 0.0) -> Iterator[Generation]:
-        """Every generation, as far as the configuration's limits go, each shown as progress.
-
-        ``state``: of the last one of a search that was stopped; ``spent``: the seconds that it took.
-        """
-        work, started = self.work, time.monotonic()
-        limit = self._limit(spent)
-        total = most_generations(work.method, self.problem) if limit == NO_LIMIT else None
-        work.progress.stage("search", total=total)
-        rng = np.random.default_rng(work.config.seed)
-        for generation in run_search(work.method, self.problem, rng, state, limit):
-            seconds = spent + time.monotonic() - started
-            point = HistoryPoint(generation.index, generation.evaluations, generation.best.values[0], seconds)
+    def generations(self) -> Iterator[Generation]:
+        """Every generation, as far as the configuration's limits go, each shown as progress."""
+        work, config, problem = self.work, self.work.config, self.problem
+        limit = Limit(config.max_evaluations, config.max_seconds)
+        work.progress.stage("search", total=most_generations(work.method, problem) if limit == NO_LIMIT else None)
+        for generation in run_search(work.method, problem, np.random.default_rng(config.seed), limit):
+            best = generation.best.values[0]
+            point = HistoryPoint(generation.index, generation.evaluations, best, problem.clock.seconds)
             work.progress.update(generation.index + 1, point)
             yield generation
-
-    def _limit(self, spent: float) -> Limit:
-        seconds = self.work.config.max_seconds
-        return Limit(self.work.config.max_evaluations, None if seconds is None else max(0.0, seconds - spent))
 
     def document(self, generation: Generation) -> GroupingDocument:
         """The grouping JSON of the best candidate."""
@@ -83,18 +73,20 @@ class BegunSearch:
 
 
 @contextmanager
-def begun_search(work: Workspace, workers: Workers = ONE, threads: int | None = None) -> Iterator[BegunSearch]:
+def begun_search(
+    work: Workspace, workers: Workers = ONE, threads: int | None = None, log: EvaluationLog | None = None
+) -> Iterator[BegunSearch]:
     """Bind the fitness functions, on ``workers``; what takes much memory is let go of after the block.
 
-    Raises ``UserError`` for what the method cannot search. The number of ``threads`` of each may change the last bits
-    of a value; ``workers`` change no result.
+    The number of ``threads`` of each may change the last bits of a value; ``workers`` change no result. ``log``: see
+    ``build_problem``. Raises ``UserError`` for what the method cannot search.
     """
     if "statistics" in work.needs():
         work.statistics  # noqa: B018 - gathered once, on all of this process's threads, and no part of the search
     pin = threads_of(workers, threads)
     with pinned(pin), evaluator_of(work, workers, pin) as evaluator:
         prepared = prepare_fitness(work, evaluator)
-        problem = build_problem(work, prepared, work.method)
+        problem = build_problem(work, prepared, work.method, log)
         check_takes(work.method, problem)
         check_certifiable(work, problem)
         yield BegunSearch(work, prepared, problem, evaluator)

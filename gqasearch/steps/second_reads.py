@@ -9,10 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-
-import torch
 
 from gqasearch.calibration import Statistics
 from gqasearch.calibration.copied_heads import CopiedHeads
@@ -22,10 +19,10 @@ from gqasearch.evaluation import Converter
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord
 from gqasearch.merging.second_reads import choose_second_reads
-from gqasearch.models import ModelSource, Parent, load_parent
+from gqasearch.models import ModelSource
 from gqasearch.models.in_memory import InMemory
 from gqasearch.second_reads import SecondReads, with_second_reads
-from gqasearch.steps.workspace import Workspace
+from gqasearch.steps.workspace import OtherModel, Workspace
 
 
 def check_fill_slots(work: Workspace) -> None:
@@ -108,34 +105,6 @@ def _record_with_copies(layer: LayerRecord) -> LayerRecord:
     return replace(layer, grouping=with_second_reads(layer.grouping, layer.second_reads), second_reads=())
 
 
-class CopiedWorkspace(Workspace):
-    """The texts and statistics of ``inner``, for its model with copies of the heads that read twice.
-
-    ``source``: that model, in files. ``copied`` (L, n): the copies' heads.
-    """
-
-    def __init__(self, inner: Workspace, source: ModelSource, copied: tuple[tuple[int, ...], ...]) -> None:
-        shared = (inner._kept,)  # noqa: SLF001 - of the same class
-        super().__init__(inner.config, inner.progress, *shared, choices=inner._choices)  # noqa: SLF001
-        self._inner, self._copied = inner, copied
-        self.__dict__["source"] = source
-
-    @property
-    def unjoined(self) -> Workspace:
-        return self._inner
-
-    @cached_property
-    def parent(self) -> Parent:
-        config, inner = self.config, self._inner
-        loaded = load_parent(str(self.source.directory), dtype=getattr(torch, config.dtype), device=config.device)
-        return replace(loaded, id=config.model, revision=inner.source.revision)
-
-    @cached_property
-    def statistics(self) -> Statistics:
-        queries_per_kv = self._inner.source.geometry.queries_per_kv
-        return CopiedHeads(self._inner.statistics, self._copied, queries_per_kv)
-
-
 @dataclass(frozen=True)
 class Convertible:
     """What a conversion is made from. ``told``: what it says of itself, if not that."""
@@ -159,6 +128,15 @@ def convertible(work: Workspace, document: GroupingDocument, folder: Path) -> It
     try:
         source = write_with_copies(work.source, copied, folder)
         told = Told(document, layout, work.source.directory)
-        yield Convertible(CopiedWorkspace(work, source, copied), with_copies(document), told)
+        yield Convertible(_with_copied_heads(work, source, copied), with_copies(document), told)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _with_copied_heads(work: Workspace, source: ModelSource, copied: tuple[tuple[int, ...], ...]) -> Workspace:
+    """Of the model in ``source``, which has copies of these heads, (L, n), with the statistics of the originals."""
+
+    def statistics() -> Statistics:
+        return CopiedHeads(work.statistics, copied, work.source.geometry.queries_per_kv)
+
+    return work.of_model(OtherModel(source, statistics=statistics, made_from=work))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gqasearch.calibration import shortage
 from gqasearch.embedded import SPLITS, Split
+from gqasearch.steps.blocks import wanted_tokens
 from gqasearch.steps.workspace import Workspace
 
 
@@ -21,5 +22,5 @@ def used_texts(work: Workspace) -> list[Split]:
 
 def shortages(work: Workspace) -> list[str]:
     """Words on every text in use that has fewer tokens than were wanted."""
-    found = [shortage(work.blocks(split), work.wanted_tokens(split)) for split in used_texts(work)]
+    found = [shortage(work.blocks(split), wanted_tokens(work.config, split)) for split in used_texts(work)]
     return [words for words in found if words is not None]

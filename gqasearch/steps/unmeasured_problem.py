@@ -18,7 +18,7 @@ from gqasearch.fitness import (
 )
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray
-from gqasearch.searching import GroupErrors, PairwiseErrors, PartialObjective, Problem, SetErrors
+from gqasearch.searching import GroupErrors, PairwiseErrors, Problem, SetErrors
 from gqasearch.steps.problem import kv_ratios
 from gqasearch.steps.workspace import Workspace
 
@@ -60,10 +60,10 @@ def unmeasured_problem(work: Workspace) -> Problem | None:
     )
 
 
-class _Unmeasured(PartialObjective):
+class _Unmeasured(PreparedTextFitness):
     """A fitness on text that is not read."""
 
     batch_tokens = ()
 
-    def evaluate(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
+    def evaluate_batches(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
         return np.zeros(len(groupings))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gqasearch.config import SECTIONS, RunConfig, build_config
+from gqasearch.config import PARAMETERISED, RunConfig, build_config
 from gqasearch.errors import UserError, unknown_name
 from gqasearch.fitness import make_fitness
 from gqasearch.merging import make_merge
@@ -45,8 +45,8 @@ def check_name(name: str) -> None:
     """Refuse what is neither a setting nor ``SECTION.PARAMETER``; the parameter itself is checked with its method."""
     section, dot, parameter = name.partition(".")
     if dot:
-        if section not in SECTIONS or not parameter:
-            raise unknown_name(f"section in {name!r}: the part", section, SECTIONS)
+        if section not in PARAMETERISED or not parameter:
+            raise unknown_name(f"section in {name!r}: the part", section, PARAMETERISED)
     elif name not in RunConfig.model_fields and name != FITNESS:
         raise unknown_name("setting", name, [*RunConfig.model_fields, FITNESS])
 

@@ -15,10 +15,11 @@ import pytest
 import yaml
 
 from gqasearch.config import build_config
+from gqasearch.contract import Facts
 from gqasearch.errors import UserError
 from gqasearch.parallel import Blueprint, Evaluator, Workers
-from gqasearch.parallel.questions import Facts
 from gqasearch.run import RunFolder, run
+from gqasearch.run.search_log import failed_candidates
 from tests import forked
 from tests.parallel.test_evaluator import Threads
 
@@ -132,7 +133,7 @@ def test_a_run_whose_every_candidate_kills_its_worker_is_an_error(
     values = {**settings, "merge": "mean", "objectives": ["perplexity"], "method": "neighbour"}
     with pytest.raises(UserError, match="every candidate killed its worker"):
         run(build_config(values), tmp_path / "run", workers=2)
-    failed = json.loads((tmp_path / "run" / "state" / "search.json").read_text())["failed"]
+    failed = failed_candidates(RunFolder(tmp_path / "run"))
     assert len(failed) == 1 and "killed its worker 2 times" in failed[0]
 
 

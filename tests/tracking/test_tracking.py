@@ -146,9 +146,8 @@ def settings_of(flags: list[str]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("stops", [nightly(((0,),)), nightly(((2,),)), (1, 2)])
 def test_stopped_and_resumed_every_generation_is_there_once(
-    flags: list[str], tmp_path: Path, wandb_server: Path, stops: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    flags: list[str], tmp_path: Path, wandb_server: Path, stops: tuple[int, ...]
 ) -> None:
-    monkeypatch.setattr("gqasearch.run.search_log.STATE_SECONDS", 3600.0)  # only generation 0 is in the state
     config, folder = build_config(settings_of(flags)), tmp_path / "run"
     warnings: list[str] = []
     for stop in stops:

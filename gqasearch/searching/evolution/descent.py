@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import combinations
 from typing import TypeAlias
@@ -10,10 +9,10 @@ from typing import TypeAlias
 import numpy as np
 
 from gqasearch.budget import Budget
+from gqasearch.group_errors import mask_of
 from gqasearch.grouping import LayerGrouping
 from gqasearch.searching.operators import exchange, relocate
 from gqasearch.searching.record import Individual, Record
-from gqasearch.searching.state import pack, unpack
 
 Pair: TypeAlias = tuple[int, int, int]
 
@@ -28,11 +27,7 @@ class Descent:
     def __init__(self, record: Record, rng: np.random.Generator) -> None:
         self._record = record
         self._rng = rng
-        # Insertion-ordered, so that a snapshot is a length.
-        self._settled: dict[Pair, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._settled)
+        self._settled: set[Pair] = set()
 
     def descend(self, starts: Sequence[Individual], steps: int) -> list[Individual]:
         """Where the descents from ``starts`` end, after at most ``steps`` steps each; none is worse than its start."""
@@ -47,21 +42,13 @@ class Descent:
             current = better
         return current
 
-    def save(self, length: int) -> str:
-        """The first ``length`` pairs."""
-        return pack(json.dumps(list(self._settled)[:length]).encode("ascii"))
-
-    def load(self, saved: str) -> None:
-        """Take up saved pairs, in place of those known."""
-        self._settled = dict.fromkeys((layer, one, two) for layer, one, two in json.loads(unpack(saved)))
-
     def _better_neighbour(self, current: Individual) -> Individual | None:
         """The best neighbour of the first pair of groups, in random order, that has one that dominates."""
         pairs = [
             (index, one, two, pair)
             for index, layer in enumerate(current.grouping)
             for one, two in combinations(range(layer.num_groups), 2)
-            if (pair := (index, _mask(layer.groups[one]), _mask(layer.groups[two]))) not in self._settled
+            if (pair := (index, mask_of(layer.groups[one]), mask_of(layer.groups[two]))) not in self._settled
         ]
         for chosen in self._rng.permutation(len(pairs)).tolist():
             index, one, two, pair = pairs[chosen]
@@ -74,7 +61,7 @@ class Descent:
                 return best
             if self._record.is_full:
                 return None
-            self._settled[pair] = None
+            self._settled.add(pair)
         return None
 
 
@@ -89,8 +76,3 @@ def neighbours_between(layer: LayerGrouping, one: int, two: int, budget: Budget)
         for head in layer.groups[giver]
     ]
     return swaps + moves
-
-
-def _mask(group: tuple[int, ...]) -> int:
-    """The group as a bit mask: short to store."""
-    return sum(1 << head for head in group)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gqasearch.errors import UserError
+from gqasearch.group_errors import PairwiseErrors
 from gqasearch.searching._base import SearchMethod
-from gqasearch.searching.group_errors import PairwiseErrors
 from gqasearch.searching.problem import Problem
 
 # ``local_steps`` where it is None and the objective a sum over groups.

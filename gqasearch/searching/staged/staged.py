@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -97,10 +97,8 @@ class Staged(SearchMethod):
         if self.swap + self.merge_split == 0:
             raise UserError("staged: swap and merge_split cannot both be 0; the others can do nothing at times")
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        return generations_of(StagedRun(self, problem, rng), state)
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
+        return generations_of(StagedRun(self, problem, rng))
 
     def population_size(self, problem: Problem) -> int:
         """Survivors of a generation."""

@@ -1,9 +1,9 @@
-"""The error of one layer as a sum over groups: what local descent and exact methods build on."""
+"""The error of one layer as a sum over groups: what local descent, exact methods and reports build on. Numpy only."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -16,19 +16,37 @@ Group: TypeAlias = tuple[int, ...]
 BatchedSetFunction: TypeAlias = Callable[[Sequence[Group]], Sequence[float]]
 
 
+def mask_of(group: Sequence[int]) -> int:
+    """The group as a bit mask."""
+    return sum(1 << head for head in group)
+
+
+def heads_of(mask: int) -> Group:
+    """The inverse of ``mask_of``."""
+    return tuple(head for head in range(mask.bit_length()) if mask >> head & 1)
+
+
+def group_masks(labels: Sequence[int]) -> list[int]:
+    """Bit masks of the groups, in the order of their first heads, so that sums have the same bits every time."""
+    masks: dict[int, int] = {}
+    for head, label in enumerate(labels):
+        masks[label] = masks.get(label, 0) | 1 << head
+    return list(masks.values())
+
+
 class GroupErrors(ABC):
-    """Error of a partition of ``num_heads`` heads: a sum over its groups; 0 for a single head."""
+    """Error of a partition of one layer's ``num_heads`` heads: a sum over its groups; 0 for a single head."""
 
     def __init__(self, num_heads: int) -> None:
         self.num_heads = num_heads
 
     @abstractmethod
-    def group_error(self, heads: Group) -> float:
-        """Error of one group; ``heads`` ascending."""
-
     def group_errors(self, groups: Sequence[Group]) -> list[float]:
         """Errors of many groups, each ascending."""
-        return [self.group_error(heads) for heads in groups]
+
+    def group_error(self, heads: Group) -> float:
+        """Error of one group; ``heads`` ascending."""
+        return self.group_errors([heads])[0]
 
     @abstractmethod
     def evaluate(self, labels: IntArray) -> FloatArray:
@@ -53,9 +71,9 @@ class PairwiseErrors(GroupErrors):
             raise UserError("the fitness gave distances between heads that are not finite")
         self.distances = distances
 
-    def group_error(self, heads: Group) -> float:
-        index = np.asarray(heads)
-        return float(self.distances[np.ix_(index, index)].sum()) / (2 * len(heads))
+    def group_errors(self, groups: Sequence[Group]) -> list[float]:
+        indices = map(np.asarray, groups)
+        return [float(self.distances[np.ix_(index, index)].sum()) / (2 * len(index)) for index in indices]
 
     def evaluate(self, labels: IntArray) -> FloatArray:
         return pairwise_errors(self.distances, labels)
@@ -74,48 +92,33 @@ class PairwiseErrors(GroupErrors):
 class SetErrors(GroupErrors):
     """Any set function; computed once per group and kept by bit mask.
 
-    ``function``: errors of many groups at once, each independent of the others beside it.
+    ``function``: errors of many groups at once, each independent of the others beside it. ``known``: the one memo of
+    these errors, shared by all that ask for them. ``where``: of messages.
     """
 
-    def __init__(self, num_heads: int, function: BatchedSetFunction) -> None:
+    def __init__(
+        self, num_heads: int, function: BatchedSetFunction, known: dict[int, float] | None = None, where: str = ""
+    ) -> None:
         super().__init__(num_heads)
-        self._function = function
-        self._known: dict[int, float] = {1 << head: 0.0 for head in range(num_heads)}
-
-    def group_error(self, heads: Group) -> float:
-        return self.mask_error(sum(1 << head for head in heads))
+        self._function, self._where = function, where
+        self.known = {} if known is None else known
+        self.known.update((1 << head, 0.0) for head in range(num_heads))
 
     def group_errors(self, groups: Sequence[Group]) -> list[float]:
         return self.mask_errors([sum(1 << head for head in heads) for heads in groups])
 
-    def mask_error(self, mask: int) -> float:
-        """Error of the group whose heads are the bits of ``mask``."""
-        return self.mask_errors([mask])[0]
-
     def mask_errors(self, masks: Sequence[int]) -> list[float]:
-        """``mask_error`` of each of these; those not known yet are asked for together."""
-        missing = [mask for mask in dict.fromkeys(masks) if mask not in self._known]
+        """Errors of the groups whose heads are the bits of these; those not known yet are asked for together."""
+        missing = [mask for mask in dict.fromkeys(masks) if mask not in self.known]
         if missing:
-            groups = [tuple(head for head in range(self.num_heads) if mask >> head & 1) for mask in missing]
+            groups = list(map(heads_of, missing))
             for mask, heads, value in zip(missing, groups, map(float, self._function(groups)), strict=True):
                 if not np.isfinite(value):
-                    raise UserError(f"the fitness gave {value} for heads {list(heads)}")
-                self._known[mask] = value
-        return [self._known[mask] for mask in masks]
-
-    def remember(self, known: Mapping[int, float]) -> None:
-        """Take these errors of groups, by bit mask, as computed."""
-        self._known.update(known)
+                    raise UserError(f"the fitness gave {value} for heads {list(heads)} {self._where}".rstrip())
+                self.known[mask] = value
+        return [self.known[mask] for mask in masks]
 
     def evaluate(self, labels: IntArray) -> FloatArray:
         rows = [group_masks(row) for row in labels.tolist()]
         self.mask_errors([mask for row in rows for mask in row])  # all at once, kept
         return np.array([sum(self.mask_errors(row)) for row in rows], dtype=np.float64)
-
-
-def group_masks(labels: Sequence[int]) -> list[int]:
-    """Bit masks of the groups, in the order of their first heads, so that sums have the same bits every time."""
-    masks: dict[int, int] = {}
-    for head, label in enumerate(labels):
-        masks[label] = masks.get(label, 0) | 1 << head
-    return list(masks.values())
