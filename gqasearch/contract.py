@@ -216,3 +216,7 @@ class _AnsweredGroups(PreparedGroupFitness):
 
     def compute_group_errors(self, layer: int, groups: Sequence[Group]) -> Sequence[float]:
         return self.answer(Question(self.name, "groups", (layer,)), groups)
+
+    def layer_errors(self, layer: int, num_heads: int) -> GroupErrors:
+        ask = partial(self.answer, Question(self.name, "groups", (layer,)))
+        return SetErrors(num_heads, ask, self.known[layer], f"of layer {layer}")
