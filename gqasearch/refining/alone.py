@@ -59,9 +59,13 @@ class LayersAlone:
         other._sites = [replace(site, kv=kv) for site in self._sites]  # noqa: SLF001 - of the same class
         return other
 
+    def site(self, index: int, layer: AnyLayer) -> LayerSite:
+        """Where layer ``index`` is refined with this grouping."""
+        return replace(self._sites[index], layer=layer)
+
     def refine(self, index: int, layer: AnyLayer, merged: LayerWeights) -> LayerWeights:
         """``merged``, layer ``index`` after its merge (k, v (G, ...)), refined; in ``LayerSite.dtype``."""
-        site = replace(self._sites[index], layer=layer)
+        site = self.site(index, layer)
         with torch.no_grad():
             return self.refinement.refine_layer(site, merged.to(site.dtype), _nothing)
 

@@ -106,11 +106,19 @@ def _groups(work: Workspace) -> int:
     heads = work.source.geometry.num_kv_heads
     if "guide" not in work.method.needs and "statistics" not in {fitness.needs for fitness in work.fitnesses.values()}:
         return 0
-    every = 2**heads - 1 if heads < 40 else CURVE_GROUPS
+    every = sum(math.comb(heads, size) for size in _group_sizes(work, heads))
     if work.method.name == "neighbour":
         return min(every, heads)
     most = work.method.parameters().get("max_groups", CURVE_GROUPS)  # None: every one that a search comes upon
     return int(min(every, (most or GROUPS_PER_PAIR * heads**2) if _is_curve(work) else GROUPS_PER_HEAD * heads))
+
+
+def _group_sizes(work: Workspace, heads: int) -> range:
+    """Heads that one group of a layer can have, where the layers have their numbers of groups already."""
+    if _is_curve(work):
+        return range(1, heads + 1)
+    fewest, most = min(work.budget.counts), max(work.budget.counts)
+    return range(heads if most == 1 else 1, heads - fewest + 2)
 
 
 def _is_curve(work: Workspace) -> bool:

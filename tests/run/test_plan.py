@@ -205,6 +205,9 @@ def test_sizes_of_a_model_are_those_of_its_files(settings: dict[str, Any]) -> No
     assert sizes.groups == 2**work.source.geometry.num_kv_heads - 1 and sizes.model_tokens == 0
     even = Workspace(build_config({"method_parameters": {"max_groups": 50}}))
     assert sizes_of(even, Outlook(even)).groups == 132 * 12
+    whole, none = (Workspace(build_config({"kv_ratio": ratio})) for ratio in (1 / 12, 1.0))
+    assert sizes_of(whole, Outlook(whole)).groups == 1, "all heads are one group"
+    assert sizes_of(none, Outlook(none)).groups == 12, "every head is one"
     curve = Workspace(build_config({"method_parameters": {"max_groups": 50}, "uneven": True}))
     assert sizes_of(curve, Outlook(curve)).groups == 50
     running = Workspace(build_config({**settings, "objectives": ["kl"], "max_evaluations": 10}))

@@ -17,6 +17,11 @@ FRONT_SIZES = 12  # numbers of heads that a front has for each format
 SLACK = 1e-9  # of a quotient that is a whole number but for rounding
 
 
+def is_rounded(kv: KVFormat) -> bool:
+    """Whether the cache holds less than the 16 bits that engines keep of every number."""
+    return kv.name not in (UNROUNDED, "16")
+
+
 @dataclass(frozen=True)
 class Option:
     """A cache in the format ``kv`` with ``heads`` KV heads, of the size that they will have: in every layer, or in the
@@ -35,7 +40,7 @@ class Option:
     def settings(self) -> dict[str, Any]:
         """What a configuration says to ask for this and no other."""
         counts = {"kv_budget": self.heads} if self.movable else {"kv_heads": self.heads}
-        kv_bits = None if self.kv.name in (UNROUNDED, "16") else self.kv.name
+        kv_bits = self.kv.name if is_rounded(self.kv) else None
         return {"kv_bits": kv_bits, "uneven": False, "kv_ratio": None, **counts}
 
 
