@@ -24,7 +24,7 @@ from gqasearch.merging.score_pairs import from_pairs, to_pairs
 from gqasearch.models import LayerWeights, Parent, layers_replaced
 from gqasearch.searching import Problem, make_method
 from gqasearch.searching.runner import run_search
-from gqasearch.steps.problem import layer_errors
+from gqasearch.steps.search_problem import layer_errors
 from gqasearch.testing import InMemoryStatistics
 from tests.matrix import sampled
 from tests.samples import logits_of, random_blocks

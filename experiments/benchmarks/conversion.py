@@ -37,7 +37,7 @@ from gqasearch.grouping_document import GroupingDocument, write_grouping
 from gqasearch.merging import Merge, make_merge
 from gqasearch.models import ModelSource, Parent, load_model
 from gqasearch.pairwise import FloatArray
-from gqasearch.run.folder import environment
+from gqasearch.run.run_folder import environment
 from gqasearch.steps import materialize
 from gqasearch.steps.convert import converted_layers
 

@@ -33,7 +33,7 @@ from gqasearch.fitness import PreparedFitness
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.parallel import Blueprint, Workers, spread_fitness, start_workers
-from gqasearch.run.folder import environment
+from gqasearch.run.run_folder import environment
 from gqasearch.searching.operators import random_partition
 from gqasearch.steps import Workspace
 from gqasearch.steps.workers import blueprint_of

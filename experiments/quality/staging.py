@@ -19,8 +19,8 @@ from gqasearch.evaluation import ParentLogProbs, model_runner
 from gqasearch.grouping import Grouping
 from gqasearch.refining import Outputs
 from gqasearch.steps import Workspace
-from gqasearch.steps.problem import build_problem, guide_errors
 from gqasearch.steps.search import BegunSearch
+from gqasearch.steps.search_problem import build_problem, guide_errors
 from gqasearch_fitness.kl import PreparedKL
 
 RATIO = 0.25

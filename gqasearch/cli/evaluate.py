@@ -123,7 +123,7 @@ def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> Non
 
     from gqasearch.reporting import SearchProgress
     from gqasearch.steps import Workspace
-    from gqasearch.steps.evaluate import CONVERTED, DISTANCES, checkpoint_subject, distance_of, measure
+    from gqasearch.steps.measure import CONVERTED, DISTANCES, checkpoint_subject, distance_of, measure
 
     with SearchProgress(Console(stderr=True), quiet=json_) as progress:
         work = Workspace(settings, progress)
@@ -147,7 +147,7 @@ def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> Non
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
-    from gqasearch.steps.evaluate import distance_of
+    from gqasearch.steps.measure import distance_of
 
     for record in (metrics["parent"], *metrics["results"].values(), *metrics.get("rounded", ())):
         record.pop(f"{distance_of(record)}_blocks")
@@ -169,7 +169,7 @@ def _rounded(checkpoint: Path, given: dict[str, Any], kv_bits: str, trust: bool,
     from gqasearch.rounding import parse_formats
     from gqasearch.run.origin import checkpoint_folder, evaluation_config, origin_of
     from gqasearch.steps import Workspace
-    from gqasearch.steps.rounded import measure_rounded
+    from gqasearch.steps.rounded_caches import measure_rounded
 
     formats = parse_formats(kv_bits)
     if given["model"] is None and origin_of(checkpoint) is None:

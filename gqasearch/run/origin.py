@@ -12,8 +12,8 @@ from gqasearch.errors import UserError
 from gqasearch.grouping_document import CalibrationRecord, GroupingDocument, read_grouping
 from gqasearch.models import ModelSource, read_config, resolve_model
 from gqasearch.models.gguf import gguf_folder, is_gguf
-from gqasearch.run.folder import RunFolder
-from gqasearch.run.heal.folder import HealFolder, is_heal_folder
+from gqasearch.run.heal.heal_folder import HealFolder, is_heal_folder
+from gqasearch.run.run_folder import RunFolder
 from gqasearch.sections import (
     BatchSettings,
     JoinSettings,

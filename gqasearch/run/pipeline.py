@@ -25,18 +25,19 @@ from gqasearch.models import read_config
 from gqasearch.parallel import ONE, Workers, parse_workers
 from gqasearch.reporting.html import write_report
 from gqasearch.rounding import parse_format
-from gqasearch.run.folder import RunFolder
+from gqasearch.run.finished_runs import report_data, write_similarity
 from gqasearch.run.forecast import forecast, plan_words
 from gqasearch.run.inputs import MODEL, hold_inputs, inputs_of
 from gqasearch.run.kv_bytes import decide, decision_words, options_notes, settled
 from gqasearch.run.listener import RunListener, RunStart
-from gqasearch.run.results import report_data, write_similarity
-from gqasearch.run.search import search_step
+from gqasearch.run.run_folder import RunFolder
 from gqasearch.run.search_log import failed_candidates, search_forward_tokens, search_seconds
+from gqasearch.run.search_step import search_step
 from gqasearch.run.stage_clock import LOAD, StageClock, stage_records
 from gqasearch.steps.check_settings import check_run
 from gqasearch.steps.convert import copies_beside, document_converter, materialize, refine_step
-from gqasearch.steps.evaluate import (
+from gqasearch.steps.filled_slots import Convertible, convertible, layout_of
+from gqasearch.steps.measure import (
     BASELINE,
     CONVERTED,
     Subject,
@@ -48,10 +49,9 @@ from gqasearch.steps.evaluate import (
     measure,
     measured_words,
 )
-from gqasearch.steps.kept import Kept
-from gqasearch.steps.rounded import rounded_subjects
-from gqasearch.steps.second_reads import Convertible, convertible, layout_of
-from gqasearch.steps.told import Progress
+from gqasearch.steps.process_cache import ProcessCache
+from gqasearch.steps.progress import Progress
+from gqasearch.steps.rounded_caches import rounded_subjects
 from gqasearch.steps.warnings import ratio_words, warnings_of
 from gqasearch.steps.workers import threads_of
 from gqasearch.steps.workspace import Workspace
@@ -82,7 +82,7 @@ def run(
     config: RunConfig,
     output_dir: Path,
     progress: Progress | None = None,
-    kept: Kept | None = None,
+    cache: ProcessCache | None = None,
     listeners: Sequence[RunListener] = (),
     *,
     workers: int | str = 1,
@@ -93,8 +93,8 @@ def run(
 ) -> RunFolder:
     """The whole main job, into ``output_dir``; goes on where an interrupted run of the same settings stopped.
 
-    ``kept``: what it shares with other runs of the process. ``listeners``: told of it as it goes. ``workers``: who runs
-    candidates during the search: a number of processes, "ray" or "ray://HOST:PORT"; no setting, as it changes no
+    ``cache``: what it shares with other runs of the process. ``listeners``: told of it as it goes. ``workers``: who
+    runs candidates during the search: a number of processes, "ray" or "ray://HOST:PORT"; no setting, as it changes no
     result. ``threads``: CPU threads of each [default: what the run began with; see ``threads_of``]. ``memory``: bytes
     that it may take [default: what is free]; ``UserError`` names settings where that, or the disk, will not do.
     ``report``: write ``report.html``, which takes longer than a short search; ``gqasearch report`` makes it later.
@@ -102,7 +102,7 @@ def run(
     the run is expected to take.
     """
     folder = RunFolder(output_dir)
-    asked = Workspace(config, progress, kept, folder.candidates)
+    asked = Workspace(config, progress, cache, folder.candidates)
     crew = parse_workers(workers)
     work = settled(asked, folder)
     outlook = check_run(work, crew, threads)

@@ -7,7 +7,7 @@ from typing import Any
 
 from gqasearch.evaluation import ForwardCount
 from gqasearch.parallel import Evaluator
-from gqasearch.run.folder import RunFolder
+from gqasearch.run.run_folder import RunFolder
 from gqasearch.searching import Generation
 from gqasearch.searching.evaluation_log import read_log
 

@@ -11,9 +11,9 @@ from gqasearch.config import KV_BYTES
 from gqasearch.models.device import devices_of
 from gqasearch.models.loading_on_demand import room_on
 from gqasearch.refining import Joint, Refinement
+from gqasearch.run.cost_plan import Sizes
 from gqasearch.run.kv_bytes.decide import FINALISTS, FIRST_TOKENS
 from gqasearch.run.kv_bytes.options import FRONT_SIZES, options_of
-from gqasearch.run.plan import Sizes
 from gqasearch.searching import most_generations
 from gqasearch.steps.outlook import Outlook
 from gqasearch.steps.texts import used_texts

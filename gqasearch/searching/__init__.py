@@ -3,8 +3,8 @@
 from gqasearch.group_errors import GroupErrors, PairwiseErrors, SetErrors
 from gqasearch.searching._base import SearchMethod
 from gqasearch.searching.limit import NO_LIMIT, Limit
+from gqasearch.searching.methods import METHOD_REGISTRY, available_methods, make_method
 from gqasearch.searching.problem import FAILED, Candidate, Generation, Objective, Problem
-from gqasearch.searching.registry import METHOD_REGISTRY, available_methods, make_method
 from gqasearch.searching.runner import (
     check_first_objective,
     check_takes,

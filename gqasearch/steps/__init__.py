@@ -4,10 +4,10 @@ Every step works in a ``Workspace`` and writes nothing but what it is told to. T
 lies in its folder, are ``gqasearch.run``'s.
 """
 
-from gqasearch.steps.choices import Choices
 from gqasearch.steps.convert import materialize
-from gqasearch.steps.kept import Kept
-from gqasearch.steps.told import NoProgress, Progress
+from gqasearch.steps.objects import Objects
+from gqasearch.steps.process_cache import ProcessCache
+from gqasearch.steps.progress import NoProgress, Progress
 from gqasearch.steps.workspace import Workspace
 
-__all__ = ["Choices", "Kept", "NoProgress", "Progress", "Workspace", "materialize"]
+__all__ = ["NoProgress", "Objects", "ProcessCache", "Progress", "Workspace", "materialize"]

@@ -11,10 +11,10 @@ from gqasearch.models import check_device
 from gqasearch.parallel import ONE, Workers
 from gqasearch.searching import check_takes
 from gqasearch.steps.certify import check_certifiable
-from gqasearch.steps.objective import check_objective
+from gqasearch.steps.filled_slots import check_fill_slots
+from gqasearch.steps.model_kinds import check_objective
 from gqasearch.steps.outlook import Outlook
-from gqasearch.steps.rounded import check_kv_bits
-from gqasearch.steps.second_reads import check_fill_slots
+from gqasearch.steps.rounded_caches import check_kv_bits
 from gqasearch.steps.separate import check_separate
 from gqasearch.steps.workers import check_workers
 from gqasearch.steps.workspace import Workspace

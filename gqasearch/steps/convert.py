@@ -29,7 +29,7 @@ from gqasearch.refining.refined_layers import copied
 from gqasearch.rounding import KVFormat, parse_format
 from gqasearch.separate_grouping import changed_layers
 from gqasearch.steps.check_block import check_block
-from gqasearch.steps.second_reads import convertible, layout_of
+from gqasearch.steps.filled_slots import convertible, layout_of
 from gqasearch.steps.workspace import Workspace
 
 

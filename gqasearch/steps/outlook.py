@@ -14,7 +14,7 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import HeadGeometry
 from gqasearch.searching import Problem, most_generations
-from gqasearch.steps.blocks import wanted_tokens
+from gqasearch.steps.cut_texts import wanted_tokens
 from gqasearch.steps.texts import used_texts
 from gqasearch.steps.unmeasured_problem import unmeasured_problem
 from gqasearch.steps.warnings import NOTHING_MERGED, ratio_words

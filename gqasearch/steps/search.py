@@ -37,8 +37,8 @@ from gqasearch.searching.evaluation_log import EvaluationLog
 from gqasearch.searching.exact import CLOSED_GAP
 from gqasearch.searching.runner import run_search
 from gqasearch.steps.certify import certify, check_certifiable
-from gqasearch.steps.problem import build_problem, prepare_fitness
-from gqasearch.steps.second_reads import chosen_second_reads
+from gqasearch.steps.filled_slots import chosen_second_reads
+from gqasearch.steps.search_problem import build_problem, prepare_fitness
 from gqasearch.steps.workers import evaluator_of, threads_of
 from gqasearch.steps.workspace import Workspace
 from gqasearch.threads import pinned

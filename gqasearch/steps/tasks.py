@@ -15,7 +15,7 @@ from gqasearch.errors import UserError
 from gqasearch.evaluation import model_runner
 from gqasearch.evaluation.choices import ChoiceScores, score_choices, share_and_error
 from gqasearch.evaluation.harness import TaskScore, check_tasks, harness_version, require_harness, run_harness
-from gqasearch.steps.evaluate import CONVERTED, checkpoint_model
+from gqasearch.steps.measure import CONVERTED, checkpoint_model
 from gqasearch.steps.workspace import Workspace
 
 OWN_TASKS: dict[str, Callable[[], list[ChoiceItem]]] = {NAME: identifier_items}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gqasearch.calibration import shortage
 from gqasearch.embedded import SPLITS, Split
-from gqasearch.steps.blocks import wanted_tokens
+from gqasearch.steps.cut_texts import wanted_tokens
 from gqasearch.steps.workspace import Workspace
 
 

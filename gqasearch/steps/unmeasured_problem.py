@@ -19,7 +19,7 @@ from gqasearch.fitness import (
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.searching import GroupErrors, PairwiseErrors, Problem, SetErrors
-from gqasearch.steps.problem import kv_ratios
+from gqasearch.steps.search_problem import kv_ratios
 from gqasearch.steps.workspace import Workspace
 
 

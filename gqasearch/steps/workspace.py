@@ -42,10 +42,10 @@ from gqasearch.sections import (
     SideSettings,
     StatisticsTextSettings,
 )
-from gqasearch.steps.blocks import cut_text
-from gqasearch.steps.choices import Choices, with_refinement
-from gqasearch.steps.kept import Kept
-from gqasearch.steps.told import NoProgress, Progress
+from gqasearch.steps.cut_texts import cut_text
+from gqasearch.steps.objects import Objects, with_refinement
+from gqasearch.steps.process_cache import ProcessCache
+from gqasearch.steps.progress import NoProgress, Progress
 
 # What the files of a model, the model itself, the texts, the statistics, and a prepared fitness each depend on.
 SOURCE = (ModelSettings, JoinSettings)
@@ -77,9 +77,9 @@ class OtherModel:
 class Workspace:
     """Loads what ``config`` names, once. Its own ``config`` names the refinement, also where the merge decides it.
 
-    ``kept``: what it shares with other workspaces of the process. ``asked``: what was asked for, where ``config`` has
+    ``cache``: what it shares with other workspaces of the process. ``asked``: what was asked for, where ``config`` has
     decided what that leaves open (``settled``). ``candidates``: where fitness functions keep what they would lose if
-    the process were killed; of one run, so nothing that is shared with others is kept there. ``choices``: objects in
+    the process were killed; of one run, so nothing that is shared with others is kept there. ``objects``: objects in
     place of those that names of ``config`` stand for. ``model``: in place of the one that it names.
     """
 
@@ -87,21 +87,21 @@ class Workspace:
         self,
         config: RunConfig,
         progress: Progress | None = None,
-        kept: Kept | None = None,
+        cache: ProcessCache | None = None,
         candidates: Path | None = None,
-        choices: Choices | None = None,
+        objects: Objects | None = None,
         model: OtherModel | None = None,
     ) -> None:
         self.config = with_refinement(config)
         self.progress: Progress = progress or NoProgress()
         self.asked = self.config
-        self.candidates = candidates if kept is None else None
-        self._kept = kept or Kept()
-        self._choices = choices or Choices()
+        self.candidates = candidates if cache is None else None
+        self._cache = cache or ProcessCache()
+        self._objects = objects or Objects()
         self._model = model
 
     def _like(self, config: RunConfig, model: OtherModel | None) -> Workspace:
-        return Workspace(config, self.progress, self._kept, choices=self._choices, model=model)
+        return Workspace(config, self.progress, self._cache, objects=self._objects, model=model)
 
     def of_model(self, model: OtherModel) -> Workspace:
         """The same settings and texts, for another model."""
@@ -132,7 +132,7 @@ class Workspace:
         def find() -> ModelSource:
             return joined_source(resolve_model(config.model, config.revision), config.join)
 
-        return self._kept.get("source", Kept.SMALL, config.key(*SOURCE), find)
+        return self._cache.get("source", ProcessCache.SMALL, config.key(*SOURCE), find)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -140,15 +140,15 @@ class Workspace:
             if self.parent.tokenizer is None:
                 raise UserError("a model in memory needs its tokenizer, which reads the text: give it, too")
             return self.parent.tokenizer
-        return self._kept.get(
-            *("tokenizer", Kept.SMALL, self.config.key(*SOURCE)), lambda: load_tokenizer(self.source.directory)
+        return self._cache.get(
+            *("tokenizer", ProcessCache.SMALL, self.config.key(*SOURCE)), lambda: load_tokenizer(self.source.directory)
         )
 
     @cached_property
     def parent(self) -> Parent:
         if self._model is not None:
             return (self._model.load or self._load_parent)()
-        return self._kept.get("parent", Kept.LARGE, self.config.key(*MODEL), self._load_parent)
+        return self._cache.get("parent", ProcessCache.LARGE, self.config.key(*MODEL), self._load_parent)
 
     def _load_parent(self) -> Parent:
         config = self.config
@@ -162,17 +162,17 @@ class Workspace:
 
     @cached_property
     def merge(self) -> Merge:
-        return self._choices.merge or make_merge(self.config.merge, self.config.merge_parameters)
+        return self._objects.merge or make_merge(self.config.merge, self.config.merge_parameters)
 
     @cached_property
     def refinement(self) -> Refinement:
-        chosen = self._choices.refinement
+        chosen = self._objects.refinement
         return chosen or make_refinement(self.config.refine or "none", self.config.refine_parameters)
 
     @cached_property
     def method(self) -> SearchMethod:
         """The search method; refuses objectives that it can never take."""
-        method = self._choices.method or make_method(self.config.method, self.config.method_parameters)
+        method = self._objects.method or make_method(self.config.method, self.config.method_parameters)
         if len(self.config.objectives) > 1 and not may_take_several(method):
             raise UserError(
                 f"method {method.name} takes one objective, got {', '.join(self.config.objectives)}; "
@@ -191,7 +191,7 @@ class Workspace:
     def fitnesses(self) -> dict[str, Fitness]:
         """Objective name -> fitness, without the sizes of the cache."""
         names = [name for name in self.config.objectives if name not in (KV_RATIO, KV_BYTES)]
-        given = self._choices.fitnesses
+        given = self._objects.fitnesses
         return {name: given.get(name) or make_fitness(name, self.config.fitness_parameters) for name in names}
 
     @property
@@ -203,7 +203,7 @@ class Workspace:
     def statistics(self) -> Statistics:
         if self._model is not None and self._model.statistics is not None:
             return self._model.statistics()
-        return self._kept.get("statistics", Kept.SMALL, self.config.key(*STATISTICS), self._load_statistics)
+        return self._cache.get("statistics", ProcessCache.SMALL, self.config.key(*STATISTICS), self._load_statistics)
 
     def _load_statistics(self) -> Statistics:
         blocks = self.blocks("calibration")
@@ -224,8 +224,8 @@ class Workspace:
     def blocks(self, split: Split) -> TokenBlocks:
         """Token blocks of one of the three texts; they never overlap."""
         key = self.config.key(*TEXT), split
-        return self._kept.get(
-            *("text", Kept.SMALL, key), lambda: cut_text(self.config, self.source, self.tokenizer, split)
+        return self._cache.get(
+            *("text", ProcessCache.SMALL, key), lambda: cut_text(self.config, self.source, self.tokenizer, split)
         )
 
     def needs(self) -> set[str]:
@@ -250,8 +250,8 @@ class Workspace:
     def prepared(self, fitness: Fitness) -> PreparedFitness:
         """``fitness`` bound to this model and its texts; one that other workspaces used knows what they measured."""
         runs = fitness.needs == "forward"
-        return self._kept.get(
-            *((Kept.RUNNING, Kept.LARGE) if runs else (Kept.TABLES, Kept.SMALL)),
+        return self._cache.get(
+            *((ProcessCache.RUNNING, ProcessCache.LARGE) if runs else (ProcessCache.TABLES, ProcessCache.SMALL)),
             (
                 self.config.key(*FITNESS, *([FormatSettings] if runs else [])),
                 fitness.name,

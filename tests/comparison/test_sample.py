@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gqasearch.budget import Budget
-from gqasearch.comparison.sample import (
+from gqasearch.comparison.samples import (
     Met,
     Sampled,
     WatchedProblem,

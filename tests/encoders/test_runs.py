@@ -26,7 +26,7 @@ from gqasearch.run import run
 from gqasearch.run.pipeline import own_subject
 from gqasearch.steps import Workspace
 from gqasearch.steps.convert import document_converter, document_refinement
-from gqasearch.steps.evaluate import grouping_subject
+from gqasearch.steps.measure import grouping_subject
 from gqasearch.testing import InMemoryStatistics
 from tests.samples import text_file
 from tests.tiny_encoders import encoder_parent, masked_blocks, save_encoder, tiny_encoder

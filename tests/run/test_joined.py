@@ -23,7 +23,7 @@ from gqasearch.run.origin import evaluation_config, healing_settings, materializ
 from gqasearch.steps import Workspace
 from gqasearch.steps.check_settings import check_settings
 from gqasearch.steps.convert import check_convertible, materialize
-from gqasearch.steps.evaluate import checkpoint_subject, measure
+from gqasearch.steps.measure import checkpoint_subject, measure
 from tests.samples import random_blocks
 from tests.tiny_models import VOCAB_SIZE, save_checkpoint, tiny_model
 

@@ -22,7 +22,7 @@ from gqasearch.run import RunFolder, run
 from gqasearch.run.pipeline import own_subject
 from gqasearch.steps import Workspace
 from gqasearch.steps.convert import document_converter, document_refinement, materialize
-from gqasearch.steps.evaluate import checkpoint_subject, grouping_subject
+from gqasearch.steps.measure import checkpoint_subject, grouping_subject
 from tests.samples import random_blocks
 
 SMALL = {"population": 8, "offspring": 8, "generations": 4}

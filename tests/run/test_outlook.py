@@ -24,7 +24,7 @@ from gqasearch.searching import most_generations
 from gqasearch.steps import Workspace
 from gqasearch.steps.check_settings import check_settings
 from gqasearch.steps.outlook import COUNTS, ONE_SIZE, SIZES, Outlook, kinds
-from gqasearch.steps.problem import build_problem, prepare_fitness
+from gqasearch.steps.search_problem import build_problem, prepare_fitness
 from gqasearch.steps.unmeasured_problem import unmeasured_problem
 from tests.sweeps.helpers import started
 from tests.tiny_models import save_checkpoint, tiny_model
@@ -135,7 +135,7 @@ def test_every_verb_refuses_a_model_with_one_kv_head(models: Path, settings: dic
 
 
 def test_a_sweep_of_one_kv_head_says_so_once(models: Path, settings: dict[str, Any], tmp_path: Path) -> None:
-    from gqasearch.sweeps.worker import Worker
+    from gqasearch.sweeps.sweep_worker import Worker
 
     values = {
         "objectives": ["kl"],

@@ -14,8 +14,8 @@ from gqasearch.cli.app import app
 from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.run import RunFolder, forecast, free_room, run
+from gqasearch.run.cost_plan import HEAD, Plan, Rates, Sizes, Stage, cache_bytes, make_plan
 from gqasearch.run.forecast import plan_words, require_room
-from gqasearch.run.plan import HEAD, Plan, Rates, Sizes, Stage, cache_bytes, make_plan
 from gqasearch.run.sizes import sizes_of
 from gqasearch.steps import Workspace
 from gqasearch.steps.outlook import Outlook

@@ -22,8 +22,8 @@ from gqasearch.run.heal import heal
 from gqasearch.run.origin import evaluation_config, healing_settings, materialize_config
 from gqasearch.steps import Workspace
 from gqasearch.steps.convert import materialize
-from gqasearch.steps.evaluate import checkpoint_subject, measure
-from gqasearch.steps.second_reads import check_fill_slots, chosen_second_reads, layout_of, with_copies
+from gqasearch.steps.filled_slots import check_fill_slots, chosen_second_reads, layout_of, with_copies
+from gqasearch.steps.measure import checkpoint_subject, measure
 from tests.tiny_models import save_checkpoint, tiny_model
 
 # Enough of a search for groups of unequal size.

@@ -18,12 +18,12 @@ from gqasearch.evaluation import count_parameters, kv_bytes_per_token
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import read_grouping
 from gqasearch.run import RunFolder, run
+from gqasearch.run.finished_runs import report_data
 from gqasearch.run.origin import evaluation_config, materialize_config
-from gqasearch.run.results import report_data
 from gqasearch.separate_grouping import SeparateGrouping
 from gqasearch.steps import Workspace
 from gqasearch.steps.convert import materialize
-from gqasearch.steps.evaluate import checkpoint_subject, measure
+from gqasearch.steps.measure import checkpoint_subject, measure
 from gqasearch.steps.workers import blueprint_of
 from tests import forked
 from tests.run.test_run import history_of, kill_after, words

@@ -12,8 +12,8 @@ from gqasearch.budget import Budget
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import pairwise_errors
 from gqasearch.searching import GroupErrors, PairwiseErrors, Problem, SetErrors
-from gqasearch.searching.evolution.descent import neighbours_between
 from gqasearch.searching.evolution.group_descent import GroupDescent
+from gqasearch.searching.evolution.neighbour_descent import neighbours_between
 from gqasearch.searching.evolution.pairwise_descent import PairwiseDescent
 from gqasearch.searching.operators import exchange, random_partition, relocate
 from gqasearch.searching.record import Record

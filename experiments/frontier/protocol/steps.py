@@ -16,7 +16,7 @@ from gqasearch.errors import UserError
 from gqasearch.evaluation import ParentLayers, RoundedLayers, evaluate_quality
 from gqasearch.rounding import KVFormat, parse_format
 from gqasearch.steps import Workspace
-from gqasearch.steps.evaluate import checkpoint_layers, checkpoint_model, kv_size
+from gqasearch.steps.measure import checkpoint_layers, checkpoint_model, kv_size
 from gqasearch.steps.tasks import task_scores
 
 

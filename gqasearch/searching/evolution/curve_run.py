@@ -13,8 +13,8 @@ from gqasearch.budget import Budget
 from gqasearch.group_errors import GroupErrors
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.searching.evolution.beside import best_merge, best_split
+from gqasearch.searching.evolution.evolution_parameters import EvolutionParameters
 from gqasearch.searching.evolution.evolution_run import EvolutionRun
-from gqasearch.searching.evolution.parameters import EvolutionParameters
 from gqasearch.searching.evolution.selection import tournament
 from gqasearch.searching.evolution.variation import mutate, usable_weights
 from gqasearch.searching.operators import count_range, crossover, random_partition

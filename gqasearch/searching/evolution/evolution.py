@@ -11,8 +11,8 @@ import numpy as np
 from gqasearch.group_errors import SetErrors
 from gqasearch.searching.drive import generations_of
 from gqasearch.searching.evolution.curve_run import CurveRun
+from gqasearch.searching.evolution.evolution_parameters import EvolutionParameters
 from gqasearch.searching.evolution.evolution_run import EvolutionRun
-from gqasearch.searching.evolution.parameters import EvolutionParameters
 from gqasearch.searching.evolution.screened_curve_run import ScreenedCurveRun
 from gqasearch.searching.problem import Generation, Problem
 

@@ -10,10 +10,10 @@ from deap import base, tools  # type: ignore[import-untyped]
 from gqasearch.group_errors import PairwiseErrors, SetErrors
 from gqasearch.grouping import Grouping
 from gqasearch.searching.evolution.beside import merged_down
-from gqasearch.searching.evolution.descent import Descent
+from gqasearch.searching.evolution.evolution_parameters import EvolutionParameters
 from gqasearch.searching.evolution.group_descent import GroupDescent
+from gqasearch.searching.evolution.neighbour_descent import NeighbourDescent
 from gqasearch.searching.evolution.pairwise_descent import PairwiseDescent
-from gqasearch.searching.evolution.parameters import EvolutionParameters
 from gqasearch.searching.evolution.screened_descent import ScreenedDescent
 from gqasearch.searching.evolution.selection import crowded_tournament, tournament
 from gqasearch.searching.evolution.variation import mutate, usable_weights
@@ -22,7 +22,7 @@ from gqasearch.searching.problem import Generation, Problem
 from gqasearch.searching.record import Individual, Record
 from gqasearch.searching.starts import starting_groupings
 
-AnyDescent: TypeAlias = PairwiseDescent | GroupDescent | ScreenedDescent | Descent
+AnyDescent: TypeAlias = PairwiseDescent | GroupDescent | ScreenedDescent | NeighbourDescent
 
 # A child that was evaluated before is mutated again, at most so often.
 ATTEMPTS = 10
@@ -150,4 +150,4 @@ def make_descent(record: Record, rng: np.random.Generator) -> AnyDescent:
             return PairwiseDescent(record, errors.distances)
         if isinstance(errors, SetErrors):
             return GroupDescent(record, errors, rng)
-    return Descent(record, rng)
+    return NeighbourDescent(record, rng)

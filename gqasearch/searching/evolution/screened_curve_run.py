@@ -9,7 +9,7 @@ import numpy as np
 from gqasearch.group_errors import SetErrors, mask_of
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.searching.evolution.curve_run import CurveRun
-from gqasearch.searching.evolution.parameters import EvolutionParameters
+from gqasearch.searching.evolution.evolution_parameters import EvolutionParameters
 from gqasearch.searching.evolution.screened_descent import ScreenedDescent
 from gqasearch.searching.operators import repair
 from gqasearch.searching.problem import Problem

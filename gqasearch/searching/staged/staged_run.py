@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from deap import tools  # type: ignore[import-untyped]
@@ -17,9 +16,7 @@ from gqasearch.searching.record import Individual, Record
 from gqasearch.searching.staged.guide import GuideTable, trace_guide
 from gqasearch.searching.staged.moves import Moves
 from gqasearch.searching.staged.sensitivity import Measure, measure_sensitivity
-
-if TYPE_CHECKING:
-    from gqasearch.searching.staged.staged import Staged
+from gqasearch.searching.staged.staged_parameters import StagedParameters
 
 # A child that was met before is mutated again, at most so often.
 ATTEMPTS = 10
@@ -28,7 +25,7 @@ ATTEMPTS = 10
 class StagedRun:
     """Survivors, measured on the whole text, and the record of all that were."""
 
-    def __init__(self, method: Staged, problem: Problem, rng: np.random.Generator) -> None:
+    def __init__(self, method: StagedParameters, problem: Problem, rng: np.random.Generator) -> None:
         if problem.partial is None or problem.guide is None:
             raise ValueError("staged evolution needs an objective on parts of its text, and a guide")
         self.method, self.problem, self.rng = method, problem, rng

@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gqasearch.comparison.config import NO_SEARCH, ComparisonConfig
+from gqasearch.comparison.comparison_config import NO_SEARCH, ComparisonConfig
+from gqasearch.comparison.comparison_folder import ComparisonFolder
+from gqasearch.comparison.conditions import Condition, Entry
 from gqasearch.comparison.correlation import correlation, kendall, spearman, spread, verdict
 from gqasearch.comparison.differences import holm, paired_difference
-from gqasearch.comparison.folder import ComparisonFolder
 from gqasearch.comparison.measure import EVEN, KL, ODD, PERPLEXITY, Pool, pools
-from gqasearch.comparison.setting import Entry, Setting
 from gqasearch.comparison.values import FITNESS, QUALITY, Column, Values
 from gqasearch.files import read_json
 from gqasearch.fitness import make_fitness
 from gqasearch.grouping_document import read_grouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.reporting.comparison import NOTHING
-from gqasearch.run.folder import RunFolder
-from gqasearch.steps.evaluate import CONVERTED
+from gqasearch.run.run_folder import RunFolder
+from gqasearch.steps.measure import CONVERTED
 
 # The row that says how far the text itself can tell groupings apart.
 CEILING = "KL, other half of text"
@@ -30,18 +30,18 @@ LEVEL = 0.05
 Row = dict[str, Any]
 
 
-def _facts(setting: Setting, refine: str) -> Row:
-    return {"merge": setting.merge, "refine": refine, "kv_ratio": setting.kv_ratio}
+def _facts(condition: Condition, refine: str) -> Row:
+    return {"merge": condition.merge, "refine": refine, "kv_ratio": condition.kv_ratio}
 
 
 def ranking_frame(config: ComparisonConfig, folder: ComparisonFolder) -> pd.DataFrame:
     """Does a fitness rank as quality does? A row per merge, KV ratio, pool, fitness and quality."""
     rows: list[Row] = []
-    for setting in config.settings() if config.sample else ():
-        values = Values(folder.values(setting))
-        for pool in pools(config, folder, setting):
+    for condition in config.conditions() if config.sample else ():
+        values = Values(folder.values(condition))
+        for pool in pools(config, folder, condition):
             facts = {
-                **_facts(setting, config.ranked_refine(setting)),
+                **_facts(condition, config.ranked_refine(condition)),
                 "pool": pool.name,
                 "groupings": len(pool),
             }
@@ -77,10 +77,10 @@ def _correlations(config: ComparisonConfig, x: FloatArray, y: FloatArray) -> Row
 def sample_frame(config: ComparisonConfig, folder: ComparisonFolder) -> pd.DataFrame:
     """Every grouping that was ranked: its held-out quality and the value of every fitness."""
     rows: list[Row] = []
-    for setting in config.settings() if config.sample else ():
-        values = Values(folder.values(setting))
-        facts = _facts(setting, config.ranked_refine(setting))
-        for pool in pools(config, folder, setting):
+    for condition in config.conditions() if config.sample else ():
+        values = Values(folder.values(condition))
+        facts = _facts(condition, config.ranked_refine(condition))
+        for pool in pools(config, folder, condition):
             columns = {f"held_out_{name}": (QUALITY, name) for name in (KL, PERPLEXITY)}
             columns |= {name: (FITNESS, name) for name in config.fitness}
             found = {name: values.column(Column(pool.name, *key), len(pool)) for name, key in columns.items()}
@@ -91,15 +91,15 @@ def sample_frame(config: ComparisonConfig, folder: ComparisonFolder) -> pd.DataF
 
 
 def winners_frame(config: ComparisonConfig, folder: ComparisonFolder, entries: tuple[Entry, ...]) -> pd.DataFrame:
-    """Does optimising it give better models? A row per merge, KV ratio and entry, the best of a setting first.
+    """Does optimising it give better models? A row per merge, KV ratio and entry, the best of a condition first.
 
     Differences are of the KL per block of held-out text, mean over seeds, in pairs of the same block; p is Wilcoxon's,
-    adjusted by Holm over the entries of the setting.
+    adjusted by Holm over the entries of the condition.
     """
     rows: list[Row] = []
-    for setting in config.settings() if config.seeds else ():
-        facts = _facts(setting, config.refine(setting))
-        found = {entry: _Winners(config, folder, setting, entry) for entry in (NO_SEARCH, *entries)}
+    for condition in config.conditions() if config.seeds else ():
+        facts = _facts(condition, config.refine(condition))
+        found = {entry: _Winners(config, folder, condition, entry) for entry in (NO_SEARCH, *entries)}
         ordered = sorted(found, key=lambda entry: found[entry].kl)
         against = {"no_search": found[NO_SEARCH].blocks, "best": found[ordered[0]].blocks}
         mine = [{**facts, **found[entry].row()} for entry in ordered]
@@ -112,10 +112,10 @@ def winners_frame(config: ComparisonConfig, folder: ComparisonFolder, entries: t
 class _Winners:
     """The runs of one entry, one per seed."""
 
-    def __init__(self, config: ComparisonConfig, folder: ComparisonFolder, setting: Setting, entry: Entry) -> None:
+    def __init__(self, config: ComparisonConfig, folder: ComparisonFolder, condition: Condition, entry: Entry) -> None:
         self.entry = entry
         seeds = range(config.seeds if entry.fitness else 1)
-        self.runs: list[RunFolder] = [folder.run(setting, entry, seed) for seed in seeds]
+        self.runs: list[RunFolder] = [folder.run(condition, entry, seed) for seed in seeds]
         self.metrics = [read_json(one.metrics) for one in self.runs]
         self.results = [metrics["results"][CONVERTED] for metrics in self.metrics]
         self.needs = make_fitness(entry.fitness).needs if entry.fitness else NOTHING

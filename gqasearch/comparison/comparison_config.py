@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from gqasearch.comparison.setting import Entry, Setting
+from gqasearch.comparison.conditions import Condition, Entry
 from gqasearch.config import RunConfig, build_config
 from gqasearch.errors import UserError, unknown_name
 from gqasearch.fitness import available_fitness, make_fitness
@@ -78,11 +78,11 @@ class ComparisonConfig(Settings):
             raise ValueError(f"sample must be 0 or at least 3 to rank anything, got {self.sample}")
         return self
 
-    def settings(self) -> Iterator[Setting]:
+    def conditions(self) -> Iterator[Condition]:
         """Every merge at every KV ratio."""
         for ratio in self.kv_ratios:
             for merge in self.merges:
-                yield Setting(merge, ratio)
+                yield Condition(merge, ratio)
 
     def entries(self) -> Iterator[Entry]:
         """Every fitness under every method."""
@@ -90,7 +90,7 @@ class ComparisonConfig(Settings):
             for method in self.methods:
                 yield Entry(fitness, method)
 
-    def run_config(self, setting: Setting, entry: Entry, seed: int = 0) -> RunConfig:
+    def run_config(self, condition: Condition, entry: Entry, seed: int = 0) -> RunConfig:
         """The settings of one winner's run."""
         parameters = {} if entry.fitness is None else self.fitness_parameters.get(entry.fitness, {})
         values = {
@@ -98,8 +98,8 @@ class ComparisonConfig(Settings):
             **self.run,
             "objectives": ["weight-sharing-error" if entry.fitness is None else entry.fitness],
             "fitness_parameters": parameters,
-            "merge": setting.merge,
-            "kv_ratio": setting.kv_ratio,
+            "merge": condition.merge,
+            "kv_ratio": condition.kv_ratio,
             "method": entry.method,
             "method_parameters": self.method_parameters.get(entry.method, {}),
             "seed": seed,
@@ -109,20 +109,20 @@ class ComparisonConfig(Settings):
             values |= {"max_evaluations": self.evaluations, "max_seconds": self.seconds}
         return build_config(values)
 
-    def refine(self, setting: Setting) -> str:
+    def refine(self, condition: Condition) -> str:
         """What is fitted after the merge in the runs."""
         given: str | None = self.run.get("refine")
-        return given or make_merge(setting.merge, self.run.get("merge_parameters")).default_refinement
+        return given or make_merge(condition.merge, self.run.get("merge_parameters")).default_refinement
 
-    def ranked_refine(self, setting: Setting) -> str:
+    def ranked_refine(self, condition: Condition) -> str:
         """What is fitted after the merge in the models that are ranked, and what their fitness is told of."""
-        own = self.refine(setting)
+        own = self.refine(condition)
         return self.sample_refine or ("outputs" if issubclass(REFINEMENTS[own], Descent) else own)
 
-    def ranked_config(self, setting: Setting, fitness: str) -> RunConfig:
+    def ranked_config(self, condition: Condition, fitness: str) -> RunConfig:
         """The settings that a fitness is bound to its model with, where it ranks."""
-        config = self.run_config(setting, Entry(fitness, self.methods[0]))
-        refine = self.ranked_refine(setting)
+        config = self.run_config(condition, Entry(fitness, self.methods[0]))
+        refine = self.ranked_refine(condition)
         changed = {"refine": refine, "refine_parameters": {} if refine != config.refine else config.refine_parameters}
         return config.model_copy(update=changed)
 
@@ -160,7 +160,7 @@ def _check_names(config: ComparisonConfig) -> None:
         make_method(method, config.method_parameters.get(method, {}))
     if config.sample_refine is not None:
         make_refinement(config.sample_refine, {})
-    for setting in config.settings():
-        make_merge(setting.merge, config.run.get("merge_parameters"))
+    for condition in config.conditions():
+        make_merge(condition.merge, config.run.get("merge_parameters"))
         for entry in config.entries():
-            config.run_config(setting, entry)
+            config.run_config(condition, entry)

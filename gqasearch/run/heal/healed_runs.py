@@ -17,7 +17,7 @@ from gqasearch.files import read_json
 from gqasearch.grouping_document import GroupingDocument, read_grouping
 from gqasearch.reporting import Measurement, TextUse
 from gqasearch.reporting.healing import HealingData, HealingPoint, HealingRun, HeldOut
-from gqasearch.run.heal.folder import HealFolder, is_heal_folder
+from gqasearch.run.heal.heal_folder import HealFolder, is_heal_folder
 
 TEXTS = {
     "trained": ("training", "the healed weights"),

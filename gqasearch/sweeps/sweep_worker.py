@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from gqasearch.budget import require_several_heads
 from gqasearch.errors import UserError
 from gqasearch.libraries import quiet_libraries
-from gqasearch.steps import Kept, Workspace
+from gqasearch.steps import ProcessCache, Workspace
 from gqasearch.sweeps.optimisers import make_sampler, quiet_optuna
 from gqasearch.sweeps.parameters import extreme_draws
 from gqasearch.sweeps.storage import storage_errors
@@ -51,10 +51,10 @@ def _interrupt(*_: Any) -> None:
 
 @dataclass
 class Worker:
-    """The loop of one process. ``kept``: model, statistics and errors, shared by its trials."""
+    """The loop of one process. ``cache``: model, statistics and errors, shared by its trials."""
 
     place: Place
-    kept: Kept = field(default_factory=Kept)
+    cache: ProcessCache = field(default_factory=ProcessCache)
 
     def __post_init__(self) -> None:
         self.study, self.sweep = load(self.place)
@@ -94,7 +94,7 @@ class Worker:
         def objective(trial: optuna.Trial) -> list[float]:
             self._current = trial.number
             lock.close()
-            return run_trial(self.study, trial, self.sweep, self.place, self.kept)
+            return run_trial(self.study, trial, self.sweep, self.place, self.cache)
 
         try:
             self.study.optimize(objective, n_trials=1, catch=(Exception,))
@@ -133,7 +133,7 @@ class Worker:
     def _agree(self) -> None:
         """Hold the model and the text of this machine against those that the study was measured on."""
         _, _, drawn = next(extreme_draws(self.sweep.parameters))
-        space = Workspace(self.sweep.trial_config(drawn), kept=self.kept)
+        space = Workspace(self.sweep.trial_config(drawn), cache=self.cache)
         require_several_heads(space.source.geometry)
         facts = {"model": space.parent.identity, "validation text": space.blocks("evaluation").fingerprint}
         with self.place.storage.lock():

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gqasearch.budget import Budget
-from gqasearch.searching.exact.pairwise import Columns, PairwiseProblem
+from gqasearch.searching.exact.pairwise_problem import Columns, PairwiseProblem
 from gqasearch.searching.walk import LEAST_GAIN, Walk
 
 Labels = NDArray[np.intp]

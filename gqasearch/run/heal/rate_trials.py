@@ -11,10 +11,10 @@ from gqasearch.healing.empty_slots import find_empty_slots
 from gqasearch.healing.learning_rate import STEPS, TriedRates, range_test
 from gqasearch.healing.objective import Objective
 from gqasearch.healing.trained_part import train_only
-from gqasearch.run.heal.folder import HealFolder
+from gqasearch.run.heal.heal_folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
 from gqasearch.run.heal.work import HealWork
-from gqasearch.steps.told import NoProgress, Progress
+from gqasearch.steps.progress import NoProgress, Progress
 
 # Settings that the test goes by; any other would be ignored.
 USED = {

@@ -19,8 +19,8 @@ from gqasearch.fitness import FitnessContext
 from gqasearch.merging import Merge
 from gqasearch.models import HeadGeometry, Parent
 from gqasearch.refining import Refinement
-from gqasearch.steps import Kept, Progress, Workspace
-from gqasearch.steps.choices import Choices
+from gqasearch.steps import ProcessCache, Progress, Workspace
+from gqasearch.steps.objects import Objects
 from gqasearch.steps.workspace import OtherModel
 
 TEXT_FILE = "text.jsonl"
@@ -37,7 +37,7 @@ class ParentWithText:
 
     settings: Mapping[str, Any]
     loaded: Parent | None = None
-    kept: Kept = field(default_factory=Kept, repr=False, compare=False)
+    cache: ProcessCache = field(default_factory=ProcessCache, repr=False, compare=False)
 
     @property
     def parent(self) -> Parent:
@@ -60,7 +60,7 @@ class ParentWithText:
         return self.workspace({}).source.geometry
 
     def workspace(
-        self, settings: Mapping[str, Any], choices: Choices | None = None, progress: Progress | None = None
+        self, settings: Mapping[str, Any], objects: Objects | None = None, progress: Progress | None = None
     ) -> Workspace:
         """What the steps of a run work in. ``settings``: the others, as in a run's configuration.
 
@@ -68,7 +68,7 @@ class ParentWithText:
         """
         config = build_config({**self.settings, **settings})
         model = None if self.loaded is None else OtherModel.in_memory(self.loaded)
-        return Workspace(config, progress, self.kept, choices=choices, model=model)
+        return Workspace(config, progress, self.cache, objects=objects, model=model)
 
     @contextmanager
     def in_folder(self) -> Iterator[ParentWithText]:
@@ -79,7 +79,7 @@ class ParentWithText:
         with TemporaryDirectory(prefix="gqasearch-parent-") as folder:
             self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
-            yield replace(self, settings={**self.settings, "model": folder}, loaded=None, kept=Kept())
+            yield replace(self, settings={**self.settings, "model": folder}, loaded=None, cache=ProcessCache())
 
     def context(self, merge: Merge | None = None, refine: Refinement | None = None) -> FitnessContext:
         """What a fitness prepares from; without ``merge`` or ``refine`` those of a search that names none."""
@@ -88,7 +88,7 @@ class ParentWithText:
 
 def chosen(
     *, merge: Merge | str | None = None, refine: Refinement | str | None = None
-) -> tuple[dict[str, Any], Choices]:
+) -> tuple[dict[str, Any], Objects]:
     """Settings that name these, and the objects themselves where objects were given."""
     settings: dict[str, Any] = {}
     if isinstance(merge, Merge):
@@ -99,7 +99,7 @@ def chosen(
         settings |= {"refine": refine.name, "refine_parameters": refine.parameters()}
     elif refine is not None:
         settings["refine"] = refine
-    return settings, Choices(
+    return settings, Objects(
         merge=merge if isinstance(merge, Merge) else None,
         refinement=refine if isinstance(refine, Refinement) else None,
     )
@@ -138,12 +138,12 @@ def load(
         values |= {"model": loaded.id, "dtype": str(model.dtype).removeprefix("torch."), "device": str(loaded.device)}
     else:
         values["model"] = str(model)
-    kept = Kept()
+    cache = ProcessCache()
     if isinstance(text, str | Path):
         values["calibration_text"] = str(text)
     else:
-        path = scratch_folder(kept, "gqasearch-text-") / TEXT_FILE
+        path = scratch_folder(cache, "gqasearch-text-") / TEXT_FILE
         path.write_text("".join(json.dumps({"text": document}) + "\n" for document in text), encoding="utf-8")
         values["calibration_text"] = str(path)
     build_config(values)  # for its errors
-    return ParentWithText(values, loaded, kept)
+    return ParentWithText(values, loaded, cache)

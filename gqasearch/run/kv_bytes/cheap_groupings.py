@@ -11,8 +11,8 @@ from gqasearch.grouping import Grouping
 from gqasearch.run.kv_bytes.options import Option
 from gqasearch.searching import Generation, may_take_several
 from gqasearch.steps import NoProgress, Workspace
-from gqasearch.steps.problem import GUIDE
 from gqasearch.steps.search import begun_search
+from gqasearch.steps.search_problem import GUIDE
 
 
 def cheap_settings(work: Workspace) -> dict[str, Any]:

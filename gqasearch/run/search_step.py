@@ -12,8 +12,8 @@ from gqasearch.evaluation import counted_forwards
 from gqasearch.files import write_json
 from gqasearch.grouping_document import layer_rows, write_grouping
 from gqasearch.parallel import ONE, Workers
-from gqasearch.run.folder import RunFolder
 from gqasearch.run.listener import RunListener
+from gqasearch.run.run_folder import RunFolder
 from gqasearch.run.search_log import Costs, history_record
 from gqasearch.searching import Generation
 from gqasearch.searching.evaluation_log import EvaluationLog

@@ -9,7 +9,7 @@ from typing import Any
 from gqasearch.config import read_config_file
 from gqasearch.errors import UserError
 from gqasearch.heal_config import HealConfig, build_heal_config
-from gqasearch.run.folder import RunFolder
+from gqasearch.run.run_folder import RunFolder
 
 # Settings that every healing run has and no search.
 OWN_SETTINGS = {"steps", "loss", "parent"}

@@ -11,7 +11,7 @@ from gqasearch.fitness import make_fitness
 from gqasearch.merging import make_merge
 from gqasearch.refining import make_refinement
 from gqasearch.searching import make_method
-from gqasearch.steps.choices import with_refinement
+from gqasearch.steps.objects import with_refinement
 
 FITNESS = "fitness"  # short for ``objectives`` with one name, as on the command line
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from gqasearch.comparison.config import ComparisonConfig, build_comparison
-from gqasearch.comparison.setting import Entry, Setting
+from gqasearch.comparison.comparison_config import ComparisonConfig, build_comparison
+from gqasearch.comparison.conditions import Condition, Entry
 from gqasearch.config import read_config_file
 from gqasearch.errors import UserError
 from gqasearch.files import write_file, write_json
 from gqasearch.run import RunFolder
-from gqasearch.run.folder import environment, holds_other_things, refuse_other, take_lock
+from gqasearch.run.run_folder import environment, holds_other_things, refuse_other, take_lock
 
 # Which groupings are ranked.
 RANDOM, TOP = "random", "top"
@@ -54,18 +54,18 @@ class ComparisonFolder:
     def report(self) -> Path:
         return self.path / "report.html"
 
-    def groupings(self, setting: Setting, pool: str) -> Path:
-        """Groupings to rank: the random ones of a KV ratio, or the top ones of a setting."""
-        where = f"ratio-{setting.kv_ratio:g}" if pool == RANDOM else setting.name
+    def groupings(self, condition: Condition, pool: str) -> Path:
+        """Groupings to rank: the random ones of a KV ratio, or the top ones of a condition."""
+        where = f"ratio-{condition.kv_ratio:g}" if pool == RANDOM else condition.name
         return self.path / "sample" / where / f"{pool}.json"
 
-    def values(self, setting: Setting) -> Path:
+    def values(self, condition: Condition) -> Path:
         """What was measured of them."""
-        return self.path / "sample" / setting.name / "values.csv"
+        return self.path / "sample" / condition.name / "values.csv"
 
-    def run(self, setting: Setting, entry: Entry, seed: int) -> RunFolder:
+    def run(self, condition: Condition, entry: Entry, seed: int) -> RunFolder:
         """The run of one winner."""
-        return RunFolder(self.path / "winners" / setting.name / entry.name / f"seed-{seed}")
+        return RunFolder(self.path / "winners" / condition.name / entry.name / f"seed-{seed}")
 
     def acquire(self) -> FileLock:
         """Take the lock or say who is in the way."""

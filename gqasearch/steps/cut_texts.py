@@ -15,7 +15,7 @@ from gqasearch.config import RunConfig
 from gqasearch.embedded import Document, Split
 from gqasearch.errors import UserError
 from gqasearch.models import ModelSource
-from gqasearch.steps.objective import masked_share
+from gqasearch.steps.model_kinds import masked_share
 
 log = logging.getLogger(__name__)
 

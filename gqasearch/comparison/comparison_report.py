@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.comparison.config import NO_SEARCH, ComparisonConfig
+from gqasearch.comparison.comparison_config import NO_SEARCH, ComparisonConfig
+from gqasearch.comparison.comparison_folder import ComparisonFolder
+from gqasearch.comparison.conditions import Entry
 from gqasearch.comparison.correlation import RULE
-from gqasearch.comparison.folder import ComparisonFolder
+from gqasearch.comparison.ranking_tables import LEVEL, ranking_frame, sample_frame, winners_frame
 from gqasearch.comparison.searches import Plan
-from gqasearch.comparison.setting import Entry
-from gqasearch.comparison.tables import LEVEL, ranking_frame, sample_frame, winners_frame
 from gqasearch.files import read_json, write_json
 from gqasearch.reporting import TextUse
 from gqasearch.reporting.comparison import ComparisonData
 from gqasearch.run.inputs import require_same_inputs
-from gqasearch.steps import Kept, Workspace
+from gqasearch.steps import ProcessCache, Workspace
 
 WINNER_RULE = (
     f"better or worse than no search (neighbours, the same merge and refinement): Holm's p below {LEVEL}; not told "
@@ -28,12 +28,12 @@ PURPOSES = {
 }
 
 
-def facts_of(config: ComparisonConfig, plan: Plan, kept: Kept) -> dict[str, Any]:
+def facts_of(config: ComparisonConfig, plan: Plan, cache: ProcessCache) -> dict[str, Any]:
     """What a report needs besides the measurements: model, texts, entries, and what was left out.
 
     Raises ``UserError`` as reading the texts does.
     """
-    work = Workspace(config.run_config(next(config.settings()), NO_SEARCH), kept=kept)
+    work = Workspace(config.run_config(next(config.conditions()), NO_SEARCH), cache=cache)
     texts = {split: work.blocks(split) for split in ("calibration", "search", "evaluation")}
     return {
         "model": work.parent.id,
@@ -88,17 +88,19 @@ def comparison_data(folder: ComparisonFolder) -> ComparisonData:
 
 def _notes(config: ComparisonConfig, facts: dict[str, Any]) -> tuple[str, ...]:
     notes = []
-    settings = list(config.settings())
+    conditions = list(config.conditions())
     if config.sample:
         fitted = ", ".join(
-            f"{setting.merge}: {config.ranked_refine(setting)}" for setting in settings[: len(config.merges)]
+            f"{condition.merge}: {config.ranked_refine(condition)}" for condition in conditions[: len(config.merges)]
         )
         tokens = min(config.sample_tokens, int(facts["texts"]["evaluation"]["tokens"]))
         notes.append(
             f"Ranked models were refined after the merge by ({fitted}) and measured on {tokens:,} held-out tokens."
         )
     if config.seeds:
-        fitted = ", ".join(f"{setting.merge}: {config.refine(setting)}" for setting in settings[: len(config.merges)])
+        fitted = ", ".join(
+            f"{condition.merge}: {config.refine(condition)}" for condition in conditions[: len(config.merges)]
+        )
         budget = f"{config.evaluations:,} evaluations" if config.evaluations else f"{config.seconds:g} seconds"
         notes.append(
             f"Winners were refined by ({fitted}); no search began a generation after {budget}, an equal share for each "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gqasearch.api.parent import ParentWithText
+from gqasearch.api.parent_with_text import ParentWithText
 from gqasearch.grouping import Grouping, LayerGrouping
 
 

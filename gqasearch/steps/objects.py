@@ -13,7 +13,7 @@ from gqasearch.searching import SearchMethod
 
 
 @dataclass(frozen=True)
-class Choices:
+class Objects:
     """Each is taken where it is given; None, and a fitness that is not there, are made from the configuration.
 
     ``fitnesses``: by the names of the objectives.

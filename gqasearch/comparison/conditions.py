@@ -1,4 +1,4 @@
-"""What is held side by side."""
+"""What a comparison holds side by side: ways to choose a grouping, under one merge and KV ratio at a time."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What groupings share a table: only models of one merge and one KV ratio are compared."""
+class Condition:
+    """The merge and the KV ratio of the models in one table: only models that have both in common are compared."""
 
     merge: str
     kv_ratio: float

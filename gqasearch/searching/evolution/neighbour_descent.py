@@ -17,7 +17,7 @@ from gqasearch.searching.record import Individual, Record
 Pair: TypeAlias = tuple[int, int, int]
 
 
-class Descent:
+class NeighbourDescent:
     """Goes to better neighbours (a swap or a move away) and remembers where there are none.
 
     A pair of groups that had no gain in one individual is skipped in every other one that holds both. That

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Kept:
+class ProcessCache:
     """The latest of every kind of thing, by all that it depends on.
 
     What is shared never changes a result: a value has the same bits whoever asked for it before. Files are taken not to

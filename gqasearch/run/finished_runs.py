@@ -32,9 +32,9 @@ from gqasearch.reporting import (
 )
 from gqasearch.reporting.rounded import RoundedResult, rounded_results
 from gqasearch.reporting.text_table import TextTable
-from gqasearch.run.folder import RunFolder
 from gqasearch.run.kv_bytes import decision_table
-from gqasearch.steps.evaluate import BASELINE, CONVERTED
+from gqasearch.run.run_folder import RunFolder
+from gqasearch.steps.measure import BASELINE, CONVERTED
 
 FloatArray = NDArray[np.float64]
 # In metrics.json -> in a report.

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from transformers import PreTrainedModel
 
-from gqasearch.api.parent import ParentWithText, chosen
+from gqasearch.api.parent_with_text import ParentWithText, chosen
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import GroupingDocument, LayerRecord
 from gqasearch.grouping_fit import check_fits
@@ -35,8 +35,8 @@ def converted(
     is as large as the parent's. ``merge``, ``refine``: as in ``search``. Raises ``UserError`` where the grouping is of
     another number of layers or heads.
     """
-    settings, choices = chosen(merge=merge, refine=refine)
-    work = parent.workspace({**settings, "separate_kv": isinstance(grouping, SeparateGrouping)}, choices)
+    settings, objects = chosen(merge=merge, refine=refine)
+    work = parent.workspace({**settings, "separate_kv": isinstance(grouping, SeparateGrouping)}, objects)
     document = document_of(work, grouping)
     with TemporaryDirectory(prefix="gqasearch-refined-") as folder, as_converted(work, document, Path(folder)) as model:
         yield model

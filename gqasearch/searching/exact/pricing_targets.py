@@ -9,7 +9,7 @@ import highspy
 import numpy as np
 
 from gqasearch.searching.exact.master import quiet_solver
-from gqasearch.searching.exact.pairwise import PairwiseProblem
+from gqasearch.searching.exact.pairwise_problem import PairwiseProblem
 from gqasearch.searching.exact.size_patterns import Patterns, PatternSet
 from gqasearch.searching.problem import FloatArray
 
