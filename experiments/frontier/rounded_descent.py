@@ -2,6 +2,7 @@
 
 python -m experiments.frontier.rounded_descent                     # the embedded model, half the heads, 2 bits
 python -m experiments.frontier.rounded_descent --ratio 0.25 --format 4
+python -m experiments.frontier.rounded_descent --ratio 1 --format 4    # nothing shared
 python -m experiments.frontier.rounded_descent --show              # print the committed results
 
 KL to the parent, the cache rounded, on the validation text (settings were chosen by it; it is no text that results are
@@ -10,7 +11,7 @@ reported on). One grouping, that of ``gqasearch search``. The basis takes half t
 
     descent                            as without --kv-bits
     descent, basis                     and then the basis
-    descent, basis, rounded 120        and then 120 steps with the cache rounded, what --kv-bits does
+    descent, basis, rounded 120        and then 120 steps with the cache rounded, what --kv-bits does where heads share
     rounded descent, basis             the cache rounded in the 240 steps already
 """
 
@@ -74,7 +75,7 @@ class Case:
         balanced = balanced_layers(parent, self.grouping, layer_of, self.text, kv, named, BALANCE)
         if not way.endswith("rounded 120"):
             return balanced
-        after = Descent(rounded_steps=120).after_basis()
+        after = Descent(rounded_steps=120, whole=self.ratio == 1).after_basis()
         if after is None:
             raise TypeError("no steps")
         last = named.with_name(f"{named.name}-rounded")

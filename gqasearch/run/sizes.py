@@ -84,7 +84,9 @@ def _basis(work: Workspace, tokens: int) -> dict[str, int]:
         return {}
     balance, length = Balance(), min(work.config.block_length, BASIS_LENGTH)
     read = min(tokens, balance.tokens)
-    after = None if work.budget.is_identity else work.refinement.after_basis()
+    after = work.refinement.after_basis()
+    if after is not None and work.budget.is_identity and not after.fits_whole:
+        after = None
     return {
         "basis_tokens": read,
         "basis_steps": balance.key_steps,

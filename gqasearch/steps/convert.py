@@ -27,7 +27,6 @@ from gqasearch.models import LayerWeights
 from gqasearch.refining import NoRefinement, Refinement, make_refinement
 from gqasearch.refining.refined_layers import copied
 from gqasearch.rounding import KVFormat, parse_format
-from gqasearch.separate_grouping import changed_layers
 from gqasearch.steps.check_block import check_block
 from gqasearch.steps.filled_slots import convertible, layout_of
 from gqasearch.steps.workspace import Workspace
@@ -193,13 +192,13 @@ def balance_step(
 def rounded_step(
     work: Workspace, document: GroupingDocument, balanced: Mapping[int, LayerWeights], kv: KVFormat, folder: Path
 ) -> Mapping[int, LayerWeights]:
-    """The layers in which heads share fitted once more, with a cache that is rounded as ``kv`` says; ``balanced`` where
-    the refinement has no such part.
+    """The layers that the refinement then fits once more, with a cache that is rounded as ``kv`` says; ``balanced``
+    where it has no such part.
     """
     refinement, grouping = document_refinement(work, document).after_basis(), document.partitions
-    if refinement is None or not changed_layers(grouping):
+    if refinement is None or not (steps := refinement.total_steps(grouping, kv)):
         return balanced
-    work.progress.stage("rounded", total=refinement.total_steps(grouping))
+    work.progress.stage("rounded", total=steps)
     refined = refinement.refine(
         work.parent,
         grouping,
