@@ -34,8 +34,9 @@ from gqasearch.grouping_document import read_grouping
 from gqasearch.models import LayerWeights
 from gqasearch.refining import Descent
 from gqasearch.rounding import KVFormat, parse_format
-from gqasearch.run import Workspace, run
-from gqasearch.run.convert import document_converter
+from gqasearch.run import run
+from gqasearch.steps import Workspace
+from gqasearch.steps.convert import document_converter
 
 FILE = Path(__file__).parent / "results" / "rounded_descent.csv"
 WAYS = ("descent", "descent, basis", "descent, basis, rounded 120", "rounded descent, basis")

@@ -43,7 +43,7 @@ class PrefixLosses:
     ``layers_run``: tokens times the layers that were computed for them. ``hidden_bytes``: of the hidden states that are
     kept, and as much again of those on their way up (of one candidate at least); ``weight_bytes``: of converted layers.
     ``state``: what an earlier process knew of the same parent, layers, text and loss. ``kv``: how the candidates'
-    caches are rounded, in all layers; None for not. ``whole_too``: ``tied_layer`` changes layers that share nothing, too.
+    caches are rounded, in all layers; None for not. ``whole_too``: ``tied_layer`` changes layers that share nothing.
     """
 
     def __init__(

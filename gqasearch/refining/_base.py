@@ -71,10 +71,10 @@ class Refinement(ABC):
         """Every layer that was changed, by index: k, v (G, ...), in float32 or the parent's dtype if wider.
 
         ``merged_layer(i)``: layer i after its merge. Layers in which nothing is shared stay the parent's, also above
-        layers that are not (but see ``fits_whole``). ``batch_blocks``: blocks per forward pass. ``folder``: where refined layers are kept, and
-        what does not fit into memory. What an earlier process with the same arguments left there is gone on from. All
-        is in memory if it is not given. ``kv``: layers are fitted as they compute with a cache that is rounded so, in
-        all of the model; None for not.
+        layers that are not (but see ``fits_whole``). ``batch_blocks``: blocks per forward pass. ``folder``: where
+        refined layers are kept, and what does not fit into memory. What an earlier process with the same arguments left
+        there is gone on from. All is in memory if it is not given. ``kv``: layers are fitted as they compute with a
+        cache that is rounded so, in all of the model; None for not.
         """
 
     def after_basis(self) -> Refinement | None:

@@ -44,7 +44,7 @@ class LayersAlone:
         self._sites: list[LayerSite] = []
         whole = LayerGrouping.singletons(parent.geometry.num_kv_heads)
         with torch.no_grad():
-            # Kept, as the files of its sites go with it.
+            # ProcessCache, as the files of its sites go with it.
             self._streams = streams = Streams(parent, blocks, refinement.blocks_per_pass(batch_blocks))
             for index in range(parent.geometry.num_layers):
                 with parent.layer_loaded(index):

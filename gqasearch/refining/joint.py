@@ -21,6 +21,7 @@ from gqasearch.refining._base import Counter
 from gqasearch.refining.descent import BETAS, Descent, minibatches
 from gqasearch.refining.grouped_parent import GroupedParent
 from gqasearch.refining.refined_layers import RefinedLayers
+from gqasearch.rounding import KVFormat
 from gqasearch.separate_grouping import AnyGrouping
 
 COMPARED = 16  # batches that the loss is compared on before and after

@@ -12,13 +12,13 @@ from gqasearch.models.device import devices_of
 from gqasearch.models.family import text_of
 from gqasearch.models.loading_on_demand import room_on
 from gqasearch.refining import Joint, Refinement
+from gqasearch.run.cost_plan import Sizes
 from gqasearch.run.kv_bytes.decide import FINALISTS, FIRST_TOKENS
 from gqasearch.run.kv_bytes.options import FRONT_SIZES, options_of
-from gqasearch.run.outlook import Outlook
-from gqasearch.run.plan import Sizes
-from gqasearch.run.texts import used_texts
-from gqasearch.run.workspace import Workspace
 from gqasearch.searching import most_generations
+from gqasearch.steps.outlook import Outlook
+from gqasearch.steps.texts import used_texts
+from gqasearch.steps.workspace import Workspace
 
 # Distinct groups of a layer that searches ask for, as measured: at one number of groups per head; for all numbers of
 # groups where a search is told no limit of its own; and per pair of heads where it is told to have none.

@@ -21,8 +21,8 @@ from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import HeadGeometry, resolve_model
 from gqasearch.rounding import parse_format
 from gqasearch.run import Workspace
-from gqasearch.run.evaluate import checkpoint_layers
-from gqasearch.run.outlook import Outlook
+from gqasearch.steps.measure import checkpoint_layers
+from gqasearch.steps.outlook import Outlook
 from tests.checkpoints.convert import config_of, load, some_ids, stored_tensors
 from tests.checkpoints.uneven import SOURCES, UNEVEN, assert_same, load_trusted, saved, write
 

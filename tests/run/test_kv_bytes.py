@@ -13,15 +13,17 @@ import torch
 from typer.testing import CliRunner
 
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter, ParentLayers, ParentLogProbs, RoundedLayers
 from gqasearch.grouping_document import read_grouping
 from gqasearch.rounding import parse_format, parse_formats
-from gqasearch.run import RunFolder, Workspace, build_config, run
+from gqasearch.run import RunFolder, run
 from gqasearch.run.kv_bytes import losses as losses_module
 from gqasearch.run.kv_bytes import options_of
 from gqasearch.run.kv_bytes.options import non_dominated
 from gqasearch.run.origin import evaluation_config
+from gqasearch.steps import Workspace
 from gqasearch.targets import PLAIN_FORMATS, TARGETS
 from tests.tiny_encoders import save_encoder, tiny_encoder
 from tests.tiny_models import save_checkpoint, tiny_model

@@ -11,12 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
-from gqasearch.run import RunFolder, Workspace, build_config, forecast, free_room, run
+from gqasearch.run import RunFolder, forecast, free_room, run
+from gqasearch.run.cost_plan import HEAD, Plan, Rates, Sizes, Stage, cache_bytes, make_plan
 from gqasearch.run.forecast import plan_words, require_room
-from gqasearch.run.outlook import Outlook
-from gqasearch.run.plan import HEAD, Plan, Rates, Sizes, Stage, cache_bytes, make_plan
 from gqasearch.run.sizes import sizes_of
+from gqasearch.steps import Workspace
+from gqasearch.steps.outlook import Outlook
 
 GB = 10**9
 # Llama-2-7B on 65,536 tokens, on a machine of 70 GFLOP/s.

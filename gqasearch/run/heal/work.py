@@ -42,9 +42,9 @@ from gqasearch.models import (
 from gqasearch.models.device import resolve_device
 from gqasearch.models.loading import load_model, load_tokenizer
 from gqasearch.models.registry import known_family
-from gqasearch.run.heal.folder import HealFolder
+from gqasearch.run.heal.heal_folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
-from gqasearch.run.told import Progress
+from gqasearch.steps.progress import Progress
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from gqasearch.models.attention_inputs import attention_noted
 from gqasearch.refining import LayersAlone, Outputs
 from gqasearch.rounding import KVFormat
 from gqasearch.run.kv_bytes.options import is_rounded
-from gqasearch.run.workspace import Workspace
 from gqasearch.separate_grouping import AnyGrouping, AnyLayer
+from gqasearch.steps.workspace import Workspace
 
 REFIT_TOKENS = 4096  # of the calibration text
 BASIS_CALLS = 1  # of them, each some blocks of text: the closed form has d^2 unknowns a head

@@ -9,7 +9,7 @@ from typing import Any
 from gqasearch.config import KV_BYTES
 from gqasearch.errors import UserError
 from gqasearch.rounding import KVFormat, parse_formats
-from gqasearch.run.workspace import Workspace
+from gqasearch.steps.workspace import Workspace
 from gqasearch.targets import PLAIN_FORMATS, TARGETS, UNROUNDED
 
 DEFAULT_SHARE = 0.25  # of a front, where none is asked for
