@@ -43,10 +43,10 @@ from gqasearch.searching import Generation, SearchMethod
 class Backwards(SearchMethod):
     name, reference, summary = "backwards", "-", "heads i and i + G share"
 
-    def search(self, problem, rng, state=None):
+    def search(self, problem, rng):
         layers = [LayerGrouping.from_labels([h % g for h in range(problem.num_heads)]) for g in problem.budget.counts]
         best = problem.evaluate([Grouping(tuple(layers))])[0]
-        yield Generation(0, 1, best, (best,), dict)
+        yield Generation(0, 1, best, (best,))
 """
 
 

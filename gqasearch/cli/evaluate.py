@@ -12,7 +12,7 @@ from gqasearch.cli.messages import clear_errors, output_console, print_json, qui
 from gqasearch.cli.rounded import show_rounded
 
 if TYPE_CHECKING:
-    from gqasearch.run import RunConfig
+    from gqasearch.config import RunConfig
 
 
 def evaluate(
@@ -145,8 +145,8 @@ def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> Non
     from rich.table import Table
 
     from gqasearch.reporting import SearchProgress
-    from gqasearch.run import Workspace
-    from gqasearch.run.evaluate import CONVERTED, DISTANCES, checkpoint_subject, distance_of, measure
+    from gqasearch.steps import Workspace
+    from gqasearch.steps.measure import CONVERTED, DISTANCES, checkpoint_subject, distance_of, measure
 
     with SearchProgress(Console(stderr=True), quiet=json_) as progress:
         work = Workspace(settings, progress)
@@ -170,7 +170,7 @@ def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> Non
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
-    from gqasearch.run.evaluate import distance_of
+    from gqasearch.steps.measure import distance_of
 
     for record in (metrics["parent"], *metrics["results"].values(), *metrics.get("rounded", ())):
         record.pop(f"{distance_of(record)}_blocks")
@@ -190,9 +190,9 @@ def _rounded(checkpoint: Path, given: dict[str, Any], kv_bits: str, trust: bool,
     from gqasearch.config import build_config
     from gqasearch.reporting import SearchProgress
     from gqasearch.rounding import parse_formats
-    from gqasearch.run import Workspace
     from gqasearch.run.origin import checkpoint_folder, evaluation_config, origin_of
-    from gqasearch.run.rounded import measure_rounded
+    from gqasearch.steps import Workspace
+    from gqasearch.steps.rounded_caches import measure_rounded
 
     formats = parse_formats(kv_bits)
     if given["model"] is None and origin_of(checkpoint) is None:
@@ -213,8 +213,8 @@ def _on_tasks(settings: RunConfig, folder: Path, tasks: list[str], limit: int | 
     from rich.console import Console
 
     from gqasearch.reporting import SearchProgress
-    from gqasearch.run import Workspace
-    from gqasearch.run.tasks import measure_tasks
+    from gqasearch.steps import Workspace
+    from gqasearch.steps.tasks import measure_tasks
 
     with SearchProgress(Console(stderr=True), quiet=json_) as progress:
         found = measure_tasks(Workspace(settings, progress), folder, tasks, limit=limit, trust_remote_code=trust)

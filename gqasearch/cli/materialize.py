@@ -38,11 +38,13 @@ def materialize(
     ] = False,
     layout: Annotated[
         str | None,
-        typer.Option(help="Form of the checkpoint: auto, stock (no remote code), deci, ragged. [default: the run's]"),
+        typer.Option(
+            help="Form of the checkpoint: auto, stock (no remote code), deci, ragged, mimo, openelm. [default: run's]"
+        ),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="Engine that has to load it: transformers, vllm, llama.cpp, ctranslate2, any (all of them)."),
+        typer.Option(help="Engine that has to load it: transformers, vllm, llama.cpp, ctranslate2, mlx, any (all)."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. [default: the run's, or cpu]")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -115,11 +117,11 @@ def _write(
 
     from gqasearch.grouping_document import MergeRecord, RefinementRecord, read_grouping
     from gqasearch.reporting import SearchProgress
-    from gqasearch.run import Workspace
-    from gqasearch.run import materialize as write
-    from gqasearch.run.convert import check_convertible, reads_text
     from gqasearch.run.origin import grouping_file, with_text_used
-    from gqasearch.run.search import calibration_record
+    from gqasearch.steps import Workspace
+    from gqasearch.steps import materialize as write
+    from gqasearch.steps.convert import check_convertible, reads_text
+    from gqasearch.steps.search import calibration_record
 
     document = read_grouping(grouping_file(grouping))
     messages = Console(stderr=True)

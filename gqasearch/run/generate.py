@@ -18,11 +18,11 @@ from gqasearch.evaluation.generation import continuation, same_tokens
 from gqasearch.evaluation.needles import NEEDLES, Needles, needles, right_answers
 from gqasearch.files import write_json
 from gqasearch.reporting.html import write_report
-from gqasearch.run.evaluate import CONVERTED, checkpoint_layers, checkpoint_model
-from gqasearch.run.folder import RunFolder
-from gqasearch.run.heal.folder import is_heal_folder
-from gqasearch.run.results import report_data
-from gqasearch.run.workspace import Workspace
+from gqasearch.run.finished_runs import report_data
+from gqasearch.run.heal.heal_folder import is_heal_folder
+from gqasearch.run.run_folder import RunFolder
+from gqasearch.steps.measure import CONVERTED, checkpoint_layers, checkpoint_model
+from gqasearch.steps.workspace import Workspace
 
 PARENT = "parent"
 PROMPTS, MOST_PROMPT_TOKENS, NEW_TOKENS = 3, 64, 64

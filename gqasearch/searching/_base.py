@@ -46,12 +46,11 @@ class SearchMethod(ABC):
     needs: ClassVar[frozenset[HeadFact]] = frozenset()
 
     @abstractmethod
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        """Yield generations until done. With ``state`` (of a yielded generation) it goes on from there:
-        the generations that follow have the same bits as if it had never stopped. ``rng`` is then
-        set to where it was. The state of the last generation gives that generation again.
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
+        """Yield generations until done, one or more.
+
+        They follow from the problem's values and ``rng`` alone: a search that was stopped goes on by being made again,
+        its evaluations answered from a log (``EvaluationLog``). What depends on time asks ``Problem.clock``.
         """
 
     def most_generations(self, problem: Problem) -> int | None:

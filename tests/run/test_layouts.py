@@ -12,15 +12,17 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.evaluation import ParentLayers, WholeModel, cached_kv_heads, evaluate_quality, model_runner
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord, MergeRecord, read_grouping
 from gqasearch.models import model_record
-from gqasearch.run import RunFolder, Workspace, build_config, run
-from gqasearch.run.convert import document_converter, document_refinement, materialize
-from gqasearch.run.evaluate import checkpoint_subject, grouping_subject
+from gqasearch.run import RunFolder, run
 from gqasearch.run.pipeline import own_subject
+from gqasearch.steps import Workspace
+from gqasearch.steps.convert import document_converter, document_refinement, materialize
+from gqasearch.steps.measure import checkpoint_subject, grouping_subject
 from tests.samples import random_blocks
 
 SMALL = {"population": 8, "offspring": 8, "generations": 4}
@@ -150,4 +152,4 @@ def test_materialize_takes_a_layout_and_says_what_it_wrote(
     assert code == 2 and "one number of KV heads for all layers" in output
     assert not (tmp_path / "stock").exists()
     code, output = call(*common, "--output-dir", tmp_path / "other", "--layout", "other")
-    assert code == 2 and "'auto', 'stock', 'deci' or 'ragged'" in output
+    assert code == 2 and "'auto', 'stock', 'deci', 'ragged', 'mimo' or 'openelm'" in output

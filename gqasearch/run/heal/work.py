@@ -42,9 +42,9 @@ from gqasearch.models import (
 from gqasearch.models.device import resolve_device
 from gqasearch.models.loading import load_model, load_tokenizer
 from gqasearch.models.registry import known_family
-from gqasearch.run.heal.folder import HealFolder
+from gqasearch.run.heal.heal_folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
-from gqasearch.run.told import Progress
+from gqasearch.steps.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +130,11 @@ class HealWork:
         self.ranks.check(self.config.device)
         check_device(self.device)
         own, theirs = read_config(self.start), self.source.config
+        if own["model_type"] == "openelm":
+            raise UserError(
+                f"{self.config.model} has layout openelm, whose tensors are others than the parent's: it is not healed."
+                " Materialize its grouping with --layout stock, deci, ragged or mimo"
+            )
         for name in COMMON:
             if own.get(name) != theirs.get(name):
                 raise UserError(

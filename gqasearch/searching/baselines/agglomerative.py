@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from scipy.cluster.hierarchy import cut_tree
@@ -33,10 +33,8 @@ class Agglomerative(SearchMethod):
 
     linkage: Literal["ward", "average"] = "ward"
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        return _Agglomerative(self, problem, rng).generations(state)
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
+        return _Agglomerative(self, problem, rng).generations()
 
     def most_generations(self, problem: Problem) -> int:
         return 1

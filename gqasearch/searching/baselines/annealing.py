@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray, IntArray
 from gqasearch.searching._base import SearchMethod
 from gqasearch.searching.baselines.chains import Proposals, make_chains, random_labels
-from gqasearch.searching.baselines.steps import Steps, pack_labels, unpack_labels
+from gqasearch.searching.baselines.steps import Steps
 from gqasearch.searching.problem import Generation, Problem
 
 # Proposals of every chain in one generation, and of every chain to measure the first temperature by.
@@ -47,10 +47,8 @@ class Annealing(SearchMethod):
                 f"annealing: 0 < coldest <= hottest is needed, got coldest {self.coldest} and hottest {self.hottest}"
             )
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        return _Annealing(self, problem, rng).generations(state)
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
+        return _Annealing(self, problem, rng).generations()
 
     def most_generations(self, problem: Problem) -> int:
         return -(-self.steps // BATCH)
@@ -101,11 +99,3 @@ class _Annealing(Steps):
             best[better], lowest[better] = chains.labels[better], now[better]
         self.labels, self.best = chains.labels, best
         self.record.evaluate([Grouping.from_labels([best[int(lowest.argmin())].tolist()])])
-
-    def variables(self) -> dict[str, Any]:
-        return {"labels": pack_labels(self.labels), "best": pack_labels(self.best), "spread": self.spread}
-
-    def restore(self, variables: dict[str, Any]) -> None:
-        self.labels = unpack_labels(variables["labels"], self.problem.num_heads)
-        self.best = unpack_labels(variables["best"], self.problem.num_heads)
-        self.spread = variables["spread"]

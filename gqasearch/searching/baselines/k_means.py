@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -44,10 +44,8 @@ class KMeans(SearchMethod):
                 f"k-means: restarts and iterations must be at least 1, got {self.restarts} and {self.iterations}"
             )
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        return _KMeans(self, problem, rng).generations(state)
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
+        return _KMeans(self, problem, rng).generations()
 
     def most_generations(self, problem: Problem) -> int:
         return -(-self.restarts // BATCH)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,10 +25,8 @@ class NormSort(SearchMethod):
     by_layer: ClassVar[bool] = False
     needs: ClassVar[frozenset[HeadFact]] = frozenset({"norms"})
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        return _NormSort(self, problem, rng, 1).generations(state)
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
+        return _NormSort(self, problem, rng, 1).generations()
 
     def most_generations(self, problem: Problem) -> int:
         return 1

@@ -6,10 +6,10 @@ from itertools import combinations
 
 import numpy as np
 
+from gqasearch.group_errors import GroupErrors, PairwiseErrors
 from gqasearch.pairwise import FloatArray
 from gqasearch.searching._base import SearchMethod
 from gqasearch.searching.baselines.steps import Steps
-from gqasearch.searching.group_errors import GroupErrors, PairwiseErrors
 from gqasearch.searching.problem import Problem
 
 

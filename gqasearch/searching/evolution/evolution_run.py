@@ -7,23 +7,22 @@ from typing import Any, TypeAlias
 import numpy as np
 from deap import base, tools  # type: ignore[import-untyped]
 
+from gqasearch.group_errors import PairwiseErrors, SetErrors
 from gqasearch.grouping import Grouping
 from gqasearch.searching.evolution.beside import merged_down
-from gqasearch.searching.evolution.descent import Descent
+from gqasearch.searching.evolution.evolution_parameters import EvolutionParameters
 from gqasearch.searching.evolution.group_descent import GroupDescent
+from gqasearch.searching.evolution.neighbour_descent import NeighbourDescent
 from gqasearch.searching.evolution.pairwise_descent import PairwiseDescent
-from gqasearch.searching.evolution.parameters import EvolutionParameters
 from gqasearch.searching.evolution.screened_descent import ScreenedDescent
 from gqasearch.searching.evolution.selection import crowded_tournament, tournament
 from gqasearch.searching.evolution.variation import mutate, usable_weights
-from gqasearch.searching.group_errors import PairwiseErrors, SetErrors
 from gqasearch.searching.operators import exchange_layers
 from gqasearch.searching.problem import Generation, Problem
 from gqasearch.searching.record import Individual, Record
 from gqasearch.searching.starts import starting_groupings
-from gqasearch.searching.state import require_method, restore_rng, save_rng
 
-AnyDescent: TypeAlias = PairwiseDescent | GroupDescent | ScreenedDescent | Descent
+AnyDescent: TypeAlias = PairwiseDescent | GroupDescent | ScreenedDescent | NeighbourDescent
 
 # A child that was evaluated before is mutated again, at most so often.
 ATTEMPTS = 10
@@ -136,40 +135,10 @@ class EvolutionRun:
         self.population = self.toolbox.select(distinct, min(self.method.population, len(distinct)))
 
     def generation(self) -> Generation:
-        """This moment, as history and resume see it; the state is built only when it is asked for."""
-        snapshot, pairs = self.record.snapshot(), len(self.descent)
-        frozen = {
-            "method": self.method.name,
-            "index": self.index,
-            "idle": self.idle,
-            "exhausted": self.exhausted,
-            "rng": save_rng(self.rng),
-            "population": [individual.index for individual in self.population],
-            **self._own_state(),
-        }
-
-        def state() -> dict[str, Any]:
-            return {**frozen, "record": self.record.save(snapshot), "settled": self.descent.save(pairs)}
-
-        front = tuple(individual.candidate for individual in snapshot.front)
-        return Generation(self.index, snapshot.evaluations, snapshot.best.candidate, front, state)
-
-    def load(self, saved: dict[str, Any]) -> None:
-        """Go back to where a saved generation stood."""
-        require_method(saved, self.method.name)
-        self.index, self.idle, self.exhausted = saved["index"], saved["idle"], saved["exhausted"]
-        self.record.load(saved["record"])
-        self.descent.load(saved["settled"])
-        self.population = [self.record.individual(index) for index in saved["population"]]
-        self._load_own(saved)
-        restore_rng(self.rng, saved["rng"])
-
-    def _own_state(self) -> dict[str, Any]:
-        """What a subclass keeps beside."""
-        return {}
-
-    def _load_own(self, saved: dict[str, Any]) -> None:
-        """Take up what a subclass keeps beside."""
+        """This moment, as history sees it."""
+        record = self.record
+        front = tuple(individual.candidate for individual in record.front)
+        return Generation(self.index, record.evaluations, record.best.candidate, front)
 
 
 def make_descent(record: Record, rng: np.random.Generator) -> AnyDescent:
@@ -181,4 +150,4 @@ def make_descent(record: Record, rng: np.random.Generator) -> AnyDescent:
             return PairwiseDescent(record, errors.distances)
         if isinstance(errors, SetErrors):
             return GroupDescent(record, errors, rng)
-    return Descent(record, rng)
+    return NeighbourDescent(record, rng)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from gqasearch.searching.operators import exchange, random_partition, relocate
 from gqasearch.searching.problem import Candidate, Generation, Problem
 from gqasearch.searching.record import Record
 from gqasearch.searching.starts import neighbour_grouping
-from gqasearch.searching.state import load_candidate, require_method, restore_rng, save_candidate, save_rng
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,10 @@ class AsymGQA(SearchMethod):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"asymgqa: {name} is a chance, 0 to 1, got {getattr(self, name)}")
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        """See :meth:`SearchMethod.search`."""
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
         if problem.free_counts or len(problem.objectives) > 1:
             raise UserError("method asymgqa keeps the number of groups of every layer and takes one objective")
-        run = _Run(self, problem, _checked(problem), rng)
-        yield from generations_of(run, state)
+        return generations_of(_Run(self, problem, _checked(problem), rng))
 
     def most_generations(self, problem: Problem) -> int:
         """The neighbours, then for every layer its start, its iterations and the model so far."""
@@ -177,41 +172,8 @@ class _Run:
             self.best = candidate
 
     def generation(self) -> Generation:
-        """This moment, as history and resume see it; the state is built only when it is asked for."""
-        snapshot, best = self.record.snapshot(), self.best
-        frozen = {
-            "method": self.method.name,
-            "index": self.index,
-            "steps": self.steps,
-            "rng": save_rng(self.rng),
-            "found": [list(layer.labels) for layer in self.found],
-            "here": _save(self.here),
-            "lowest": _save(self.lowest),
-            "best": save_candidate(best),
-        }
-
-        def state() -> dict[str, Any]:
-            return {**frozen, "record": self.record.save(snapshot)}
-
-        return Generation(self.index, snapshot.evaluations, best, (best,), state)
-
-    def load(self, saved: dict[str, Any]) -> None:
-        """Go back to where a saved generation stood."""
-        require_method(saved, self.method.name)
-        self.index, self.steps = saved["index"], saved["steps"]
-        self.record.load(saved["record"])
-        self.found = [LayerGrouping.from_labels(labels) for labels in saved["found"]]
-        self.here, self.lowest = _load(saved["here"]), _load(saved["lowest"])
-        self.best = load_candidate(saved["best"])
-        restore_rng(self.rng, saved["rng"])
-
-
-def _save(walked: tuple[LayerGrouping, float] | None) -> dict[str, Any] | None:
-    return None if walked is None else {"labels": list(walked[0].labels), "score": walked[1]}
-
-
-def _load(saved: dict[str, Any] | None) -> tuple[LayerGrouping, float] | None:
-    return None if saved is None else (LayerGrouping.from_labels(saved["labels"]), saved["score"])
+        """This moment, as history sees it."""
+        return Generation(self.index, self.record.evaluations, self.best, (self.best,))
 
 
 def _checked(problem: Problem) -> FloatArray:

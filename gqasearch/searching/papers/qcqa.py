@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -86,15 +86,12 @@ class QCQA(SearchMethod):
     def counts(self, budget: Budget) -> list[int]:
         """Numbers of groups that they can have, ascending."""
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        """See :meth:`SearchMethod.search`. A generation is up to ten of a stage's.
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
+        """A generation is up to ten of a stage's.
 
         ``front`` is the whole front at the end of a search with the KV ratio as second objective.
         """
-        run = Stages(self.settings(problem), problem, rng)
-        yield from generations_of(run, state)
+        return generations_of(Stages(self.settings(problem), problem, rng))
 
     def most_generations(self, problem: Problem) -> int:
         """The start, then both stages in batches."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -13,15 +13,6 @@ from gqasearch.searching.papers.nsga2_genomes import ChoiceGenomes, LayerGenomes
 from gqasearch.searching.papers.nsga2_integers import NSGA2, Rates
 from gqasearch.searching.problem import Candidate, Generation, Problem
 from gqasearch.searching.starts import neighbour_grouping
-from gqasearch.searching.state import (
-    load_candidate,
-    pack,
-    require_method,
-    restore_rng,
-    save_candidate,
-    save_rng,
-    unpack,
-)
 
 # NSGA-II's generations in one generation of the search: history and state are written that often at most.
 BATCH = 10
@@ -162,41 +153,10 @@ class Stages:
         return tuple(self._chosen(t) if points[t][1] else self.neighbours for t in _front(points))
 
     def generation(self) -> Generation:
-        """This moment, as history and resume see it; the state is built only when it is asked for."""
+        """This moment, as history sees it."""
         best = self._best()
         front = self._whole_front() if self.is_done and len(self.problem.objectives) > 1 else (best,)
-        curves, whole = [dict(curve) for curve in self.curves], dict(self.whole)
-        population = None if self.step < 0 else self.population.snapshot()
-        frozen = {
-            "method": self.settings.method,
-            "index": self.index,
-            "evaluations": self.evaluations,
-            "step": self.step,
-            "rng": save_rng(self.rng),
-            "neighbours": save_candidate(self.neighbours),
-        }
-
-        def state() -> dict[str, Any]:
-            return {
-                **frozen,
-                "curves": [_save_curve(curve) for curve in curves],
-                "whole": _save_curve(whole),
-                "population": None if population is None else population(),
-            }
-
-        return Generation(self.index, self.evaluations, best, front, state)
-
-    def load(self, saved: dict[str, Any]) -> None:
-        """Go back to where a saved generation stood."""
-        require_method(saved, self.settings.method)
-        self.index, self.evaluations, self.step = saved["index"], saved["evaluations"], saved["step"]
-        self.neighbours = load_candidate(saved["neighbours"])
-        self.curves = [_load_curve(curve) for curve in saved["curves"]]
-        self.whole = _load_curve(saved["whole"])
-        restore_rng(self.rng, saved["rng"])
-        if self.step >= 0:
-            self._prepare()
-            self.population.load(saved["population"])
+        return Generation(self.index, self.evaluations, best, front)
 
 
 def _keep(curve: Curve, counts: IntArray, errors: FloatArray, rows: IntArray) -> None:
@@ -213,21 +173,3 @@ def _front(curve: Curve) -> list[int]:
         if not front or curve[count][0] < curve[front[-1]][0]:
             front.append(count)
     return front
-
-
-def _save_curve(curve: Curve) -> dict[str, Any]:
-    rows = np.array([row for _, row in curve.values()], dtype="<u2")
-    return {
-        "counts": list(curve),
-        "errors": [error for error, _ in curve.values()],
-        "rows": pack(rows.tobytes()),
-    }
-
-
-def _load_curve(saved: dict[str, Any]) -> Curve:
-    if not saved["counts"]:
-        return {}
-    rows = np.frombuffer(unpack(saved["rows"]), dtype="<u2").reshape(len(saved["counts"]), -1).tolist()
-    return {
-        count: (error, tuple(row)) for count, error, row in zip(saved["counts"], saved["errors"], rows, strict=True)
-    }
