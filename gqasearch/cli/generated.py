@@ -15,9 +15,9 @@ def on_generation(checkpoint: Path, given: dict[str, Any], prompts: list[str], t
     from rich.console import Console
 
     from gqasearch.reporting import SearchProgress
-    from gqasearch.run import Workspace
     from gqasearch.run.generate import generate, kept_in_run
     from gqasearch.run.origin import checkpoint_folder, evaluation_config
+    from gqasearch.steps import Workspace
 
     folder, settings = checkpoint_folder(checkpoint), evaluation_config(checkpoint, given)
     with SearchProgress(Console(stderr=True), quiet=json_) as progress:
