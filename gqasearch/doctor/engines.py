@@ -14,9 +14,9 @@ EngineName = Literal["transformers", "vllm", "llama.cpp", "ctranslate2", "mlx", 
 class Engine:
     """``version``: what ``make test-clients`` runs; ``target``: what was found to load, None where ``loads`` says it.
 
-    ``loads``: layout -> how, of an engine that ``--target`` does not know; all others are refused. ``runs_code``: whether
-    it runs the modelling file that a checkpoint brings. ``trust``: how the user lets it. ``head_multiple``: the size of
-    a head must be one of it. ``splits``: how it is known to share a layer's heads out to devices.
+    ``loads``: layouts that were made to load in an engine that ``--target`` does not know. ``runs_code``: whether it
+    runs the modelling file that a checkpoint brings; ``trust``: how the user lets it. ``head_multiple``: what the size
+    of a head must be a multiple of. ``splits``: whether it is known how it shares a layer's heads out to devices.
     """
 
     name: EngineName

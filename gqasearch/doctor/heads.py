@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import gcd
 
 from gqasearch.doctor._base import Finding, Patient
 from gqasearch.errors import UserError
@@ -12,6 +13,7 @@ from gqasearch.rounding import parse_format
 VLLM_CPU = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 VLLM_FLASHINFER = (64, 128, 256, 512)
 MLX_GROUPS, MLX_DEFAULT, MLX_START = (32, 64, 128), 64, 5000  # mlx-lm 0.32: generate.py
+QUANTIZED_GROUP = 64  # transformers 5.23: cache_utils.py, with quanto and hqq
 LARGEST_SDPA = 256  # transformers 5.23: integrations/sdpa_attention.py
 
 
@@ -86,11 +88,19 @@ def cache_formats(patient: Patient) -> Iterator[Finding]:
         yield Finding("cache formats", "warning", f"heads of {size} do not take {', '.join(refused)}")
     else:
         yield Finding("cache formats", "ok", f"heads of {size} take {', '.join(patient.engine.target.formats)}")
-    if patient.engine_name == "transformers" and size % 64:
+    if patient.engine_name == "transformers":
+        yield from _quantized_cache(patient)
+
+
+def _quantized_cache(patient: Patient) -> Iterator[Finding]:
+    """transformers' own, which rounds all numbers of some tokens of a layer in groups."""
+    widths = [heads * patient.head_dim for heads in patient.kv_heads]
+    if any(width % QUANTIZED_GROUP for width in widths):
         words = (
-            f"QuantizedCache: give q_group_size=16; its default of 64 fails at most lengths of text for heads of {size}"
+            f"QuantizedCache: give q_group_size={gcd(QUANTIZED_GROUP, *widths)}; its default of {QUANTIZED_GROUP} fails"
         )
-        yield Finding("cache formats", "warning", words)
+        why = f"at most lengths of a single text, where a layer has {min(widths)} numbers a token"
+        yield Finding("cache formats", "warning", f"{words} {why}")
 
 
 def _one_format(patient: Patient, name: str) -> Finding:

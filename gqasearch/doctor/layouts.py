@@ -45,7 +45,7 @@ def joined_heads(patient: Patient) -> Iterator[Finding]:
         yield Finding(
             "joined heads",
             "warning",
-            "make the GGUF file by gqasearch export-gguf: llama.cpp's converter leaves RoPE's factors out without a word",
+            "make the GGUF file by gqasearch export-gguf: its converter leaves RoPE's factors out without a word",
         )
     elif target is None:
         yield Finding("joined heads", "warning", "were not tried in this engine")
