@@ -23,7 +23,7 @@ SITE := .venv/.site-installed
 
 # Engines that checkpoints are tried in, each in an environment of its own: those that `make test` installs, and all.
 SUITE_CLIENTS := llamacpp ctranslate2
-CLIENTS := $(SUITE_CLIENTS) transformers4 onnxruntime_genai lm_eval quantized_cache vllm
+CLIENTS := $(SUITE_CLIENTS) transformers4 onnxruntime_genai openvino_genai mlx lm_eval quantized_cache vllm
 client_stamps = $(patsubst %,.venv-clients/%/.installed,$(1))
 
 .PHONY: help

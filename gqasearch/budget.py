@@ -28,7 +28,7 @@ class Budget:
     ``counts``: groups per layer, (L,). ``movable``: True when only the sum is fixed, so a search may
     take a group from one layer and give it to another.
     ``smallest_group`` and ``largest_group`` bound the group sizes; both equal to H/G means EC. ``count_step``: groups
-    of every layer are a multiple of it.
+    of every layer are a multiple of it, and no layer has more than ``most_groups``.
     """
 
     counts: tuple[int, ...]
@@ -37,12 +37,15 @@ class Budget:
     smallest_group: int = 1
     largest_group: int | None = None
     count_step: int = 1
+    most_groups: int | None = None
 
     def __post_init__(self) -> None:
         largest = self.num_heads if self.largest_group is None else self.largest_group
         for layer, count in enumerate(self.counts):
             if not 1 <= count <= self.num_heads:
                 raise UserError(f"groups of layer {layer} must be in 1..{self.num_heads}, got {count}")
+            if self.most_groups is not None and count > self.most_groups:
+                raise UserError(f"groups of layer {layer} must be at most {self.most_groups}, got {count}")
             if count % self.count_step:
                 raise UserError(f"groups of layer {layer} must be a multiple of {self.count_step}, got {count}")
             if not count * self.smallest_group <= self.num_heads <= count * largest:
@@ -110,6 +113,42 @@ def counts_from_total(total: int, num_layers: int, num_heads: int, step: int = 1
         raise UserError(f"--kv-budget must be {what}, got {total}")
     even, rest = divmod(total // step, num_layers)
     return tuple(step * (even + (layer < rest)) for layer in range(num_layers))
+
+
+def check_equal(counts: tuple[int, ...], heads: int) -> None:
+    """Raise ``UserError`` unless ``heads`` heads can form these groups, as many in every layer, of equal size."""
+    if len(set(counts)) > 1:
+        raise UserError("equal_sizes needs one number of groups for all layers; use kv_ratio or kv_heads")
+    if heads % counts[0]:
+        fits = [g for g in range(1, heads + 1) if heads % g == 0]
+        raise UserError(f"{heads} heads cannot form {counts[0]} groups of equal size; {fits} are possible")
+
+
+def counts_of_two(
+    wanted: float, num_layers: int, num_heads: int, step: int = 1, *, exactly: bool = False
+) -> tuple[int, ...]:
+    """G groups in some layers and 2 G in the others, ``wanted`` in all, or as near as there is.
+
+    G is a multiple of ``step``: of those that come as near, the one with the most even split. ``exactly``: raise
+    ``UserError`` where the sum would be another.
+    """
+    many = range(1, num_layers)  # layers with 2 G
+    choices = [(g, n) for g in range(step, num_heads // 2 + 1, step) for n in many]
+    if not choices:
+        raise UserError(
+            f"layout mimo needs two layers at least, and {2 * step} KV heads in some of them; this model has "
+            f"{num_layers} layers of {num_heads} KV heads"
+        )
+    groups, twice = min(
+        choices,
+        key=lambda choice: (abs(choice[0] * (num_layers + choice[1]) - wanted), abs(2 * choice[1] - num_layers)),
+    )
+    if exactly and groups * (num_layers + twice) != wanted:
+        raise UserError(
+            f"layout mimo has G KV heads in some layers and 2 G in the others: {wanted:g} in {num_layers} layers is no "
+            f"such sum, {groups * (num_layers + twice)} is one"
+        )
+    return tuple(2 * groups if layer < twice else groups for layer in range(num_layers))
 
 
 def _check_ratio(ratio: float) -> None:

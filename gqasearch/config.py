@@ -10,10 +10,12 @@ from pydantic import ValidationInfo, field_validator, model_validator
 from gqasearch.budget import (
     Budget,
     Geometry,
+    check_equal,
     counts_from_heads,
     counts_from_model_ratio,
     counts_from_ratio,
     counts_from_total,
+    counts_of_two,
     require_several_heads,
 )
 from gqasearch.errors import UserError, unknown_name
@@ -157,7 +159,7 @@ class RunConfig(
     @property
     def layers_may_differ(self) -> bool:
         """Whether the budget lets layers end with different numbers of groups."""
-        return self.uneven or self.kv_budget is not None or self.has_free_counts
+        return self.uneven or self.kv_budget is not None or self.has_free_counts or self.layout == "mimo"
 
     def grouping_of(self, candidate: Grouping) -> AnyGrouping:
         """What a candidate of the search makes of the model."""
@@ -175,6 +177,9 @@ class RunConfig(
         most = heads // self.join  # more would take as much memory as the model's own, or more
         if self.kv_heads is not None:
             counts = counts_from_heads(self.kv_heads, layers, heads)
+        elif self.layout == "mimo":
+            wanted = self.kv_budget or (self.kv_ratio or 0.5) * layers * heads
+            counts = counts_of_two(wanted, layers, heads, step, exactly=self.kv_budget is not None)
         elif self.kv_budget is not None:
             counts = counts_from_total(self.kv_budget, layers, heads, step)
         else:
@@ -198,31 +203,23 @@ class RunConfig(
         if splits_budget:
             if self.equal_sizes:
                 raise UserError(f"method {self.method} decides group sizes itself; leave equal_sizes out")
-            if self.tensor_parallel > 1:
-                raise UserError(f"method {self.method} decides the groups of every layer; leave tensor_parallel out")
+            if self.tensor_parallel > 1 or self.layout == "mimo":
+                left_out = "tensor_parallel" if self.tensor_parallel > 1 else "layout mimo"
+                raise UserError(f"method {self.method} decides the groups of every layer; leave {left_out} out")
             return Budget(counts, heads, movable=True, smallest_group=self.join, largest_group=self.max_group_size)
         if self.equal_sizes:
-            self._check_equal(counts, heads)
+            if self.has_free_counts:
+                raise UserError("equal_sizes needs one number of groups for all layers; use kv_ratio or kv_heads")
+            check_equal(counts, heads)
             size = heads // counts[0]
             return Budget(counts, heads, smallest_group=size, largest_group=size, count_step=step)
-        if self.has_free_counts or self.uneven or self.kv_budget is not None:
+        if self.layers_may_differ:
             # No size to bound in terms of a mean: a layer may end with one group.
-            return Budget(
-                *(counts, heads),
-                movable=not self.has_free_counts,
-                smallest_group=self.join,
-                largest_group=self.max_group_size,
-                count_step=step,
-            )
+            step, most = (min(counts), 2 * min(counts)) if self.layout == "mimo" else (step, None)
+            sizes = (self.join, self.max_group_size)
+            return Budget(counts, heads, not self.has_free_counts, *sizes, count_step=step, most_groups=most)
         largest = self.max_group_size or min(heads, 2 * -(-heads // min(counts)))
         return Budget(counts, heads, smallest_group=self.join, largest_group=largest, count_step=step)
-
-    def _check_equal(self, counts: tuple[int, ...], heads: int) -> None:
-        if self.has_free_counts or len(set(counts)) > 1:
-            raise UserError("equal_sizes needs one number of groups for all layers; use kv_ratio or kv_heads")
-        if heads % counts[0]:
-            fits = [g for g in range(1, heads + 1) if heads % g == 0]
-            raise UserError(f"{heads} heads cannot form {counts[0]} groups of equal size; {fits} are possible")
 
 
 def build_config(values: dict[str, Any]) -> RunConfig:

@@ -17,4 +17,6 @@ def _no_form_of_stock(value: Any) -> Any:
 
 
 # See gqasearch.checkpoints.plan_layout.
-LayoutChoice: TypeAlias = Annotated[Literal["auto", "stock", "deci", "ragged"], BeforeValidator(_no_form_of_stock)]
+LayoutChoice: TypeAlias = Annotated[
+    Literal["auto", "stock", "deci", "ragged", "mimo", "openelm"], BeforeValidator(_no_form_of_stock)
+]

@@ -196,9 +196,9 @@ class CheckpointSettings(Section):
     fill_slots: bool = Field(False, description="query slots to spare: heads served worst read a second group there")
     baseline: bool = Field(True, description="also measure neighbour grouping with the mean merge")
     materialize: bool = Field(True, description="write the converted checkpoint")
-    layout: LayoutChoice = Field("auto", description="form of the checkpoint: auto, stock, deci, ragged")
+    layout: LayoutChoice = Field("auto", description="form of the checkpoint: auto, stock, deci, ragged, mimo, openelm")
     target: TargetName | None = Field(
-        None, description="engine that has to load it: transformers, vllm, llama.cpp, ctranslate2, any (all of them)"
+        None, description="engine that has to load it: transformers, vllm, llama.cpp, ctranslate2, mlx, any (all)"
     )
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
-LayoutName = Literal["stock-symmetric", "stock-padded", "deci", "ragged"]
-TargetName = Literal["transformers", "vllm", "llama.cpp", "ctranslate2", "any"]
+LayoutName = Literal["stock-symmetric", "stock-padded", "deci", "ragged", "mimo", "openelm"]
+TargetName = Literal["transformers", "vllm", "llama.cpp", "ctranslate2", "mlx", "any"]
+
+UnevenName = Literal["ragged", "deci", "openelm"]
+UNEVEN: tuple[UnevenName, ...] = get_args(UnevenName)  # layouts whose layers have any numbers of KV heads, best first
 
 UNROUNDED = "f16"  # in every engine
 # Where no engine is named: what rounds least for its bits. Keys hurt more than values, and never have fewer.
@@ -34,9 +37,11 @@ class Target:
     formats: tuple[str, ...] = (UNROUNDED,)
 
     @property
-    def takes_uneven(self) -> bool:
-        """Whether layers may differ in their number of KV heads."""
-        return not {"deci", "ragged"} <= self.cannot.keys()
+    def uneven(self) -> UnevenName | None:
+        """The layout that it gets where layers differ in their number of KV heads; None where it loads none of any
+        numbers.
+        """
+        return next((name for name in UNEVEN if name not in self.cannot), None)
 
     def objection(self, layout: LayoutName, architecture: str) -> str | None:
         """Why it does not load this layout of this architecture; None where it is not known to fail."""
@@ -89,18 +94,29 @@ _UNKNOWN_TO_CTRANSLATE2 = (
     *("CohereForCausalLM", "GraniteForCausalLM", "OlmoForCausalLM"),
     *("SmolLM3ForCausalLM", "StableLmForCausalLM", "Starcoder2ForCausalLM"),
 )
+_NO_OPENELM = "it knows no such model"
+# Symmetric; padded where they are not in the next list.
+_MORE_OF_MLX = (
+    *("Phi3ForCausalLM", "StableLmForCausalLM", "GraniteForCausalLM", "SmolLM3ForCausalLM", "SeedOssForCausalLM"),
+    *("Glm4ForCausalLM", "NemotronForCausalLM", "PhiForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM"),
+    *("Qwen2MoeForCausalLM", "MixtralForCausalLM", "GraniteMoeForCausalLM"),
+)
+_SIZED_BY_WIDTH_IN_MLX = (
+    *("Qwen2ForCausalLM", "Phi3ForCausalLM", "Starcoder2ForCausalLM", "GraniteForCausalLM", "PhiForCausalLM"),
+    *("Cohere2ForCausalLM", "Qwen2MoeForCausalLM", "MixtralForCausalLM", "GraniteMoeForCausalLM"),
+)
 _ENGINES = (
     Target("transformers", formats=(UNROUNDED, "hqq8", "hqq4", "quanto4", "hqq2", "quanto2")),
     Target(
         "vllm",
-        {"ragged": "it knows no such model"},
+        {"ragged": "it knows no such model", "openelm": _NO_OPENELM},
         _QWEN2,
         tested=(*_LLAMA_LIKE, "PhiForCausalLM"),
         formats=(UNROUNDED, "fp8", "int8_per_token_head", "fp8_per_token_head", "int4_per_token_head"),
     ),
     Target(
         "llama.cpp",
-        {"ragged": _NO_REMOTE_CODE},
+        {"ragged": _NO_REMOTE_CODE, "openelm": "its converter cannot read its config.json"},
         dict.fromkeys(_SIZED_BY_WIDTH, _SIZE),
         {"PhiForCausalLM": "it expects a Phi to have as many key heads as query heads"},
         (*_LLAMA_LIKE, "GraniteForCausalLM", "OlmoForCausalLM", "StableLmForCausalLM", *_MORE_OF_LLAMA_CPP),
@@ -108,7 +124,12 @@ _ENGINES = (
     ),
     Target(
         "ctranslate2",
-        {"deci": "its converter knows no DeciLM", "ragged": _NO_REMOTE_CODE},
+        {
+            "deci": "its converter knows no DeciLM",
+            "ragged": _NO_REMOTE_CODE,
+            "mimo": "its converter knows no MiMo",
+            "openelm": "its converter knows no OpenELM",
+        },
         _QWEN2,
         {
             **dict.fromkeys(_UNKNOWN_TO_CTRANSLATE2, "its converter knows no such model"),
@@ -116,6 +137,16 @@ _ENGINES = (
         },
         (*_LLAMA_LIKE, "GemmaForCausalLM"),
         "its converter does not read the RoPE of a Mistral of type longrope",
+    ),
+    Target(
+        "mlx",
+        {"deci": "it knows no such model", "ragged": _NO_REMOTE_CODE},
+        dict.fromkeys(_SIZED_BY_WIDTH_IN_MLX, _SIZE),
+        {
+            **dict.fromkeys(("ArceeForCausalLM", "MinistralForCausalLM"), "it knows no such model"),
+            "GlmForCausalLM": "it turns the whole of every head by RoPE, where a GLM turns half",
+        },
+        (*_LLAMA_LIKE, *_MORE_OF_MLX),
     ),
 )
 TARGETS: dict[TargetName, Target] = {target.name: target for target in (*_ENGINES, _any(_ENGINES))}

@@ -53,6 +53,10 @@ class Conversion:
         written = self._written(merged, layer)
         return {name: cast(tensor, self._dtypes[name], name) for name, tensor in written.items()}
 
+    def dtype_of(self, stored_name: str) -> torch.dtype:
+        """Of a tensor that changes."""
+        return self._dtypes[stored_name]
+
     def _kv_heads(self, layer: int) -> tuple[int, int]:
         """Key heads and value heads."""
         return self._layout.kv_heads_per_layer[layer], self._layout.value_heads(layer)

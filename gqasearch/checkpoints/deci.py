@@ -14,6 +14,7 @@ from gqasearch.checkpoints.layout import Layout, added_weights, place
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.models import Config, HeadGeometry
+from gqasearch.targets import LayoutName
 
 MODULE = "modeling_deci"
 DECI_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
@@ -21,18 +22,18 @@ MOST_PADDING = 4  # times the source's query heads, beyond which this layout is 
 SPARING_PADDING = 1.5  # beyond which it is not chosen unasked
 
 
-def deci_obstacle(config: Config) -> str | None:
-    """Why a source of this configuration cannot be written as a DeciLM, which is a Llama without biases; or None."""
+def deci_obstacle(config: Config, what: str = "DeciLM") -> str | None:
+    """Why a source of this configuration cannot be written as ``what``, a Llama without biases; or None."""
     architecture = config["architectures"][0]
     if architecture not in DECI_ARCHITECTURES:
-        return f"{architecture} is no Llama or Mistral, whose network DeciLM has"
+        return f"{architecture} is no Llama or Mistral, whose network {what} has"
     if config.get("attention_bias") or config.get("mlp_bias"):
-        return "this model has biases, DeciLM has none"
+        return f"this model has biases, {what} has none"
     if architecture == "MistralForCausalLM" and config.get("sliding_window", 4096) is not None:  # Mistral's default
-        return "this model has a sliding window, DeciLM has none"
+        return f"this model has a sliding window, {what} has none"
     activation = config.get("hidden_act", "silu")
     if activation != "silu":  # llama.cpp does not read it
-        return f"this model's MLP uses {activation}, DeciLM's silu"
+        return f"this model's MLP uses {activation}, {what}'s silu"
     return None
 
 
@@ -41,8 +42,10 @@ def deci_query_heads(grouping: Grouping, geometry: HeadGeometry) -> int:
     return grouping.common_query_heads(geometry.queries_per_kv)
 
 
-def deci_layout(grouping: Grouping, geometry: HeadGeometry) -> Layout:
+def deci_layout(grouping: Grouping, geometry: HeadGeometry, name: LayoutName = "deci") -> Layout:
     """Groups in order, each with the same number of slots as the others of its layer.
+
+    ``name``: of the layout that is asked for.
 
     Raises ``UserError`` where that takes more than ``MOST_PADDING`` times the source's query heads.
     """
@@ -50,7 +53,7 @@ def deci_layout(grouping: Grouping, geometry: HeadGeometry) -> Layout:
     added = f"{added_weights(heads, geometry):,} more parameters"
     if heads > MOST_PADDING * own:
         raise UserError(
-            f"layout deci needs one number of query heads that all group counts divide "
+            f"layout {name} needs one number of query heads that all group counts divide "
             f"({', '.join(map(str, sorted(set(counts))))}), with room for the largest groups: {heads} in place of "
             f"{own}, {added}. At most {MOST_PADDING} times as many, {MOST_PADDING * own}, are written; "
             "use --layout ragged, which pads nothing"

@@ -22,7 +22,11 @@ from gqasearch.models.gguf.file import GgufFile, import_gguf, shape_of
 # name for that.
 CONVERTED: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        "llama": {"LlamaForCausalLM": "llama", "MistralForCausalLM": "llama", "DeciLMForCausalLM": "deci"},
+        # A MiMo of ours has sinks and windows that do nothing: what is left is the network of a DeciLM.
+        "llama": {
+            **dict.fromkeys(("LlamaForCausalLM", "MistralForCausalLM"), "llama"),
+            **dict.fromkeys(("DeciLMForCausalLM", "MiMoV2FlashForCausalLM"), "deci"),
+        },
         "qwen2": {"Qwen2ForCausalLM": "qwen2"},
         "qwen3": {"Qwen3ForCausalLM": "qwen3"},
     }
@@ -115,7 +119,7 @@ def heads_of(file: GgufFile, config: Config, checkpoint: Path) -> GgufHeads:
             f"{' or '.join(CONVERTED[parent])}"
         )
     layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
-    counts = config.get("num_key_value_heads_per_layer") or [config.get("num_key_value_heads") or heads] * layers
+    counts = _kv_heads(config, layers)
     head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
     architecture, joined = CONVERTED[parent][found], joined_of(config)
     if architecture == "qwen2" and (joined > 1 or heads * head_dim != config["hidden_size"]):
@@ -133,6 +137,16 @@ def heads_of(file: GgufFile, config: Config, checkpoint: Path) -> GgufHeads:
     )
     _require_fit(file, made, checkpoint)
     return made
+
+
+def _kv_heads(config: Config, layers: int) -> list[int]:
+    """Of every layer, (L,)."""
+    if config.get("num_key_value_heads_per_layer"):
+        return list(config["num_key_value_heads_per_layer"])
+    few = config.get("num_key_value_heads") or config["num_attention_heads"]
+    if "hybrid_layer_pattern" in config:
+        return [config["swa_num_key_value_heads"] if slides else few for slides in config["hybrid_layer_pattern"]]
+    return [few] * layers
 
 
 def _rope_factors(config: Config, checkpoint: Path) -> tuple[float, ...]:

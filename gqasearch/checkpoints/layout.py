@@ -30,7 +30,7 @@ Slots = tuple[int | None, ...]
 class Layout:
     """Query head slots of every layer of a converted model.
 
-    ``slots`` (L, query_heads): source query head in every slot, None for an empty one;
+    ``slots`` (L, query heads of the layer): source query head in every slot, None for an empty one;
     ``kv_heads_per_layer`` (L,): G of every layer, one number in stock layouts; ``reason``: why this layout
     and what it costs, in one sentence; ``groups`` (L, G): the grouping's group at every KV head, in the grouping's own
     order where nothing is given. ``value_heads_per_layer`` (L,): of value heads where keys and values were grouped
@@ -50,8 +50,8 @@ class Layout:
 
     @property
     def query_heads(self) -> int:
-        """Slots per layer, empty ones counted."""
-        return len(self.slots[0])
+        """Slots of the layer that has most, empty ones counted; as many in every layer but for ``openelm``."""
+        return max(map(len, self.slots))
 
     @property
     def kv_heads(self) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 from gqasearch.checkpoints.deci import MOST_PADDING, SPARING_PADDING, deci_layout, deci_obstacle, deci_query_heads
 from gqasearch.checkpoints.layout import Layout, added_weights, slots
+from gqasearch.checkpoints.mimo import mimo_layout, mimo_obstacle
+from gqasearch.checkpoints.openelm import openelm_layout, openelm_obstacle
 from gqasearch.checkpoints.ragged import RAGGED_MODULES, ragged_layout, stock_obstacle
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
@@ -16,6 +18,22 @@ from gqasearch.models import Config, Family, HeadGeometry
 from gqasearch.models.family import joined_of
 from gqasearch.separate_grouping import AnyGrouping, SeparateGrouping
 from gqasearch.targets import TARGETS, Target, TargetName
+
+
+@dataclass(frozen=True)
+class OfLlama:
+    """A layout that only a Llama has: in ``words``, why a source has none (``obstacle``), and how it is made."""
+
+    words: str
+    obstacle: Callable[[Config], str | None]
+    made: Callable[[Grouping, HeadGeometry], Layout]
+
+
+OF_LLAMA: Mapping[str | None, OfLlama] = {
+    "deci": OfLlama("a DeciLM", deci_obstacle, deci_layout),
+    "mimo": OfLlama("a MiMo", mimo_obstacle, mimo_layout),
+    "openelm": OfLlama("an OpenELM", openelm_obstacle, openelm_layout),
+}
 
 
 def plan_layout(
@@ -112,17 +130,17 @@ def _uneven_layout(engine: Target, grouping: Grouping, config: Config | None) ->
     if takes is not None:
         counts = ", ".join(map(str, grouping.group_counts))
         raise UserError(f"target {engine.name} takes {takes}, this grouping has {counts} KV heads by layer. {_EVEN}")
-    return "deci" if "ragged" in engine.cannot else "auto"
+    return "auto" if engine.uneven in (None, "ragged") else engine.uneven
 
 
 def _takes_no_uneven(engine: Target, config: Config | None) -> str | None:
     """What an engine takes instead of layers that differ in their number of KV heads; None where it takes them."""
-    if not engine.takes_uneven:
+    if engine.uneven is None:
         return "one number of KV heads for all layers"
-    obstacle = None if config is None else deci_obstacle(config)
-    if obstacle is None or "ragged" not in engine.cannot:
+    if engine.uneven not in OF_LLAMA or config is None:
         return None
-    return f"layers that differ as a DeciLM alone ({obstacle})"
+    obstacle = OF_LLAMA[engine.uneven].obstacle(config)
+    return None if obstacle is None else f"layers that differ as {OF_LLAMA[engine.uneven].words} alone ({obstacle})"
 
 
 _EVEN = (
@@ -163,13 +181,14 @@ def _plan(
         return ragged_layout(grouping, geometry, config)
     if layout == "stock" and no_stock is not None:
         raise UserError(f"layout stock: {no_stock}. Use --layout auto")
-    obstacle = None if config is None else deci_obstacle(config)
-    if layout == "deci":
-        if obstacle is not None:
-            raise UserError(f"layout deci: {obstacle}. Use --layout auto")
-        return deci_layout(grouping, geometry)
+    if layout in OF_LLAMA:
+        why_not = None if config is None else OF_LLAMA[layout].obstacle(config)
+        if why_not is not None:
+            raise UserError(f"layout {layout}: {why_not}. Use --layout auto")
+        return OF_LLAMA[layout].made(grouping, geometry)
     if layout == "stock" or len(set(grouping.group_counts)) == 1:
         return _stock_layout(grouping, geometry, takes)
+    obstacle = None if config is None else deci_obstacle(config)
     if obstacle is not None:
         return ragged_layout(grouping, geometry, config, f", nor DeciLM ({obstacle})")
     heads, own = deci_query_heads(grouping, geometry), geometry.num_attention_heads

@@ -18,6 +18,8 @@ from gqasearch.checkpoints.deci import deci_config
 from gqasearch.checkpoints.folder import copy_companions
 from gqasearch.checkpoints.layout import Layout
 from gqasearch.checkpoints.loaded_back import CheckBlock, Computed, LoadedBack, check_loaded_back
+from gqasearch.checkpoints.mimo import AsMimo, mimo_config
+from gqasearch.checkpoints.openelm import AsOpenElm, openelm_config
 from gqasearch.checkpoints.plan import plan_checkpoint
 from gqasearch.checkpoints.ragged import ragged_config
 from gqasearch.checkpoints.remote_code import copy_modeling_file
@@ -118,10 +120,14 @@ def _conversion(
     config: Config,
     layout: Layout,
     merged_layer: Callable[[int], LayerWeights],
-) -> Conversion | AsPhi:
+) -> Conversion | AsPhi | AsMimo | AsOpenElm:
     """In the source's own words, or in those that it is written in."""
     if isinstance(family, WrittenAsPhi):
         return AsPhi(source, family, config, layout, merged_layer)
+    if layout.name == "mimo":
+        return AsMimo(source, family, config, layout, merged_layer)
+    if layout.name == "openelm":
+        return AsOpenElm(source, family, config, layout, merged_layer)
     return Conversion(source, family, config, layout, merged_layer)
 
 
@@ -132,6 +138,10 @@ def _grouped_config(
     grouped = stock_config(family, config, layout, stored_dtype)
     if layout.name == "deci":
         return deci_config(grouped, layout)
+    if layout.name == "mimo":
+        return mimo_config(grouped, layout, family.geometry(config))
+    if layout.name == "openelm":
+        return openelm_config(grouped, layout, family.geometry(config))
     if layout.name == "ragged":
         return ragged_config(grouped, layout, grouping, family.geometry(config))
     return grouped

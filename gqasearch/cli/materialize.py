@@ -38,11 +38,13 @@ def materialize(
     ] = False,
     layout: Annotated[
         str | None,
-        typer.Option(help="Form of the checkpoint: auto, stock (no remote code), deci, ragged. [default: the run's]"),
+        typer.Option(
+            help="Form of the checkpoint: auto, stock (no remote code), deci, ragged, mimo, openelm. [default: run's]"
+        ),
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="Engine that has to load it: transformers, vllm, llama.cpp, ctranslate2, any (all of them)."),
+        typer.Option(help="Engine that has to load it: transformers, vllm, llama.cpp, ctranslate2, mlx, any (all)."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. [default: the run's, or cpu]")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

@@ -15,7 +15,8 @@ from torch import nn
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """The layers of a model, or of an encoder: the list of modules with the most parameters."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    tower = getattr(getattr(model, "base_model", model), "language_model", model)  # of a model that reads images, too
+    lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
     return max(lists, key=lambda found: sum(parameter.numel() for parameter in found.parameters()))
 
 

@@ -151,7 +151,11 @@ def _listed(index: Path) -> list[str]:
 
 
 def current_name(name: str) -> str:
-    """A stored name in today's words: LayerNorm's weight and bias were once gamma and beta, as BERT was published."""
+    """A stored name in the model's words: LayerNorm's weight and bias were once gamma and beta, as BERT was published.
+
+    The sinks of a MiMo have another name in all engines but transformers.
+    """
+    name = re.sub(r"\.attention_sink_bias$", ".sinks", name)
     return re.sub(r"LayerNorm\.(gamma|beta)$", lambda found: f"LayerNorm.{NEW_NAMES[found[1]]}", name)
 
 

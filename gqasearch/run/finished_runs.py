@@ -30,6 +30,7 @@ from gqasearch.reporting import (
     Similarity,
     TextUse,
 )
+from gqasearch.reporting.generated import Generated, generated
 from gqasearch.reporting.rounded import RoundedResult, rounded_results
 from gqasearch.reporting.text_table import TextTable
 from gqasearch.run.kv_bytes import decision_table
@@ -95,6 +96,7 @@ def report_data(folders: Sequence[RunFolder], title: str | None = None) -> Repor
         front=first.front() if len(runs) == 1 else None,
         rounded=_rounded(runs),
         decision=first.decision() if len(runs) == 1 else None,
+        generated=first.generated() if len(runs) == 1 else None,
         warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.metrics["warnings"])),
     )
 
@@ -223,6 +225,9 @@ class _Run:
             chosen = [i for i in chosen if formats[i] == taken]
         labels = tuple(str(name) for name in formats if name is not None)
         return ParetoFront(tuple(record["objectives"]), points, chosen[0] if chosen else None, labels=labels)
+
+    def generated(self) -> Generated | None:
+        return generated(read_json(self.folder.generated)) if self.folder.generated.is_file() else None
 
     def decision(self) -> TextTable | None:
         if "decision" not in self.metrics:

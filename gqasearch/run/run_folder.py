@@ -98,6 +98,11 @@ class RunFolder:
         return self.path / "metrics.json"
 
     @property
+    def generated(self) -> Path:
+        """What ``evaluate --generate`` found."""
+        return self.path / "generated.json"
+
+    @property
     def similarity(self) -> Path:
         return self.path / "similarity.npz"
 

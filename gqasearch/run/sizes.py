@@ -9,6 +9,7 @@ from gqasearch.basis.attention_cost import TOKENS as BASIS_LENGTH
 from gqasearch.calibration.hidden_states import ROOM as STREAM_ROOM
 from gqasearch.config import KV_BYTES
 from gqasearch.models.device import devices_of
+from gqasearch.models.family import text_of
 from gqasearch.models.loading_on_demand import room_on
 from gqasearch.refining import Joint, Refinement
 from gqasearch.run.cost_plan import Sizes
@@ -30,7 +31,7 @@ VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 def sizes_of(work: Workspace, outlook: Outlook) -> Sizes:
     """Of the run that ``work`` describes, from its beginning."""
     source, config, shape = work.source, work.config, work.source.geometry
-    vocabulary = int(source.config["vocab_size"])
+    vocabulary = int(text_of(source.config)["vocab_size"])
     stored = [header.tensors[name] for header in source.tensors.headers.values() for name in header.tensors]
     values = sum(math.prod(tensor.shape) for tensor in stored)
     outside = sum(math.prod(tensor.shape) for tensor in stored if vocabulary in tensor.shape)

@@ -9,6 +9,7 @@ from gqasearch.checkpoints import MOST_TOKENS, CheckBlock
 from gqasearch.errors import UserError
 from gqasearch.models import ModelSource
 from gqasearch.models.companions import has_tokenizer
+from gqasearch.models.family import text_of
 from gqasearch.models.loading import load_tokenizer
 
 CHARACTERS = 16 * MOST_TOKENS  # more than enough for so many tokens, few enough for any tokenizer
@@ -26,7 +27,7 @@ def check_block(source: ModelSource, text: str) -> CheckBlock:
     except UserError:
         return CheckBlock.drawn(source.config)
     ids = tokenizer(_beginning(text), verbose=False)["input_ids"]
-    known = [int(token) for token in ids if token < int(source.config["vocab_size"])][:MOST_TOKENS]
+    known = [int(token) for token in ids if token < int(text_of(source.config)["vocab_size"])][:MOST_TOKENS]
     if not known:
         return CheckBlock.drawn(source.config)
     words = "the embedded calibration text" if text == "embedded" else f"the calibration part of {text}"

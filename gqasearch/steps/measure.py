@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from gqasearch.checkpoints import MetricRow, merged_by_group, needs_remote_code, require_trust, strange_code
+from gqasearch.checkpoints import merged_by_group, needs_remote_code, require_trust, strange_code
+from gqasearch.checkpoints.mimo import MIMO_ARCHITECTURE
 from gqasearch.errors import UserError
 from gqasearch.evaluation import (
     CONVENTIONS,
-    AnyQuality,
     ClimbState,
     Converter,
     KVSize,
@@ -27,7 +26,6 @@ from gqasearch.evaluation import (
     computed_kv_bytes_per_token,
     count_parameters,
     embedding_cosines,
-    mean_interval,
     model_runner,
     pooling_of,
 )
@@ -43,19 +41,18 @@ from gqasearch.models import (
     load_model_within,
     objective_of,
     read_config,
-    supported_architectures,
     tie_heads,
 )
-from gqasearch.models.registry import architecture_of
+from gqasearch.models.family import text_of
+from gqasearch.models.registry import architecture_of, known_family
 from gqasearch.models.stored_dtype import value_bytes
 from gqasearch.separate_grouping import AnyGrouping, changed_layers
+from gqasearch.steps.metric_records import quality_record
 from gqasearch.steps.texts import used_texts
 from gqasearch.steps.workspace import Workspace
 
 BASELINE = "neighbour"
 CONVERTED = "converted"
-# Figures that are a distance to the parent, of which every record has one: key -> in words.
-DISTANCES = {"kl": "KL", "hidden_error": "hidden-state error"}
 PREDICTED: dict[Objective, str] = {
     "next-token": "the next token",
     "masked": "masked tokens",
@@ -97,8 +94,9 @@ def checkpoint_layers(source: ModelSource, directory: Path, model: PreTrainedMod
     of another architecture, or one that brings code that is not ours, is run as a whole.
     """
     config = read_config(directory)
-    family = supported_architectures().get(architecture_of(config) or "")
-    if family is None and needs_remote_code(directory) and not strange_code(directory):
+    family = known_family(config)
+    ours = needs_remote_code(directory) and not strange_code(directory)
+    if family is None and (ours or architecture_of(config) == MIMO_ARCHITECTURE):
         family, config = source.family.written_as(source.config)
     if family is None:
         return model_runner(model)
@@ -121,10 +119,11 @@ def checkpoint_model(work: Workspace, directory: Path, *, trust_remote_code: boo
 def require_same_tokens(source: ModelSource, checkpoint: Path) -> None:
     """Raise ``UserError`` unless the checkpoint reads and predicts the same tokens as the parent."""
     own, theirs = read_config(checkpoint), source.config
-    if own.get("vocab_size") != theirs.get("vocab_size"):
+    sizes = [text_of(one).get("vocab_size") for one in (own, theirs)]
+    if sizes[0] != sizes[1]:
         raise UserError(
-            f"{checkpoint} has a vocabulary of {own.get('vocab_size')} tokens, the parent ({source.directory}) of "
-            f"{theirs.get('vocab_size')}: it was not made from this parent. Give another --parent"
+            f"{checkpoint} has a vocabulary of {sizes[0]} tokens, the parent ({source.directory}) of "
+            f"{sizes[1]}: it was not made from this parent. Give another --parent"
         )
     if objective_of(own) != objective_of(theirs):
         raise UserError(
@@ -250,54 +249,6 @@ def climb_state(
     settings = (config.batch_blocks, config.dtype, config.device)
     facts = json.dumps([document.to_json(), list(subjects), work.source.identity, text, settings])
     return ClimbState(folder, hashlib.sha256(facts.encode()).hexdigest())
-
-
-def quality_record(quality: AnyQuality, kv: KVSize, parameters: int, seed: int) -> dict[str, Any]:
-    """One row of metrics.json; ``kl_interval``: 95% bootstrap interval of the KL over blocks.
-
-    Of a model without a head the same of ``hidden_error``.
-    """
-    distance, per_block = quality.by_block()
-    return {
-        **quality.figures(),
-        f"{distance}_interval": list(mean_interval(per_block, np.random.default_rng(seed))),
-        "kv_bytes_per_token": kv.stored,
-        "kv_bytes_by_format": kv.by_format(),
-        "parameters": parameters,
-        f"{distance}_blocks": list(per_block),
-    }
-
-
-def distance_of(record: Mapping[str, Any]) -> str:
-    """Which of ``DISTANCES`` a record of ``quality_record`` has."""
-    return next(name for name in DISTANCES if name in record)
-
-
-def card_rows(parent: Mapping[str, Any], mine: Mapping[str, Any], objective: Objective) -> tuple[MetricRow, ...]:
-    """What a model card tells of two records of ``quality_record``."""
-    masked, caches = objective == "masked", objective == "next-token"
-    words = {
-        "perplexity": "pseudo-perplexity" if masked else "perplexity",
-        "kl": f"KL to the parent, nats per {'masked ' if masked else ''}token",
-        "hidden_error": "squared error of hidden states, relative to the parent's",
-        "kv_bytes_per_token": f"{'KV cache' if caches else 'keys and values computed'}, bytes per token",
-        "parameters": "parameters",
-    }
-    rows = [MetricRow(words[name], parent[name], mine[name]) for name in words if name in mine]
-    for kind, cosine in mine.get("embedding_cosine", {}).items():
-        rows.insert(
-            len(rows) - 2, MetricRow(f"cosine of sentence embeddings to the parent's, {kind} text", 1.0, cosine)
-        )
-    before, after = (record.get("kv_bytes_by_format", {}) for record in (parent, mine))
-    rows += [
-        MetricRow(f"KV cache in {name}, bytes per token", before[name], after[name]) for name in before if name in after
-    ]
-    return tuple(rows)
-
-
-def measured_words(metrics: Mapping[str, Any]) -> str:
-    """On what the figures of ``metrics.json`` were measured."""
-    return f"{metrics['texts']['reported']['source']}; {metrics['targets']} targets. {metrics['convention']}"
 
 
 def _text(work: Workspace, split: Any) -> dict[str, Any]:

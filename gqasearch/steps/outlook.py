@@ -197,7 +197,7 @@ def _moved(budget: Budget, *, fixed_sum: bool) -> tuple[int, ...] | None:
     first, last = counts[0], counts[-1]
     if len(counts) < 2 or first <= budget.count_step:
         return None
-    if fixed_sum and last + budget.count_step > budget.num_heads:
+    if fixed_sum and last + budget.count_step > (budget.most_groups or budget.num_heads):
         return None
     moved = [first - budget.count_step, *counts[1:-1], last + budget.count_step * fixed_sum]
     return tuple(moved) if min(moved) * budget.largest >= budget.num_heads else None

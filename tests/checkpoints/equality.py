@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from gqasearch.models import Parent
 
 PROPERTY = "equality"
-LAYOUTS = ("identity", "stock-symmetric", "stock-padded", "deci", "ragged")
+LAYOUTS = ("identity", "stock-symmetric", "stock-padded", "deci", "ragged", "mimo", "openelm")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def _layout(parent: Parent, written: PreTrainedModel) -> str:
     name = type(written).__name__
     if name.startswith("Ragged"):
         return "ragged"
-    if name.startswith("Deci"):
-        return "deci"
-    same = written.config.num_attention_heads == parent.geometry.num_attention_heads
+    for start, layout in (("Deci", "deci"), ("MiMo", "mimo"), ("OpenELM", "openelm")):
+        if name.startswith(start):
+            return layout
+    same = written.config.get_text_config().num_attention_heads == parent.geometry.num_attention_heads
     return "stock-symmetric" if same else "stock-padded"

@@ -39,6 +39,8 @@ LAYOUTS: Mapping[str, LayoutChoice] = {
     "stock-padded": "stock",
     "deci": "deci",
     "ragged": "ragged",
+    "mimo": "mimo",
+    "openelm": "openelm",
 }
 STOCK = ("stock-symmetric", "stock-padded")  # what needs no code of ours
 # Heads of a group stand apart. 12 heads of 6 layers, and 6 heads of 2.
@@ -47,12 +49,16 @@ EMBEDDED = {
     "stock-padded": [[0, 1, 2, 3, 1, 0, 0, 0, 2, 3, 0, 1], [0, 0, 1, 1, 1, 2, 3, 3, 0, 1, 2, 3]] * 3,
     "deci": [[0, 1, 0, 1, 1, 0, 0, 1, 0, 1, 0, 0], [0, 1, 2, 1, 2, 0, 0, 0, 1, 2, 1, 2], [0, 1, 2, 3] * 3] * 2,
     "ragged": [[0, 1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 0, 0, 0, 1, 2, 1, 2]] * 3,
+    "mimo": [[0, 1, 0, 1, 1, 0, 0, 1, 0, 1, 0, 0], [0, 1, 2, 3, 0, 0, 1, 2, 1, 2, 3, 0]] * 3,
+    "openelm": [[0, 1, 0, 1, 1, 0, 0, 1, 0, 1, 0, 0], [0, 1, 2, 3, 4, 0, 0, 0, 1, 2, 1, 2]] * 3,
 }
 TINY = {
     "stock-symmetric": [[0, 1, 2, 1, 2, 0], [0, 0, 1, 2, 2, 1]],
     "stock-padded": [[0, 1, 0, 0, 2, 1], [0, 1, 2, 2, 2, 0]],
     "deci": [[0, 1, 0, 0, 1, 0], [0, 1, 2, 1, 3, 1]],
     "ragged": [[0, 1, 0, 0, 1, 0], [0, 1, 2, 1, 3, 1]],
+    "mimo": [[0, 1, 0, 0, 1, 0], [0, 1, 2, 1, 3, 1]],
+    "openelm": [[0, 1, 0, 2, 1, 0], [0, 1, 2, 1, 3, 1]],
 }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
+
+from gqasearch.targets import LayoutName
 
 PROPERTY = "client"
 
@@ -35,9 +37,7 @@ def table(properties: Iterable[tuple[str, Any]]) -> list[str]:
     """Lines of a Markdown table of layouts by engines; a cell that no test filled is empty."""
     records = [Record(**value) for name, value in properties if name == PROPERTY]
     clients = list(dict.fromkeys((record.client, record.version) for record in records))
-    layouts = [
-        name for name in ("stock-symmetric", "stock-padded", "deci", "ragged") if any(r.layout == name for r in records)
-    ]
+    layouts = [name for name in get_args(LayoutName) if any(r.layout == name for r in records)]
     lines = ["| layout | " + " | ".join(f"{client} ({version})" for client, version in clients) + " |"]
     lines.append("|---" * (len(clients) + 1) + "|")
     for layout in layouts:

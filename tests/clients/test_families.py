@@ -18,11 +18,16 @@ from tests.tiny_models import GROUPED_NAMES
 CLIENTS: dict[TargetName, Client] = {
     "ctranslate2": Client("ctranslate2", "CTranslate2", in_suite=True),
     "llama.cpp": Client("llamacpp", "llama.cpp", in_suite=True),
+    "mlx": Client("mlx", "MLX-LM"),
 }
 # Of the families that are a few words each, those that were tried.
 MORE: dict[TargetName, tuple[str, ...]] = {
     "ctranslate2": (),
     "llama.cpp": ("arcee", "seed_oss", "olmo2", "mixtral", "qwen2_moe", "granitemoe"),
+    "mlx": (
+        *("arcee", "seed_oss", "olmo2", "mixtral", "qwen2_moe", "granitemoe"),
+        *("glm", "glm4", "nemotron", "olmo3", "ministral"),
+    ),
 }
 CASES = [
     (target, family, layout)
@@ -61,6 +66,8 @@ def _answer(target: TargetName, converted: Converted, folder: Path) -> dict[str,
         path = folder / "model.gguf"
         client.run("convert.py", [[str(converted.folder), str(path)]], folder)
         request = converted.request(path, context=1024)
+    elif target == "mlx":
+        request = converted.request()
     else:
         request = converted.request(target=str(folder / "converted"), trust=False)
     answer: dict[str, Any] = client.run("run.py", [request], folder).result[0]

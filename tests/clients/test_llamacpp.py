@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 
 from gqasearch.checkpoints import export_gguf
+from gqasearch.models import read_config
 from gqasearch.models.gguf.file import GgufFile
 from tests.checkpoints.gguf_parent import write_parent
 from tests.clients.cases import STOCK, difference, heal_case, make_case, make_joined_case
-from tests.clients.client import Client
+from tests.clients.client import Client, ClientError
 from tests.clients.summary import Record
 from tests.matrix import sampled
+from tests.tiny_models import edit_config
 
 LLAMACPP = Client("llamacpp", "llama.cpp", in_suite=True)
 CONTEXT = 8192  # so long that caches take whole hundredths of a MiB, which llama.cpp prints
 MODELS = {
-    "embedded": (*STOCK, "deci"),
-    "mistral": (*STOCK, "deci"),
+    "embedded": (*STOCK, "deci", "mimo"),
+    "mistral": (*STOCK, "deci", "mimo"),
     "qwen2": STOCK,
     "qwen3": STOCK,
 }
@@ -35,7 +37,8 @@ def test_layouts(model: str, tmp_path: Path, record_property: Any) -> None:
     LLAMACPP.require()
     case = make_case(model, MODELS[model], tmp_path)
     parent = tmp_path / "parent.gguf"
-    direct = {layout: tmp_path / f"{layout}-direct.gguf" for layout in case.converted}
+    # Its converter fails on a MiMo in transformers' words: test_mimo_in_llama_cpps_own_code.
+    direct = {layout: tmp_path / f"{layout}-direct.gguf" for layout in case.converted if layout != "mimo"}
     jobs = [(case.source, parent), *((case.converted[layout].folder, path) for layout, path in direct.items())]
     LLAMACPP.run("convert.py", [[str(source), str(target)] for source, target in jobs], tmp_path)
     # tests/checkpoints stand on files made by hand, which are not thorough about the tokenizer.
@@ -45,6 +48,8 @@ def test_layouts(model: str, tmp_path: Path, record_property: Any) -> None:
         written = export_gguf(parent, case.converted[layout].folder, path)
         if (model, layout) == ("qwen2", "stock-padded"):  # llama.cpp cannot load what its converter makes of it
             assert written.architecture == "llama"
+        elif layout == "mimo":
+            assert written.architecture == "deci"
         else:
             assert_same_file(path, direct[layout])
     requests = [case.converted[layout].request(path, context=CONTEXT) for layout, path in exported.items()]
@@ -59,6 +64,20 @@ def test_layouts(model: str, tmp_path: Path, record_property: Any) -> None:
         assert caches.pop(0) == (4 * head * sum(counts), 4 * head * len(counts) * max(counts))
         assert caches.pop(0) == (2 * head * sum(counts), 2 * head * sum(counts))
         Record(LLAMACPP.title, result["version"], layout, model, largest, kv_bytes=True).write(record_property)
+
+
+def test_mimo_in_llama_cpps_own_code(tmp_path: Path) -> None:
+    """With sinks and windows, which its file of a DeciLM has not; the converter wants RoPE in older words."""
+    LLAMACPP.require()
+    case = make_case("mistral", ("mimo",), tmp_path)
+    converted = case.converted["mimo"]
+    with pytest.raises(ClientError, match="KeyError: 'partial_rotary_factor'"):
+        LLAMACPP.run("convert.py", [[str(converted.folder), str(tmp_path / "none.gguf")]], tmp_path)
+    edit_config(converted.folder, rope_parameters=read_config(converted.folder)["rope_parameters"]["full_attention"])
+    LLAMACPP.run("convert.py", [[str(converted.folder), str(tmp_path / "mimo.gguf")]], tmp_path)
+    assert GgufFile(tmp_path / "mimo.gguf").value("general.architecture") == "mimo2"
+    answer = LLAMACPP.run("run.py", [converted.request(tmp_path / "mimo.gguf", context=CONTEXT)], tmp_path)
+    difference(answer.result[0], converted)
 
 
 def test_joined_heads(tmp_path: Path, record_property: Any) -> None:

@@ -13,7 +13,7 @@ from tests.clients.client import Client, ClientError
 from tests.clients.summary import Record
 
 VLLM = Client("vllm", "vLLM")
-MODELS = {"llama": (*STOCK, "deci", "ragged"), "qwen2": STOCK, "qwen3": STOCK, "phi": STOCK}
+MODELS = {"llama": (*STOCK, "deci", "ragged", "mimo"), "qwen2": STOCK, "qwen3": STOCK, "phi": STOCK}
 CASES = [(model, layout) for model, layouts in MODELS.items() for layout in layouts]
 REFUSED = {
     # Its Qwen2 takes hidden size / heads for the size of a head, where config.json says head_dim.
@@ -27,7 +27,7 @@ BLOCK, CACHE_BYTES = 128, 2**30  # tokens of a block of the cache on CPUs; VLLM_
 def test_layouts(model: str, layout: str, tmp_path: Path, record_property: Any) -> None:
     VLLM.require()
     converted = make_case(model, (layout,), tmp_path).converted[layout]
-    request = converted.request(trust=layout not in STOCK, context=BLOCK)
+    request = converted.request(trust=layout in ("deci", "ragged"), context=BLOCK)
     if (reason := REFUSED.get((model, layout))) is not None:
         with pytest.raises(ClientError, match=reason):
             VLLM.run("run.py", request, tmp_path, timeout=580)

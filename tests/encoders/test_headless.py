@@ -249,6 +249,9 @@ def test_verbs_that_need_a_head(settings: dict[str, Any], tmp_path: Path) -> Non
     arguments += ["--set", "block_length=32"]
     compared = CliRunner().invoke(app, ["compare", *arguments, "--output-dir", str(tmp_path / "compared")])
     assert "has no head, and a comparison ranks" in " ".join(compared.output.split())
+    model = settings["model"]
+    written = CliRunner().invoke(app, ["evaluate", model, "--parent", model, "--generate"])
+    assert written.exit_code == 2 and "--generate needs a model that predicts the next token" in written.output
 
 
 def test_a_checkpoint_of_another_kind_is_not_of_this_parent(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ LAYOUTS: dict[str, tuple[Grouping, LayoutChoice]] = {
     "stock-padded": (PADDED, "stock"),
     "deci": (UNEVEN, "deci"),
     "ragged": (UNEVEN, "ragged"),
+    "mimo": (UNEVEN, "mimo"),
 }
 SMALL: dict[str, Any] = {
     "steps": 6,

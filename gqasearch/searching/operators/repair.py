@@ -11,8 +11,9 @@ from gqasearch.grouping import LayerGrouping
 
 
 def count_range(budget: Budget) -> tuple[int, int]:
-    """Fewest and most groups of one layer that the size bounds allow; all counts between are possible."""
-    return -(-budget.num_heads // budget.largest), budget.num_heads // budget.smallest_group
+    """Fewest and most groups of one layer that the bounds allow; all counts between are possible."""
+    most = budget.num_heads // budget.smallest_group
+    return -(-budget.num_heads // budget.largest), min(most, budget.most_groups or most)
 
 
 def allowed_counts(budget: Budget) -> range:

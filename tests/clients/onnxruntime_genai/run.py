@@ -13,8 +13,7 @@ import onnxruntime_genai as og
 
 def answer(request: dict) -> dict:
     target = request["target"]
-    builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-p", "fp32", "-e", "cpu"]
-    subprocess.run([*builder, "-i", request["model"], "-o", target, "-c", f"{target}-cache"], check=True)
+    build(request["model"], target, request["layout"])
     model = og.Model(target)
     log_probs = []
     for prompt in request["prompts"]:
@@ -36,6 +35,16 @@ def answer(request: dict) -> dict:
         "greedy": greedy,
         "cached_heads": [heads[f"past_key_values.{layer}.key"] for layer in range(len(past) // 2)],
     }
+
+
+def build(model: str, target: str, layout: str) -> None:
+    """By the builder as it is; of layers that differ, which it cannot say, by a few lines more."""
+    if layout == "deci":
+        command = [Path(__file__).parent / "build_deci.py", model, target, f"{target}-cache"]
+    else:
+        command = ["-m", "onnxruntime_genai.models.builder", "-p", "fp32", "-e", "cpu"]
+        command += ["-i", model, "-o", target, "-c", f"{target}-cache"]
+    subprocess.run([sys.executable, *command], check=True)
 
 
 def start(model: og.Model, prompt: list, tokens: int) -> og.Generator:

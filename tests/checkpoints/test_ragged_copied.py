@@ -1,4 +1,4 @@
-"""GPT-Neo has no grouped form in transformers: ragged, with code of its own."""
+"""GPT-Neo, BioGPT, XGLM and GPT-BigCode have no grouped form in transformers: ragged, with code of their own."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ import pytest
 import torch
 
 from gqasearch.checkpoints import write_checkpoint
-from gqasearch.checkpoints.remote.modeling_ragged_gpt_neo import RaggedGPTNeoConfig
+from gqasearch.checkpoints.remote.modeling_ragged_copied import RaggedGPTNeoConfig
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from tests.checkpoints.convert import PADDED, SYMMETRIC, convert, document_for, some_ids
 from tests.checkpoints.equality import note
 from tests.checkpoints.uneven import UNEVEN, assert_same, load_trusted, saved, write
+from tests.tiny_described import COPIED_NAMES
+
+# One KV head in a layer, and as many as query heads.
+EXTREMES = Grouping.from_labels([[0] * 6, list(range(6))])
 
 
-@pytest.mark.parametrize("grouping", [UNEVEN, SYMMETRIC, PADDED])
-def test_written_checkpoint_equals_parent_with_tied_heads(grouping: Grouping, tmp_path: Path) -> None:
-    parent, folder = saved(tmp_path, "gpt_neo")
+@pytest.mark.parametrize("grouping", [UNEVEN, SYMMETRIC, PADDED, EXTREMES])
+@pytest.mark.parametrize("family", COPIED_NAMES)
+def test_written_checkpoint_equals_parent_with_tied_heads(family: str, grouping: Grouping, tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, family)
     assert write(parent, folder, tmp_path / "out", grouping, "auto").name == "ragged"
     written = load_trusted(tmp_path / "out")
     assert_same(parent, written, grouping)
@@ -27,8 +32,9 @@ def test_written_checkpoint_equals_parent_with_tied_heads(grouping: Grouping, tm
     assert_same(parent, load_trusted(tmp_path / "again"), grouping)
 
 
-def test_without_groups_it_computes_what_the_source_does(tmp_path: Path) -> None:
-    parent, folder = saved(tmp_path, "gpt_neo")
+@pytest.mark.parametrize("family", COPIED_NAMES)
+def test_without_groups_it_computes_what_the_source_does(family: str, tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, family)
     grouping = Grouping.uniform(LayerGrouping.singletons(6), 2)
     write_checkpoint(folder, tmp_path / "out", document_for(parent, grouping), parent.layer)
     again, ids = load_trusted(tmp_path / "out"), some_ids()
@@ -38,8 +44,9 @@ def test_without_groups_it_computes_what_the_source_does(tmp_path: Path) -> None
     assert difference == 0
 
 
-def test_other_layouts_are_refused(tmp_path: Path) -> None:
-    parent, folder = saved(tmp_path, "gpt_neo")
+@pytest.mark.parametrize("family", COPIED_NAMES)
+def test_other_layouts_are_refused(family: str, tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, family)
     with pytest.raises(UserError, match="as many key and value heads as query heads and no grouped form"):
         convert(parent, folder, tmp_path / "out", SYMMETRIC, layout="stock")
 
