@@ -23,7 +23,8 @@ from gqasearch.separate_grouping import AnyGrouping
 from gqasearch.steps import Workspace, materialize
 from gqasearch.steps.convert import copies_beside, document_converter, refine_step
 from gqasearch.steps.filled_slots import convertible
-from gqasearch.steps.measure import BASELINE, CONVERTED, baseline_subject, distance_of, grouping_subject, measure
+from gqasearch.steps.measure import BASELINE, CONVERTED, baseline_subject, grouping_subject, measure
+from gqasearch.steps.metric_records import distance_of
 from gqasearch.steps.objects import Objects
 
 # Of the text for validation, which the search does not see; fewer where the text is short.

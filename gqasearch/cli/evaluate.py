@@ -146,7 +146,8 @@ def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> Non
 
     from gqasearch.reporting import SearchProgress
     from gqasearch.steps import Workspace
-    from gqasearch.steps.measure import CONVERTED, DISTANCES, checkpoint_subject, distance_of, measure
+    from gqasearch.steps.measure import CONVERTED, checkpoint_subject, measure
+    from gqasearch.steps.metric_records import DISTANCES, distance_of
 
     with SearchProgress(Console(stderr=True), quiet=json_) as progress:
         work = Workspace(settings, progress)
@@ -170,7 +171,7 @@ def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> Non
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
-    from gqasearch.steps.measure import distance_of
+    from gqasearch.steps.metric_records import distance_of
 
     for record in (metrics["parent"], *metrics["results"].values(), *metrics.get("rounded", ())):
         record.pop(f"{distance_of(record)}_blocks")

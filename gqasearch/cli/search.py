@@ -193,7 +193,7 @@ def _layout_words(metrics: Path) -> str | None:
 
 def _summary(path: Path, metrics: Path) -> dict[str, Any]:
     from gqasearch.files import read_json
-    from gqasearch.steps.measure import distance_of
+    from gqasearch.steps.metric_records import distance_of
 
     record = read_json(metrics)
     for result in (record["parent"], *record["results"].values()):

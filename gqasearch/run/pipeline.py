@@ -42,13 +42,12 @@ from gqasearch.steps.measure import (
     CONVERTED,
     Subject,
     baseline_subject,
-    card_rows,
     checkpoint_subject,
     climb_state,
     grouping_subject,
     measure,
-    measured_words,
 )
+from gqasearch.steps.metric_records import card_rows, measured_words
 from gqasearch.steps.process_cache import ProcessCache
 from gqasearch.steps.progress import Progress
 from gqasearch.steps.rounded_caches import rounded_subjects

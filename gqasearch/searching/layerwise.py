@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,55 +26,31 @@ def search_layers(
     generation 0 has neighbours everywhere. A layer with one group, or one for every head, needs no search.
     Every layer has its own generator, seeded from ``rng``: what one layer draws changes nothing in another.
     """
-    run = _Layers(method, problem, rng, limit)
+    layers = range(problem.num_layers)
+    searched = [layer for layer in layers if 1 < problem.budget.counts[layer] < problem.num_heads]
+    limit = limit.share(max(1, len(searched)))
+    seeds = rng.integers(2**63, size=len(layers)).tolist()
+    results: list[Candidate] = []
+    for index, partition in enumerate(neighbour_grouping(problem)):
+        (found,) = problem.layer_problem(index).evaluate([Grouping((partition,))])
+        results.append(found if index in searched else replace(found, lower_bounds=found.values))
+    evaluations, index = len(layers), 0
     problem.clock.tick()
-    yield run.generation()
-    for layer in range(problem.num_layers):
-        for inner in run.search_layer(layer):
-            yield run.generation(inner)
-        run.end_layer()
+    yield _whole(index, evaluations, results)
+    for layer in searched:
+        for inner in limit.search(method, problem.layer_problem(layer), np.random.default_rng(seeds[layer])):
+            results[layer] = inner.best
+            index += 1
+            yield _whole(index, evaluations + inner.evaluations, results)
+        evaluations += inner.evaluations
 
 
-class _Layers:
-    """Results of the layers done, of the layer in progress, and the neighbours of the rest."""
-
-    def __init__(self, method: SearchMethod, problem: Problem, rng: np.random.Generator, limit: Limit) -> None:
-        self.method, self.problem = method, problem
-        self.limit = limit.share(max(1, sum(map(self._has_choice, range(problem.num_layers)))))
-        self.seeds = rng.integers(2**63, size=problem.num_layers).tolist()
-        # Answer of every layer so far, (L,).
-        self.results: list[Candidate] = []
-        for index, layer in enumerate(neighbour_grouping(problem)):
-            (found,) = problem.layer_problem(index).evaluate([Grouping((layer,))])
-            self.results.append(found if self._has_choice(index) else replace(found, lower_bounds=found.values))
-        # ``evaluations``: before the layer in progress.
-        self.index, self.evaluations, self.inner_evaluations = -1, problem.num_layers, 0
-
-    def search_layer(self, layer: int) -> Iterator[Generation]:
-        """The generations of one layer; keeps its answer."""
-        if not self._has_choice(layer):
-            return
-        problem = self.problem.layer_problem(layer)
-        for inner in self.limit.search(self.method, problem, np.random.default_rng(self.seeds[layer])):
-            self.results[layer] = inner.best
-            yield inner
-
-    def _has_choice(self, layer: int) -> bool:
-        """Whether there is more than one partition into this layer's number of groups."""
-        return 1 < self.problem.budget.counts[layer] < self.problem.num_heads
-
-    def end_layer(self) -> None:
-        self.evaluations += self.inner_evaluations
-        self.inner_evaluations = 0
-
-    def generation(self, inner: Generation | None = None) -> Generation:
-        """The whole model's generation; ``inner``: the layer in progress's, None when there is none."""
-        self.index += 1
-        self.inner_evaluations = 0 if inner is None else inner.evaluations
-        bounds = tuple(bound for result in self.results for bound in result.lower_bounds)
-        best = Candidate(
-            Grouping(tuple(result.grouping.layers[0] for result in self.results)),
-            (sum(result.values[0] for result in self.results),),
-            bounds if len(bounds) == len(self.results) else (),
-        )
-        return Generation(self.index, self.evaluations + self.inner_evaluations, best, (best,))
+def _whole(index: int, evaluations: int, results: Sequence[Candidate]) -> Generation:
+    """The whole model's generation; ``results``: the answer of every layer so far, (L,)."""
+    bounds = tuple(bound for result in results for bound in result.lower_bounds)
+    best = Candidate(
+        Grouping(tuple(result.grouping.layers[0] for result in results)),
+        (sum(result.values[0] for result in results),),
+        bounds if len(bounds) == len(results) else (),
+    )
+    return Generation(index, evaluations, best, (best,))

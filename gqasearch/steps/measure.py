@@ -1,4 +1,4 @@
-"""The evaluation step of a run: the written checkpoint, as transformers loads it, on held-out text."""
+"""How good and how large a model is: perplexity, KL to the parent, KV cache and parameters, on held-out text."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from gqasearch.checkpoints import MetricRow, merged_by_group, needs_remote_code, require_trust, strange_code
+from gqasearch.checkpoints import merged_by_group, needs_remote_code, require_trust, strange_code
 from gqasearch.checkpoints.mimo import MIMO_ARCHITECTURE
 from gqasearch.errors import UserError
 from gqasearch.evaluation import (
     CONVENTIONS,
-    AnyQuality,
     ClimbState,
     Converter,
     KVSize,
@@ -28,7 +26,6 @@ from gqasearch.evaluation import (
     computed_kv_bytes_per_token,
     count_parameters,
     embedding_cosines,
-    mean_interval,
     model_runner,
     pooling_of,
 )
@@ -50,13 +47,12 @@ from gqasearch.models.family import text_of
 from gqasearch.models.registry import architecture_of, known_family
 from gqasearch.models.stored_dtype import value_bytes
 from gqasearch.separate_grouping import AnyGrouping, changed_layers
+from gqasearch.steps.metric_records import quality_record
 from gqasearch.steps.texts import used_texts
 from gqasearch.steps.workspace import Workspace
 
 BASELINE = "neighbour"
 CONVERTED = "converted"
-# Figures that are a distance to the parent, of which every record has one: key -> in words.
-DISTANCES = {"kl": "KL", "hidden_error": "hidden-state error"}
 PREDICTED: dict[Objective, str] = {
     "next-token": "the next token",
     "masked": "masked tokens",
@@ -66,7 +62,11 @@ PREDICTED: dict[Objective, str] = {
 
 @dataclass(frozen=True)
 class Subject:
-    """Something to measure: how it runs, its keys and values, its parameters."""
+    """One model to measure, beside the parent: a checkpoint, or a grouping that is run in the parent with tied heads.
+
+    ``runner``: computes its predictions, layer by layer where it can. ``kv``: the size of its keys and values, per
+    token. ``parameters``: how many it has.
+    """
 
     runner: LayerStack
     kv: KVSize
@@ -74,21 +74,24 @@ class Subject:
 
     @property
     def kv_bytes_per_token(self) -> float:
-        """Bytes, as the checkpoint or the cache stores numbers."""
+        """Bytes of the cache per token, with numbers as wide as the checkpoint stores them."""
         return self.kv.stored
 
 
 def checkpoint_subject(work: Workspace, directory: Path, *, trust_remote_code: bool = False) -> Subject:
-    """A checkpoint on disk; its cache is measured. Raises as ``checkpoint_model`` does."""
+    """The checkpoint in ``directory``, loaded; the size of its cache is read off one that it filled. Raises as
+    ``checkpoint_model`` does.
+    """
     model = checkpoint_model(work, directory, trust_remote_code=trust_remote_code)
     runner = checkpoint_layers(work.source, directory, model)
     return Subject(runner, kv_size(work.source, model, directory), count_parameters(model))
 
 
 def checkpoint_layers(source: ModelSource, directory: Path, model: PreTrainedModel) -> LayerStack:
-    """``model``, loaded from ``directory`` and made from ``source``, a layer at a time.
+    """What runs ``model``, which was loaded from ``directory`` and converted from ``source``.
 
-    One whose layers nobody here knows, by its architecture or because it brings code of others, runs as a whole.
+    It is run layer by layer where its layers can be found, so that texts need not go through all of it at once. A model
+    of another architecture, or one that brings code that is not ours, is run as a whole.
     """
     config = read_config(directory)
     family = known_family(config)
@@ -101,10 +104,10 @@ def checkpoint_layers(source: ModelSource, directory: Path, model: PreTrainedMod
 
 
 def checkpoint_model(work: Workspace, directory: Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A checkpoint on disk as transformers loads it, in the dtype and on the device of ``work``.
+    """The checkpoint in ``directory`` as transformers loads it, in the dtype and on the device of ``work``.
 
-    Raises ``UserError`` for one that brings its own modelling code unless ``trust_remote_code``, and for one of other
-    tokens than the parent's.
+    Raises ``UserError`` if it brings modelling code of its own, unless ``trust_remote_code``, and if its tokens are not
+    the parent's, as then the two cannot be compared.
     """
     require_same_tokens(work.source, directory)
     if not trust_remote_code and needs_remote_code(directory):
@@ -114,7 +117,7 @@ def checkpoint_model(work: Workspace, directory: Path, *, trust_remote_code: boo
 
 
 def require_same_tokens(source: ModelSource, checkpoint: Path) -> None:
-    """Raise ``UserError`` for a checkpoint that does not read and predict the parent's tokens."""
+    """Raise ``UserError`` unless the checkpoint reads and predicts the same tokens as the parent."""
     own, theirs = read_config(checkpoint), source.config
     sizes = [text_of(one).get("vocab_size") for one in (own, theirs)]
     if sizes[0] != sizes[1]:
@@ -130,9 +133,11 @@ def require_same_tokens(source: ModelSource, checkpoint: Path) -> None:
 
 
 def kv_size(source: ModelSource, model: PreTrainedModel, directory: Path | None) -> KVSize:
-    """In the cache of ``model``; in an encoder, which has none, of what is computed. ``source``: of its parent.
+    """The size of the keys and values of ``model``; ``source`` is its parent's.
 
-    In the dtype that the checkpoint in ``directory`` is stored in, which engines run it in; not that of this run.
+    It is read off a cache that the model filled. An encoder has none: there it is that of the keys and values that it
+    computes. Bytes are counted in the dtype in which the checkpoint in ``directory`` is stored, as engines will run it,
+    not in the dtype of this run.
     """
     size = None if directory is None else value_bytes(directory)
     if source.family.objective == "next-token":
@@ -144,12 +149,17 @@ def kv_size(source: ModelSource, model: PreTrainedModel, directory: Path | None)
 def grouping_subject(
     work: Workspace, converter: Converter, grouping: AnyGrouping, refined: Mapping[int, LayerWeights] | None = None
 ) -> Subject:
-    """A grouping run in the parent with tied heads; ``refined``: layers that were changed after the merge."""
+    """A grouping without a checkpoint: the parent computes with the merged heads in place of its own.
+
+    ``refined``: layer index -> weights, of the layers that a refinement changed after the merge.
+    """
     return _grouped(work, grouping, converter.runner(grouping, refined))
 
 
 def _grouped(work: Workspace, grouping: AnyGrouping, runner: ParentLayers) -> Subject:
-    """Its cache follows from the group counts; of the parameters K and V of the heads that share are gone."""
+    """Cache and parameters follow from the numbers of groups: a group of n heads has one key and value projection, not
+    n.
+    """
     parent, geometry = work.parent, work.parent.geometry
     size = parent.model.dtype.itemsize if parent.directory is None else value_bytes(parent.directory)
     first, removed = parent.layer(0), 0
@@ -190,10 +200,10 @@ def baseline_subject(work: Workspace) -> Subject:
 def measure(
     work: Workspace, subjects: Mapping[str, Subject], *, is_run: bool = True, state: ClimbState | None = None
 ) -> dict[str, Any]:
-    """Metrics of the parent and of every subject on the held-out text, JSON-able.
+    """Figures of the parent and of every subject on the held-out text, in the form of ``metrics.json``.
 
-    ``is_run``: tell of the other texts of the run, too; outside one they are not read. ``state``: see
-    ``summed``.
+    ``is_run``: also say which texts the run gathered statistics and searched on; without it they are not read.
+    ``state``: keeps how far the text has come, for a process that continues after a stop.
     """
     blocks = work.blocks("evaluation")
     parent, objective = work.unjoined.parent, work.source.family.objective
@@ -233,60 +243,12 @@ def measure(
 def climb_state(
     work: Workspace, document: GroupingDocument, subjects: Mapping[str, Subject], folder: Path
 ) -> ClimbState:
-    """What an earlier process that was measuring the same in ``folder`` left there."""
+    """The state in ``folder`` of this measurement; what another grouping, text or setting left there is not used."""
     config = work.config
     text = work.blocks("evaluation").fingerprint
     settings = (config.batch_blocks, config.dtype, config.device)
     facts = json.dumps([document.to_json(), list(subjects), work.source.identity, text, settings])
     return ClimbState(folder, hashlib.sha256(facts.encode()).hexdigest())
-
-
-def quality_record(quality: AnyQuality, kv: KVSize, parameters: int, seed: int) -> dict[str, Any]:
-    """One row of metrics.json; ``kl_interval``: 95% bootstrap interval of the KL over blocks.
-
-    Of a model without a head the same of ``hidden_error``.
-    """
-    distance, per_block = quality.by_block()
-    return {
-        **quality.figures(),
-        f"{distance}_interval": list(mean_interval(per_block, np.random.default_rng(seed))),
-        "kv_bytes_per_token": kv.stored,
-        "kv_bytes_by_format": kv.by_format(),
-        "parameters": parameters,
-        f"{distance}_blocks": list(per_block),
-    }
-
-
-def distance_of(record: Mapping[str, Any]) -> str:
-    """Which of ``DISTANCES`` a record of ``quality_record`` has."""
-    return next(name for name in DISTANCES if name in record)
-
-
-def card_rows(parent: Mapping[str, Any], mine: Mapping[str, Any], objective: Objective) -> tuple[MetricRow, ...]:
-    """What a model card tells of two records of ``quality_record``."""
-    masked, caches = objective == "masked", objective == "next-token"
-    words = {
-        "perplexity": "pseudo-perplexity" if masked else "perplexity",
-        "kl": f"KL to the parent, nats per {'masked ' if masked else ''}token",
-        "hidden_error": "squared error of hidden states, relative to the parent's",
-        "kv_bytes_per_token": f"{'KV cache' if caches else 'keys and values computed'}, bytes per token",
-        "parameters": "parameters",
-    }
-    rows = [MetricRow(words[name], parent[name], mine[name]) for name in words if name in mine]
-    for kind, cosine in mine.get("embedding_cosine", {}).items():
-        rows.insert(
-            len(rows) - 2, MetricRow(f"cosine of sentence embeddings to the parent's, {kind} text", 1.0, cosine)
-        )
-    before, after = (record.get("kv_bytes_by_format", {}) for record in (parent, mine))
-    rows += [
-        MetricRow(f"KV cache in {name}, bytes per token", before[name], after[name]) for name in before if name in after
-    ]
-    return tuple(rows)
-
-
-def measured_words(metrics: Mapping[str, Any]) -> str:
-    """On what the figures of ``metrics.json`` were measured."""
-    return f"{metrics['texts']['reported']['source']}; {metrics['targets']} targets. {metrics['convention']}"
 
 
 def _text(work: Workspace, split: Any) -> dict[str, Any]:

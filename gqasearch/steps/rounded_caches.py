@@ -11,14 +11,7 @@ from gqasearch.errors import UserError
 from gqasearch.evaluation import ParentLayers, RoundedLayers, count_parameters
 from gqasearch.models.attention_inputs import require_noted
 from gqasearch.rounding import KVFormat, parse_format
-from gqasearch.steps.measure import (
-    CONVERTED,
-    Subject,
-    checkpoint_layers,
-    checkpoint_model,
-    kv_size,
-    measure,
-)
+from gqasearch.steps.measure import CONVERTED, Subject, checkpoint_layers, checkpoint_model, kv_size, measure
 from gqasearch.steps.workspace import Workspace
 
 PARENT = "parent"

@@ -20,7 +20,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import HeadGeometry, resolve_model
 from gqasearch.rounding import parse_format
-from gqasearch.run import Workspace
+from gqasearch.steps import Workspace
 from gqasearch.steps.measure import checkpoint_layers
 from gqasearch.steps.outlook import Outlook
 from tests.checkpoints.convert import config_of, load, some_ids, stored_tensors

@@ -17,9 +17,8 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.searching import Generation, Problem
-from gqasearch.searching.drive import generations_of
 from gqasearch.searching.operators import exchange, random_partition, relocate
-from gqasearch.searching.papers.asymgqa import AsymGQA, _checked, _Run, propose
+from gqasearch.searching.papers.asymgqa import AsymGQA, _checked, _Walks, propose
 from gqasearch.searching.runner import run_search
 from tests.searching.problems import Entangled, Pairwise, budgets, kv_heads, partitions_within, seeds
 from tests.searching.test_resume import check_every_cut
@@ -94,9 +93,11 @@ def test_all_allowed_proposals_are_made() -> None:
 
 def walk_of(problem: Problem, method: AsymGQA) -> list[tuple[LayerGrouping, float]]:
     """Where the walk of the last layer stood after each step."""
-    under_way = _Run(method, problem, _checked(problem), np.random.default_rng(0))
-    here = [(under_way.layer, under_way.here) for _ in generations_of(under_way)]
-    return [at for layer, at in here if at is not None and layer == problem.num_layers - 1]
+    under_way = _Walks(method, problem, _checked(problem), np.random.default_rng(0))
+    before = problem.num_layers - 1
+    here = [(under_way.layer, under_way.here) for one in under_way.generations() if one.index]
+    steps = [at for layer, at in here if layer == before]
+    return steps[1:] if before else steps  # the end of the walk before it is not one of its own
 
 
 def differ_by_one_step(first: LayerGrouping, second: LayerGrouping, near: FloatArray, budget: Budget) -> bool:
@@ -172,8 +173,8 @@ def test_earlier_layers_stay_and_later_ones_are_mha(asymmetric: bool) -> None:
     problem, objective = entangled()
     log = Log(objective)
     problem = replace(problem, objectives={"error": log})
-    under_way = _Run(AsymGQA(asymmetric=asymmetric), problem, _checked(problem), np.random.default_rng(0))
-    assert list(generations_of(under_way))
+    under_way = _Walks(AsymGQA(asymmetric=asymmetric), problem, _checked(problem), np.random.default_rng(0))
+    assert list(under_way.generations())
     found = Grouping(tuple(under_way.found))
     neighbours = [LayerGrouping.neighbours(7, count) for count in SIZES]
     singletons = LayerGrouping.singletons(7)

@@ -189,8 +189,9 @@ def test_hill_climb_evaluates_every_end_of_errors_that_are_no_sum_over_pairs() -
 def test_hill_climb_counts_every_proposal_and_keeps_sizes_without_moves() -> None:
     problem = make_problem(random_errors("pairwise", 9), Budget((3,), 9))
     run = _HillClimb(HillClimb(restarts=1, swaps=200), problem, np.random.default_rng(0))
-    run.start()
+    run.prepare()
     before = run.labels
+    run.index = -1
     run.advance()
     assert 100 < run.record.evaluations < 200  # swaps inside a group are none
     assert sorted(np.bincount(run.labels[0])) == sorted(np.bincount(before[0]))

@@ -20,7 +20,6 @@ from gqasearch.pairwise import FloatArray, IntArray
 from gqasearch.parameters import construct
 from gqasearch.searching import Candidate, Generation, PairwiseErrors, Problem
 from gqasearch.searching.allocation import split_budget
-from gqasearch.searching.drive import generations_of
 from gqasearch.searching.papers.nsga2_genomes import (
     ChoiceGenomes,
     LabelGenomes,
@@ -52,10 +51,8 @@ def free(num_layers: int, num_heads: int, counts: tuple[int, ...]) -> Problem:
 
 def finished(method: QCQA, problem: Problem, seed: int = 0) -> tuple[Stages, Generation]:
     stages = Stages(method.settings(problem), problem, np.random.default_rng(seed))
-    stages.start()
-    while not stages.is_done:
-        stages.advance()
-    return stages, stages.generation()
+    *_, last = stages.generations()
+    return stages, last
 
 
 def varied(space: LayerGenomes, seed: int) -> IntArray:
@@ -405,7 +402,7 @@ def test_evaluations_are_all_genomes_evaluated() -> None:
     problem = Problem({"error": kv_heads}, Budget((3, 4), 7, movable=True), layer_errors=errors)
     method = QCQAArbitrary(population=15, generations=13)
     stages = Stages(method.settings(problem), problem, np.random.default_rng(0))
-    for generation in generations_of(stages):
+    for generation in stages.generations():
         if stages.step < 2:
             assert generation.evaluations == Counted.rows
     # Two layers for 4 genomes; stage 2 has no more.

@@ -16,7 +16,6 @@ from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.searching import Generation, Problem, SetErrors, available_methods, make_method
-from gqasearch.searching.drive import generations_of
 from gqasearch.searching.operators import count_range
 from gqasearch.searching.problem import FloatArray
 from gqasearch.searching.record import Individual
@@ -39,7 +38,7 @@ def run(problem: Problem, seed: int = 0, **parameters: Any) -> list[Generation]:
 def populations(problem: Problem, **parameters: Any) -> list[list[Individual]]:
     """The survivors of every generation."""
     under_way = StagedRun(Staged(**parameters), problem, np.random.default_rng(0))
-    return [list(under_way.population) for _ in generations_of(under_way)]
+    return [list(under_way.population) for _ in under_way.generations()]
 
 
 def three_layers(seed: int = 0, *, movable: bool = True, noise: float = 0.05) -> tuple[Problem, NoisyText]:
@@ -189,7 +188,7 @@ def test_stages_are_as_documented() -> None:
 def test_survivors_are_the_best_on_the_whole_text_parents_among_them() -> None:
     problem, text = three_layers()
     under_way = StagedRun(Staged(**SMALL), problem, np.random.default_rng(0))
-    for _ in generations_of(under_way):
+    for _ in under_way.generations():
         survivors = [individual.grouping for individual in under_way.population]
         assert sorted(text.true(survivors)) == sorted(text.true(text.whole))[:3]
 

@@ -29,7 +29,8 @@ from gqasearch.run.heal.healed_runs import healing_data
 from gqasearch.run.heal.ranks import Ranks
 from gqasearch.run.heal.work import START, HealWork
 from gqasearch.run.inputs import hold_inputs
-from gqasearch.steps.measure import card_rows, checkpoint_layers, kv_size, measured_words, quality_record
+from gqasearch.steps.measure import checkpoint_layers, kv_size
+from gqasearch.steps.metric_records import card_rows, measured_words, quality_record
 from gqasearch.steps.progress import NoProgress, Progress
 
 HEALED = "healed"

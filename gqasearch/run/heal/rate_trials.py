@@ -8,9 +8,9 @@ from pathlib import Path
 from gqasearch.errors import UserError
 from gqasearch.heal_config import HealConfig
 from gqasearch.healing.empty_slots import find_empty_slots
-from gqasearch.healing.learning_rate import STEPS, TriedRates, range_test
-from gqasearch.healing.objective import Objective
+from gqasearch.healing.rate_search import STEPS, TriedRates, range_test
 from gqasearch.healing.trained_part import train_only
+from gqasearch.healing.training_loss import TrainingLoss
 from gqasearch.run.heal.heal_folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
 from gqasearch.run.heal.work import HealWork
@@ -39,10 +39,10 @@ def try_learning_rates(config: HealConfig, progress: Progress | None = None) -> 
         empty = find_empty_slots(student.model, student.family, student.layers, student.head_dim)
         model = train_only(student.model, config.train, student.family, student.layers, config.lora_rank, config.seed)
         empty.hold_zero(student.model)
-        data, objective = work.data, Objective(work.teacher())
+        data, training_loss = work.data, TrainingLoss(work.teacher())
         work.progress.stage("learning rates", total=STEPS)
         return range_test(
-            *(model, objective, data, config.batch_blocks),
+            *(model, training_loss, data, config.batch_blocks),
             weight_decay=config.weight_decay,
             gradient_norm=config.gradient_norm,
             progress=lambda done, _: work.progress.update(done),

@@ -14,7 +14,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray, IntArray
 from gqasearch.searching._base import SearchMethod
 from gqasearch.searching.baselines.assignment import assign, centroid_distances, within_bounds
-from gqasearch.searching.baselines.pair_distances import DistanceSteps
+from gqasearch.searching.baselines.pair_distances import DistanceRun
 from gqasearch.searching.problem import Generation, Problem
 
 
@@ -40,7 +40,7 @@ class Agglomerative(SearchMethod):
         return 1
 
 
-class _Agglomerative(DistanceSteps):
+class _Agglomerative(DistanceRun):
     def __init__(self, method: Agglomerative, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(method, problem, rng, method.most_generations(problem))
         self.linkage = method.linkage

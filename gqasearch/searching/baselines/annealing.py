@@ -13,7 +13,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray, IntArray
 from gqasearch.searching._base import SearchMethod
 from gqasearch.searching.baselines.chains import Proposals, make_chains, random_labels
-from gqasearch.searching.baselines.steps import Steps
+from gqasearch.searching.baselines.counted_run import CountedRun
 from gqasearch.searching.problem import Generation, Problem
 
 # Proposals of every chain in one generation, and of every chain to measure the first temperature by.
@@ -59,7 +59,7 @@ class Annealing(SearchMethod):
         return np.asarray(self.hottest * (self.coldest / self.hottest) ** done)
 
 
-class _Annealing(Steps):
+class _Annealing(CountedRun):
     def __init__(self, method: Annealing, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(method, problem, rng, method.most_generations(problem))
         self.method = method
@@ -68,7 +68,7 @@ class _Annealing(Steps):
         self.best = self.labels
         self.spread = 0.0
 
-    def start(self) -> None:
+    def prepare(self) -> None:
         budget, count = self.problem.budget, self.method.chains
         self.labels = self.best = random_labels(count, budget, self.rng)
         chains = make_chains(self.errors, self.labels, budget)

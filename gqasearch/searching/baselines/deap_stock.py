@@ -13,8 +13,8 @@ from deap import algorithms, base, tools  # type: ignore[import-untyped]
 
 from gqasearch.errors import UserError
 from gqasearch.searching._base import SearchMethod
+from gqasearch.searching.baselines.counted_run import CountedRun
 from gqasearch.searching.baselines.label_genomes import repair_labels
-from gqasearch.searching.baselines.steps import Steps
 from gqasearch.searching.problem import Generation, Problem
 from gqasearch.searching.record import MinimisingFitness
 
@@ -92,7 +92,7 @@ class GlobalRandom:
             random.setstate(outside)
 
 
-class _DeapStock(Steps):
+class _DeapStock(CountedRun):
     def __init__(self, method: DeapStock, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(method, problem, rng, method.most_generations(problem))
         self.method = method
@@ -100,7 +100,7 @@ class _DeapStock(Steps):
         self.random = GlobalRandom(0)
         self.toolbox = _make_toolbox(problem)
 
-    def start(self) -> None:
+    def prepare(self) -> None:
         self.random = GlobalRandom(int(self.rng.integers(2**63)))
 
     def advance(self) -> None:

@@ -13,7 +13,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.pairwise import IntArray
 from gqasearch.searching._base import SearchMethod
 from gqasearch.searching.baselines.chains import PairwiseChains, Proposals, random_labels
-from gqasearch.searching.baselines.pair_distances import DistanceSteps
+from gqasearch.searching.baselines.pair_distances import DistanceRun
 from gqasearch.searching.problem import Generation, Problem
 
 # Proposals of every restart in one generation.
@@ -49,14 +49,14 @@ class HillClimb(SearchMethod):
         return -(-self.swaps // BATCH)
 
 
-class _HillClimb(DistanceSteps):
+class _HillClimb(DistanceRun):
     def __init__(self, method: HillClimb, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(method, problem, rng, method.most_generations(problem))
         self.method = method
         self.labels: IntArray = np.empty((0, problem.num_heads), dtype=np.int64)
 
-    def start(self) -> None:
-        super().start()
+    def prepare(self) -> None:
+        super().prepare()
         self.labels = random_labels(self.method.restarts, self.problem.budget, self.rng)
 
     def advance(self) -> None:

@@ -14,7 +14,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray, IntArray, pairwise_errors
 from gqasearch.searching._base import SearchMethod
 from gqasearch.searching.baselines.assignment import assign, centroid_distances
-from gqasearch.searching.baselines.pair_distances import DistanceSteps
+from gqasearch.searching.baselines.pair_distances import DistanceRun
 from gqasearch.searching.problem import Generation, Problem
 
 # Restarts of one generation.
@@ -51,7 +51,7 @@ class KMeans(SearchMethod):
         return -(-self.restarts // BATCH)
 
 
-class _KMeans(DistanceSteps):
+class _KMeans(DistanceRun):
     def __init__(self, method: KMeans, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(method, problem, rng, method.most_generations(problem))
         self.method = method

@@ -11,7 +11,7 @@ import numpy as np
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.searching._base import HeadFact, SearchMethod
-from gqasearch.searching.baselines.steps import Steps
+from gqasearch.searching.baselines.counted_run import CountedRun
 from gqasearch.searching.problem import Generation, Problem
 
 
@@ -32,7 +32,7 @@ class NormSort(SearchMethod):
         return 1
 
 
-class _NormSort(Steps):
+class _NormSort(CountedRun):
     def advance(self) -> None:
         norms = self.problem.norms
         if norms is None:

@@ -9,7 +9,6 @@ from typing import ClassVar
 import numpy as np
 
 from gqasearch.group_errors import SetErrors
-from gqasearch.searching.drive import generations_of
 from gqasearch.searching.evolution.curve_run import CurveRun
 from gqasearch.searching.evolution.evolution_parameters import EvolutionParameters
 from gqasearch.searching.evolution.evolution_run import EvolutionRun
@@ -45,7 +44,7 @@ class Evolution(EvolutionParameters):
     traces_curve: ClassVar[bool] = True
 
     def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
-        return generations_of(self._run(problem, rng))
+        return self._run(problem, rng).generations()
 
     def _run(self, problem: Problem, rng: np.random.Generator) -> EvolutionRun:
         errors = problem.layer_errors

@@ -18,8 +18,9 @@ from gqasearch.searching.evolution.screened_descent import ScreenedDescent
 from gqasearch.searching.evolution.selection import crowded_tournament, tournament
 from gqasearch.searching.evolution.variation import mutate, usable_weights
 from gqasearch.searching.operators import exchange_layers
-from gqasearch.searching.problem import Generation, Problem
+from gqasearch.searching.problem import Problem
 from gqasearch.searching.record import Individual, Record
+from gqasearch.searching.search_run import SearchRun
 from gqasearch.searching.starts import starting_groupings
 
 AnyDescent: TypeAlias = PairwiseDescent | GroupDescent | ScreenedDescent | NeighbourDescent
@@ -28,13 +29,13 @@ AnyDescent: TypeAlias = PairwiseDescent | GroupDescent | ScreenedDescent | Neigh
 ATTEMPTS = 10
 
 
-class EvolutionRun:
+class EvolutionRun(SearchRun):
     """The population, the record, and DEAP's toolbox with our operators in it."""
 
     def __init__(self, method: EvolutionParameters, problem: Problem, rng: np.random.Generator) -> None:
-        self.method, self.problem, self.rng = method, problem, rng
-        self.record = Record(problem, method.max_evaluations)
-        self.index = self.idle = 0
+        super().__init__(problem, rng, method.max_evaluations)
+        self.method = method
+        self.idle = 0
         self.exhausted = False
         self.population: list[Individual] = []
         self.descent = self._make_descent()
@@ -90,7 +91,6 @@ class EvolutionRun:
         self.toolbox.select(self.population, len(self.population))
         children = self.toolbox.evaluate(self._children())
         self._survive([*self.population, *self._refine(children)])
-        self.index += 1
         self.idle = 0 if self.record.front is not front else self.idle + 1
         self.exhausted = len(self.record) == evaluations
 
@@ -133,12 +133,6 @@ class EvolutionRun:
         """Keep the best of the pool, each once: two descents may have met."""
         distinct = list({individual.index: individual for individual in pool}.values())
         self.population = self.toolbox.select(distinct, min(self.method.population, len(distinct)))
-
-    def generation(self) -> Generation:
-        """This moment, as history sees it."""
-        record = self.record
-        front = tuple(individual.candidate for individual in record.front)
-        return Generation(self.index, record.evaluations, record.best.candidate, front)
 
 
 def make_descent(record: Record, rng: np.random.Generator) -> AnyDescent:

@@ -99,7 +99,7 @@ class ScreenedDescent:
         return tried[best] if gains[best] > LEAST_GAIN * abs(draft.cost_before(tried[best])) else None
 
     def _promising(self, draft: Draft) -> tuple[list[Step], list[int]]:
-        """Steps to try, and the groups to be asked for first."""
+        """CountedRun to try, and the groups to be asked for first."""
         tried, new, looks = list[Step](), list[int](), 0
         for step in draft.best_steps(RANKED * self._looks):
             if step.rise > SLACK * abs(draft.cost_before(step)):

@@ -12,9 +12,8 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.searching._base import HeadFact, SearchMethod
-from gqasearch.searching.drive import generations_of
 from gqasearch.searching.operators import exchange, random_partition, relocate
-from gqasearch.searching.problem import Candidate, Generation, Problem
+from gqasearch.searching.problem import Generation, Problem
 from gqasearch.searching.record import Record
 from gqasearch.searching.starts import neighbour_grouping
 
@@ -63,7 +62,7 @@ class AsymGQA(SearchMethod):
     def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
         if problem.free_counts or len(problem.objectives) > 1:
             raise UserError("method asymgqa keeps the number of groups of every layer and takes one objective")
-        return generations_of(_Run(self, problem, _checked(problem), rng))
+        return _Walks(self, problem, _checked(problem), rng).generations()
 
     def most_generations(self, problem: Problem) -> int:
         """The neighbours, then for every layer its start, its iterations and the model so far."""
@@ -90,57 +89,48 @@ def propose(
     return exchange(layer, head, other)
 
 
-class _Run:
-    """One search under way: the layers found, and the walk in progress."""
+class _Walks:
+    """The layers found, and the walk in progress: ``here``, its partition and score."""
 
     def __init__(self, method: AsymGQA, problem: Problem, similarity: FloatArray, rng: np.random.Generator) -> None:
         self.method, self.problem, self.similarity, self.rng = method, problem, similarity, rng
         self.record = Record(problem)
-        self.index = self.steps = 0
         self.found: list[LayerGrouping] = []
-        # Partition and score of the layer in progress: where the walk stands, and its best. None between layers.
-        self.here: tuple[LayerGrouping, float] | None = None
-        self.lowest: tuple[LayerGrouping, float] | None = None
+        self.here: tuple[LayerGrouping, float]
         # Best grouping within the budget; neighbours first.
-        self.best: Candidate
+        self.neighbours = neighbour_grouping(problem)
+        self.best = self.record.evaluate([self.neighbours])[0].candidate
+        self.index = -1
 
     @property
     def layer(self) -> int:
         return len(self.found)
 
-    @property
-    def is_done(self) -> bool:
-        return self.layer == self.problem.num_layers
+    def generations(self) -> Iterator[Generation]:
+        """One evaluation at most in each: the neighbours; then the start of a walk, a step of it, or its end."""
+        yield self._generation()
+        for count in self.problem.budget.counts:
+            has_choice = 1 < count < self.problem.num_heads  # else one partition alone has this number of groups
+            is_last = self.layer == self.problem.num_layers - 1
+            lowest = self.here = self._begin(has_choice)
+            for step in range(1 + self.method.iterations * has_choice):
+                if step:
+                    self.here = self._step(*self.here)
+                    lowest = self.here if self.here[1] < lowest[1] else lowest
+                if is_last:
+                    self._consider((lowest[0],))
+                yield self._generation()
+            self.found.append(lowest[0])
+            self._consider(self.neighbours.layers[self.layer :])
+            yield self._generation()
 
-    def start(self) -> None:
-        """Generation 0: neighbours."""
-        self.best = self.record.evaluate([neighbour_grouping(self.problem)])[0].candidate
-
-    def advance(self) -> None:
-        """One evaluation at most: the start of a walk, a step of it, or its end."""
+    def _generation(self) -> Generation:
         self.index += 1
-        if self.here is None or self.lowest is None:
-            self.here = self.lowest = self._begin()
-            self.steps = 0
-        elif self.steps < self.method.iterations and self._has_choice:
-            self.here = self._step(*self.here)
-            self.lowest = self.here if self.here[1] < self.lowest[1] else self.lowest
-            self.steps += 1
-        else:
-            self.found.append(self.lowest[0])
-            self.here = self.lowest = None
-            self._consider(neighbour_grouping(self.problem).layers[self.layer :])
-        if self.lowest is not None and self.layer == self.problem.num_layers - 1:
-            self._consider((self.lowest[0],))
+        return Generation(self.index, self.record.evaluations, self.best, (self.best,))
 
-    @property
-    def _has_choice(self) -> bool:
-        """False where one partition alone has this number of groups."""
-        return 1 < self.problem.budget.counts[self.layer] < self.problem.num_heads
-
-    def _begin(self) -> tuple[LayerGrouping, float]:
+    def _begin(self, has_choice: bool) -> tuple[LayerGrouping, float]:
         layer = self._random()
-        return layer, self._score(layer) if self._has_choice else 0.0
+        return layer, self._score(layer) if has_choice else 0.0
 
     def _step(self, here: LayerGrouping, score: float) -> tuple[LayerGrouping, float]:
         if self.rng.random() < self.method.reset_rate:
@@ -170,10 +160,6 @@ class _Run:
         candidate = self.record.evaluate([Grouping((*self.found, *behind))])[0].candidate
         if candidate.values < self.best.values:
             self.best = candidate
-
-    def generation(self) -> Generation:
-        """This moment, as history sees it."""
-        return Generation(self.index, self.record.evaluations, self.best, (self.best,))
 
 
 def _checked(problem: Problem) -> FloatArray:

@@ -12,7 +12,6 @@ import numpy as np
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.searching._base import SearchMethod
-from gqasearch.searching.drive import generations_of
 from gqasearch.searching.operators import count_range
 from gqasearch.searching.papers.nsga2_genomes import LabelGenomes, LayerGenomes, RunGenomes, equal_counts
 from gqasearch.searching.papers.qcqa_run import BATCH, Settings, Stages
@@ -91,7 +90,7 @@ class QCQA(SearchMethod):
 
         ``front`` is the whole front at the end of a search with the KV ratio as second objective.
         """
-        return generations_of(Stages(self.settings(problem), problem, rng))
+        return Stages(self.settings(problem), problem, rng).generations()
 
     def most_generations(self, problem: Problem) -> int:
         """The start, then both stages in batches."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -45,50 +46,42 @@ class Stages:
             raise ValueError("QCQA searches sums over layers only")
         self.settings, self.problem, self.rng = settings, problem, rng
         self.layer_errors = problem.layer_errors
-        self.index = self.evaluations = 0
-        self.step = -1
+        self.index = self.step = -1
         self.curves: list[Curve] = [{} for _ in self.layer_errors]
         # Stage 2's lowest sum of errors for every number of KV heads.
         self.whole: Curve = {}
-        self.neighbours: Candidate
-        self.population: NSGA2
+        # Neighbours everywhere: what there is before stage 2.
+        grouping = neighbour_grouping(problem)
+        pairs = zip(self.layer_errors, grouping, strict=True)
+        error = sum(float(errors.evaluate(np.array([layer.labels]))[0]) for errors, layer in pairs)
+        self.neighbours = self._candidate(error, grouping)
+        self.evaluations = problem.num_layers
         self.options: list[list[tuple[float, LayerGrouping]]] = []
         self.counts: IntArray
         self.errors: FloatArray
 
-    @property
-    def is_done(self) -> bool:
-        return self.step == self.problem.num_layers and self.population.generation >= self.settings.generations
+    def generations(self) -> Iterator[Generation]:
+        """The neighbours, then every population in batches of its generations."""
+        yield self._generation(is_over=False)
+        most, layers = self.settings.generations, self.problem.num_layers
+        for self.step in range(layers + 1):
+            population = self._population()
+            population.start()
+            for first in range(0, max(1, most), BATCH):
+                for _ in range(min(BATCH, most - first)):
+                    population.advance()
+                yield self._generation(is_over=self.step == layers and population.generation >= most)
 
-    def start(self) -> None:
-        """Neighbours everywhere: what there is before stage 2."""
-        grouping = neighbour_grouping(self.problem)
-        pairs = zip(self.layer_errors, grouping, strict=True)
-        error = sum(float(errors.evaluate(np.array([layer.labels]))[0]) for errors, layer in pairs)
-        self.neighbours = self._candidate(error, grouping)
-        self.evaluations = self.problem.num_layers
-
-    def advance(self) -> None:
-        """A batch of generations of the population in progress, or of the next when that has ended."""
-        if self.step < 0 or self.population.generation >= self.settings.generations:
-            self.step += 1
-            self._prepare()
-            self.population.start()
-        for _ in range(min(BATCH, self.settings.generations - self.population.generation)):
-            self.population.advance()
-        self.index += 1
-
-    def _prepare(self) -> None:
+    def _population(self) -> NSGA2:
         """The empty population of this step."""
         settings, layers = self.settings, self.problem.num_layers
         if self.step < layers:
             rates = Rates(settings.population, settings.crossover_rate, self._mutation(self.problem.num_heads))
-            self.population = NSGA2(settings.genomes, self._evaluate_partitions, rates, self.rng)
-            return
+            return NSGA2(settings.genomes, self._evaluate_partitions, rates, self.rng)
         self._list_options()
         rates = Rates(settings.population, settings.crossover_rate, self._mutation(layers))
         choices = ChoiceGenomes([len(options) for options in self.options])
-        self.population = NSGA2(choices, self._evaluate_choices, rates, self.rng)
+        return NSGA2(choices, self._evaluate_choices, rates, self.rng)
 
     def _mutation(self, genes: int) -> float:
         return 1 / genes if self.settings.mutation_rate is None else self.settings.mutation_rate
@@ -152,10 +145,10 @@ class Stages:
             points[total] = (error, ())
         return tuple(self._chosen(t) if points[t][1] else self.neighbours for t in _front(points))
 
-    def generation(self) -> Generation:
-        """This moment, as history sees it."""
+    def _generation(self, *, is_over: bool) -> Generation:
         best = self._best()
-        front = self._whole_front() if self.is_done and len(self.problem.objectives) > 1 else (best,)
+        front = self._whole_front() if is_over and len(self.problem.objectives) > 1 else (best,)
+        self.index += 1
         return Generation(self.index, self.evaluations, best, front)
 
 

@@ -9,7 +9,6 @@ from typing import ClassVar
 import numpy as np
 
 from gqasearch.searching._base import HeadFact
-from gqasearch.searching.drive import generations_of
 from gqasearch.searching.problem import Generation, Problem
 from gqasearch.searching.staged.staged_parameters import StagedParameters
 from gqasearch.searching.staged.staged_run import StagedRun
@@ -49,4 +48,4 @@ class Staged(StagedParameters):
     needs: ClassVar[frozenset[HeadFact]] = frozenset({"guide"})
 
     def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
-        return generations_of(StagedRun(self, problem, rng))
+        return StagedRun(self, problem, rng).generations()

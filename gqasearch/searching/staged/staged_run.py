@@ -12,7 +12,8 @@ from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.searching.operators import allowed_counts, exchange_layers
 from gqasearch.searching.problem import Generation, Problem
-from gqasearch.searching.record import Individual, Record
+from gqasearch.searching.record import Individual
+from gqasearch.searching.search_run import SearchRun
 from gqasearch.searching.staged.guide import GuideTable, trace_guide
 from gqasearch.searching.staged.moves import Moves
 from gqasearch.searching.staged.sensitivity import Measure, measure_sensitivity
@@ -22,18 +23,18 @@ from gqasearch.searching.staged.staged_parameters import StagedParameters
 ATTEMPTS = 10
 
 
-class StagedRun:
+class StagedRun(SearchRun):
     """Survivors, measured on the whole text, and the record of all that were."""
 
     def __init__(self, method: StagedParameters, problem: Problem, rng: np.random.Generator) -> None:
         if problem.partial is None or problem.guide is None:
             raise ValueError("staged evolution needs an objective on parts of its text, and a guide")
-        self.method, self.problem, self.rng = method, problem, rng
+        super().__init__(problem, rng)
+        self.method = method
         self.partial: PreparedTextFitness = problem.partial
         self.guide = problem.guide
         self.survivors = method.population_size(problem)
-        self.record = Record(problem)
-        self.index = self.idle = 0
+        self.idle = 0
         self.population: list[Individual] = []
         # Finalists and their final objective, best first; empty until the search has ended.
         self.finals: list[tuple[Individual, float]] = []
@@ -104,7 +105,6 @@ class StagedRun:
             self._measure_finalists()
         else:
             self._breed()
-        self.index += 1
 
     def _breed(self) -> None:
         front = self.record.front
@@ -182,11 +182,9 @@ class StagedRun:
         self.population = self._select(distinct, min(self.survivors, len(distinct)))
 
     def generation(self) -> Generation:
-        """This moment, as history sees it."""
-        record = self.record
-        best, front = record.best.candidate, tuple(individual.candidate for individual in record.front)
-        if self.finals:
-            chosen, value = self.finals[0]
-            best = replace(chosen.candidate, final=value)
-            front = (best,)
-        return Generation(self.index, record.evaluations, best, front)
+        found = super().generation()
+        if not self.finals:
+            return found
+        chosen, value = self.finals[0]
+        best = replace(chosen.candidate, final=value)
+        return replace(found, best=best, front=(best,))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from gqasearch.calibration import no_progress
 from gqasearch.healing.blocks import TrainingBlocks
-from gqasearch.healing.objective import Objective
 from gqasearch.healing.trainer import stack
+from gqasearch.healing.training_loss import TrainingLoss
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1e-1, 100
 SMOOTHING = 0.8  # weight of the past in what is shown
@@ -36,7 +36,7 @@ class TriedRates:
 
 def range_test(
     model: nn.Module,
-    objective: Objective,
+    training_loss: TrainingLoss,
     data: TrainingBlocks,
     batch_blocks: int,
     *,
@@ -48,7 +48,7 @@ def range_test(
     before = copy.deepcopy(model.state_dict())
     batches = [_batch(data, step, batch_blocks, next(model.parameters()).device) for step in range(STEPS)]
     with torch.no_grad():
-        untrained = [float(objective(model, batch)) for batch in batches]
+        untrained = [float(training_loss(model, batch)) for batch in batches]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [  # as the trainer: norms and biases do not decay
         {"params": [one for one in trained if one.ndim > 1], "weight_decay": weight_decay},
@@ -59,7 +59,7 @@ def range_test(
     mean = 0.0
     model.train()
     for step, rate in enumerate(np.geomspace(LOWEST, HIGHEST, STEPS)):
-        loss = objective(model, batches[step])
+        loss = training_loss(model, batches[step])
         mean = SMOOTHING * mean + (1 - SMOOTHING) * float(loss.detach()) / max(untrained[step], 1e-12)
         smooth = mean / (1 - SMOOTHING ** (step + 1))
         if not math.isfinite(smooth) or (tried and smooth > DIVERGED * min(one for _, one in tried)):

@@ -14,8 +14,11 @@ from gqasearch.healing.teacher import Teacher, masked_mean
 
 
 @dataclass
-class Objective:
-    """What is minimised. ``teacher``: None for the language-model loss; ``match``: with ``weight`` on top of it."""
+class TrainingLoss:
+    """The loss of a batch: KL divergence to the teacher, plus ``weight`` times the error of ``match`` if there is one.
+
+    ``teacher``: None for the language-model loss, the negative log-likelihood of the text itself.
+    """
 
     teacher: Teacher | None
     match: AttentionMatch | None = None
