@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gqasearch.models import Config, family_of, supported_architectures
+from gqasearch.models.family import text_of
 
 
 def kv_heads_of(config: Config) -> list[int]:
@@ -20,7 +21,7 @@ def query_heads_of(config: Config) -> list[int]:
     """Query heads of every layer, empty slots counted, (L,)."""
     if isinstance(config.get("num_query_heads"), list):
         return [int(count) for count in config["num_query_heads"]]
-    return [int(config["num_attention_heads"])] * _of_every_layer(config)[1]
+    return [int(text_of(config)["num_attention_heads"])] * _of_every_layer(config)[1]
 
 
 def _of_every_layer(config: Config) -> tuple[int, int]:
@@ -28,4 +29,5 @@ def _of_every_layer(config: Config) -> tuple[int, int]:
     if config["architectures"][0] in supported_architectures():
         shape = family_of(config).geometry(config)
         return shape.num_kv_heads, shape.num_layers
-    return int(config.get("num_key_value_heads") or config["num_attention_heads"]), int(config["num_hidden_layers"])
+    text = text_of(config)
+    return int(text.get("num_key_value_heads") or text["num_attention_heads"]), int(text["num_hidden_layers"])
