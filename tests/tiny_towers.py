@@ -57,7 +57,47 @@ TOWERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         for kind in ("llama", "mistral", "qwen2")
     },
 }
+PLAIN_ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+SQUARE = CLIP | {"image_size": [28, 28], "patch_size": [14, 14]}
+TOWERS |= {
+    "llava_next": (
+        "LlavaNext",
+        PLAIN_ROPE | {"model_type": "mistral"},
+        {
+            "vision_config": CLIP | {"model_type": "clip_vision_model"},
+            "image_token_index": IMAGE,
+            "image_grid_pinpoints": [[28, 28]],
+        },
+    ),
+    "llava_onevision": (
+        "LlavaOnevision",
+        PLAIN_ROPE | {"model_type": "qwen2"},
+        {"vision_config": CLIP | {"model_type": "siglip_vision_model"}, "image_token_index": IMAGE},
+    ),
+    "mistral3": (
+        "Mistral3",
+        PLAIN_ROPE | {"model_type": "mistral"},
+        {"vision_config": CLIP | {"model_type": "pixtral"}, "image_token_index": IMAGE},
+    ),
+    "internvl": (
+        "InternVL",
+        PLAIN_ROPE | {"model_type": "qwen3"},
+        {"vision_config": SQUARE, "image_token_id": IMAGE},
+    ),
+    "idefics3": (
+        "Idefics3",
+        PLAIN_ROPE | {"model_type": "llama"},
+        {"vision_config": CLIP, "image_token_id": IMAGE, "scale_factor": 2},
+    ),
+    "smolvlm": (
+        "SmolVLM",
+        PLAIN_ROPE | {"model_type": "llama"},
+        {"vision_config": CLIP, "image_token_id": IMAGE, "scale_factor": 2},
+    ),
+}
 TOWER_NAMES = tuple(TOWERS)
+# Whose tests call them with an image, too.
+SEEING_NAMES = tuple(name for name in TOWERS if name.startswith(("gemma3", "qwen", "llava-")))
 
 
 def tower_model(family: str, text: dict[str, Any]) -> transformers.PreTrainedModel:

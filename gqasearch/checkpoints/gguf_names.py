@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
+from gqasearch.checkpoints.heads_in_config import kv_heads_of
 from gqasearch.errors import UserError
 from gqasearch.models import CheckpointTensors, Config
 from gqasearch.models.family import joined_of
@@ -118,8 +119,8 @@ def heads_of(file: GgufFile, config: Config, checkpoint: Path) -> GgufHeads:
             f"{checkpoint} is a {found}; of a parent of architecture {parent} it would be "
             f"{' or '.join(CONVERTED[parent])}"
         )
-    layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
-    counts = _kv_heads(config, layers)
+    heads = int(config["num_attention_heads"])
+    counts = kv_heads_of(config)
     head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
     architecture, joined = CONVERTED[parent][found], joined_of(config)
     if architecture == "qwen2" and (joined > 1 or heads * head_dim != config["hidden_size"]):
@@ -137,16 +138,6 @@ def heads_of(file: GgufFile, config: Config, checkpoint: Path) -> GgufHeads:
     )
     _require_fit(file, made, checkpoint)
     return made
-
-
-def _kv_heads(config: Config, layers: int) -> list[int]:
-    """Of every layer, (L,)."""
-    if config.get("num_key_value_heads_per_layer"):
-        return list(config["num_key_value_heads_per_layer"])
-    few = config.get("num_key_value_heads") or config["num_attention_heads"]
-    if "hybrid_layer_pattern" in config:
-        return [config["swa_num_key_value_heads"] if slides else few for slides in config["hybrid_layer_pattern"]]
-    return [few] * layers
 
 
 def _rope_factors(config: Config, checkpoint: Path) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ import typer
 
 from gqasearch import __version__
 from gqasearch.cli.compare import compare
+from gqasearch.cli.doctor import doctor
 from gqasearch.cli.evaluate import evaluate
 from gqasearch.cli.export import export
 from gqasearch.cli.export_gguf import export_gguf
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (search, compare, materialize, heal, evaluate, export, export_gguf, validate, ls, report):
+for verb in (search, compare, materialize, heal, evaluate, export, export_gguf, validate, doctor, ls, report):
     app.command()(verb)
 app.command("import")(import_grouping)  # a word that no function can be named
 app.add_typer(sweep, name="sweep")

@@ -53,10 +53,16 @@ class Qwen3Tower(TextTower, Qwen3):
 
 
 class Llava(TextTower):
-    """LLaVA (arXiv 2304.08485, 2310.03744)."""
+    """LLaVA (arXiv 2304.08485, 2310.03744) and what is built like it: Mistral Small 3.1 and later, InternVL."""
 
     name: ClassVar[str] = "llava"
-    architectures: ClassVar[tuple[str, ...]] = ("LlavaForConditionalGeneration",)
+    architectures: ClassVar[tuple[str, ...]] = (
+        "LlavaForConditionalGeneration",
+        "LlavaNextForConditionalGeneration",
+        "LlavaOnevisionForConditionalGeneration",
+        "Mistral3ForConditionalGeneration",
+        "InternVLForConditionalGeneration",
+    )
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,44 @@ class LlavaQwen2(Llava, Qwen2):
 
 
 @dataclass(frozen=True)
+class LlavaQwen3(Llava, Qwen3):
+    """LLaVA around a Qwen3."""
+
+    text_types: ClassVar[tuple[str, ...]] = ("qwen3",)
+
+
+@dataclass(frozen=True)
 class LlavaTower(Llava, Llama):
-    """LLaVA (arXiv 2304.08485, 2310.03744), around a Llama, a Mistral or a Qwen2."""
+    """LLaVA (arXiv 2304.08485, 2310.03744) and its kin, around a Llama, a Mistral, a Qwen2 or a Qwen3."""
 
     text_types: ClassVar[tuple[str, ...]] = ("llama",)
-    others: ClassVar[tuple[Family, ...]] = (LlavaMistral(), LlavaQwen2())
+    others: ClassVar[tuple[Family, ...]] = (LlavaMistral(), LlavaQwen2(), LlavaQwen3())
 
 
-TOWERS: tuple[Family, ...] = (Gemma3Tower(), Qwen2Tower(), Qwen3Tower(), LlavaTower())
+class Idefics3(TextTower):
+    """Idefics 3 and SmolVLM (arXiv 2408.12637, 2504.05299)."""
+
+    name: ClassVar[str] = "idefics3"
+    architectures: ClassVar[tuple[str, ...]] = (
+        "Idefics3ForConditionalGeneration",
+        "SmolVLMForConditionalGeneration",
+    )
+    tower: ClassVar[str] = "model.text_model."
+
+
+@dataclass(frozen=True)
+class Idefics3Mistral(Idefics3, Mistral):
+    """Idefics 3 around a Mistral, as padded ones are written."""
+
+    text_types: ClassVar[tuple[str, ...]] = ("mistral",)
+
+
+@dataclass(frozen=True)
+class Idefics3Tower(Idefics3, Llama):
+    """Idefics 3 and SmolVLM (arXiv 2408.12637, 2504.05299), around a Llama."""
+
+    text_types: ClassVar[tuple[str, ...]] = ("llama",)
+    others: ClassVar[tuple[Family, ...]] = (Idefics3Mistral(),)
+
+
+TOWERS: tuple[Family, ...] = (Gemma3Tower(), Qwen2Tower(), Qwen3Tower(), LlavaTower(), Idefics3Tower())

@@ -16,9 +16,8 @@ from gqasearch.errors import UserError
 from gqasearch.models.family import Config, Family, TensorReader, text_of
 from gqasearch.models.layer import HeadGeometry
 
-# Where the tower's modules lie, in the model and in the files of its various versions; a model alone has "model.".
-IN_MEMORY = "model.language_model."
-IN_FILES = (IN_MEMORY, "language_model.model.", "language_model.", "model.")
+# Where files of various versions have the tower's tensors, besides where it lies in the model.
+IN_FILES = ("language_model.model.", "language_model.", "text_model.", "model.")
 # Fields that published files leave to transformers' defaults, and that are read here.
 LEFT_OUT = (
     *("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
@@ -30,10 +29,11 @@ LEFT_OUT = (
 class TextTower(Family):
     """Goes before the family that the tower is of.
 
-    ``text_types``: the tower's ``model_type``; where a model takes towers of several families, ``others`` has those of
-    other types.
+    ``tower``: where it lies in the model; a text model by itself has "model." there. ``text_types``: its
+    ``model_type``; where a model takes towers of several families, ``others`` has those of other types.
     """
 
+    tower: ClassVar[str] = "model.language_model."
     text_types: ClassVar[tuple[str, ...]]
     others: ClassVar[tuple[Family, ...]] = ()
     has_images: ClassVar[bool] = True
@@ -49,10 +49,10 @@ class TextTower(Family):
         return known[found]
 
     def attention_path(self, layer: int) -> str:
-        return super().attention_path(layer).replace("model.", IN_MEMORY, 1)
+        return super().attention_path(layer).replace("model.", self.tower, 1)
 
     def other_names(self, name: str) -> tuple[str, ...]:
-        return tuple(name.replace(IN_MEMORY, prefix, 1) for prefix in IN_FILES[1:])
+        return tuple(name.replace(self.tower, prefix, 1) for prefix in IN_FILES)
 
     def completed(self, config: Config) -> Config:
         """With the text tower's fields under ``text_config``, also where they lie beside those of the whole model, and
@@ -105,7 +105,7 @@ class TextTower(Family):
 
     def stream_gain(self, read: TensorReader, layer: int, config: Config, attended: Tensor) -> Tensor | None:
         def read_in_tower(name: str) -> Tensor:
-            return read(name.replace("model.", IN_MEMORY, 1))
+            return read(name.replace("model.", self.tower, 1))
 
         return super().stream_gain(read_in_tower, layer, text_of(config), attended)
 

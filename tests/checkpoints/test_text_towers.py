@@ -33,9 +33,9 @@ from tests.checkpoints.test_ragged_separate import APART
 from tests.checkpoints.uneven import SOURCES, UNEVEN, assert_same, load_trusted, saved, write
 from tests.matrix import sampled
 from tests.samples import text_file
-from tests.tiny_towers import TOWER_NAMES, with_image
+from tests.tiny_towers import SEEING_NAMES, TOWER_NAMES, with_image
 
-NAMES = sampled(TOWER_NAMES, ["gemma3", "qwen2_5_vl", "qwen3_vl", "llava-llama"])
+NAMES = sampled(TOWER_NAMES, ["gemma3", "qwen2_5_vl", "qwen3_vl", "llava-llama", "smolvlm"])
 WIDTHS: dict[str, dict[str, Any]] = {"gemma3": {"hidden": 72}}  # which 9 slots divide
 NEVER_PADDED = ("qwen2_vl", "qwen2_5_vl")
 PADDED_NAMES = sampled((name for name in TOWER_NAMES if name not in NEVER_PADDED), ["gemma3", "llava-llama"])
@@ -74,7 +74,7 @@ def test_symmetric_checkpoint_of_a_gqa_source(family: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("grouping", [SYMMETRIC, UNEVEN], ids=["stock", "ragged"])
-@pytest.mark.parametrize("family", NAMES)
+@pytest.mark.parametrize("family", sampled(SEEING_NAMES, ["gemma3", "qwen2_5_vl", "qwen3_vl"]))
 def test_an_image_is_read_as_by_the_parent_with_tied_heads(family: str, grouping: Grouping, tmp_path: Path) -> None:
     """Where a token's place is one in time, height and width, the keys of all groups are turned by these."""
     parent, folder = saved(tmp_path, family)
@@ -191,7 +191,7 @@ def test_fields_that_published_files_leave_out(
     [
         (
             {"architectures": ["LlavaForConditionalGeneration"], "text_config": {"model_type": "opt"}},
-            "is a opt; supported there: llama, mistral, qwen2",
+            "is a opt; supported there: llama, mistral, qwen2, qwen3",
         ),
         ({"architectures": ["MllamaForConditionalGeneration"]}, "some of its layers attend to an image alone"),
     ],

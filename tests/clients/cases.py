@@ -22,6 +22,7 @@ from gqasearch.healing import HealConfig
 from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import Parent, load_parent, resolve_model
 from gqasearch.run.heal import heal
+from gqasearch.separate_grouping import AnyGrouping, SeparateGrouping
 from tests.checkpoints.convert import reference
 from tests.checkpoints.uneven import write
 from tests.samples import text_file
@@ -121,6 +122,15 @@ def make_joined_case(layouts: tuple[str, ...], folder: Path) -> tuple[Case, Path
     return Case("embedded, heads joined", folder / "source", parent, converted), plain
 
 
+def make_separate_case(model: str, folder: Path) -> Converted:
+    """Keys and values that were grouped apart; the grouping has both partitions of every layer."""
+    source = save_source(model, folder / "source")
+    parent = load_parent(str(source))
+    grouping = SeparateGrouping.from_sides(Grouping.from_labels([*TINY["ragged"], *TINY["stock-padded"]]))
+    write(parent, source, folder / "ragged", grouping, "ragged")
+    return _expected(parent, grouping, "ragged", folder / "ragged")
+
+
 def heal_case(case: Case, layout: str) -> Converted:
     """A conversion of ``case`` after a few steps of training, and what transformers' own code says of it."""
     text = text_file(case.source.parent)
@@ -150,7 +160,7 @@ def save_source(model: str, folder: Path) -> Path:
     return folder
 
 
-def _expected(parent: Parent, grouping: Grouping, layout: str, folder: Path) -> Converted:
+def _expected(parent: Parent, grouping: AnyGrouping, layout: str, folder: Path) -> Converted:
     """With the first prompts of a series after which no end of a text comes, and no part of a character.
 
     Servers stop at the one, and give no probabilities of the other.
@@ -172,7 +182,8 @@ def _expected(parent: Parent, grouping: Grouping, layout: str, folder: Path) -> 
     with torch.no_grad():
         own = _log_probs(parent.model, prompts)
     assert float((log_probs - own).abs().max()) > 400 * TOLERANCE  # an engine with the parent's heads would be seen
-    return Converted(layout, folder, grouping, prompts, log_probs.numpy(), greedy)
+    sides = grouping.sides if isinstance(grouping, SeparateGrouping) else grouping
+    return Converted(layout, folder, sides, prompts, log_probs.numpy(), greedy)
 
 
 def _prompts(seed: int) -> list[list[int]]:

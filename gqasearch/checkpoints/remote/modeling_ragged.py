@@ -224,7 +224,8 @@ class RaggedModel(PreTrainedModel):
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
         heads = config.kv_group_heads or [None] * len(config.kv_group_sizes)
-        decoder, text = getattr(self.model, "language_model", self.model), config.get_text_config()
+        towers = (getattr(self.model, name, None) for name in ("language_model", "text_model"))
+        decoder, text = next((one for one in towers if one is not None), self.model), config.get_text_config()
         for index, (layer, sizes) in enumerate(zip(decoder.layers, config.kv_group_sizes, strict=True)):
             attention, groups = type(layer.self_attn), LayerGroups(sizes, heads[index])
             own = Seen(
