@@ -19,8 +19,8 @@ def centred_keys(
 
     The same vector added to the keys of all tokens adds one number to all scores of a query, which softmax does not
     see; here it is taken from the bias. A layer without a key bias, or with a score beside those of the tokens, stays
-    as it is. ``labels`` (H,): which KV head of the converted layer a head of ``calls`` is; ``masks``: (B, T) bool of each
-    call, False on padding.
+    as it is. ``labels`` (H,): which KV head of the converted layer a head of ``calls`` is; ``masks``: (B, T) bool of
+    each call, False on padding.
     """
     if weights.k_bias is None or weights.sinks is not None or weights.k_norm is not None:
         return weights, list(calls)

@@ -89,7 +89,7 @@ class OptimalLayer(LayerMerge):
 
     def _group_errors(self, groups: Sequence[tuple[int, ...]], side: Side | None) -> list[float]:
         errors = np.zeros(len(groups))
-        of_size: dict[int, list[int]] = {}
+        of_size: dict[int, list[int]] = {}  # matrices of one shape are solved in one call
         for row, heads in enumerate(groups):
             of_size.setdefault(len(heads), []).append(row)
         for rows in of_size.values():
