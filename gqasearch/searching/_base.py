@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
+from gqasearch.errors import UserError
 from gqasearch.searching.problem import Generation, Problem
 
 # What a method may ask to know of the heads, beside the objective: see ``Problem``.
@@ -60,3 +61,15 @@ class SearchMethod(ABC):
     def parameters(self) -> dict[str, Any]:
         """Field name -> value, as written to grouping.json."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def check_parameters(method: SearchMethod, least: Mapping[str, float], chances: Sequence[str] = ()) -> None:
+    """Raise ``UserError`` for a number below its ``least`` or not finite, and a chance above 1; None is let through."""
+    for name, lowest in least.items():
+        value = getattr(method, name)
+        if value is not None and not lowest <= value < float("inf"):
+            raise UserError(f"{method.name}: {name} must be a number of at least {lowest}, got {value}")
+    for name in chances:
+        value = getattr(method, name)
+        if value is not None and value > 1:
+            raise UserError(f"{method.name}: {name} is a chance, at most 1, got {value}")

@@ -145,7 +145,10 @@ class Problem:
 
     def evaluate(self, groupings: Sequence[Grouping]) -> list[Candidate]:
         """All objectives of these groupings. Refuses non-finite values: comparisons with NaN lie."""
-        return _candidates(groupings, {name: objective(groupings) for name, objective in self.objectives.items()})
+        columns: dict[str, FloatArray] = {}
+        for name, objective in self.objectives.items():
+            columns[name] = objective(groupings)
+        return _candidates(groupings, columns)
 
     def evaluate_on(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> list[Candidate]:
         """As ``evaluate``, the first objective on these batches of its text alone."""

@@ -56,6 +56,7 @@ class Walk:
         inner = self._inner_sums(rows)
         own_size, own_inner = self._own_sizes(rows), inner[np.arange(len(rows))[:, None], labels]
         may_leave = own_size > self.smallest
+        # A head alone leaves no group behind; it may not leave, and the division must not fail.
         left = (own_inner - self._own_sums(rows)) / np.maximum(own_size - 1, 1) - own_inner / own_size
         may_take = (sizes > 0) & (sizes < self.largest)
         taken = (inner[:, None, :] + sums) / (sizes + 1)[:, None, :] - (inner / np.maximum(sizes, 1))[:, None, :]

@@ -21,6 +21,7 @@ from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import HeadGeometry, resolve_model
 from gqasearch.rounding import parse_format
 from gqasearch.steps import Workspace
+from gqasearch.steps.check_settings import check_settings
 from gqasearch.steps.measure import checkpoint_layers
 from gqasearch.steps.outlook import Outlook
 from tests.checkpoints.convert import config_of, load, some_ids, stored_tensors
@@ -145,9 +146,9 @@ def test_a_search_stays_within_them() -> None:
     budget = Workspace(build_config({"layout": "mimo", "kv_ratio": 0.25})).budget
     assert (budget.counts, budget.count_step, budget.most_groups) == ((4, 4, 4, 2, 2, 2), 2, 4)
     with pytest.raises(UserError, match="25 in 6 layers is no such sum, 24 is one"):
-        Workspace(build_config({"layout": "mimo", "kv_budget": 25})).check()
+        check_settings(Workspace(build_config({"layout": "mimo", "kv_budget": 25})))
     with pytest.raises(UserError, match="method qcqa-ac decides the groups of every layer; leave layout mimo out"):
-        Workspace(build_config({"layout": "mimo", "method": "qcqa-ac"})).check()
+        check_settings(Workspace(build_config({"layout": "mimo", "method": "qcqa-ac"})))
     with pytest.raises(UserError, match="stock says that"):
         Outlook(Workspace(build_config({"layout": "mimo", "kv_heads": 4}))).check()
     Outlook(Workspace(build_config({"layout": "mimo", "kv_ratio": 0.25}))).check()

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from gqasearch.errors import UserError
 from gqasearch.group_errors import PairwiseErrors
-from gqasearch.searching._base import SearchMethod
+from gqasearch.searching._base import SearchMethod, check_parameters
 from gqasearch.searching.problem import Problem
 
 # ``local_steps`` where it is None and the objective a sum over groups.
@@ -63,13 +63,7 @@ class EvolutionParameters(SearchMethod):
     max_evaluations: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value < float("inf"):
-                raise UserError(f"evolution: {name} must be a number of at least {least}, got {value}")
-        for name in ("crossover_rate", "mutation_rate"):
-            if getattr(self, name) > 1:
-                raise UserError(f"evolution: {name} is a chance, at most 1, got {getattr(self, name)}")
+        check_parameters(self, LEAST, ("crossover_rate", "mutation_rate"))
         if self.swap + self.merge_split == 0:
             raise UserError("evolution: swap and merge_split cannot both be 0; move can do nothing at equal sizes")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
-from gqasearch.searching._base import SearchMethod
+from gqasearch.searching._base import SearchMethod, check_parameters
 from gqasearch.searching.operators import count_range
 from gqasearch.searching.papers.nsga2_genomes import LabelGenomes, LayerGenomes, RunGenomes, equal_counts
 from gqasearch.searching.papers.qcqa_run import BATCH, Settings, Stages
@@ -66,14 +66,7 @@ class QCQA(SearchMethod):
     layer_groups: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value < float("inf"):
-                raise UserError(f"{self.name}: {name} must be a number of at least {least}, got {value}")
-        for name in ("crossover_rate", "mutation_rate"):
-            value = getattr(self, name)
-            if value is not None and value > 1:
-                raise UserError(f"{self.name}: {name} is a chance, at most 1, got {value}")
+        check_parameters(self, LEAST, ("crossover_rate", "mutation_rate"))
         if self.stage_two == "table" and self.layer_groups is not None:
             raise UserError(f"{self.name}: layer_groups has no effect with stage_two table; give one of them")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gqasearch.errors import UserError
-from gqasearch.searching._base import SearchMethod
+from gqasearch.searching._base import SearchMethod, check_parameters
 from gqasearch.searching.problem import Problem
 
 # The smallest value of every number among the parameters.
@@ -55,12 +55,7 @@ class StagedParameters(SearchMethod):
     max_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value < float("inf"):
-                raise UserError(f"staged: {name} must be a number of at least {least}, got {value}")
-        if self.crossover_rate > 1:
-            raise UserError(f"staged: crossover_rate is a chance, at most 1, got {self.crossover_rate}")
+        check_parameters(self, LEAST, ("crossover_rate",))
         if self.swap + self.merge_split == 0:
             raise UserError("staged: swap and merge_split cannot both be 0; the others can do nothing at times")
 
