@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.basis.attention_cost import AttentionCost
+from gqasearch.basis.centred import centred_keys
 from gqasearch.basis.cost import SideCost
 from gqasearch.basis.fit import Fit, fitted_basis
 from gqasearch.basis.layer import in_basis
@@ -102,6 +103,7 @@ def balanced_layer(
     ours = torch.argsort(order)
     calls = [replace(call, query=call.query[..., ours], key=call.key[..., ours]) for call in calls]
     calls, masks = of_one_length(calls, masks)
+    weights, calls = centred_keys(weights, layer.keys.labels, calls, masks)
     keys, values = sides_of(calls, masks, weights, keys_of, values_of)
     for_keys, for_values = (
         Fit(steps, balance.batch, torch.Generator().manual_seed(balance.seed))

@@ -15,9 +15,10 @@ def on_generation(checkpoint: Path, given: dict[str, Any], prompts: list[str], t
     from rich.console import Console
 
     from gqasearch.reporting import SearchProgress
-    from gqasearch.run.generate import generate, kept_in_run
+    from gqasearch.run.generated import kept_in_run
     from gqasearch.run.origin import checkpoint_folder, evaluation_config
     from gqasearch.steps import Workspace
+    from gqasearch.steps.generate import generate
 
     folder, settings = checkpoint_folder(checkpoint), evaluation_config(checkpoint, given)
     with SearchProgress(Console(stderr=True), quiet=json_) as progress:
@@ -40,4 +41,3 @@ def _show(record: dict[str, Any]) -> None:
     for table in found.tables:
         console.print(rich_table(table))
     console.print(found.note, markup=False, highlight=False)
-    typer.echo(f"on {record['text'].partition(': ')[0]}")

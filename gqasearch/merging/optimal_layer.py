@@ -124,6 +124,10 @@ class OptimalLayer(LayerMerge):
         k, maps = self.rotated.fit(heads, rows[:, self.own.keys])
         if self.fixed is not None:
             fixed_k, fixed = self.fixed.fit(heads, rows[:, self.own.fixed], self._centred())
+            if own.k_bias is not None:
+                # What all keys have in common is seen by no softmax, and is large where they were centred: a cache in
+                # 8 bits, or in bfloat16, would hold little else.
+                fixed_k[:, hidden] = -fixed_k[:, :hidden] @ like(self.statistics.mean, fixed_k)
             k = torch.cat([k, fixed_k])
             fixed = fixed.mT.repeat_interleave(own.queries_per_kv, dim=0)
             maps = torch.stack([torch.block_diag(*pair) for pair in zip(maps, fixed, strict=True)])

@@ -98,5 +98,5 @@ def _note(record: Mapping[str, Any]) -> str:
         f"At most {record['new_tokens']} new tokens. Sampled: at temperature 1 from the whole vocabulary, seed "
         f"{record['seed']}, with the same noise for both models. Keys: {record['choices']} random keys with values are "
         f"hidden in a held-out text of {record['block_length']} tokens, whose end repeats one key; of the values the "
-        "likeliest is taken for the answer."
+        f"likeliest is taken for the answer. Text: {record['text'].partition(': ')[0]}."
     )

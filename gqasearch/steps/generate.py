@@ -16,11 +16,6 @@ from gqasearch.evaluation import How, ParentLayers
 from gqasearch.evaluation.by_position import by_position
 from gqasearch.evaluation.generation import continuation, same_tokens
 from gqasearch.evaluation.needles import NEEDLES, Needles, needles, right_answers
-from gqasearch.files import write_json
-from gqasearch.reporting.html import write_report
-from gqasearch.run.finished_runs import report_data
-from gqasearch.run.heal.heal_folder import is_heal_folder
-from gqasearch.run.run_folder import RunFolder
 from gqasearch.steps.measure import CONVERTED, checkpoint_layers, checkpoint_model
 from gqasearch.steps.workspace import Workspace
 
@@ -65,19 +60,6 @@ def generate(
         "needles": found,
         "choices": NEEDLES,
     }
-
-
-def kept_in_run(path: Path, found: dict[str, Any]) -> Path | None:
-    """Keep what ``generate`` found of a finished run in its folder, and make its page again: the page.
-
-    None where ``path`` is no folder of such a run.
-    """
-    folder = RunFolder(path)
-    if is_heal_folder(path) or not (folder.config.is_file() and folder.metrics.is_file()):
-        return None
-    write_json(folder.generated, found, overwrite=True)
-    write_report(folder.report, report_data([folder]))
-    return folder.report
 
 
 def _given(work: Workspace, prompt: str) -> list[int]:
