@@ -17,11 +17,12 @@ from pathlib import Path
 from rich.console import Console
 
 from gqasearch.cli.messages import clear_errors, output_console, quiet_libraries
+from gqasearch.config import RunConfig, build_config
 from gqasearch.files import write_file
 from gqasearch.reporting import SearchProgress
 from gqasearch.reporting.html import write_report
 from gqasearch.reporting.tables import headlines, results_csv, results_frame, results_table
-from gqasearch.run import RunConfig, RunFolder, build_config, report_data, run
+from gqasearch.run import RunFolder, report_data, run
 
 RATIOS = (0.5, 0.25)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import json
+from typing import Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
 from gqasearch.budget import (
     Budget,
@@ -19,15 +20,30 @@ from gqasearch.budget import (
 )
 from gqasearch.errors import UserError, unknown_name
 from gqasearch.grouping import Grouping
-from gqasearch.layout_choice import LayoutChoice
+from gqasearch.sections import (
+    BatchSettings,
+    CheckpointSettings,
+    FormatSettings,
+    JoinSettings,
+    MachineSettings,
+    MergeSettings,
+    ModelSettings,
+    ObjectiveSettings,
+    ReportedTextSettings,
+    SearchSettings,
+    SearchTextSettings,
+    Section,
+    SideSettings,
+    SizeSettings,
+    StatisticsTextSettings,
+)
 from gqasearch.separate_grouping import AnyGrouping, SeparateGrouping
-from gqasearch.settings import Settings, checked, parse_yaml
+from gqasearch.settings import checked, parse_yaml
 from gqasearch.settings import read_config_file as read_config_file
-from gqasearch.targets import TargetName
 
 KV_RATIO, KV_BYTES = "kv-ratio", "kv-bytes"  # the objectives that are no fitness functions
 KL = "kl"  # the one that heads and bits are compared by
-SECTIONS = ("fitness", "merge", "refine", "method")  # what --set SECTION.PARAMETER=VALUE reaches
+PARAMETERISED = ("fitness", "merge", "refine", "method")  # what --set SECTION.PARAMETER=VALUE reaches
 
 SIZES = ("kv_ratio", "kv_heads", "kv_budget", "kv_bytes")  # how large the cache will be, told in one way
 
@@ -40,92 +56,29 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class RunConfig(Settings):
-    """Everything that decides a run's result."""
+# The last section's fields come first.
+class RunConfig(
+    CheckpointSettings,
+    BatchSettings,
+    MachineSettings,
+    ReportedTextSettings,
+    SearchTextSettings,
+    StatisticsTextSettings,
+    SearchSettings,
+    MergeSettings,
+    ObjectiveSettings,
+    FormatSettings,
+    SideSettings,
+    SizeSettings,
+    JoinSettings,
+    ModelSettings,
+):
+    """Everything that decides a run's result, section by section."""
 
-    model: str = Field("embedded", description="'embedded', a checkpoint folder, a GGUF file, or a hub id (org/name)")
-    revision: str | None = Field(None, description="hub revision of the model")
-    kv_ratio: float | None = Field(None, description="share of the KV cache to keep, the same in every layer")
-    kv_heads: int | None = Field(None, description="KV heads per layer, of the size that they will have")
-    kv_budget: int | None = Field(None, description="KV heads of the whole model; layers may differ")
-    kv_bytes: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="bytes of the KV cache over those of all heads in 16 bits: heads and format are decided together",
-    )
-    formats: str | None = Field(
-        None,
-        description="cache formats that kv_bytes chooses from: int8,k8v4,q8_0/q4_0 [default: what the target has; "
-        "without a target 16 to 2 bits]",
-    )
-    join: int = Field(
-        1, ge=1, description="size of a KV head, in heads of the model: one of n sizes stands for n heads or more"
-    )
-    separate_kv: bool = Field(
-        False,
-        description="key heads and value heads are grouped apart; layout ragged alone, and each counts as a KV head",
-    )
-    uneven: bool = Field(False, description="the kv_ratio holds for the whole model; layers may differ")
-    equal_sizes: bool = Field(False, description="groups of equal size only (EC)")
-    max_group_size: int | None = Field(None, ge=1, description="largest group; default twice the mean size")
-    tensor_parallel: int = Field(1, ge=1, description="devices that share every layer: they divide its KV heads")
-    objectives: tuple[str, ...] = Field(("merge-error",), description="what to minimise: fitness, kv-ratio, kv-bytes")
-    fitness_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the fitness")
-    merge: str = Field("optimal", description="how the heads of a group become one")
-    merge_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the merge")
-    refine: str | None = Field(None, description="what is fitted after the merge [default: what the merge goes with]")
-    refine_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the refinement")
-    method: str = Field("evolution", description="how to search")
-    method_parameters: dict[str, Any] = Field(default_factory=dict, description="parameters of the method")
-    max_evaluations: int | None = Field(
-        None, ge=1, description="begin no further generation after so many evaluations; by layer, an equal share each"
-    )
-    max_seconds: float | None = Field(
-        None, gt=0, description="the same after so many seconds of search; the result then depends on the machine"
-    )
-    seed: int = Field(0, ge=0, description="seed of the one random generator")
-    calibration_text: str = Field(
-        "embedded", description="'embedded', FILE.txt, FILE.jsonl or a folder of them; cut into disjoint parts"
-    )
-    evaluation_text: str | None = Field(
-        None, description="other text to report on, whole [default: the held-out part of the calibration text]"
-    )
-    evaluation_part: Literal["held-out", "validation"] = Field(
-        "held-out",
-        description="report on the held-out part, or on validation: the end of the search part, to compare settings on",
-    )
-    calibration_tokens: int = Field(65536, ge=2, description="tokens the statistics are gathered on")
-    masked_blocks: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="encoders: share of the statistics' blocks with mask tokens, as a masked-language-model head reads "
-        "text; the others are plain, as embeddings read it [default: 0.5, without such a head 0]",
-    )
-    search_tokens: int = Field(16384, ge=2, description="tokens that fitness functions may run the model on")
-    evaluation_tokens: int = Field(65536, ge=2, description="held-out tokens that results are reported on")
-    block_length: int = Field(256, ge=4, description="tokens per block")
-    batch_blocks: int = Field(8, ge=1, description="blocks per forward pass")
-    fill_slots: bool = Field(False, description="query slots to spare: heads served worst read a second group there")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="dtype the model runs in")
-    device: str = Field(
-        "cpu",
-        description="cpu, cuda, cuda:1, mps, or auto: a GPU if there is one; cuda:0,cuda:1: layers spread over these",
-    )
-    kv_bits: str | None = Field(
-        None,
-        description="how the KV cache will be rounded (4, k8v4, q4_0, ...): keys and values get the basis in which "
-        "that hurts least, and results are also reported so",
-    )
-    certify: bool = Field(False, description="prove how far every layer is from the best grouping of its size")
-    certify_seconds: float = Field(60.0, gt=0, description="most seconds that one layer's proof may take")
-    baseline: bool = Field(True, description="also measure neighbour grouping with the mean merge")
-    materialize: bool = Field(True, description="write the converted checkpoint")
-    layout: LayoutChoice = Field("auto", description="form of the checkpoint: auto, stock, deci, ragged, mimo, openelm")
-    target: TargetName | None = Field(
-        None, description="engine that has to load it: transformers, vllm, llama.cpp, ctranslate2, mlx, any (all)"
-    )
+    def key(self, *sections: type[Section]) -> str:
+        """The values of these sections: what depends on nothing else is known by it."""
+        names = {name for section in sections for name in section.model_fields}
+        return json.dumps(self.model_dump(mode="json", include=names), sort_keys=True)
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
@@ -289,8 +242,8 @@ def apply_settings(values: dict[str, Any], settings: list[str]) -> dict[str, Any
         if not dot:
             result[key] = value
             continue
-        if section not in SECTIONS:
-            raise unknown_name("section in --set", section, SECTIONS)
+        if section not in PARAMETERISED:
+            raise unknown_name("section in --set", section, PARAMETERISED)
         name = f"{section}_parameters"
         result[name] = {**(result.get(name) or {}), parameter: value}
     return result

@@ -21,16 +21,17 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import torch
 
 from gqasearch.calibration import Statistics, TokenBlocks
-from gqasearch.errors import UserError
+from gqasearch.contract import PreparedFitness as PreparedFitness
+from gqasearch.contract import PreparedGroupFitness as PreparedGroupFitness
+from gqasearch.contract import PreparedPairwiseFitness as PreparedPairwiseFitness
+from gqasearch.contract import PreparedTextFitness as PreparedTextFitness
 from gqasearch.grouping import Grouping
 from gqasearch.merging import Merge, Need
 from gqasearch.models import OBJECTIVES, LayerWeights, Objective, Parent
 from gqasearch.pairwise import FloatArray as FloatArray
-from gqasearch.pairwise import pairwise_errors
 from gqasearch.refining import NoRefinement, Refinement
 from gqasearch.registry import Registry
 from gqasearch.rounding import KVFormat
@@ -91,114 +92,6 @@ class GivesContext(Protocol):
 
     def context(self, merge: Merge | None = None, refine: Refinement | None = None) -> FitnessContext:
         """What a fitness prepares from, for models converted by this merge and refinement."""
-
-
-class PreparedFitness(ABC):
-    """A fitness bound to one model and text."""
-
-    @abstractmethod
-    def evaluate(self, groupings: Sequence[Grouping]) -> FloatArray:
-        """One value per grouping, (N,); lower is better. Each value is independent of its neighbours."""
-
-    def rest(self) -> None:  # noqa: B027 - most hold nothing large
-        """Let go of what takes much memory and can be made again: the search is over for now."""
-
-
-class PreparedTextFitness(PreparedFitness):
-    """A fitness that runs every candidate on the search text, batch by batch, and so can run it on a part.
-
-    ``batch_tokens``: tokens of every batch, (B,).
-    """
-
-    batch_tokens: tuple[int, ...]
-
-    @abstractmethod
-    def evaluate_batches(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
-        """As ``evaluate``, on these batches alone, (N,)."""
-
-    def evaluate(self, groupings: Sequence[Grouping]) -> FloatArray:
-        return self.evaluate_batches(groupings, range(len(self.batch_tokens)))
-
-    def evaluate_refined(self, groupings: Sequence[Grouping]) -> FloatArray:
-        """As ``evaluate``, after the context's refinement itself, which costs seconds to minutes each; asked only of
-        the few finalists of a search, and only where something is refined.
-        """
-        return self.evaluate(groupings)
-
-
-class PreparedGroupFitness(PreparedFitness):
-    """A sum over layers and groups of a set function."""
-
-    def __init__(self) -> None:
-        self._memo: dict[tuple[int, tuple[int, ...]], float] = {}
-
-    @abstractmethod
-    def compute_group_error(self, layer: int, heads: tuple[int, ...]) -> float:
-        """Error of letting ``heads`` (ascending, two or more) of ``layer`` share one KV head."""
-
-    def compute_group_errors(self, layer: int, groups: Sequence[tuple[int, ...]]) -> Sequence[float]:
-        """``compute_group_error`` of each of these; for a fitness that computes many at once faster than one by one.
-
-        A value must have the same bits whatever groups are beside it.
-        """
-        return [self.compute_group_error(layer, heads) for heads in groups]
-
-    def group_error(self, layer: int, heads: tuple[int, ...]) -> float:
-        """As ``compute_group_error``, computed once per group; 0 for a single head."""
-        return self.group_errors(layer, [heads])[0]
-
-    def group_errors(self, layer: int, groups: Sequence[tuple[int, ...]]) -> list[float]:
-        """``group_error`` of each of these; those not known yet are computed together."""
-        missing = [heads for heads in dict.fromkeys(groups) if len(heads) > 1 and (layer, heads) not in self._memo]
-        if missing:
-            values = [float(value) for value in self.compute_group_errors(layer, missing)]
-            for heads, value in zip(missing, values, strict=True):
-                if not np.isfinite(value):
-                    raise UserError(f"the fitness gave {value} for heads {list(heads)} of layer {layer}")
-                self._memo[layer, heads] = value
-        return [self._memo[layer, heads] if len(heads) > 1 else 0.0 for heads in groups]
-
-    def layer_error(self, layer: int, groups: Sequence[tuple[int, ...]]) -> float:
-        """Sum over one layer's groups."""
-        return sum(self.group_errors(layer, groups))
-
-    def evaluate(self, groupings: Sequence[Grouping]) -> FloatArray:
-        for index, layers in enumerate(zip(*groupings, strict=True)):
-            self.group_errors(index, [heads for layer in layers for heads in layer.groups])  # all at once, kept
-        return np.array(
-            [sum(self.layer_error(i, layer.groups) for i, layer in enumerate(grouping)) for grouping in groupings],
-            dtype=np.float64,
-        )
-
-
-class PreparedPairwiseFitness(PreparedGroupFitness):
-    """A set function that is a sum over pairs: cost(S) = sum_{i<j in S} D_ij / size of S."""
-
-    @abstractmethod
-    def compute_distances(self, layer: int) -> FloatArray:
-        """Symmetric (H, H), zero diagonal."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._distances: dict[int, FloatArray] = {}
-
-    def distances(self, layer: int) -> FloatArray:
-        """As ``compute_distances``, computed once per layer."""
-        if layer not in self._distances:
-            self._distances[layer] = self.compute_distances(layer)
-        return self._distances[layer]
-
-    def compute_group_error(self, layer: int, heads: tuple[int, ...]) -> float:
-        index = np.asarray(heads)
-        inside = self.distances(layer)[np.ix_(index, index)]
-        return float(inside.sum()) / (2 * len(heads))
-
-    def evaluate(self, groupings: Sequence[Grouping]) -> FloatArray:
-        labels = np.array([[layer.labels for layer in grouping] for grouping in groupings], dtype=np.int64)
-        return sum(
-            (pairwise_errors(self.distances(layer), labels[:, layer]) for layer in range(labels.shape[1])),
-            start=np.zeros(len(groupings)),
-        )
 
 
 @dataclass(frozen=True)

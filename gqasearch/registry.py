@@ -1,7 +1,7 @@
 """Classes of one kind by name: those that come with the package, and those that installed packages offer.
 
-Fitness functions, merges, refinements and search methods are found the same way. A package offers its own by an entry
-point (https://packaging.python.org/specifications/entry-points), whose name is the class's:
+Fitness functions, merges, refinements, search methods and layouts of checkpoints are found the same way. A package
+offers its own by an entry point (https://packaging.python.org/specifications/entry-points), whose name is the class's:
 
     [project.entry-points."gqasearch.merges"]
     my-merge = "my_package:MyMerge"

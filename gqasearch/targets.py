@@ -29,7 +29,7 @@ class Target:
     """
 
     name: TargetName
-    cannot: Mapping[LayoutName, str] = field(default_factory=dict)
+    cannot: Mapping[str, str] = field(default_factory=dict)
     cannot_pad: Mapping[str, str] = field(default_factory=dict)
     cannot_load: Mapping[str, str] = field(default_factory=dict)
     tested: tuple[str, ...] | None = None
@@ -43,7 +43,7 @@ class Target:
         """
         return next((name for name in UNEVEN if name not in self.cannot), None)
 
-    def objection(self, layout: LayoutName, architecture: str) -> str | None:
+    def objection(self, layout: str, architecture: str) -> str | None:
         """Why it does not load this layout of this architecture; None where it is not known to fail."""
         if architecture in self.cannot_load:
             return self.cannot_load[architecture]

@@ -22,7 +22,7 @@ from gqasearch.cli import main
 
 INTERRUPTED = 130
 # Imported once, by the process that the others are forked from.
-IMPORTED = ["gqasearch.cli.app", "gqasearch.run.heal", "gqasearch.sweeps.worker", "gqasearch.parallel.worker"]
+IMPORTED = ["gqasearch.cli.app", "gqasearch.run.heal", "gqasearch.sweeps.sweep_worker", "gqasearch.parallel.worker"]
 IMPORTED += ["gqasearch.searching", "tests.tiny_models"]
 
 

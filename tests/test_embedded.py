@@ -12,10 +12,11 @@ from transformers import AutoModelForCausalLM
 
 from experiments.demo import demo_configs
 from gqasearch.calibration import load_documents, make_blocks
+from gqasearch.config import build_config
 from gqasearch.embedded import model_directory
 from gqasearch.evaluation import cached_kv_heads, evaluate_quality, model_runner
 from gqasearch.models import load_parent
-from gqasearch.run import RunFolder, build_config, run
+from gqasearch.run import RunFolder, run
 from tests.matrix import nightly
 
 

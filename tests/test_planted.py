@@ -22,8 +22,8 @@ from gqasearch.grouping import Grouping
 from gqasearch.merging import make_merge
 from gqasearch.merging.score_pairs import from_pairs, to_pairs
 from gqasearch.models import LayerWeights, Parent, layers_replaced
-from gqasearch.run.problem import layer_errors
-from gqasearch.searching import Problem, make_method, run_search
+from gqasearch.searching import Problem, make_method
+from gqasearch.searching.runner import run_search
 from gqasearch.testing import InMemoryStatistics
 from tests.matrix import sampled
 from tests.samples import logits_of, random_blocks
@@ -74,7 +74,7 @@ def planted(family: str) -> tuple[Parent, dict[int, LayerWeights], Grouping]:
 
 def search(fitness: PreparedFitness) -> Grouping:
     budget = Budget((GROUPS,) * LAYERS, HEADS, largest_group=6)
-    errors = tuple(layer_errors(fitness, layer, HEADS) for layer in range(LAYERS))
+    errors = tuple(fitness.layer_errors(layer, HEADS) for layer in range(LAYERS))
     problem = Problem({"fitness": fitness.evaluate}, budget, layer_errors=errors)
     *_, last = run_search(make_method("evolution", {}), problem, np.random.default_rng(0))
     return last.best.grouping

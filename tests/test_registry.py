@@ -1,4 +1,4 @@
-"""Merges, refinements and search methods of other packages: a file each, found by name as fitness functions are."""
+"""Merges, search methods and layouts of other packages: a file each, found by name as fitness functions are."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import gqasearch as gqs
@@ -34,6 +35,20 @@ class ScaledLayer(LayerMerge):
         group = self.mean.merge_group(heads)
         return replace(group, v=self.factor * group.v)
 """
+LAYOUT = """
+from dataclasses import dataclass, replace
+from gqasearch.checkpoints import Stock
+
+@dataclass(frozen=True)
+class Noted(Stock):
+    name, reference, summary = "noted", "-", "stock, its groups in config.json"
+
+    def plan(self, grouping, geometry, config, takes):
+        return replace(super().plan(grouping, geometry, config, takes), name=self.name)
+
+    def config(self, grouped, layout, grouping, geometry):
+        return grouped | {"groups": [[list(group) for group in layer.groups] for layer in grouping]}
+"""
 METHOD = """
 from dataclasses import dataclass
 from gqasearch.grouping import Grouping, LayerGrouping
@@ -43,10 +58,10 @@ from gqasearch.searching import Generation, SearchMethod
 class Backwards(SearchMethod):
     name, reference, summary = "backwards", "-", "heads i and i + G share"
 
-    def search(self, problem, rng, state=None):
+    def search(self, problem, rng):
         layers = [LayerGrouping.from_labels([h % g for h in range(problem.num_heads)]) for g in problem.budget.counts]
         best = problem.evaluate([Grouping(tuple(layers))])[0]
-        yield Generation(0, 1, best, (best,), dict)
+        yield Generation(0, 1, best, (best,))
 """
 
 
@@ -93,3 +108,17 @@ def test_a_built_in_name_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.Mon
     ):
         gqs.search(gqs.load("embedded"), refine="descent")
     assert json.loads(CliRunner().invoke(app, ["ls", "refinements", "--json"]).stdout)
+
+
+def test_a_layout_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = CliRunner().invoke(app, ["search", "--layout", "noted", "--dry-run"])
+    assert refused.exit_code == 2 and "layout: must be 'auto', 'stock'" in refused.stderr
+    install(tmp_path, "gqasearch.layouts", "noted", LAYOUT, "Noted", monkeypatch)
+    parent = gqs.load("embedded", calibration_tokens=512, search_tokens=512, evaluation_tokens=512)
+    found = gqs.search(parent, kv_ratio=0.5, method="neighbour", fitness="weight-sharing-error", merge="mean")
+    written = found.save(tmp_path / "converted", layout="noted")
+    config = json.loads((written / "config.json").read_text())
+    assert config["groups"] == [[[2 * group, 2 * group + 1] for group in range(6)]] * 6
+    assert AutoModelForCausalLM.from_pretrained(written).config.num_key_value_heads == 6
+    rows = json.loads(CliRunner().invoke(app, ["ls", "layouts", "--json"]).stdout)["layouts"]
+    assert {"noted", "stock", "ragged"} <= {row["name"] for row in rows}

@@ -81,6 +81,14 @@ OLDER["gpt_neo"] = (
         **dict.fromkeys(("resid_dropout", "embed_dropout", "attention_dropout"), 0.0),
     },
 )
+NO_DROPOUT = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
+OLDER["biogpt"] = ("BioGpt", {"intermediate_size": 96, **NO_DROPOUT})
+OLDER["xglm"] = ("XGLM", {"ffn_dim": 96, "dropout": 0.0})
+OLDER["gpt_bigcode"] = (
+    "GPTBigCode",
+    {"multi_query": False, "n_inner": 96, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+)
+COPIED_NAMES = ("gpt_neo", "biogpt", "xglm", "gpt_bigcode")  # whose ragged form calls the stock attention
 OLDER_NAMES = tuple(OLDER)
 TINY = DENSE | MIXTURES | WHOLE_NORMED
 MIXTURE_NAMES = (*MIXTURES, "olmoe")

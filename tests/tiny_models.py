@@ -57,6 +57,7 @@ from transformers import (
 
 from gqasearch.models import Parent
 from tests.tiny_described import DESCRIBED_NAMES, OLDER_NAMES, classes_of, own_fields
+from tests.tiny_towers import TOWER_NAMES, tower_model
 
 FAMILY_NAMES = ("llama", "mistral", "qwen2", "qwen3")  # those with a stock GQA form
 ALL_FAMILY_NAMES = (*FAMILY_NAMES, "gpt_neox", "falcon", "opt")
@@ -106,7 +107,7 @@ _CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
 
 def kv_head_choices(family: str, heads: int = 6) -> list[int]:
     """KV head counts that a source of this family may have: MHA, and GQA where there is one."""
-    return [heads, heads // 2] if family in (*GROUPED_NAMES, *DESCRIBED_NAMES, "falcon") else [heads]
+    return [heads, heads // 2] if family in (*GROUPED_NAMES, *DESCRIBED_NAMES, *TOWER_NAMES, "falcon") else [heads]
 
 
 def tiny_model(
@@ -127,7 +128,6 @@ def tiny_model(
 
     The global random state of torch is left as it was.
     """
-    config_class, model_class = classes_of(family) if family in (*DESCRIBED_NAMES, *OLDER_NAMES) else _CLASSES[family]
     width = heads * head_dim if hidden is None else hidden
     fields: dict[str, Any] = {
         "vocab_size": vocab,
@@ -141,7 +141,7 @@ def tiny_model(
         "pad_token_id": 1,
         "attention_dropout": 0.0,
     }
-    if family in (*GROUPED_NAMES, *DESCRIBED_NAMES):
+    if family in (*GROUPED_NAMES, *DESCRIBED_NAMES, *TOWER_NAMES):
         fields |= {"intermediate_size": 2 * width, "num_key_value_heads": heads if kv_heads is None else kv_heads}
         if family in RMS_NORMED:
             fields["rms_norm_eps"] = 1e-6
@@ -154,15 +154,25 @@ def tiny_model(
     fields |= {name: (fields[name] * layers)[:layers] for name in ("layer_types", "no_rope_layers") if name in fields}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = model_class(config_class(**(fields | config)))
+        model = _made(family, fields | config)
     randomise(model, seed)
     return model.to(dtype).eval()
+
+
+def _made(family: str, fields: dict[str, Any]) -> PreTrainedModel:
+    if family in TOWER_NAMES:
+        return tower_model(family, fields)
+    config_class, model_class = classes_of(family) if family in (*DESCRIBED_NAMES, *OLDER_NAMES) else _CLASSES[family]
+    model: PreTrainedModel = model_class(config_class(**fields))
+    return model
 
 
 def _family_fields(family: str, width: int, heads: int, head_dim: int) -> dict[str, Any]:
     """What one family's config has and others have not."""
     if family in (*DESCRIBED_NAMES, *OLDER_NAMES):
         return own_fields(family, head_dim)
+    if family in TOWER_NAMES:
+        return {"head_dim": head_dim, "rms_norm_eps": 1e-6}
     if family == "gpt_neox":
         return {"intermediate_size": 2 * width, "rotary_pct": 0.5}
     if family == "opt":

@@ -13,9 +13,10 @@ from rich.table import Table
 
 from experiments.benchmarks.timing import Paired, paired
 from gqasearch.cli.messages import output_console, quiet_libraries
+from gqasearch.config import build_config
 from gqasearch.fitness import PreparedGroupFitness, make_fitness
 from gqasearch.grouping import LayerGrouping
-from gqasearch.run import Workspace, build_config
+from gqasearch.steps import Workspace
 
 GENOMES, GROUPS = 200, 6
 

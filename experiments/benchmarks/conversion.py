@@ -37,9 +37,9 @@ from gqasearch.grouping_document import GroupingDocument, write_grouping
 from gqasearch.merging import Merge, make_merge
 from gqasearch.models import ModelSource, Parent, load_model
 from gqasearch.pairwise import FloatArray
-from gqasearch.run import materialize
-from gqasearch.run.convert import converted_layers
-from gqasearch.run.folder import environment
+from gqasearch.run.run_folder import environment
+from gqasearch.steps import materialize
+from gqasearch.steps.convert import converted_layers
 
 RESULTS = Path(__file__).parent / "results" / "conversion"
 MERGES, ROUNDS, SHARDS = ("mean", "medoid"), 5, 4

@@ -49,7 +49,7 @@ from experiments.benchmarks.search import show
 from gqasearch.cli.messages import clear_errors, quiet_libraries
 from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_file
-from gqasearch.run.folder import environment
+from gqasearch.run.run_folder import environment
 
 RESULTS = Path(__file__).parent / "results" / "decode"
 CLOCKS: dict[str, Callable[[], float]] = {"elapsed": time.perf_counter, "cpu": time.process_time}

@@ -31,11 +31,12 @@ from rich.progress import track
 from experiments.benchmarks.search import show
 from gqasearch.budget import Budget
 from gqasearch.cli.messages import quiet_libraries
+from gqasearch.config import build_config
 from gqasearch.fitness import to_numpy
 from gqasearch.merging.shared_subspace import SharedSubspace
 from gqasearch.pairwise import FloatArray
-from gqasearch.run import Workspace, build_config
 from gqasearch.searching import Problem, SetErrors, make_method
+from gqasearch.steps import Workspace
 
 KINDS = ("trained", "clustered", "gaussian")
 HEADS, ROWS, SEEDS = 32, 4, 3

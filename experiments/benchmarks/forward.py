@@ -15,7 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from gqasearch.cli.messages import quiet_libraries
-from gqasearch.run import Workspace, build_config
+from gqasearch.config import build_config
+from gqasearch.steps import Workspace
 
 
 def forward_seconds(model: str, tokens: int, dtype: str, text: str = "embedded") -> dict[str, float]:

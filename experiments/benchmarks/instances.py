@@ -15,10 +15,11 @@ from functools import cache
 import numpy as np
 
 from gqasearch.budget import Budget
+from gqasearch.config import build_config
 from gqasearch.fitness import to_numpy
 from gqasearch.pairwise import FloatArray
-from gqasearch.run import Workspace, build_config
 from gqasearch.searching import PairwiseErrors, Problem
+from gqasearch.steps import Workspace
 
 KINDS = ("gaussian", "clustered", "weights", "activations")
 DIMENSIONS = 256  # of gaussian heads

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from experiments.benchmarks.checkpoints import llama_config, make_checkpoint, random_grouping
 from gqasearch.cli.messages import quiet_libraries
+from gqasearch.config import build_config
 from gqasearch.grouping_document import read_grouping
 from gqasearch.models import ModelSource
-from gqasearch.run import Workspace, build_config, materialize
+from gqasearch.steps import Workspace, materialize
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

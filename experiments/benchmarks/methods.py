@@ -32,9 +32,10 @@ from experiments.benchmarks.pymoo_rival import is_installed
 from experiments.benchmarks.rivals import EVALUATIONS, RIVALS
 from experiments.benchmarks.trajectories import Limits, Trajectory, follow, is_reached
 from gqasearch.cli.messages import quiet_libraries
-from gqasearch.searching import PairwiseErrors, make_method, run_search
+from gqasearch.searching import PairwiseErrors, make_method
 from gqasearch.searching.baselines.chains import random_labels
 from gqasearch.searching.exact import solve_pairwise
+from gqasearch.searching.runner import run_search
 
 
 @dataclass(frozen=True)

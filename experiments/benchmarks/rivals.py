@@ -20,11 +20,12 @@ import numpy as np
 from experiments.benchmarks.instances import Instance
 from experiments.benchmarks.pymoo_rival import pymoo_nsga2
 from gqasearch.pairwise import FloatArray, IntArray
-from gqasearch.searching import make_method, run_search
+from gqasearch.searching import make_method
 from gqasearch.searching.evolution.pairwise_descent import PairwiseDescent
 from gqasearch.searching.papers.nsga2_genomes import LabelGenomes, RunGenomes
 from gqasearch.searching.papers.nsga2_integers import NSGA2, Rates
 from gqasearch.searching.record import Record
+from gqasearch.searching.runner import run_search
 from gqasearch.searching.starts import random_grouping
 
 Steps: TypeAlias = Iterator[tuple[int, float]]

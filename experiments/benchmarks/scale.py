@@ -48,7 +48,7 @@ from experiments.benchmarks.search import show
 from experiments.benchmarks.trees import Tree, this_tree, tree_of
 from gqasearch.cli.messages import clear_errors, quiet_libraries
 from gqasearch.files import write_file
-from gqasearch.run.folder import environment
+from gqasearch.run.run_folder import environment
 
 RESULTS = Path(__file__).parent / "results" / "scale"
 SECTIONS = ("memory", "cost", "smollm2", "layers")

@@ -23,7 +23,7 @@ from experiments.benchmarks import curves, methods, proofs, speed, splits
 from experiments.benchmarks.equal_evaluations import equal_evaluations
 from gqasearch.cli.messages import output_console, quiet_libraries
 from gqasearch.files import write_file
-from gqasearch.run.folder import environment
+from gqasearch.run.run_folder import environment
 
 RESULTS = Path(__file__).parent / "results" / "search"
 

@@ -27,15 +27,16 @@ from experiments.benchmarks.faults import KilledHalfway
 from experiments.benchmarks.search import show
 from gqasearch.budget import Budget
 from gqasearch.cli.messages import quiet_libraries
+from gqasearch.config import build_config
 from gqasearch.files import write_file
 from gqasearch.fitness import PreparedFitness
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.parallel import Blueprint, Workers, spread_fitness, start_workers
-from gqasearch.run import Workspace, build_config
-from gqasearch.run.folder import environment
-from gqasearch.run.workers import blueprint_of
+from gqasearch.run.run_folder import environment
 from gqasearch.searching.operators import random_partition
+from gqasearch.steps import Workspace
+from gqasearch.steps.workers import blueprint_of
 from gqasearch_fitness.perplexity import Perplexity
 
 RESULTS = Path(__file__).parent / "results" / "workers"

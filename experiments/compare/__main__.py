@@ -24,8 +24,8 @@ from rich.console import Console
 from gqasearch.cli.compare import show
 from gqasearch.cli.messages import clear_errors, quiet_libraries
 from gqasearch.comparison import ComparisonFolder, build_comparison, compare
+from gqasearch.comparison.comparison_report import WINNER_RULE
 from gqasearch.comparison.correlation import RULE
-from gqasearch.comparison.report import WINNER_RULE
 from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_json
 from gqasearch.reporting import SearchProgress

@@ -26,8 +26,9 @@ from gqasearch.evaluation import (
 )
 from gqasearch.reporting import SearchProgress
 from gqasearch.rounding import KVFormat, parse_format
-from gqasearch.run import Workspace, run
-from gqasearch.run.evaluate import checkpoint_layers, checkpoint_model, kv_size
+from gqasearch.run import run
+from gqasearch.steps import Workspace
+from gqasearch.steps.measure import checkpoint_layers, checkpoint_model, kv_size
 
 Row = dict[str, Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_json
-from gqasearch.run.folder import environment
+from gqasearch.run.run_folder import environment
 
 RECORD = "record.json"
 

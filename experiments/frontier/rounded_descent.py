@@ -2,6 +2,7 @@
 
 python -m experiments.frontier.rounded_descent                     # the embedded model, half the heads, 2 bits
 python -m experiments.frontier.rounded_descent --ratio 0.25 --format 4
+python -m experiments.frontier.rounded_descent --ratio 1 --format 4    # nothing shared
 python -m experiments.frontier.rounded_descent --show              # print the committed results
 
 KL to the parent, the cache rounded, on the validation text (settings were chosen by it; it is no text that results are
@@ -10,7 +11,7 @@ reported on). One grouping, that of ``gqasearch search``. The basis takes half t
 
     descent                            as without --kv-bits
     descent, basis                     and then the basis
-    descent, basis, rounded 120        and then 120 steps with the cache rounded, what --kv-bits does
+    descent, basis, rounded 120        and then 120 steps with the cache rounded, what --kv-bits does where heads share
     rounded descent, basis             the cache rounded in the 240 steps already
 """
 
@@ -33,8 +34,9 @@ from gqasearch.grouping_document import read_grouping
 from gqasearch.models import LayerWeights
 from gqasearch.refining import Descent
 from gqasearch.rounding import KVFormat, parse_format
-from gqasearch.run import Workspace, run
-from gqasearch.run.convert import document_converter
+from gqasearch.run import run
+from gqasearch.steps import Workspace
+from gqasearch.steps.convert import document_converter
 
 FILE = Path(__file__).parent / "results" / "rounded_descent.csv"
 WAYS = ("descent", "descent, basis", "descent, basis, rounded 120", "rounded descent, basis")
@@ -73,7 +75,7 @@ class Case:
         balanced = balanced_layers(parent, self.grouping, layer_of, self.text, kv, named, BALANCE)
         if not way.endswith("rounded 120"):
             return balanced
-        after = Descent(rounded_steps=120).after_basis()
+        after = Descent(rounded_steps=120, whole=self.ratio == 1).after_basis()
         if after is None:
             raise TypeError("no steps")
         last = named.with_name(f"{named.name}-rounded")

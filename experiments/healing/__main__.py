@@ -46,9 +46,9 @@ from gqasearch.reporting.plots import figure_png
 from gqasearch.reporting.plots.healing import healing_figure
 from gqasearch.reporting.text_table import rich_table
 from gqasearch.run import run
-from gqasearch.run.folder import environment
 from gqasearch.run.heal import HealFolder, heal
-from gqasearch.run.heal.results import healing_data
+from gqasearch.run.heal.healed_runs import healing_data
+from gqasearch.run.run_folder import environment
 
 RESULTS = Path(__file__).parent / "results"
 WORK = Path("runs/healing")

@@ -34,8 +34,8 @@ from gqasearch.evaluation import ParentLogProbs, model_runner
 from gqasearch.files import write_file
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.healing import ShortHealing, healed_runner
-from gqasearch.run import Workspace
 from gqasearch.searching.operators import random_partition, swap
+from gqasearch.steps import Workspace
 from gqasearch_fitness.healed_kl import HealedKL
 from gqasearch_fitness.kl import KLToParent
 

@@ -31,8 +31,8 @@ from gqasearch.config import RunConfig, build_config
 from gqasearch.files import read_json, write_file
 from gqasearch.reporting import SearchProgress
 from gqasearch.run import run
-from gqasearch.run.evaluate import CONVERTED
-from gqasearch.run.folder import environment
+from gqasearch.run.run_folder import environment
+from gqasearch.steps.measure import CONVERTED
 
 RESULTS = Path(__file__).parent / "results"
 FILE = "joined.csv"

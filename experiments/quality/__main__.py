@@ -30,7 +30,7 @@ from experiments.quality.summary import summarise
 from gqasearch.cli.messages import clear_errors, quiet_libraries
 from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_file, write_json
-from gqasearch.run.folder import environment
+from gqasearch.run.run_folder import environment
 
 RESULTS = Path(__file__).parent / "results"
 QUICK_ROWS = ("neighbour, mean", "neighbour, optimal")

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from gqasearch.config import build_config
 from gqasearch.grouping import Grouping
-from gqasearch.run import Workspace
-from gqasearch.run.problem import build_problem, prepare_fitness
-from gqasearch.searching import run_search
+from gqasearch.steps import Workspace
+from gqasearch.steps.search import begun_search
 
 T = TypeVar("T")
 
@@ -50,8 +47,8 @@ def workspace(options: Options, **settings: Any) -> Workspace:
 
 def searched(work: Workspace) -> Grouping:
     """The grouping that a run of this workspace would find."""
-    problem = build_problem(work, prepare_fitness(work), work.method)
-    *_, last = run_search(work.method, problem, np.random.default_rng(work.config.seed))
+    with begun_search(work) as search:
+        *_, last = search.generations()
     return last.best.grouping
 
 

@@ -12,8 +12,8 @@ from gqasearch.evaluation import ParentLogProbs, PrefixLosses, model_runner, tie
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import LayerWeights, tie_heads
 from gqasearch.refining import LayersAlone, Outputs
-from gqasearch.run import Workspace
 from gqasearch.separate_grouping import AnyLayer
+from gqasearch.steps import Workspace
 from gqasearch_fitness._text import batch_size
 from gqasearch_fitness.kl import KLToParent
 

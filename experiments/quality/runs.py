@@ -20,8 +20,9 @@ from gqasearch.cli.messages import quiet_libraries
 from gqasearch.config import RunConfig, build_config
 from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_file
-from gqasearch.run import Kept, RunFolder, run
-from gqasearch.run.evaluate import CONVERTED
+from gqasearch.run import RunFolder, run
+from gqasearch.steps import ProcessCache
+from gqasearch.steps.measure import CONVERTED
 
 RATIOS = (0.75, 0.5, 0.25)
 FILE = "table.csv"
@@ -71,7 +72,7 @@ COLUMNS: dict[str, type] = {
 }
 
 # Of every worker: group errors of aligned merges take most of an hour for a model, and six rows read them.
-_KEPT = Kept()
+_CACHE = ProcessCache()
 
 Record = dict[str, Any]  # what one run measured, by column
 Key = tuple[str, str, float, int]  # model, row, ratio, seed
@@ -116,7 +117,7 @@ def perform(cell: Cell, model: str, output_dir: Path, threads: int) -> Record:
     """Make the run, unless it is there; what it measured."""
     torch.set_num_threads(threads)
     quiet_libraries(0)
-    run(cell.config(model), cell.folder(output_dir), kept=_KEPT)
+    run(cell.config(model), cell.folder(output_dir), cache=_CACHE)
     return record(cell, model, output_dir)
 
 

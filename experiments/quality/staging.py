@@ -10,7 +10,6 @@ from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -19,9 +18,9 @@ from gqasearch.cli.messages import quiet_libraries
 from gqasearch.evaluation import ParentLogProbs, model_runner
 from gqasearch.grouping import Grouping
 from gqasearch.refining import Outputs
-from gqasearch.run import Workspace
-from gqasearch.run.problem import build_problem, guide_errors
-from gqasearch.searching import make_method, run_search
+from gqasearch.steps import Workspace
+from gqasearch.steps.search import BegunSearch
+from gqasearch.steps.search_problem import build_problem, guide_errors
 from gqasearch_fitness.kl import PreparedKL
 
 RATIO = 0.25
@@ -74,15 +73,15 @@ def climb(
     work: Workspace, held_out: HeldOut, seed: int, most: int, parameters: dict[str, Any], goal: float = -math.inf
 ) -> Iterator[dict[str, Any]]:
     """A search's best groupings, until ``most`` tokens or a held-out KL of ``goal``; and where it then stood."""
-    method = make_method("staged", parameters)
+    work = work.settled({"method": "staged", "method_parameters": parameters, "seed": seed})
     # Bound anew, not shared: a search must pay for its own tokens.
     prepared = {name: fitness.prepare(work.context()) for name, fitness in work.fitnesses.items()}
     fitness = prepared["kl"]
     if not isinstance(fitness, PreparedKL):
         raise TypeError("the fitness kl is not the built-in one")
-    problem = replace(build_problem(work, prepared, method), guide=held_out.guide)
+    problem = replace(build_problem(work, prepared, work.method), guide=held_out.guide)
     known: Grouping | None = None
-    for generation in run_search(method, problem, np.random.default_rng(seed)):
+    for generation in BegunSearch(work, prepared, problem).generations():
         tokens, best = fitness.losses.tokens_run, generation.best
         if best.grouping != known:
             known, kl = best.grouping, held_out.kl(best.grouping)

@@ -13,10 +13,10 @@ import pandas as pd
 from experiments.quality.bench import Options, workspace
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray
-from gqasearch.run.problem import build_problem, prepare_fitness
 from gqasearch.searching import Problem
 from gqasearch.searching.staged.guide import GuideTable, trace_guide
 from gqasearch.searching.staged.sensitivity import measure_sensitivity
+from gqasearch.steps.search_problem import build_problem, prepare_fitness
 
 TOKENS = (1024, 4096, 16384)
 LEVELS = (3, 4, 6, 11)

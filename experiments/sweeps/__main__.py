@@ -12,12 +12,12 @@ from pathlib import Path
 import pandas as pd
 
 from gqasearch.files import write_file
-from gqasearch.run import Kept
+from gqasearch.steps import ProcessCache
 from gqasearch.sweeps.best import best_trials, held_out, held_out_figures
 from gqasearch.sweeps.export import trials_frame
 from gqasearch.sweeps.launch import launch
-from gqasearch.sweeps.report import write_sweep_report
 from gqasearch.sweeps.study import begin, locate
+from gqasearch.sweeps.sweep_report import write_sweep_report
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
@@ -33,9 +33,9 @@ def measure(name: str, workers: int, work: Path) -> pd.DataFrame:
         raise ValueError(f"no sweep {name}")
     study = begin(sweep, place, None)
     launch(study, place, workers)
-    frame, kept = trials_frame(study, sweep).drop(columns=LEFT_OUT).set_index("number"), Kept()
+    frame, cache = trials_frame(study, sweep).drop(columns=LEFT_OUT).set_index("number"), ProcessCache()
     for best in best_trials(study, sweep):
-        for figure, value in held_out_figures(held_out(best, place, kept)).items():
+        for figure, value in held_out_figures(held_out(best, place, cache)).items():
             frame.loc[best.number, f"held-out {figure}"] = value
     write_sweep_report(study, sweep, place)
     return frame.reset_index()

@@ -2,9 +2,11 @@
 
 python -m experiments.whole_norm                  # about ten minutes of one core
 python -m experiments.whole_norm --tokens 4096    # fewer tokens to gather statistics on and to report on
+python -m experiments.whole_norm --tokens 4096 --train 600   # each is trained on after the norms were put in
 
-A norm's weights are what it divides by in the embedded model, on average over the calibration text; nothing is trained.
-So the three are one network but for what the norms do to single tokens, and each is compared with itself unmerged. The
+A norm's weights are what it divides by in the embedded model, on average over the calibration text; nothing is trained
+unless ``--train`` says so, and then all three alike, on the embedded model's own training text. So the three begin as
+one network but for what the norms do to single tokens, and each is compared with itself unmerged. The
 one with a norm over all heads is an OLMoE of one expert, the one with a norm of every head a Qwen3. Neighbouring heads
 share, by the optimal merge; ``mean of norms off`` leaves out the number a layer that makes up for what the norm divides
 by. KL to the parent is on held-out text that nothing was gathered on.
@@ -13,6 +15,7 @@ by. KL to the parent is on held-out text that nothing was gathered on.
 from __future__ import annotations
 
 import argparse
+import copy
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +32,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from experiments.whole_norm.text import blocks_of
+from experiments.whole_norm.text import blocks_of, training_blocks
+from experiments.whole_norm.train import train
 from gqasearch.calibration import TokenBlocks, collect
 from gqasearch.cli.messages import quiet_libraries
 from gqasearch.embedded import model_directory
@@ -68,7 +72,7 @@ def sizes_of(source: Parent, blocks: TokenBlocks) -> dict[str, Tensor]:
 def with_norms(source: Parent, sizes: dict[str, Tensor], kind: str) -> Parent:
     """The source, or its network with norms over ``all heads`` or over ``each head``."""
     if kind == "none":
-        return source
+        return Parent.from_model(copy.deepcopy(source.model), source.tokenizer)
     fields = {name: getattr(source.model.config, name) for name in SHAPE}
     state = dict(source.model.state_dict())
     head_dim = source.geometry.head_dim
@@ -119,6 +123,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=16384, help="to gather on, and as many to report on")
+    parser.add_argument("--train", type=int, default=0, help="steps of 512 tokens before anything is merged")
     arguments = parser.parse_args()
     quiet_libraries(0)
     tokenizer = load_tokenizer(model_directory())
@@ -129,6 +134,8 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for kind in ("none", "each head", "all heads"):
         parent = with_norms(source, sizes, kind)
+        if arguments.train:
+            train(parent.model, training_blocks(tokenizer, 512 * arguments.train).ids, arguments.train)
         before, targets = log_shares(parent, told), told.ids[:, 1:].flatten()
         perplexity = float((-before.gather(1, targets[:, None]).mean()).exp())
         for groups in (6, 3):

@@ -121,7 +121,7 @@ class CandidateLosses:
         return np.array([self._final(one, measure or self._mean_loss) for one in candidates], dtype=np.float64)
 
     def _final(self, grouping: AnyGrouping, measure: MeasureLayers) -> float:
-        """Kept, as are the layers that are refined already: they cost a run's refinement each."""
+        """ProcessCache, as are the layers that are refined already: they cost a run's refinement each."""
         context, folder = self.context, None
         if context.folder is not None:
             folder = context.folder / f"refined-{digest_of(grouping)}"

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
-from gqasearch.api.parent import ParentWithText, chosen
+from gqasearch.api.parent_with_text import ParentWithText, chosen
 from gqasearch.api.result import SearchResult
 from gqasearch.config import KV_RATIO
 from gqasearch.fitness import Fitness
 from gqasearch.merging import Merge
 from gqasearch.parallel import parse_workers
 from gqasearch.refining import Refinement
-from gqasearch.reporting import HistoryPoint
-from gqasearch.run import NoProgress, Progress
-from gqasearch.run.choices import Choices
-from gqasearch.run.pipeline import check_run
-from gqasearch.run.search import begin_search
-from gqasearch.run.workers import evaluator_of, threads_of
-from gqasearch.searching import Generation, Limit, SearchMethod
-from gqasearch.threads import pinned
+from gqasearch.searching import Generation, SearchMethod
+from gqasearch.steps import NoProgress, Progress
+from gqasearch.steps.check_settings import check_run
+from gqasearch.steps.objects import Objects
+from gqasearch.steps.search import begun_search
 
 Callback = Callable[[Generation], object]
 
@@ -53,30 +49,21 @@ def search(
 
     Raises ``UserError`` for what cannot be searched, before the work.
     """
-    values, choices = _settings(fitness, merge, refine, method)
+    values, objects = _settings(fitness, merge, refine, method)
     ratio = {} if kv_ratio is None else {"kv_ratio": kv_ratio}
     with _shown(progress) as told:
         # No checkpoint is planned: ``SearchResult.save`` is asked which.
-        work = parent.workspace({**values, **ratio, **settings, "seed": seed, "materialize": False}, choices, told)
+        work = parent.workspace({**values, **ratio, **settings, "seed": seed, "materialize": False}, objects, told)
         crew = parse_workers(workers)
         check_run(work, crew, threads)
-        number = threads_of(crew, threads)
         history: list[Generation] = []
-        if "statistics" in work.needs():
-            work.statistics  # noqa: B018 - on all of this process's threads
-        limit = Limit(work.config.max_evaluations, work.config.max_seconds)
-        with pinned(number) if threads else nullcontext(), evaluator_of(work, crew, number) as evaluator:
-            begun, started = begin_search(work, evaluator), time.monotonic()
-            for generation in begun.generations(limit):
+        with begun_search(work, crew, threads) as begun:
+            for generation in begun.generations():
                 history.append(generation)
-                seconds = time.monotonic() - started
-                point = HistoryPoint(generation.index, generation.evaluations, generation.best.values[0], seconds)
-                work.progress.update(generation.index + 1, point)
                 for callback in callbacks:
                     callback(generation)
             document = begun.document(history[-1])
-            begun.rest()
-    return SearchResult(parent, work.config, choices, document, history[-1].front, tuple(history))
+    return SearchResult(parent, work.config, objects, document, history[-1].front, tuple(history))
 
 
 def _settings(
@@ -84,21 +71,21 @@ def _settings(
     merge: Merge | str | None,
     refine: Refinement | str | None,
     method: SearchMethod | str | None,
-) -> tuple[dict[str, Any], Choices]:
+) -> tuple[dict[str, Any], Objects]:
     """Settings that name these, and the objects among them."""
-    values, choices = chosen(merge=merge, refine=refine)
+    values, objects = chosen(merge=merge, refine=refine)
     objectives = [fitness] if isinstance(fitness, Fitness | str) else list(fitness or [])
-    objects = {one.name: one for one in objectives if isinstance(one, Fitness)}
+    fitnesses = {one.name: one for one in objectives if isinstance(one, Fitness)}
     if objectives:
         values["objectives"] = tuple(one if isinstance(one, str) else one.name for one in objectives)
     if len([name for name in values.get("objectives", ()) if name != KV_RATIO]) == 1:
-        values["fitness_parameters"] = next((one.parameters() for one in objects.values()), {})
+        values["fitness_parameters"] = next((one.parameters() for one in fitnesses.values()), {})
     if isinstance(method, SearchMethod):
         values |= {"method": method.name, "method_parameters": method.parameters()}
     elif method is not None:
         values["method"] = method
     known = method if isinstance(method, SearchMethod) else None
-    return values, Choices(objects, choices.merge, choices.refinement, known)
+    return values, Objects(fitnesses, objects.merge, objects.refinement, known)
 
 
 @contextmanager

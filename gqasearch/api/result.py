@@ -11,20 +11,21 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
-from gqasearch.api.conversion import as_converted
-from gqasearch.api.parent import ParentWithText
+from gqasearch.api.parent_with_text import ParentWithText
 from gqasearch.api.scratch import scratch_folder
+from gqasearch.api.tied_parent import as_converted
 from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import GroupingDocument
 from gqasearch.models import model_record
-from gqasearch.run import Workspace, materialize
-from gqasearch.run.choices import Choices
-from gqasearch.run.convert import copies_beside, document_converter, refine_step
-from gqasearch.run.evaluate import BASELINE, CONVERTED, baseline_subject, distance_of, grouping_subject, measure
-from gqasearch.run.second_reads import convertible
 from gqasearch.searching import Candidate, Generation
 from gqasearch.separate_grouping import AnyGrouping
+from gqasearch.steps import Workspace, materialize
+from gqasearch.steps.convert import copies_beside, document_converter, refine_step
+from gqasearch.steps.filled_slots import convertible
+from gqasearch.steps.measure import BASELINE, CONVERTED, baseline_subject, grouping_subject, measure
+from gqasearch.steps.metric_records import distance_of
+from gqasearch.steps.objects import Objects
 
 # Of the text for validation, which the search does not see; fewer where the text is short.
 VALIDATION_TOKENS = 16384
@@ -41,7 +42,7 @@ class SearchResult:
 
     parent: ParentWithText
     config: RunConfig
-    choices: Choices = field(repr=False)
+    objects: Objects = field(repr=False)
     document: GroupingDocument = field(repr=False)
     front: tuple[Candidate, ...] = field(repr=False)
     history: tuple[Generation, ...] = field(repr=False)
@@ -116,7 +117,7 @@ class SearchResult:
         """
         out = Path(directory)
         with self.parent.in_folder() as parent:
-            work = parent.workspace({**_searched(self.config), "layout": layout, "target": target}, self.choices)
+            work = parent.workspace({**_searched(self.config), "layout": layout, "target": target}, self.objects)
             document = self.document
             if parent is not self.parent:  # the same weights, by the names that files have them under
                 document = replace(document, model=model_record(document.model.id, work.source))
@@ -128,7 +129,7 @@ class SearchResult:
         return scratch_folder(self, "gqasearch-refined-")
 
     def _workspace(self, settings: dict[str, Any]) -> Workspace:
-        return self.parent.workspace({**_searched(self.config), **settings}, self.choices)
+        return self.parent.workspace({**_searched(self.config), **settings}, self.objects)
 
     @staticmethod
     def _validation_tokens(work: Workspace) -> int:

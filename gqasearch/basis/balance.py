@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from gqasearch.basis.attention_cost import AttentionCost
+from gqasearch.basis.centred import centred_keys
 from gqasearch.basis.cost import SideCost
 from gqasearch.basis.fit import Fit, fitted_basis
 from gqasearch.basis.layer import in_basis
@@ -35,6 +37,10 @@ class Balance:
     value_steps: int = 400
     batch: int = 2
     seed: int = 0
+
+
+# The best of the closed forms and of leaving the basis as it is, by what they cost under the format's own rounding.
+CLOSED = Balance(key_steps=0, value_steps=0)
 
 
 def balanced_layers(
@@ -73,21 +79,22 @@ def balanced_layers(
                 ascent.advance()
             ascent.forget_below()
             if index not in found:
-                found.put(index, _balanced(parent, own, layer, calls, ascent, kv, balance))
+                masks = [batch.mask for batch in ascent.batches]
+                found.put(index, balanced_layer(parent, own, layer, calls, masks, kv, balance))
             progress(index + 1, total)
     return found
 
 
-def _balanced(
+def balanced_layer(
     parent: Parent,
     weights: LayerWeights,
     layer: AnyLayer,
-    calls: list[AttentionInputs],
-    ascent: Ascent,
+    calls: Sequence[AttentionInputs],
+    masks: Sequence[Tensor],
     kv: KVFormat,
     balance: Balance,
 ) -> LayerWeights:
-    """One layer; ``calls``: of its attention with tied heads."""
+    """One layer. ``calls``: of its attention with tied heads; ``masks``: (B, T) bool of each, False on padding."""
     queries, kv = parent.geometry.queries_per_kv, kv.side_by_side() if parent.family.pairs_side_by_side else kv
     keys_of, values_of = (
         [label for label in partition.labels for _ in range(queries)] for partition in (layer.keys, layer.values)
@@ -95,7 +102,8 @@ def _balanced(
     order = parent.family.cached_order(weights.head_dim, weights.rotary_dim).to(weights.k.device)
     ours = torch.argsort(order)
     calls = [replace(call, query=call.query[..., ours], key=call.key[..., ours]) for call in calls]
-    calls, masks = of_one_length(calls, [batch.mask for batch in ascent.batches])
+    calls, masks = of_one_length(calls, masks)
+    weights, calls = centred_keys(weights, layer.keys.labels, calls, masks)
     keys, values = sides_of(calls, masks, weights, keys_of, values_of)
     for_keys, for_values = (
         Fit(steps, balance.batch, torch.Generator().manual_seed(balance.seed))

@@ -4,6 +4,7 @@ from gqasearch.checkpoints.by_group import merged_by_group
 from gqasearch.checkpoints.card import CardFacts, MetricRow, healed_card, model_card
 from gqasearch.checkpoints.config_json import stock_config
 from gqasearch.checkpoints.copied_heads import filled_layout, write_with_copies
+from gqasearch.checkpoints.forms import LAYOUTS, LayoutForm, Ragged, Stock
 from gqasearch.checkpoints.gguf_export import GgufExport, export_gguf
 from gqasearch.checkpoints.healed import write_healed
 from gqasearch.checkpoints.joined import joined_source, write_joined
@@ -20,13 +21,17 @@ from gqasearch.checkpoints.remote_code import (
 from gqasearch.checkpoints.stock import Told, Written, write_checkpoint
 
 __all__ = [
+    "LAYOUTS",
     "MOST_TOKENS",
     "CardFacts",
     "CheckBlock",
     "GgufExport",
     "Layout",
+    "LayoutForm",
     "LoadedBack",
     "MetricRow",
+    "Ragged",
+    "Stock",
     "Told",
     "Written",
     "check_target",

@@ -13,7 +13,7 @@ from gqasearch.checkpoints.layout import Layout
 from gqasearch.checkpoints.remote_code import modeling_file
 from gqasearch.grouping_document import GroupingDocument, ModelRecord
 from gqasearch.models import Config, Objective, objective_of
-from gqasearch.models.loading import AUTO_CLASSES
+from gqasearch.models.loading import auto_class, reads_images
 
 # What the hub says that a model is for, by what it predicts.
 PIPELINES: dict[Objective, str] = {
@@ -75,6 +75,11 @@ Keys and values are in the basis in which a cache in the format `{}` loses least
 nothing."""
 
 
+IMAGES_NOTE = """\
+Grouped is the text model, fitted and measured on text alone; what reads images is the parent's, byte for byte. What the
+conversion does to answers about images was not measured."""
+
+
 @dataclass(frozen=True)
 class MetricRow:
     """One line of the before/after table; None where it was not measured."""
@@ -106,7 +111,7 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
     file, joined = modeling_file(config), document.join
     front |= {
         "library_name": "transformers",
-        "pipeline_tag": PIPELINES[objective],
+        "pipeline_tag": "image-text-to-text" if reads_images(config) else PIPELINES[objective],
         "tags": ["grouped-query-attention", "gqasearch"],
     }
     return CARD.format(
@@ -117,7 +122,7 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
         before=document.model.num_key_value_heads,
         after=layout.kv_heads_words + (f" of {joined} times the size" if joined > 1 else ""),
         memory="the KV cache takes" if objective == "next-token" else "the keys and values that it computes take",
-        auto=AUTO_CLASSES[objective].__name__,
+        auto=auto_class(config).__name__,
         ratio=document.kv_ratio,
         version=document.created_by.get("gqasearch", ""),
         metrics=_table(facts),
@@ -126,15 +131,16 @@ def model_card(document: GroupingDocument, layout: Layout, config: Config, sourc
         code=OWN_CODE.format(file=file) if file else STOCK_CODE,
         architecture=config["architectures"][0],
         layout=layout.name,
-        reason="\n\n".join([layout.reason, *_notes(document), *_sentences(facts.decided)]),
+        reason="\n\n".join([layout.reason, *_notes(document, config), *_sentences(facts.decided)]),
         configuration=_yaml(_configuration(document, facts)),
     )
 
 
-def _notes(document: GroupingDocument) -> list[str]:
-    """What to know of keys and values, a paragraph each."""
+def _notes(document: GroupingDocument, config: Config) -> list[str]:
+    """What to know of what was converted, a paragraph each."""
     basis = [] if document.kv_bits is None else [BASIS_NOTE.format(document.kv_bits)]
-    return [*([JOINED_NOTE] if document.join > 1 else []), *basis]
+    images = [IMAGES_NOTE] if reads_images(config) else []
+    return [*([JOINED_NOTE] if document.join > 1 else []), *basis, *images]
 
 
 def _sentences(words: str | None) -> list[str]:

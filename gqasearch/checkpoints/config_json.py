@@ -9,6 +9,7 @@ import transformers
 
 from gqasearch.checkpoints.layout import Layout
 from gqasearch.models import Config, Family
+from gqasearch.models.family import text_of
 
 # True of the source only: its path, its remote code, how many slices its projections were computed in.
 SOURCE_ONLY = ("_name_or_path", "auto_map", "pretraining_tp")
@@ -21,17 +22,20 @@ def stock_config(family: Family, config: Config, layout: Layout, stored_dtype: t
     """
     head_dim = family.geometry(config).head_dim
     grouped = family.grouped_config(config, layout.query_heads, layout.kv_heads, head_dim)
-    kept = {name: value for name, value in grouped.items() if name not in SOURCE_ONLY}
+    text = {**_without_source(grouped), **rope_fields(family, text_of(config))}
     dtype = config.get("dtype") or config.get("torch_dtype") or str(stored_dtype).removeprefix("torch.")
     return {
-        **kept,
-        **rope_fields(family, config),
+        **({**_without_source(config), "text_config": text} if family.has_images else text),
         "dtype": dtype,
         "torch_dtype": dtype,
         # transformers 5 takes a Mistral written by an older version, or by none named, for one with a
         # broken tokenizer and says to patch it; a Llama written as Mistral must not be patched.
         "transformers_version": transformers.__version__,
     }
+
+
+def _without_source(config: Config) -> Config:
+    return {name: value for name, value in config.items() if name not in SOURCE_ONLY}
 
 
 def rope_fields(family: Family, config: Config) -> dict[str, Any]:
@@ -64,8 +68,8 @@ def _rope_scaling(family: Family, kind: str, given: dict[str, Any]) -> dict[str,
     Version 4's Phi-3 takes a type and two lists of factors and refuses any other field: one that has more, as
     ``attention_factor``, can be said to version 5 alone. The original length is a field beside this.
     """
-    if kind == "default":
-        return None
+    if kind == "default":  # sections: of models whose tokens have a place in time, height and width
+        return {"rope_type": kind, **given} if "mrope_section" in given else None
     if family.name != "phi3":
         return {"rope_type": kind, **given}
     told = {name: value for name, value in given.items() if name != "original_max_position_embeddings"}
@@ -97,4 +101,5 @@ def _rope_fields_by_layer_type(family: Family, config: Config) -> dict[str, Any]
 def _pop_kind(rope: dict[str, Any]) -> str:
     """The type of RoPE, under its name of today or its oldest one, taken out of ``rope``."""
     old_name = rope.pop("type", "default")
-    return str(rope.pop("rope_type", old_name))
+    kind = str(rope.pop("rope_type", old_name))
+    return "default" if kind == "mrope" else kind  # Qwen2-VL's word for its sections

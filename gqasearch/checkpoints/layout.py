@@ -21,7 +21,6 @@ from torch import Tensor
 from gqasearch.grouping import LayerGrouping
 from gqasearch.models import HeadGeometry, LayerWeights
 from gqasearch.models.whole_norm import in_more_slots
-from gqasearch.targets import LayoutName
 
 Slots = tuple[int | None, ...]
 
@@ -37,7 +36,7 @@ class Layout:
     apart, and ``kv_heads_per_layer`` has the numbers of key heads; () where both are as many.
     """
 
-    name: LayoutName
+    name: str
     slots: tuple[Slots, ...]
     kv_heads_per_layer: tuple[int, ...]
     reason: str

@@ -27,6 +27,7 @@ from gqasearch.checkpoints.conversion import cast, convertible
 from gqasearch.checkpoints.remote_code import runs_own_code
 from gqasearch.errors import UserError
 from gqasearch.models import CheckpointTensors, Config, Family, LayerWeights, prediction_of, tie_heads
+from gqasearch.models.family import text_of
 from gqasearch.models.loading_on_demand import load_on_demand
 from gqasearch.models.on_demand import replace_weights
 from gqasearch.models.written_as_phi import WrittenAsPhi
@@ -51,7 +52,9 @@ class CheckBlock:
     @classmethod
     def drawn(cls, config: Config) -> CheckBlock:
         """Of a model without a tokenizer: tokens drawn evenly from its vocabulary."""
-        drawn = torch.randint(int(config["vocab_size"]), (1, MOST_TOKENS), generator=torch.Generator().manual_seed(0))
+        drawn = torch.randint(
+            int(text_of(config)["vocab_size"]), (1, MOST_TOKENS), generator=torch.Generator().manual_seed(0)
+        )
         return cls(drawn, "drawn from the vocabulary, as there is no tokenizer")
 
     def fitting(self, family: Family, config: Config) -> CheckBlock:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
-from gqasearch.checkpoints.deci import MOST_PADDING, SPARING_PADDING, deci_layout, deci_obstacle, deci_query_heads
-from gqasearch.checkpoints.layout import Layout, added_weights, slots
-from gqasearch.checkpoints.mimo import mimo_layout, mimo_obstacle
-from gqasearch.checkpoints.openelm import openelm_layout, openelm_obstacle
+from gqasearch.checkpoints.deci import SPARING_PADDING, deci_layout, deci_obstacle, deci_query_heads
+from gqasearch.checkpoints.forms import LAYOUTS
+from gqasearch.checkpoints.layout import Layout, added_weights
 from gqasearch.checkpoints.ragged import RAGGED_MODULES, ragged_layout, stock_obstacle
+from gqasearch.checkpoints.stock_layout import stock_layout
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.layout_choice import LayoutChoice
@@ -18,22 +18,6 @@ from gqasearch.models import Config, Family, HeadGeometry
 from gqasearch.models.family import joined_of
 from gqasearch.separate_grouping import AnyGrouping, SeparateGrouping
 from gqasearch.targets import TARGETS, Target, TargetName
-
-
-@dataclass(frozen=True)
-class OfLlama:
-    """A layout that only a Llama has: in ``words``, why a source has none (``obstacle``), and how it is made."""
-
-    words: str
-    obstacle: Callable[[Config], str | None]
-    made: Callable[[Grouping, HeadGeometry], Layout]
-
-
-OF_LLAMA: Mapping[str | None, OfLlama] = {
-    "deci": OfLlama("a DeciLM", deci_obstacle, deci_layout),
-    "mimo": OfLlama("a MiMo", mimo_obstacle, mimo_layout),
-    "openelm": OfLlama("an OpenELM", openelm_obstacle, openelm_layout),
-}
 
 
 def plan_layout(
@@ -137,10 +121,9 @@ def _takes_no_uneven(engine: Target, config: Config | None) -> str | None:
     """What an engine takes instead of layers that differ in their number of KV heads; None where it takes them."""
     if engine.uneven is None:
         return "one number of KV heads for all layers"
-    if engine.uneven not in OF_LLAMA or config is None:
-        return None
-    obstacle = OF_LLAMA[engine.uneven].obstacle(config)
-    return None if obstacle is None else f"layers that differ as {OF_LLAMA[engine.uneven].words} alone ({obstacle})"
+    form = LAYOUTS.make(engine.uneven)
+    obstacle = None if config is None else form.obstacle(config)
+    return None if obstacle is None else f"layers that differ as {form.words} alone ({obstacle})"
 
 
 _EVEN = (
@@ -176,18 +159,16 @@ def _plan(
     takes: Callable[[int], bool],
 ) -> Layout:
     """``plan_layout`` for no target."""
-    no_stock = stock_obstacle(config)
-    if layout == "ragged" or (layout == "auto" and no_stock is not None):
-        return ragged_layout(grouping, geometry, config)
-    if layout == "stock" and no_stock is not None:
-        raise UserError(f"layout stock: {no_stock}. Use --layout auto")
-    if layout in OF_LLAMA:
-        why_not = None if config is None else OF_LLAMA[layout].obstacle(config)
+    if layout != "auto":
+        form = LAYOUTS.make(layout)
+        why_not = None if config is None else form.obstacle(config)
         if why_not is not None:
             raise UserError(f"layout {layout}: {why_not}. Use --layout auto")
-        return OF_LLAMA[layout].made(grouping, geometry)
-    if layout == "stock" or len(set(grouping.group_counts)) == 1:
-        return _stock_layout(grouping, geometry, takes)
+        return form.plan(grouping, geometry, config, takes)
+    if stock_obstacle(config) is not None:
+        return ragged_layout(grouping, geometry, config)
+    if len(set(grouping.group_counts)) == 1:
+        return stock_layout(grouping, geometry, takes)
     obstacle = None if config is None else deci_obstacle(config)
     if obstacle is not None:
         return ragged_layout(grouping, geometry, config, f", nor DeciLM ({obstacle})")
@@ -222,41 +203,3 @@ def plan_checkpoint(
         ragged = ragged_layout(grouping, geometry, config, ", and this architecture cannot be padded for them")
         return _for_target(ragged, target, config["architectures"][0])
     return planned
-
-
-def _stock_layout(grouping: Grouping, geometry: HeadGeometry, takes: Callable[[int], bool]) -> Layout:
-    """Symmetric where all groups have one size, else padded."""
-    counts = grouping.group_counts
-    if len(set(counts)) > 1:
-        raise UserError(
-            "a stock checkpoint has one number of KV heads for all layers, but this grouping has "
-            f"{min(counts)} to {max(counts)} (by layer: {', '.join(map(str, counts))}). Search with --kv-ratio or "
-            "--kv-heads, which give every layer the same number, or write it with --layout auto"
-        )
-    largest, own = max(size for layer in grouping for size in layer.sizes), geometry.num_attention_heads
-    room = _room(largest, counts[0] * geometry.queries_per_kv, own, takes)
-    placed = tuple(slots(layer, room, geometry.queries_per_kv) for layer in grouping)
-    heads = len(placed[0])
-    if heads == own:
-        reason = f"All groups have {largest} heads: query heads are reordered, none is added."
-        return Layout("stock-symmetric", placed, counts, reason)
-    reason = (
-        f"Groups differ in size, the largest has {largest} heads: every group gets room for "
-        f"{_that_many(room, largest)}, {heads} query heads in place of {own}, the added ones zero "
-        f"({added_weights(heads, geometry):,} more parameters)."
-    )
-    return Layout("stock-padded", placed, counts, reason)
-
-
-def _room(largest: int, queries: int, own: int, takes: Callable[[int], bool]) -> int:
-    """Heads that every group gets room for; ``queries``: query heads that one more of them adds to a layer.
-
-    The size of the largest group, or the next with which the architecture takes the layer; where there is none within
-    ``MOST_PADDING`` times the source's heads, the largest, to be refused by the architecture's own words.
-    """
-    fitting = (room for room in range(largest, MOST_PADDING * own // queries + 1) if takes(room * queries))
-    return next(fitting, largest)
-
-
-def _that_many(room: int, largest: int) -> str:
-    return "that many" if room == largest else f"{room}, the next number that this architecture takes"

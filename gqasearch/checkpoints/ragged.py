@@ -14,6 +14,7 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.models import Config, HeadGeometry, supported_architectures
 from gqasearch.models.families_described import DESCRIBED
+from gqasearch.models.families_towers import TOWERS
 from gqasearch.separate_grouping import AnyGrouping, SeparateGrouping, SeparateLayer
 
 # Architecture of the source -> the modelling file that has its classes, named as the source's with "Ragged" before.
@@ -39,11 +40,20 @@ RAGGED_MODULES = dict.fromkeys(
     "modeling_ragged",
 )
 RAGGED_MODULES |= dict.fromkeys(("OPTForCausalLM", "GPT2LMHeadModel"), "modeling_ragged_learned")
-RAGGED_MODULES["GPTNeoForCausalLM"] = "modeling_ragged_gpt_neo"
+RAGGED_MODULES |= dict.fromkeys(
+    ("GPTNeoForCausalLM", "BioGptForCausalLM", "XGLMForCausalLM", "GPTBigCodeForCausalLM"), "modeling_ragged_copied"
+)
 RAGGED_MODULES |= dict.fromkeys(ENCODER_NAMES, ENCODER_MODULE)
 
 
+# Models whose text tower is grouped.
+TOWER_ARCHITECTURES = tuple(architecture for family in TOWERS for architecture in family.architectures)
+RAGGED_MODULES |= dict.fromkeys(TOWER_ARCHITECTURES, "modeling_ragged")
+# The modelling file needs transformers 5, which warns of RoPE in the words of 4 where it does not know the model.
+RENAMED = ("rope_scaling", "rope_theta")
+
 # Modelling files that know key heads and value heads that were grouped apart.
+STABLELM = "StableLmForCausalLM"  # whose attention, in transformers, takes as many value heads as key heads
 SEPARATE_MODULES = ("modeling_ragged", "modeling_ragged_learned")
 
 
@@ -89,7 +99,7 @@ def ragged_layout(grouping: AnyGrouping, geometry: HeadGeometry, config: Config 
 def _separate_layout(grouping: SeparateGrouping, geometry: HeadGeometry, config: Config | None) -> Layout:
     """The same of keys and values that were grouped apart: query heads that read the same two stand together."""
     architecture = "" if config is None else config["architectures"][0]
-    known = [name for name, module in RAGGED_MODULES.items() if module in SEPARATE_MODULES]
+    known = [name for name, module in RAGGED_MODULES.items() if module in SEPARATE_MODULES and name != STABLELM]
     if config is not None and architecture not in known:
         raise UserError(
             f"{architecture} has no layout for keys and values that are grouped apart (--separate-kv); "
@@ -130,6 +140,8 @@ def ragged_config(grouped: Config, layout: Layout, grouping: AnyGrouping, geomet
     architecture = grouped["architectures"][0]
     module, name = RAGGED_MODULES[architecture], ENCODER_NAMES.get(architecture, architecture)
     name = name.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
+    if architecture in TOWER_ARCHITECTURES:
+        return _ragged_tower(grouped, layout, _groups_of(grouping, layout, geometry.queries_per_kv))
     own: dict[str, Any] = {
         "architectures": [f"Ragged{name}ForCausalLM"],
         "model_type": f"ragged_{name.lower()}",
@@ -142,9 +154,27 @@ def ragged_config(grouped: Config, layout: Layout, grouping: AnyGrouping, geomet
     }
     if architecture in ENCODER_NAMES:
         own |= encoder_classes(architecture)
-    # The modelling file needs transformers 5, which warns of RoPE in the words of 4 where it does not know the model.
-    kept = {name: value for name, value in grouped.items() if name not in ("rope_scaling", "rope_theta")}
+    kept = {name: value for name, value in grouped.items() if name not in RENAMED}
     return {**kept, **own}
+
+
+def _ragged_tower(grouped: Config, layout: Layout, groups: Config) -> Config:
+    """The same of a model that reads images, too: the groups are fields of the whole model's, heads of its tower's."""
+    name = grouped["architectures"][0]
+    config = f"Ragged{name.removesuffix('ForConditionalGeneration')}TowerConfig"
+    text = {field: value for field, value in grouped["text_config"].items() if field not in RENAMED}
+    return {
+        **grouped,
+        "text_config": text,
+        "architectures": [f"Ragged{name}"],
+        "model_type": config.removesuffix("Config").lower().replace("ragged", "ragged_"),
+        "auto_map": {
+            "AutoConfig": f"modeling_ragged.{config}",
+            "AutoModelForImageTextToText": f"modeling_ragged.Ragged{name}",
+        },
+        "num_key_value_heads_per_layer": list(layout.kv_heads_per_layer),
+        **groups,
+    }
 
 
 def _groups_of(grouping: AnyGrouping, layout: Layout, queries_per_kv: int) -> Config:

@@ -13,15 +13,11 @@ import torch
 from gqasearch.checkpoints.as_phi import AsPhi
 from gqasearch.checkpoints.card import CardFacts, model_card
 from gqasearch.checkpoints.config_json import stock_config
-from gqasearch.checkpoints.conversion import Conversion
-from gqasearch.checkpoints.deci import deci_config
 from gqasearch.checkpoints.folder import copy_companions
+from gqasearch.checkpoints.forms import Converted, form_of
 from gqasearch.checkpoints.layout import Layout
 from gqasearch.checkpoints.loaded_back import CheckBlock, Computed, LoadedBack, check_loaded_back
-from gqasearch.checkpoints.mimo import AsMimo, mimo_config
-from gqasearch.checkpoints.openelm import AsOpenElm, openelm_config
 from gqasearch.checkpoints.plan import plan_checkpoint
-from gqasearch.checkpoints.ragged import ragged_config
 from gqasearch.checkpoints.remote_code import copy_modeling_file
 from gqasearch.checkpoints.same_tokenizer import keep_tokenizer
 from gqasearch.checkpoints.shards import Shards
@@ -120,15 +116,11 @@ def _conversion(
     config: Config,
     layout: Layout,
     merged_layer: Callable[[int], LayerWeights],
-) -> Conversion | AsPhi | AsMimo | AsOpenElm:
+) -> Converted:
     """In the source's own words, or in those that it is written in."""
     if isinstance(family, WrittenAsPhi):
         return AsPhi(source, family, config, layout, merged_layer)
-    if layout.name == "mimo":
-        return AsMimo(source, family, config, layout, merged_layer)
-    if layout.name == "openelm":
-        return AsOpenElm(source, family, config, layout, merged_layer)
-    return Conversion(source, family, config, layout, merged_layer)
+    return form_of(layout).conversion(source, family, config, layout, merged_layer)
 
 
 def _grouped_config(
@@ -136,15 +128,7 @@ def _grouped_config(
 ) -> Config:
     """``config.json`` in the words of the layout."""
     grouped = stock_config(family, config, layout, stored_dtype)
-    if layout.name == "deci":
-        return deci_config(grouped, layout)
-    if layout.name == "mimo":
-        return mimo_config(grouped, layout, family.geometry(config))
-    if layout.name == "openelm":
-        return openelm_config(grouped, layout, family.geometry(config))
-    if layout.name == "ragged":
-        return ragged_config(grouped, layout, grouping, family.geometry(config))
-    return grouped
+    return form_of(layout).config(grouped, layout, grouping, family.geometry(config))
 
 
 def _json_text(value: dict[str, Any]) -> str:

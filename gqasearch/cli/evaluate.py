@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gqasearch.cli.generated import on_generation
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
 from gqasearch.cli.rounded import show_rounded
 
 if TYPE_CHECKING:
-    from gqasearch.run import RunConfig
+    from gqasearch.config import RunConfig
 
 
 def evaluate(
@@ -55,6 +56,21 @@ def evaluate(
             "engine rounds (q8_0, q8_0/q4_0 for keys/values, fp8, kivi4, ...; gqasearch ls formats)."
         ),
     ] = None,
+    generate: Annotated[
+        bool,
+        typer.Option(
+            "--generate",
+            help="Instead of figures over all text: what both models write, side by side, perplexity by position, and "
+            "keys found again in long contexts; of a run also in its report.html.",
+        ),
+    ] = False,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="With --generate: go on from these words. Repeatable. [default: held-out text]"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of what --generate samples. [default: the run's, or 0]")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. [default: the run's, or cpu]")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the modelling file that lies in the checkpoint's folder.")
@@ -71,6 +87,8 @@ def evaluate(
 
     Example: gqasearch evaluate runs/NAME --kv-bits 8,k8v4,q4_0
 
+    Example: gqasearch evaluate runs/NAME --generate
+
     Example: gqasearch evaluate converted --tasks gqasearch-identifiers,arc_easy --limit 200
     """
     with clear_errors():
@@ -84,7 +102,12 @@ def evaluate(
             "evaluation_tokens": evaluation_tokens,
             "block_length": block_length,
         }
-        given = {"model": parent, "revision": revision, "device": device, **texts}
+        given = {"model": parent, "revision": revision, "device": device, "seed": seed, **texts}
+        if generate:
+            _refuse({"tasks": tasks, "limit": limit, "kv_bits": kv_bits}, "with --generate")
+            on_generation(checkpoint, given, prompt or [], trust_remote_code, json_)
+            return
+        _refuse({"prompt": prompt or None, "seed": seed}, "without --generate")
         if kv_bits is not None:
             _refuse({"tasks": tasks, "limit": limit}, "with --kv-bits, which measures on text")
             _rounded(checkpoint, given, kv_bits, trust_remote_code, json_)
@@ -122,8 +145,9 @@ def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> Non
     from rich.table import Table
 
     from gqasearch.reporting import SearchProgress
-    from gqasearch.run import Workspace
-    from gqasearch.run.evaluate import CONVERTED, DISTANCES, checkpoint_subject, distance_of, measure
+    from gqasearch.steps import Workspace
+    from gqasearch.steps.measure import CONVERTED, checkpoint_subject, measure
+    from gqasearch.steps.metric_records import DISTANCES, distance_of
 
     with SearchProgress(Console(stderr=True), quiet=json_) as progress:
         work = Workspace(settings, progress)
@@ -147,7 +171,7 @@ def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> Non
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
-    from gqasearch.run.evaluate import distance_of
+    from gqasearch.steps.metric_records import distance_of
 
     for record in (metrics["parent"], *metrics["results"].values(), *metrics.get("rounded", ())):
         record.pop(f"{distance_of(record)}_blocks")
@@ -167,9 +191,9 @@ def _rounded(checkpoint: Path, given: dict[str, Any], kv_bits: str, trust: bool,
     from gqasearch.config import build_config
     from gqasearch.reporting import SearchProgress
     from gqasearch.rounding import parse_formats
-    from gqasearch.run import Workspace
     from gqasearch.run.origin import checkpoint_folder, evaluation_config, origin_of
-    from gqasearch.run.rounded import measure_rounded
+    from gqasearch.steps import Workspace
+    from gqasearch.steps.rounded_caches import measure_rounded
 
     formats = parse_formats(kv_bits)
     if given["model"] is None and origin_of(checkpoint) is None:
@@ -190,8 +214,8 @@ def _on_tasks(settings: RunConfig, folder: Path, tasks: list[str], limit: int | 
     from rich.console import Console
 
     from gqasearch.reporting import SearchProgress
-    from gqasearch.run import Workspace
-    from gqasearch.run.tasks import measure_tasks
+    from gqasearch.steps import Workspace
+    from gqasearch.steps.tasks import measure_tasks
 
     with SearchProgress(Console(stderr=True), quiet=json_) as progress:
         found = measure_tasks(Workspace(settings, progress), folder, tasks, limit=limit, trust_remote_code=trust)

@@ -101,7 +101,7 @@ def _find_learning_rate(config: HealConfig, json_: bool, quiet: bool) -> None:
     from rich.table import Table
 
     from gqasearch.reporting import SearchProgress
-    from gqasearch.run.heal.learning_rate import try_learning_rates
+    from gqasearch.run.heal.rate_trials import try_learning_rates
 
     with SearchProgress(Console(stderr=True), quiet=quiet or json_) as progress:
         found = try_learning_rates(config, progress)

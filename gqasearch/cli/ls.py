@@ -18,10 +18,13 @@ Row = dict[str, str]
 
 
 def ls(
-    what: Annotated[str, typer.Argument(help="fitness, merges, refinements, methods, formats or models.")] = "fitness",
+    what: Annotated[
+        str, typer.Argument(help="fitness, merges, refinements, methods, layouts, formats or models.")
+    ] = "fitness",
     json_: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """List fitness functions, merges, refinements, search methods, formats of rounded caches, or supported models.
+    """List fitness functions, merges, refinements, search methods, layouts of checkpoints, formats of rounded caches,
+    or supported models.
 
     Example: gqasearch ls methods
     """
@@ -33,6 +36,7 @@ def ls(
             "merges": _merges,
             "refinements": _refinements,
             "methods": _methods,
+            "layouts": _layouts,
             "formats": _formats,
             "models": _models,
         }
@@ -97,6 +101,12 @@ def _methods() -> list[Row]:
     from gqasearch.searching import METHOD_REGISTRY
 
     return _rows(METHOD_REGISTRY, lambda kind: {"objectives": "one or more" if kind.multi_objective else "one"})
+
+
+def _layouts() -> list[Row]:
+    from gqasearch.checkpoints import LAYOUTS
+
+    return _rows(LAYOUTS, lambda _: {})
 
 
 def _formats() -> list[Row]:

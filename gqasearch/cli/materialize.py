@@ -117,11 +117,11 @@ def _write(
 
     from gqasearch.grouping_document import MergeRecord, RefinementRecord, read_grouping
     from gqasearch.reporting import SearchProgress
-    from gqasearch.run import Workspace
-    from gqasearch.run import materialize as write
-    from gqasearch.run.convert import check_convertible, reads_text
     from gqasearch.run.origin import grouping_file, with_text_used
-    from gqasearch.run.search import calibration_record
+    from gqasearch.steps import Workspace
+    from gqasearch.steps import materialize as write
+    from gqasearch.steps.convert import check_convertible, reads_text
+    from gqasearch.steps.search import calibration_record
 
     document = read_grouping(grouping_file(grouping))
     messages = Console(stderr=True)

@@ -34,7 +34,7 @@ def report(
     with clear_errors():
         quiet_libraries(0)
         from gqasearch.errors import UserError
-        from gqasearch.run.heal.results import all_healing
+        from gqasearch.run.heal.healed_runs import all_healing
 
         # A run's own page is made again without asking: everything in it comes from the run's files.
         page = output or runs[0] / "report.html"
@@ -69,7 +69,7 @@ def _report_healing(
     from gqasearch.reporting.healing_html import write_healing
     from gqasearch.reporting.healing_tables import figures_table, headlines, history_csv, tokens_table
     from gqasearch.reporting.text_table import rich_table
-    from gqasearch.run.heal.results import healing_data
+    from gqasearch.run.heal.healed_runs import healing_data
 
     data = healing_data(runs, title, labels or None)
     write_healing(page, data)

@@ -12,29 +12,13 @@ from pydantic import BaseModel
 from typer.models import ArgumentInfo
 
 from gqasearch.config import SIZES, RunConfig, apply_settings, build_config, read_config_file
+from gqasearch.sections import SECTIONS
 
 # Reached by --fitness, --objective and --set instead.
 NO_FLAG = {"objectives", "fitness_parameters", "merge_parameters", "refine_parameters", "method_parameters"}
 
-# Under which heading ``--help`` shows a flag; those that are nowhere here are under the last.
-PANELS: dict[str, tuple[str, ...]] = {
-    "The model": ("model", "revision"),
-    "How much is kept": (
-        *("kv_ratio", "kv_heads", "kv_budget", "uneven", "join", "separate_kv", "equal_sizes", "max_group_size"),
-        *("tensor_parallel", "kv_bytes", "formats", "kv_bits"),
-    ),
-    "How it is searched and merged": (
-        *("merge", "refine", "method", "max_evaluations", "max_seconds", "seed", "certify", "certify_seconds"),
-    ),
-    "Text": (
-        *("calibration_text", "evaluation_text", "evaluation_part", "calibration_tokens", "search_tokens"),
-        *("evaluation_tokens", "masked_blocks", "block_length"),
-    ),
-    "The checkpoint": ("materialize", "layout", "target", "fill_slots", "baseline"),
-    "The machine": ("device", "dtype", "batch_blocks"),
-    "Settings": (),
-}
-PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
+# Under which heading ``--help`` shows a flag; of other configurations all are under the last.
+PANEL_OF = {name: section.heading for section in SECTIONS for name in section.model_fields}
 
 
 def config_parameters(settings: type[BaseModel] = RunConfig) -> list[inspect.Parameter]:
@@ -51,7 +35,7 @@ def _parameter(name: str, annotation: Any, description: str, default: Any) -> in
     kind = kinds[0] if kinds[0] in (int, float, bool, str) else str
     words = {None: "", True: " [default: yes]", False: ""}
     shown = words[default] if default is None or isinstance(default, bool) else f" [default: {default}]"
-    panel = PANEL_OF.get(name, [*PANELS][-1])
+    panel = PANEL_OF.get(name, "Settings")
     option = typer.Option(help=f"{description}{shown}", show_default=False, rich_help_panel=panel)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]

@@ -80,8 +80,9 @@ def _dry_run(
     quiet: bool,
 ) -> None:
     from gqasearch.parallel import parse_workers
-    from gqasearch.run import RunFolder, Workspace, default_output_dir
+    from gqasearch.run import RunFolder, default_output_dir
     from gqasearch.run.dry_run import dry_run
+    from gqasearch.steps import Workspace
     from gqasearch.tracking import make_tracker
 
     for name in track:
@@ -147,7 +148,7 @@ def _show(folder: RunFolder, verbose: int) -> None:
     from gqasearch.grouping_document import read_grouping
     from gqasearch.reporting.tables import results_table
     from gqasearch.run import report_data
-    from gqasearch.run.certify import certificate_words
+    from gqasearch.steps.certify import certificate_words
 
     data, console = report_data([folder]), output_console()
     console.print(results_table(data))
@@ -192,7 +193,7 @@ def _layout_words(metrics: Path) -> str | None:
 
 def _summary(path: Path, metrics: Path) -> dict[str, Any]:
     from gqasearch.files import read_json
-    from gqasearch.run.evaluate import distance_of
+    from gqasearch.steps.metric_records import distance_of
 
     record = read_json(metrics)
     for result in (record["parent"], *record["results"].values()):

@@ -5,8 +5,8 @@ find a good model by ranking no more than the few that matter.
 """
 
 from gqasearch.comparison.compare import compare
-from gqasearch.comparison.config import ComparisonConfig, build_comparison
-from gqasearch.comparison.folder import ComparisonFolder
-from gqasearch.comparison.report import comparison_data
+from gqasearch.comparison.comparison_config import ComparisonConfig, build_comparison
+from gqasearch.comparison.comparison_folder import ComparisonFolder
+from gqasearch.comparison.comparison_report import comparison_data
 
 __all__ = ["ComparisonConfig", "ComparisonFolder", "build_comparison", "compare", "comparison_data"]

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from gqasearch.comparison.config import ComparisonConfig
-from gqasearch.comparison.folder import ComparisonFolder
+from gqasearch.comparison.comparison_config import ComparisonConfig
+from gqasearch.comparison.comparison_folder import ComparisonFolder
+from gqasearch.comparison.comparison_report import comparison_data, facts_of, write_facts
 from gqasearch.comparison.measure import measure_samples
-from gqasearch.comparison.report import comparison_data, facts_of, write_facts
 from gqasearch.comparison.searches import Plan, search_winners
 from gqasearch.files import write_file
 from gqasearch.reporting.comparison import ComparisonData
 from gqasearch.reporting.comparison_html import comparison_figures, write_comparison
 from gqasearch.reporting.plots import figure_png
-from gqasearch.run import Kept, NoProgress, Progress
+from gqasearch.steps import NoProgress, ProcessCache, Progress
 
 
 def compare(
@@ -32,10 +32,10 @@ def compare(
     Raises ``UserError`` before long work for settings that do not fit the model, and for a folder that holds others.
     """
     shown: Progress = progress or NoProgress()
-    kept, folder = Kept(), ComparisonFolder(output_dir)
-    plan = Plan.of(config, kept)
+    cache, folder = ProcessCache(), ComparisonFolder(output_dir)
+    plan = Plan.of(config, cache)
     # Read now for their errors, too, before there is a folder.
-    facts = None if folder.report.is_file() else facts_of(config, plan, kept)
+    facts = None if folder.report.is_file() else facts_of(config, plan, cache)
     folder.open(config)
     for note in plan.notes:
         tell(note)
@@ -43,9 +43,9 @@ def compare(
     try:
         if facts is not None:
             write_facts(folder, facts)
-        search_winners(config, folder, plan, kept, shown)
+        search_winners(config, folder, plan, cache, shown)
         if config.sample:
-            measure_samples(config, folder, kept, shown)
+            measure_samples(config, folder, cache, shown)
         data = comparison_data(folder)
         write_all(folder, data)
     finally:

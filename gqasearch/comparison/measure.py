@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from gqasearch.calibration import TokenBlocks
-from gqasearch.comparison.config import ComparisonConfig
-from gqasearch.comparison.folder import RANDOM, TOP, ComparisonFolder
-from gqasearch.comparison.sample import Sampled, random_groupings, read_sample, write_sample
+from gqasearch.comparison.comparison_config import ComparisonConfig
+from gqasearch.comparison.comparison_folder import RANDOM, TOP, ComparisonFolder
+from gqasearch.comparison.conditions import Condition
+from gqasearch.comparison.samples import Sampled, random_groupings, read_sample, write_sample
 from gqasearch.comparison.searches import top_sample
-from gqasearch.comparison.setting import Setting
 from gqasearch.comparison.values import FITNESS, QUALITY, Column, Values
 from gqasearch.errors import UserError
 from gqasearch.evaluation import LayerStack, ParentLayers, Quality, evaluate_quality
 from gqasearch.grouping import Grouping
 from gqasearch.models import LayerWeights
-from gqasearch.run import Kept, Progress, Workspace
+from gqasearch.steps import ProcessCache, Progress, Workspace
 
 KL, PERPLEXITY = "kl", "perplexity"
 # The KL on every other block: how well one half of the text ranks as the other does is how well anything could.
@@ -39,41 +39,45 @@ class Pool:
         return len(self.sample)
 
 
-def pools(config: ComparisonConfig, folder: ComparisonFolder, setting: Setting) -> list[Pool]:
-    """What is ranked in a setting, from the files."""
-    found = [Pool(RANDOM, tuple(read_sample(folder.groupings(setting, RANDOM))))]
-    return [*found, Pool(TOP, tuple(top_sample(config, folder, setting)))] if config.seeds else found
+def pools(config: ComparisonConfig, folder: ComparisonFolder, condition: Condition) -> list[Pool]:
+    """What is ranked in a condition, from the files."""
+    found = [Pool(RANDOM, tuple(read_sample(folder.groupings(condition, RANDOM))))]
+    return [*found, Pool(TOP, tuple(top_sample(config, folder, condition)))] if config.seeds else found
 
 
-def measure_samples(config: ComparisonConfig, folder: ComparisonFolder, kept: Kept, progress: Progress) -> None:
-    """Everything that is not there yet, setting by setting."""
-    for setting in config.settings():
-        draw_random(config, folder, setting, kept)
-        values = Values(folder.values(setting))
-        for pool in pools(config, folder, setting):
-            work = Workspace(config.ranked_config(setting, config.fitness[0]), progress, kept)
-            _measure_qualities(work, config.sample_tokens, pool, values, setting)
+def measure_samples(
+    config: ComparisonConfig, folder: ComparisonFolder, cache: ProcessCache, progress: Progress
+) -> None:
+    """Everything that is not there yet, condition by condition."""
+    for condition in config.conditions():
+        draw_random(config, folder, condition, cache)
+        values = Values(folder.values(condition))
+        for pool in pools(config, folder, condition):
+            work = Workspace(config.ranked_config(condition, config.fitness[0]), progress, cache)
+            _measure_qualities(work, config.sample_tokens, pool, values, condition)
         # Fitness by fitness, as one that runs the model holds much in memory.
         for name in config.fitness:
-            work = Workspace(config.ranked_config(setting, name), progress, kept)
-            for pool in pools(config, folder, setting):
-                _measure_fitness(work, name, pool, values, setting)
+            work = Workspace(config.ranked_config(condition, name), progress, cache)
+            for pool in pools(config, folder, condition):
+                _measure_fitness(work, name, pool, values, condition)
 
 
-def draw_random(config: ComparisonConfig, folder: ComparisonFolder, setting: Setting, kept: Kept) -> None:
+def draw_random(config: ComparisonConfig, folder: ComparisonFolder, condition: Condition, cache: ProcessCache) -> None:
     """Draw the random groupings of a KV ratio, unless they are there; all merges share them."""
-    path = folder.groupings(setting, RANDOM)
+    path = folder.groupings(condition, RANDOM)
     if not path.is_file():
-        work = Workspace(config.ranked_config(setting, config.fitness[0]), kept=kept)
+        work = Workspace(config.ranked_config(condition, config.fitness[0]), cache=cache)
         budget = work.config.budget(work.parent.geometry)
         rng = np.random.default_rng([config.sample_seed, sum(budget.counts)])
         groupings = random_groupings(budget, config.sample, rng)
         if len(groupings) < 3:
-            raise UserError(f"there are only {len(groupings)} groupings at KV ratio {setting.kv_ratio:g}: none to rank")
+            raise UserError(
+                f"there are only {len(groupings)} groupings at KV ratio {condition.kv_ratio:g}: none to rank"
+            )
         write_sample(path, [Sampled(grouping) for grouping in groupings])
 
 
-def _measure_qualities(work: Workspace, tokens: int, pool: Pool, values: Values, setting: Setting) -> None:
+def _measure_qualities(work: Workspace, tokens: int, pool: Pool, values: Values, condition: Condition) -> None:
     columns = [Column(pool.name, QUALITY, name) for name in QUALITIES]
     missing = values.missing(columns[-1], len(pool))
     if not missing:
@@ -81,7 +85,7 @@ def _measure_qualities(work: Workspace, tokens: int, pool: Pool, values: Values,
     blocks = work.blocks("evaluation").first(tokens)
     if len(blocks.ids) < 2:
         raise UserError(f"sample_tokens {tokens} is less than two blocks of {work.config.block_length} tokens")
-    work.progress.stage(f"quality {setting}: {pool.name} groupings", total=len(pool))
+    work.progress.stage(f"quality {condition}: {pool.name} groupings", total=len(pool))
     for places in _batches(missing):
         work.progress.update(places[0])
         for column, found in zip(
@@ -112,12 +116,12 @@ def _numbers(quality: Quality) -> tuple[float, float, float, float]:
     return quality.kl, quality.perplexity, float(per_block[::2].mean()), float(per_block[1::2].mean())
 
 
-def _measure_fitness(work: Workspace, name: str, pool: Pool, values: Values, setting: Setting) -> None:
+def _measure_fitness(work: Workspace, name: str, pool: Pool, values: Values, condition: Condition) -> None:
     column = Column(pool.name, FITNESS, name)
     missing = values.missing(column, len(pool))
     if not missing:
         return
-    work.progress.stage(f"{name} {setting}: {pool.name} groupings", total=len(pool))
+    work.progress.stage(f"{name} {condition}: {pool.name} groupings", total=len(pool))
     prepared = work.prepared(work.fitnesses[name])
     for places in _batches(missing):
         work.progress.update(places[0])

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from gqasearch.comparison.config import NO_SEARCH, ComparisonConfig
-from gqasearch.comparison.folder import TOP, ComparisonFolder
-from gqasearch.comparison.sample import (
+from gqasearch.comparison.comparison_config import NO_SEARCH, ComparisonConfig
+from gqasearch.comparison.comparison_folder import TOP, ComparisonFolder
+from gqasearch.comparison.conditions import Condition, Entry
+from gqasearch.comparison.samples import (
     Met,
     Sampled,
     WatchedProblem,
     read_sample,
     together,
     top_of_layers,
-    top_of_record,
+    top_of_values,
     write_sample,
 )
-from gqasearch.comparison.setting import Entry, Setting
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import read_grouping
 from gqasearch.reporting import HistoryPoint
-from gqasearch.run import Kept, NoProgress, Progress, RunFolder, Workspace, run
-from gqasearch.run.outlook import Outlook
-from gqasearch.run.problem import build_problem, prepare_fitness
-from gqasearch.searching import Limit, check_takes, run_search
+from gqasearch.run import RunFolder, run
+from gqasearch.searching import check_takes
+from gqasearch.searching.evaluation_log import values_of
+from gqasearch.steps import NoProgress, ProcessCache, Progress, Workspace
+from gqasearch.steps.check_settings import check_settings
+from gqasearch.steps.outlook import Outlook
+from gqasearch.steps.search import begun_search
+from gqasearch.steps.search_problem import build_problem, prepare_fitness
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,13 @@ class Plan:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, config: ComparisonConfig, kept: Kept) -> Plan:
+    def of(cls, config: ComparisonConfig, cache: ProcessCache) -> Plan:
         """Raises ``UserError`` when no method takes a fitness, or when settings do not fit the model."""
-        setting = next(config.settings())
+        condition = next(config.conditions())
         notes: dict[str, None] = {}
-        for every in config.settings():
-            work = Workspace(config.run_config(every, NO_SEARCH), kept=kept)
-            work.check()
+        for every in config.conditions():
+            work = Workspace(config.run_config(every, NO_SEARCH), cache=cache)
+            check_settings(work)
             if work.source.family.objective == "hidden-states":
                 raise UserError(
                     f"{work.source.directory} has no head, and a comparison ranks fitness functions by KL and "
@@ -58,7 +62,7 @@ class Plan:
             work.parent  # noqa: B018 - once, for the errors of its weights
             notes |= dict.fromkeys(Outlook(work).notes())
         reasons = {
-            entry: _refusal(Workspace(config.run_config(setting, entry), kept=kept)) for entry in config.entries()
+            entry: _refusal(Workspace(config.run_config(condition, entry), cache=cache)) for entry in config.entries()
         }
         entries = tuple(entry for entry, reason in reasons.items() if reason is None)
         for fitness in config.fitness:
@@ -94,63 +98,66 @@ class OneBar(NoProgress):
 
 
 def search_winners(
-    config: ComparisonConfig, folder: ComparisonFolder, plan: Plan, kept: Kept, progress: Progress
+    config: ComparisonConfig, folder: ComparisonFolder, plan: Plan, cache: ProcessCache, progress: Progress
 ) -> None:
     """Make every run that is not there yet, and note what the first of every fitness met on its way."""
     todo = list(_runs(config, plan))
-    for done, (setting, entry, seed) in enumerate(todo):
+    for done, (condition, entry, seed) in enumerate(todo):
         if seed == 0:
-            progress.stage(f"search {setting}: {entry.label}", total=len(todo))
+            progress.stage(f"search {condition}: {entry.label}", total=len(todo))
             # The first seed's seconds are the search's whole price; the others know what it measured.
-            kept.forget(Kept.RUNNING, Kept.TABLES)
+            cache.forget(ProcessCache.RUNNING, ProcessCache.TABLES)
         progress.update(done)
-        made = folder.run(setting, entry, seed)
-        run(config.run_config(setting, entry, seed), made.path, OneBar(progress, done), kept)
+        made = folder.run(condition, entry, seed)
+        run(config.run_config(condition, entry, seed), made.path, OneBar(progress, done), cache)
         if config.sample and seed == 0 and entry.fitness and entry == plan.first_with(entry.fitness):
-            _note_met(config, folder, setting, entry, made, kept)
+            _note_met(config, folder, condition, entry, made, cache)
 
 
-def top_sample(config: ComparisonConfig, folder: ComparisonFolder, setting: Setting) -> list[Sampled]:
-    """The pool of what the searches of a setting met; written when first asked for."""
-    path = folder.groupings(setting, TOP)
+def top_sample(config: ComparisonConfig, folder: ComparisonFolder, condition: Condition) -> list[Sampled]:
+    """The pool of what the searches of a condition met; written when first asked for."""
+    path = folder.groupings(condition, TOP)
     if not path.is_file():
-        met = {name: read_sample(_met_path(folder, setting, name)) for name in config.fitness}
+        met = {name: read_sample(_met_path(folder, condition, name)) for name in config.fitness}
         write_sample(path, together({name: [one.grouping for one in found] for name, found in met.items()}))
     return read_sample(path)
 
 
-def _runs(config: ComparisonConfig, plan: Plan) -> Iterator[tuple[Setting, Entry, int]]:
+def _runs(config: ComparisonConfig, plan: Plan) -> Iterator[tuple[Condition, Entry, int]]:
     if config.seeds:
-        for setting in config.settings():
-            yield setting, NO_SEARCH, 0
+        for condition in config.conditions():
+            yield condition, NO_SEARCH, 0
             for entry in plan.entries:
-                yield from ((setting, entry, seed) for seed in range(config.seeds))
+                yield from ((condition, entry, seed) for seed in range(config.seeds))
 
 
-def _met_path(folder: ComparisonFolder, setting: Setting, fitness: str) -> Path:
-    return folder.groupings(setting, TOP).with_name(f"met-{fitness}.json")
+def _met_path(folder: ComparisonFolder, condition: Condition, fitness: str) -> Path:
+    return folder.groupings(condition, TOP).with_name(f"met-{fitness}.json")
 
 
 def _note_met(
-    config: ComparisonConfig, folder: ComparisonFolder, setting: Setting, entry: Entry, made: RunFolder, kept: Kept
+    config: ComparisonConfig,
+    folder: ComparisonFolder,
+    condition: Condition,
+    entry: Entry,
+    made: RunFolder,
+    cache: ProcessCache,
 ) -> None:
     """Write the best groupings that the search of this run met, its winner first."""
-    path = _met_path(folder, setting, str(entry.fitness))
+    path = _met_path(folder, condition, str(entry.fitness))
     if not path.is_file():
-        work = Workspace(config.run_config(setting, entry), kept=kept)
+        work = Workspace(config.run_config(condition, entry), cache=cache)
         write_sample(path, [Sampled(grouping) for grouping in _best_met(work, made, config.top)])
 
 
 def _best_met(work: Workspace, made: RunFolder, count: int) -> list[Grouping]:
-    """From the record of a search of whole models; a search by layer keeps none and is cheap: it is made again."""
-    winner, method = read_grouping(made.grouping).grouping, work.method
-    problem = build_problem(work, prepare_fitness(work), method)
-    if problem.layer_errors is None:
-        saved = (made.read_state() or {}).get("search", {})
-        return top_of_record(winner, problem, saved.get("record"), count)
-    met = Met()
-    limit = Limit(work.config.max_evaluations, work.config.max_seconds)
-    watched = WatchedProblem.of(problem, met)
-    for _ in run_search(method, watched, np.random.default_rng(work.config.seed), limit=limit):
-        pass
+    """From the log of a search of whole models; a search by layer has none of these and is cheap: it is made again."""
+    winner = read_grouping(made.grouping).grouping
+    with begun_search(work) as search:
+        if search.problem.layer_errors is None:
+            values = values_of(made.evaluations, work.config.fitness, len(winner.layers))
+            return top_of_values(winner, values, count)
+        met = Met()
+        for _ in replace(search, problem=WatchedProblem.of(search.problem, met)).generations():
+            pass
     return top_of_layers(winner, met, count, np.random.default_rng(work.config.seed))

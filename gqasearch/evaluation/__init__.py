@@ -23,7 +23,6 @@ from gqasearch.evaluation.quality import (
     CONVENTION,
     CONVENTIONS,
     Quality,
-    evaluate_models,
     evaluate_quality,
     kl_per_token,
 )
@@ -66,7 +65,6 @@ __all__ = [
     "embed",
     "embedding_cosines",
     "evaluate_hidden",
-    "evaluate_models",
     "evaluate_quality",
     "hidden_errors",
     "kl_per_token",

@@ -43,7 +43,7 @@ class PrefixLosses:
     ``layers_run``: tokens times the layers that were computed for them. ``hidden_bytes``: of the hidden states that are
     kept, and as much again of those on their way up (of one candidate at least); ``weight_bytes``: of converted layers.
     ``state``: what an earlier process knew of the same parent, layers, text and loss. ``kv``: how the candidates'
-    caches are rounded, in all layers; None for not.
+    caches are rounded, in all layers; None for not. ``whole_too``: ``tied_layer`` changes layers that share nothing.
     """
 
     def __init__(
@@ -58,7 +58,9 @@ class PrefixLosses:
         weight_bytes: int = WEIGHT_BYTES,
         state: CandidateState | None = None,
         kv: KVFormat | None = None,
+        whole_too: bool = False,
     ) -> None:
+        self._whole_too = whole_too
         self.parent, self._model = parent, ParentLayers(parent)
         self._run_layer = run_layer if kv is None else partial(run_rounded_layer, kv=kv)
         self.batches = list(blocks.batches(batch_blocks))
@@ -171,8 +173,8 @@ class PrefixLosses:
         return found
 
     def _converted(self, index: int, layer: AnyLayer) -> dict[int, LayerWeights]:
-        """The layer in the parent's shape, by its number; nothing for one that is left whole."""
-        if not layer.shares:
+        """The layer in the parent's shape, by its number; nothing for one that is left as it is."""
+        if not (layer.shares or self._whole_too):
             return {}
         known = self._weights.get((index, layer))
         if known is None:

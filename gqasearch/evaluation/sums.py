@@ -61,7 +61,10 @@ class Sums(ABC, Generic[QualityT]):
 
     @abstractmethod
     def add(self, reference: Tensor, found: Tensor, tokens: Tensor, blocks: Tensor) -> None:
-        """Targets (n,) and their ``blocks`` (n,), and what was ``read`` of the parent and of this model, (n, V)."""
+        """Targets (n,) and their ``blocks`` (n,), and what was ``read`` of the parent and of this model, (n, V).
+
+        One tensor for both where this is the parent.
+        """
 
     @abstractmethod
     def record(self) -> dict[str, Any]:

@@ -14,21 +14,22 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from gqasearch.errors import UserError
 from gqasearch.heal_config import HealConfig
-from gqasearch.healing.objective import Objective
 from gqasearch.healing.state import HealState, random_state, save_state, set_random_state
+from gqasearch.healing.training_loss import TrainingLoss
 from gqasearch.healing.validation import Validation
 
 
 @dataclass
 class Between(TrainerCallback):
-    """What happens between steps: measure, write down, save, stop.
+    """What happens between two steps of training: measuring, saving, and stopping early.
 
-    ``resumed``: where an earlier process stopped; ``on_step(step, history)``: told of every step;
-    ``before_step(step)``: called before each; ``as_written()``: before every measurement.
+    ``resumed``: the state that an earlier process saved, None for a new training. ``on_step(step, history)`` is called
+    after every step, ``before_step(step)`` before it. ``as_written()`` is called before a measurement: it gives the
+    model the form that the checkpoint will have.
     """
 
     config: HealConfig
-    objective: Objective
+    training_loss: TrainingLoss
     validation: Validation
     state_folder: Path
     model: nn.Module
@@ -78,7 +79,7 @@ class Between(TrainerCallback):
                     "step": step,
                     "tokens": step * self.config.tokens_per_step,
                     "seconds": round(time.monotonic() - self.started, 3),
-                    "loss": self.objective.mean_since(),
+                    "loss": self.training_loss.mean_since(),
                     "learning_rate": kwargs["lr_scheduler"].get_last_lr()[0],
                     "kl": found.kl,
                     "perplexity": found.perplexity,

@@ -13,15 +13,15 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from gqasearch.errors import UserError
 from gqasearch.heal_config import HealConfig
 from gqasearch.healing.between import Between
-from gqasearch.healing.objective import Objective
+from gqasearch.healing.training_loss import TrainingLoss
 
 
 class HealingTrainer(Trainer):
-    """Minimises an ``Objective``."""
+    """Minimises an ``TrainingLoss``."""
 
-    def __init__(self, objective: Objective, **options: Any) -> None:
+    def __init__(self, training_loss: TrainingLoss, **options: Any) -> None:
         super().__init__(**options)
-        self.objective: Objective = objective
+        self.training_loss: TrainingLoss = training_loss
         self.loss_is_scaled_for_ga = False  # a mean per pass, to be divided by the passes of a step
         self.remove_callback(PrinterCallback)
 
@@ -36,7 +36,7 @@ class HealingTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        loss = self.objective(model, inputs)
+        loss = self.training_loss(model, inputs)
         return (loss, None) if return_outputs else loss
 
 
@@ -82,9 +82,9 @@ def stack(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def make_trainer(
-    model: Any, objective: Objective, data: Dataset[dict[str, Tensor]], between: Between, args: TrainingArguments
+    model: Any, training_loss: TrainingLoss, data: Dataset[dict[str, Tensor]], between: Between, args: TrainingArguments
 ) -> HealingTrainer:
     """The trainer, ready to go."""
     return HealingTrainer(
-        objective, model=model, args=args, train_dataset=data, data_collator=stack, callbacks=[between]
+        training_loss, model=model, args=args, train_dataset=data, data_collator=stack, callbacks=[between]
     )

@@ -15,18 +15,18 @@ from gqasearch.healing.attention_match import AttentionMatch
 from gqasearch.healing.between import Between, trained_parameters
 from gqasearch.healing.blocks import TrainingBlocks
 from gqasearch.healing.empty_slots import find_empty_slots
-from gqasearch.healing.objective import Objective
 from gqasearch.healing.state import HealState, latest_state
 from gqasearch.healing.teacher import Teacher
 from gqasearch.healing.trained_part import merged, train_only
 from gqasearch.healing.trainer import arguments, make_trainer
+from gqasearch.healing.training_loss import TrainingLoss
 from gqasearch.healing.validation import Validation
 from gqasearch.models import Family
 
 
 @dataclass(frozen=True)
 class Student:
-    """A model to train. ``family``: whose module paths it has; ``head_dim``: of every query slot."""
+    """The model that is trained. ``family``: tells where its modules are; ``head_dim``: the size of one query head."""
 
     model: nn.Module
     family: Family
@@ -36,8 +36,11 @@ class Student:
 
 @dataclass(frozen=True)
 class Lessons:
-    """What a student learns from. ``teacher``: None for the language-model loss; ``parent``: the parent itself, where
-    its attention is matched too.
+    """What a student is trained on: the blocks, and the teacher whose predictions it is to make.
+
+    ``teacher``: None where it learns the text itself, by the language-model loss. ``validation``: text that is measured
+    on and never trained on. ``parent``: the unconverted model, given where the outputs of its attention are matched,
+    too.
     """
 
     data: TrainingBlocks
@@ -48,7 +51,11 @@ class Lessons:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model in its original form. ``history``: one line per measurement; ``steps``: how many were made."""
+    """The result of training: the model with what was trained merged into its own weights.
+
+    ``history``: a record for every measurement; ``steps``: how many steps were made; ``stopped_early``: fewer than
+    asked.
+    """
 
     model: nn.Module
     history: list[dict[str, Any]]
@@ -64,10 +71,11 @@ def train(
     processes: int = 1,
     on_step: Callable[[int, list[dict[str, Any]]], None] = lambda _step, _history: None,
 ) -> Trained:
-    """Train ``student`` as ``config`` says; what ``state_folder`` holds of an earlier process is gone on with.
+    """Train ``student`` with the settings of ``config``.
 
-    On one device the result has the same bits however often it was stopped. Raises ``UserError`` where the
-    loss is not finite any more.
+    Progress is saved in ``state_folder``. If an earlier process was stopped there, training continues from its last
+    saved step; on one device the result has the same bits as without the stop. ``processes``: how many train together.
+    ``on_step(step, history)`` is called after every step. Raises ``UserError`` when the loss is no longer finite.
     """
     resumed = latest_state(state_folder)
     model = _prepare(config, student, resumed)
@@ -75,11 +83,11 @@ def train(
     if lessons.parent is not None and config.attention_weight:
         paths = [student.family.attention_path(layer) for layer in range(student.layers)]
         match = AttentionMatch(student.model, lessons.parent, paths)
-    objective = Objective(lessons.teacher, match, config.attention_weight)
+    training_loss = TrainingLoss(lessons.teacher, match, config.attention_weight)
     done = 0 if resumed is None else resumed.step
     between = Between(
         config,
-        objective,
+        training_loss,
         lessons.validation,
         state_folder,
         model,
@@ -92,7 +100,7 @@ def train(
         between.history, between.best = list(resumed.history), resumed.best
     if done < config.steps and not between.is_over():
         data = replace(lessons.data, first=done * config.batch_blocks)
-        make_trainer(model, objective, data, between, arguments(config, processes, state_folder)).train()
+        make_trainer(model, training_loss, data, between, arguments(config, processes, state_folder)).train()
     if config.patience is not None and between.best is not None:
         _put(model, between.best)
     last = between.history[-1]["step"]

@@ -52,6 +52,7 @@ def error_parts(
     value = value_errors(own, group, like(statistics.attended(own.has_biases), own.q))
     score = score_errors(own, group, queries, statistics)
     gain = like(statistics.score_gain, own.q)[queries]
+    # Differences of large sums that nearly cancel for a good merge: rounding may leave them just below 0.
     return float(value.sum().clamp_min(0)), float((gain * score).sum().clamp_min(0))
 
 
@@ -59,6 +60,7 @@ def value_errors(own: LayerWeights, group: MergedGroup, moment: Tensor) -> Tenso
     """E||W_o W_v x - W'_o W'_v x||^2 for every query head of the heads ``own``, (m,)."""
     old = augmented(own.v, own.v_bias, own.has_biases).repeat_interleave(own.queries_per_kv, dim=0)
     new = augmented(group.v, group.v_bias, own.has_biases).expand_as(old)
+    # The change is [W_o, -W'_o] [W_v; W'_v] x. Its square is a trace of two small products: no (D, D) matrix per head.
     inner = torch.cat([old, new], dim=1)
     outer = torch.cat([own.o, -group.o], dim=2)
     return torch.einsum("mab,mba->m", outer.transpose(1, 2) @ outer, inner @ moment @ inner.transpose(1, 2))

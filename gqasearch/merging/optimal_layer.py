@@ -89,7 +89,7 @@ class OptimalLayer(LayerMerge):
 
     def _group_errors(self, groups: Sequence[tuple[int, ...]], side: Side | None) -> list[float]:
         errors = np.zeros(len(groups))
-        of_size: dict[int, list[int]] = {}
+        of_size: dict[int, list[int]] = {}  # matrices of one shape are solved in one call
         for row, heads in enumerate(groups):
             of_size.setdefault(len(heads), []).append(row)
         for rows in of_size.values():
@@ -124,6 +124,10 @@ class OptimalLayer(LayerMerge):
         k, maps = self.rotated.fit(heads, rows[:, self.own.keys])
         if self.fixed is not None:
             fixed_k, fixed = self.fixed.fit(heads, rows[:, self.own.fixed], self._centred())
+            if own.k_bias is not None:
+                # What all keys have in common is seen by no softmax, and is large where they were centred: a cache in
+                # 8 bits, or in bfloat16, would hold little else.
+                fixed_k[:, hidden] = -fixed_k[:, :hidden] @ like(self.statistics.mean, fixed_k)
             k = torch.cat([k, fixed_k])
             fixed = fixed.mT.repeat_interleave(own.queries_per_kv, dim=0)
             maps = torch.stack([torch.block_diag(*pair) for pair in zip(maps, fixed, strict=True)])

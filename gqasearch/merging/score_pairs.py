@@ -38,6 +38,7 @@ def effective_rows(weight: Tensor, bias: Tensor | None, norm: Tensor | None, mom
     full = augmented(weight, bias, moment.shape[0] == weight.shape[-1] + 1)
     if norm is None:
         return full
+    # The norm divides by another number for every token; one for all makes the rows linear in x, which the fits need.
     energy = torch.einsum("ndi,ij,ndj->n", full, moment, full) / weight.shape[-2]
     return full * norm[:, None] / energy.clamp_min(torch.finfo(full.dtype).tiny).sqrt()[:, None, None]
 

@@ -180,11 +180,13 @@ class _Groups:
 
     def errors(self, found: _Fit) -> Tensor:
         """sum_q E (q^T R k - (M q)^T R z)^2, (N,): each M being best for its z, what it matches is subtracted once."""
+        # The ridge belongs to the normal equations that M solves; without it the difference would be biased by it.
         matched = found.wanted + found.ridge * found.maps
         return (self.energy - _summed(found.moved * matched)).clamp_min(0.0)
 
     def _better(self, one: _Fit, other: _Fit) -> _Fit:
         """Of every group the fit with the smaller error."""
+        # Chosen group by group, without a branch: a stack of any size computes each of its groups alike.
         other_wins = (self.errors(other) < self.errors(one))[:, None, None, None]
         pairs = ((getattr(one, field.name), getattr(other, field.name)) for field in fields(_Fit))
         return _Fit(*(torch.where(other_wins, b, a) for a, b in pairs))
@@ -204,6 +206,7 @@ def _solve(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     ridge = (RIDGE * diagonal.mean(-1, keepdim=True)).clamp_min(TINY)
     diagonal += ridge
     columns = right.mT
+    # The form that does not raise: one group that fails must not stop the others of its stack.
     factor, failed = torch.linalg.cholesky_ex(matrix)
     solution = torch.cholesky_solve(columns, factor)
     if failed.any():  # the rounding of huge factors that cancel can exceed the ridge

@@ -26,18 +26,20 @@ class SharedSubspace:
 
     def __init__(self, rows: Tensor, reads: Tensor, moment: Tensor, size: int | None = None) -> None:
         self.size = rows.shape[1] if size is None else size
-        with pinned(1):
+        with pinned(1):  # small matrices: more threads only wait for each other
             values, vectors = torch.linalg.eigh(reads)
+        # Moments have no negative eigenvalues; what is below 0 is rounding.
         self.roots = values.clamp_min(0).sqrt()[..., None] * vectors.mT  # S (H, s, s)
         self.gram = cross_moments(self.roots @ rows, moment)  # (H, H, s, s)
 
     def errors(self, groups: IntArray) -> FloatArray:
         """Sum of the discarded eigenvalues of each group, (N,); ``groups`` (N, n)."""
         width = groups.shape[1] * self.gram.shape[-1]
-        if width <= self.size:
+        if width <= self.size:  # z has room for all that the heads are
             return np.zeros(len(groups))
 
         def of_some(some: Tensor) -> FloatArray:
+            # Ascending: the last r are kept. Errors need no eigenvectors.
             values = torch.linalg.eigvalsh(self._blocks(some))[:, : width - self.size]
             return np.asarray(values.clamp_min(0).cpu().numpy().sum(1))
 
@@ -55,9 +57,11 @@ class SharedSubspace:
         top, energies = vectors[:, -self.size :], energies[-self.size :]
         top, energies = (torch.nn.functional.pad(part, (0, missing)) for part in (top, energies))
         tiny = torch.finfo(energies.dtype).tiny
+        # Where copies of a head leave a direction without energy, the regression on it would be rounding over rounding.
         usable = energies > NEGLIGIBLE * energies.max().clamp_min(tiny)
         shared = top.T @ (self.roots[list(heads)] @ own).flatten(0, 1)
         moments = torch.where(usable, own @ (moment @ shared.T), 0.0)  # E[y z^T] (n, s, r)
+        # How long z is is free, as P undoes it: as long as what it stands for, so that half precision holds both.
         typical = (moments.square() / energies.clamp_min(tiny)).sum(-1).mean().clamp_min(tiny)
         scale = torch.where(usable, (typical / energies.clamp_min(tiny)).sqrt(), 0.0)
         return scale[:, None] * shared, moments * scale / typical

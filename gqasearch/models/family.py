@@ -39,6 +39,7 @@ class Family(ABC):
     objective: ClassVar[Objective] = "next-token"
     has_grouped_form: ClassVar[bool] = True  # in transformers' own code: fewer KV heads than query heads
     has_head_norms: ClassVar[bool] = False
+    has_images: ClassVar[bool] = False  # the model reads images, too: see gqasearch.models.text_tower
     layers_give_tuples: ClassVar[bool] = False  # a decoder layer gives (hidden states, ...), not the tensor alone
     stores_transposed: ClassVar[bool] = False  # matrices lie (inputs, outputs)
     pairs_side_by_side: ClassVar[bool] = False  # in llama.cpp, whose converter reorders rows of q and k
@@ -154,17 +155,24 @@ class Family(ABC):
         """
         return None
 
-    def other_name(self, name: str) -> str:
-        """What a checkpoint that was saved from the model without its output head calls a tensor, or a module.
+    def other_names(self, name: str) -> tuple[str, ...]:
+        """What some checkpoints call a tensor, or a module.
 
-        It leaves the first part of every name out.
+        One that was saved from the model without its output head leaves the first part of every name out.
         """
-        return name.partition(".")[2]
+        return (name.partition(".")[2],)
 
     def stored_name(self, name: str, stored: Container[str]) -> str:
         """What a checkpoint that holds the tensors ``stored`` calls this one."""
-        other = self.other_name(name)
-        return other if name not in stored and other in stored else name
+        return next((one for one in (name, *self.other_names(name)) if one in stored), name)
+
+    def reading(self, config: Config) -> Family:
+        """This family, or another one of the same architecture that the rest of ``config.json`` names."""
+        return self
+
+    def completed(self, config: Config) -> Config:
+        """``config.json`` with all fields where they are looked for."""
+        return config
 
     def layer_tensors(self, layer: int, config: Config) -> dict[str, str]:
         """Role -> checkpoint name of every tensor that a merge may change."""
@@ -244,6 +252,12 @@ class Family(ABC):
             "num_key_value_heads": kv_heads,
             "head_dim": head_dim,
         }
+
+
+def text_of(config: Mapping[str, Any]) -> Config:
+    """The fields of ``config.json`` that are of the text model: of a model that reads images its ``text_config``."""
+    text: Config | None = config.get("text_config")
+    return dict(config) if text is None else text
 
 
 def joined_of(config: Mapping[str, Any]) -> int:

@@ -27,10 +27,10 @@ class Gemma2(Family):
     name: ClassVar[str] = "gemma2"
     architectures: ClassVar[tuple[str, ...]] = ("Gemma2ForCausalLM",)
 
-    def score_scale(self, layer: int, config: Config) -> float:
+    def score_scale(self, layer: int, config: Config) -> float | None:
         return 1 / math.sqrt(config.get("query_pre_attn_scalar") or DEFAULT_QUERY_SCALAR)
 
-    def stream_gain(self, read: TensorReader, layer: int, config: Config, attended: Tensor) -> Tensor:
+    def stream_gain(self, read: TensorReader, layer: int, config: Config, attended: Tensor) -> Tensor | None:
         """That of the RMS norm behind attention, whose stored weights are added to 1."""
         weight = read(f"model.layers.{layer}.post_attention_layernorm.weight")
         wide = attended.to(torch.promote_types(attended.dtype, torch.float32))

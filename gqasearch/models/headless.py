@@ -21,8 +21,8 @@ class Headless(Family):
     objective: ClassVar[Objective] = "hidden-states"
     whole: ClassVar[str]
 
-    def other_name(self, name: str) -> str:
-        return f"{self.whole}.{name}"
+    def other_names(self, name: str) -> tuple[str, ...]:
+        return (f"{self.whole}.{name}",)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForMaskedLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -23,7 +24,7 @@ from gqasearch.models.device import check_device, resolve_device
 from gqasearch.models.family import Config, Objective
 from gqasearch.models.modules_cache import own_modules_cache
 from gqasearch.models.prediction import prediction_of
-from gqasearch.models.registry import architecture_of, objective_of, read_config, supported_architectures
+from gqasearch.models.registry import known_family, objective_of, read_config
 from gqasearch.models.tensors import CheckpointTensors, is_finite, require_finite
 from gqasearch.models.whole import (
     Loaded,
@@ -47,9 +48,15 @@ POOLER = re.compile(r"(^|\.)pooler\.")
 POOLED = ("bert", "roberta", "xlm-roberta", "ragged_bert", "ragged_roberta", "ragged_xlmroberta")  # model types
 
 
-def auto_class(directory: Path) -> Any:
-    """What transformers loads the checkpoint in ``directory`` by."""
-    return AUTO_CLASSES[objective_of(read_config(directory))]
+def auto_class(config: Config) -> Any:
+    """What transformers loads a checkpoint of this ``config.json`` by."""
+    return AutoModelForImageTextToText if reads_images(config) else AUTO_CLASSES[objective_of(config)]
+
+
+def reads_images(config: Config) -> bool:
+    """Whether a source or a converted checkpoint is more than its text model."""
+    family = known_family(config)
+    return "AutoModelForImageTextToText" in (config.get("auto_map") or {}) or (family is not None and family.has_images)
 
 
 def load_model(directory: Path, dtype: torch.dtype, device: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -98,14 +105,14 @@ def from_files(
     """
     directory, config = tensors.directory, read_config(tensors.directory)
     tensors.headers  # noqa: B018 - read for their errors, which say more than those below
-    family = supported_architectures().get(architecture_of(config) or "")
+    family = known_family(config)
     if family is not None:
         require_plain(tensors)
         require_type(tensors, config)
         require_layers(tensors, family, config)
     try:
         with own_modules_cache(), wide_attention(config):
-            model, info = auto_class(directory).from_pretrained(
+            model, info = auto_class(config).from_pretrained(
                 directory,
                 dtype=dtype,
                 device_map=device_map,

@@ -89,7 +89,8 @@ def load_on_demand(
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(spread.of(module)))
     setattr(model, ATTRIBUTE, OnDemand(model, tensors, stored, spread, room))
-    model.__class__ = _placed(type(model), spread.devices[0])
+    for part in [one for one in model.modules() if isinstance(one, PreTrainedModel)]:
+        part.__class__ = _placed(type(part), spread.of(part))
     found: PreTrainedModel = model.eval()
     return found
 
@@ -97,7 +98,7 @@ def load_on_demand(
 def _placed(kind: type[PreTrainedModel], device: torch.device) -> type[PreTrainedModel]:
     """The same class, whose models say that they compute on ``device``, not where a weight happens to be.
 
-    transformers' own ``generate`` and lm-eval put their inputs there.
+    transformers' own ``generate`` and lm-eval put their inputs there, and some models what their parts give.
     """
     members = {"device": property(lambda _: device), "__module__": kind.__module__, "__doc__": kind.__doc__}
     return type(kind.__name__, (kind,), members)

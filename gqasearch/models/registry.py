@@ -12,17 +12,20 @@ import torch
 
 from gqasearch.errors import UserError, nearest
 from gqasearch.models.bert import Bert
+from gqasearch.models.biogpt import XGLM, BioGpt
 from gqasearch.models.cohere import Cohere
 from gqasearch.models.distilbert import DistilBert
 from gqasearch.models.electra import Electra
 from gqasearch.models.falcon import Falcon
 from gqasearch.models.families_described import DESCRIBED
+from gqasearch.models.families_towers import TOWERS
 from gqasearch.models.family import Config, Family, Objective
 from gqasearch.models.foreign import refuse_foreign, refuse_lfs_pointers, without_config
 from gqasearch.models.gemma import Gemma
 from gqasearch.models.gemma2 import Gemma2
 from gqasearch.models.gemma3 import Gemma3
 from gqasearch.models.gpt2 import GPT2
+from gqasearch.models.gpt_bigcode import GPTBigCode
 from gqasearch.models.gpt_neo import GPTNeo
 from gqasearch.models.gpt_neox import GPTNeoX
 from gqasearch.models.gptj import GPTJ, CodeGen
@@ -57,6 +60,7 @@ FAMILIES: tuple[Family, ...] = (
     SmolLM3(),
     Cohere(),
     *DESCRIBED,
+    *TOWERS,
     Phi(),
     GPTNeoX(),
     GPTNeo(),
@@ -65,6 +69,9 @@ FAMILIES: tuple[Family, ...] = (
     Falcon(),
     OPT(),
     GPT2(),
+    BioGpt(),
+    XGLM(),
+    GPTBigCode(),
     Bert(),
     Roberta(),
     DistilBert(),
@@ -75,9 +82,17 @@ FAMILIES: tuple[Family, ...] = (
     ElectraEncoder(),
 )
 
+ENCODER_DECODERS = (
+    *("Whisper", "Bart", "MBart", "T5", "MT5", "UMT5", "LongT5", "Pegasus", "PegasusX", "LED", "M2M100", "NllbMoe"),
+    *("Blenderbot", "BlenderbotSmall", "SwitchTransformers", "Speech2Text", "T5Gemma"),
+)
 _ALIBI = (
     "it has ALiBi: the bias on a head's scores belongs to the head's place among the query heads, which a grouped "
     "checkpoint changes"
+)
+_TWO_CACHES = (
+    "it is an encoder-decoder, whose layers have two attentions with a cache each, and texts come in pairs; "
+    "docs/models.md says what that would take"
 )
 # Architectures that people will try, and why no family can read them.
 REFUSED: dict[str, str] = {
@@ -85,17 +100,22 @@ REFUSED: dict[str, str] = {
     "ElectraForPreTraining": "a discriminator predicts no tokens; give what is below its head, saved as ElectraModel, "
     "or its generator (ElectraForMaskedLM)",
     "MptForCausalLM": _ALIBI,
+    **{f"{name}ForConditionalGeneration": _TWO_CACHES for name in ENCODER_DECODERS},
+    "MarianMTModel": _TWO_CACHES,
     "Gemma4ForCausalLM": "its layers differ in the size of a head, and some read the keys and values of others",
+    "MllamaForConditionalGeneration": (
+        "some of its layers attend to an image alone: with text, which is all that is calibrated on, they do nothing"
+    ),
     "PersimmonForCausalLM": (
         "it gives every head a LayerNorm with weights of its own, which also subtracts its mean: heads under such "
         "norms cannot be merged"
     ),
-    "GPTBigCodeForCausalLM": (
-        "StarCoder and its kind (multi_query) have one KV head already, and there is nothing to merge; those that have "
-        "one for every query head hold a head's query, key and value side by side, which is not read here"
-    ),
     "Qwen3NextForCausalLM": "most of its layers have no keys and values but a state of their own",
 }
+
+
+# Classes of transformers that load what predicts the next token.
+GENERATING = {"AutoModelForCausalLM", "AutoModelForImageTextToText"}
 
 
 def supported_architectures() -> dict[str, Family]:
@@ -112,7 +132,12 @@ def family_of(config: dict[str, Any]) -> Family:
     if given not in known:
         reason = f": {REFUSED[given]}." if given in REFUSED else nearest(given, _of_same_model(given, known), 0.8)
         raise UserError(f"architecture {given} is not supported{reason or '.'} Supported: {', '.join(sorted(known))}")
-    return known[given]
+    return known[given].reading(config)
+
+
+def known_family(config: Config) -> Family | None:
+    """The same; None where nobody here knows the architecture, as that of a checkpoint with code of its own."""
+    return family_of(config) if architecture_of(config) in supported_architectures() else None
 
 
 def _usual(config: Config) -> str:
@@ -145,7 +170,7 @@ def objective_of(config: Config) -> Objective:
     classes = set(config.get("auto_map") or {})
     if "AutoModelForMaskedLM" in classes:
         return "masked"
-    return "hidden-states" if "AutoModel" in classes and "AutoModelForCausalLM" not in classes else "next-token"
+    return "hidden-states" if "AutoModel" in classes and not classes & GENERATING else "next-token"
 
 
 def architecture_of(config: Config) -> str | None:
@@ -171,7 +196,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path} must hold a JSON object")
-    for field in ("rope_parameters", "rope_scaling", "auto_map"):
+    for field in ("rope_parameters", "rope_scaling", "auto_map", "text_config"):
         if not isinstance(config.get(field), dict | None):
             raise UserError(f"{path}: {field} must be an object or null, got {config[field]!r}")
     for field in ("dtype", "torch_dtype"):
@@ -181,7 +206,8 @@ def read_config(directory: Path) -> dict[str, Any]:
                 f"bfloat16, or null; got {config[field]!r}"
             )
     refuse_foreign(directory, config)
-    return config
+    family = supported_architectures().get(architecture_of(config) or "")
+    return config if family is None else family.completed(config)
 
 
 def _is_float_dtype(named: object) -> bool:

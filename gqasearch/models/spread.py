@@ -15,7 +15,10 @@ from torch import nn
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """The layers of a model, or of an encoder: the list of modules with the most parameters."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    whole = getattr(model, "base_model", model)
+    towers = (getattr(whole, name, None) for name in ("language_model", "text_model"))  # of one that reads images, too
+    scope = next((tower for tower in towers if tower is not None), model)
+    lists = [module for module in scope.modules() if isinstance(module, nn.ModuleList)]
     return max(lists, key=lambda found: sum(parameter.numel() for parameter in found.parameters()))
 
 

@@ -62,8 +62,8 @@ def require_layers(tensors: CheckpointTensors, family: Family, config: Config) -
     """Raise ``UserError`` where the files hold another number of layers than ``config.json`` says."""
     said = family.geometry(config).num_layers
     before, _, after = family.attention_path(0).partition("0")
-    other = family.other_name(before)
-    pattern = re.compile(rf"({re.escape(before)}|{re.escape(other)})(\d+){re.escape(after)}\.")
+    names = "|".join(map(re.escape, (before, *family.other_names(before))))
+    pattern = re.compile(rf"({names})(\d+){re.escape(after)}\.")
     held = {int(found[2]) for name in tensors.shard_of if (found := pattern.match(name))}
     if not held:
         raise UserError(

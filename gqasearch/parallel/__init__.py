@@ -7,7 +7,7 @@ which may change the last bits of a sum, is the same in every worker.
 from gqasearch.parallel.blueprint import Blueprint
 from gqasearch.parallel.choice import MOST, ONE, Workers, parse_workers
 from gqasearch.parallel.evaluator import Evaluator
-from gqasearch.parallel.spread import spread_fitness
-from gqasearch.parallel.start import start_workers
+from gqasearch.parallel.spreading import spread_fitness
+from gqasearch.parallel.starting import start_workers
 
 __all__ = ["MOST", "ONE", "Blueprint", "Evaluator", "Workers", "parse_workers", "spread_fitness", "start_workers"]

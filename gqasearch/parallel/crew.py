@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from gqasearch.parallel.questions import Item, Question
+from gqasearch.contract import Item, Question
 from gqasearch.parallel.worker import Answer, Prepared
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from gqasearch.contract import Facts, Item, Question
 from gqasearch.errors import UserError
 from gqasearch.evaluation.recent import Recent
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.parallel.crew import Crew, Seat
-from gqasearch.parallel.questions import Facts, Item, Question
 from gqasearch.parallel.queues import Queues
 from gqasearch.parallel.worker import Raised
 from gqasearch.searching import FAILED

@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 
 import torch
 
+from gqasearch.contract import Item, Question
 from gqasearch.parallel.blueprint import Blueprint
 from gqasearch.parallel.crew import Crew, Seat
-from gqasearch.parallel.questions import Item, Question
 from gqasearch.parallel.worker import Answer, Prepared, answer_here, prepare_here
 
 

@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from gqasearch.contract import Item, Question
 from gqasearch.errors import UserError
 from gqasearch.parallel.blueprint import Blueprint
 from gqasearch.parallel.crew import Crew, Seat
-from gqasearch.parallel.questions import Item, Question
 from gqasearch.parallel.ray_cluster import RayCluster
 from gqasearch.parallel.shipment import OwnFolder, read_folder, write_folder
 from gqasearch.parallel.worker import Answer, Prepared, Worker, raised

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gqasearch.fitness import PreparedFitness
+from gqasearch.contract import Facts, Item, PreparedFitness, Question
 from gqasearch.libraries import quiet_libraries
 from gqasearch.parallel.blueprint import Blueprint
-from gqasearch.parallel.questions import Facts, Item, Question, facts_of
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,14 @@ class Worker:
         quiet_libraries()
         try:
             self._prepared = blueprint.prepare()
-            return {name: facts_of(prepared) for name, prepared in self._prepared.items()}
+            return {name: Facts.of(prepared) for name, prepared in self._prepared.items()}
         except Exception as error:  # noqa: BLE001 - it is the parent that knows what to do
             return raised(error)
 
     def answer(self, question: Question, items: Sequence[Item]) -> Answer:
         """One value per item."""
         try:
-            values = tuple(question.values(self._prepared[question.fitness], items))
+            values = tuple(question.of(self._prepared[question.fitness], items))
         except Exception as error:  # noqa: BLE001
             return raised(error)
         if len(values) != len(items):

@@ -25,7 +25,7 @@ from gqasearch.refining.layer_site import LayerSite, compute_dtype
 from gqasearch.refining.refined_layers import RefinedLayers, copied
 from gqasearch.refining.streams import Streams
 from gqasearch.rounding import KVFormat
-from gqasearch.separate_grouping import AnyGrouping, changed_layers
+from gqasearch.separate_grouping import AnyGrouping, AnyLayer, changed_layers
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,14 @@ class Refinement(ABC):
         """Whether it is fitted on the calibration text."""
         return True
 
+    @property
+    def fits_whole(self) -> bool:
+        """Whether layers in which nothing is shared are fitted, too, where something below or the cache changed."""
+        return False
+
     @abstractmethod
-    def total_steps(self, grouping: AnyGrouping) -> int:
-        """How many steps ``progress`` will count to."""
+    def total_steps(self, grouping: AnyGrouping, kv: KVFormat | None = None) -> int:
+        """How many steps ``progress`` will count to; ``kv`` as in ``refine``."""
 
     @abstractmethod
     def refine(
@@ -66,10 +71,10 @@ class Refinement(ABC):
         """Every layer that was changed, by index: k, v (G, ...), in float32 or the parent's dtype if wider.
 
         ``merged_layer(i)``: layer i after its merge. Layers in which nothing is shared stay the parent's, also above
-        layers that are not. ``batch_blocks``: blocks per forward pass. ``folder``: where refined layers are kept, and
-        what does not fit into memory. What an earlier process with the same arguments left there is gone on from. All
-        is in memory if it is not given. ``kv``: layers are fitted as they compute with a cache that is rounded so, in
-        all of the model; None for not.
+        layers that are not (but see ``fits_whole``). ``batch_blocks``: blocks per forward pass. ``folder``: where
+        refined layers are kept, and what does not fit into memory. What an earlier process with the same arguments left
+        there is gone on from. All is in memory if it is not given. ``kv``: layers are fitted as they compute with a
+        cache that is rounded so, in all of the model; None for not.
         """
 
     def after_basis(self) -> Refinement | None:
@@ -98,8 +103,16 @@ class LayerwiseRefinement(Refinement):
         """Blocks that pass through the model together."""
         return batch_blocks
 
-    def total_steps(self, grouping: AnyGrouping) -> int:
-        grouped = changed_layers(grouping)
+    def fitted_layers(self, grouping: AnyGrouping, kv: KVFormat | None) -> list[int]:
+        """The layers that ``refine_layer`` is called for, in order."""
+        changed = changed_layers(grouping)
+        if not self.fits_whole:
+            return changed
+        first = 0 if kv is not None else changed[0] if changed else len(grouping)
+        return list(range(first, len(grouping)))
+
+    def total_steps(self, grouping: AnyGrouping, kv: KVFormat | None = None) -> int:
+        grouped = self.fitted_layers(grouping, kv)
         return (grouped[-1] + 1 if grouped else 0) + len(grouped) * self.layer_steps
 
     def refine(
@@ -114,7 +127,7 @@ class LayerwiseRefinement(Refinement):
         kv: KVFormat | None = None,
         progress: Callable[[int, int], None] = no_progress,
     ) -> Mapping[int, LayerWeights]:
-        grouped = changed_layers(grouping)
+        grouped = self.fitted_layers(grouping, kv)
         if folder is None:
             with TemporaryDirectory(prefix="gqasearch-refine-") as temporary:
                 kept = self.refine(
@@ -128,7 +141,7 @@ class LayerwiseRefinement(Refinement):
         found = RefinedLayers(folder / "layers")
         if not grouped:
             return found
-        counter = Counter(self.total_steps(grouping), progress)
+        counter = Counter(self.total_steps(grouping, kv), progress)
         with torch.no_grad():
             if all(index in found for index in grouped):  # by an earlier process: no text need pass them again
                 counter.skip(grouped[-1] + 1 + len(grouped) * self.layer_steps)
@@ -139,7 +152,8 @@ class LayerwiseRefinement(Refinement):
             counter.skip(sum(1 + self.layer_steps * (index in grouped) for index in range(streams.level)))
             for index in range(streams.level, grouped[-1] + 1):
                 with parent.layer_loaded(index):
-                    self._pass_layer(streams, index, grouping, merged_layer, found, counter)
+                    fitted = index in grouped
+                    self._pass_layer(streams, index, grouping.layers[index], fitted, merged_layer, found, counter)
             shutil.rmtree(folder / "streams", ignore_errors=True)
             return self.finish(parent, grouping, found, blocks, folder, counter)
 
@@ -159,16 +173,17 @@ class LayerwiseRefinement(Refinement):
         self,
         streams: Streams,
         index: int,
-        grouping: AnyGrouping,
+        layer: AnyLayer,
+        fitted: bool,
         merged_layer: Callable[[int], LayerWeights],
         found: RefinedLayers,
         counter: Counter,
     ) -> None:
-        """Refine one layer, unless that is done, and move both streams past it."""
-        layer, parent = grouping.layers[index], streams.parent
+        """Refine one layer where it is to be ``fitted`` and is not yet, and move both streams past it."""
+        parent = streams.parent
         streams.advance_parent(index)
         tied: LayerWeights | None = None
-        if layer.shares:
+        if fitted:
             if index in found:
                 counter.skip(self.layer_steps)
             else:
@@ -177,6 +192,8 @@ class LayerwiseRefinement(Refinement):
                 found.put(index, self.refine_layer(site, merged, counter.step))
                 site.forget()
             tied = tie_heads(found[index], layer, parent.geometry.queries_per_kv)
+        elif streams.kv is not None:  # in another basis, so it rounds otherwise than the parent's own
+            tied = tie_heads(merged_layer(index), layer, parent.geometry.queries_per_kv)
         streams.advance_converted(index, tied)
         counter.step()
 

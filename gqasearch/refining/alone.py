@@ -44,7 +44,7 @@ class LayersAlone:
         self._sites: list[LayerSite] = []
         whole = LayerGrouping.singletons(parent.geometry.num_kv_heads)
         with torch.no_grad():
-            # Kept, as the files of its sites go with it.
+            # ProcessCache, as the files of its sites go with it.
             self._streams = streams = Streams(parent, blocks, refinement.blocks_per_pass(batch_blocks))
             for index in range(parent.geometry.num_layers):
                 with parent.layer_loaded(index):
@@ -59,9 +59,13 @@ class LayersAlone:
         other._sites = [replace(site, kv=kv) for site in self._sites]  # noqa: SLF001 - of the same class
         return other
 
+    def site(self, index: int, layer: AnyLayer) -> LayerSite:
+        """Where layer ``index`` is refined with this grouping."""
+        return replace(self._sites[index], layer=layer)
+
     def refine(self, index: int, layer: AnyLayer, merged: LayerWeights) -> LayerWeights:
         """``merged``, layer ``index`` after its merge (k, v (G, ...)), refined; in ``LayerSite.dtype``."""
-        site = replace(self._sites[index], layer=layer)
+        site = self.site(index, layer)
         with torch.no_grad():
             return self.refinement.refine_layer(site, merged.to(site.dtype), _nothing)
 

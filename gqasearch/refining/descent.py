@@ -38,6 +38,8 @@ class Descent(LayerwiseRefinement):
     drawn without replacement until all were seen, in an order made from ``seed``. ``ridge``: as in ``outputs``.
     ``rounded_steps``: where the cache will be rounded, so many steps follow once the basis for that is chosen, with
     attention reading keys and values as the cache gives them, and gradients straight through; 0 for none.
+    ``whole``: layers in which nothing is shared are fitted, too, above one that was changed and where the cache is
+    rounded, and are the parent's no longer.
     """
 
     name: ClassVar[str] = "descent"
@@ -50,6 +52,7 @@ class Descent(LayerwiseRefinement):
     ridge: float = 1e-3
     seed: int = 0
     rounded_steps: int = 120
+    whole: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_blocks"):
@@ -65,8 +68,12 @@ class Descent(LayerwiseRefinement):
         """``rounded_steps`` steps, and W_o before and after them."""
         if not self.rounded_steps:
             return None
-        names = ("learning_rate", "batch_blocks", "ridge", "seed")
+        names = ("learning_rate", "batch_blocks", "ridge", "seed", "whole")
         return Descent(steps=self.rounded_steps, **{name: getattr(self, name) for name in names})
+
+    @property
+    def fits_whole(self) -> bool:
+        return self.whole
 
     @property
     def layer_steps(self) -> int:

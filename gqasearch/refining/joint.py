@@ -21,6 +21,7 @@ from gqasearch.refining._base import Counter
 from gqasearch.refining.descent import BETAS, Descent, minibatches
 from gqasearch.refining.grouped_parent import GroupedParent
 from gqasearch.refining.refined_layers import RefinedLayers
+from gqasearch.rounding import KVFormat
 from gqasearch.separate_grouping import AnyGrouping
 
 COMPARED = 16  # batches that the loss is compared on before and after
@@ -55,8 +56,8 @@ class Joint(Descent):
         if not 0 < self.joint_rate < float("inf"):
             raise ValueError(f"joint_rate must be above 0, got {self.joint_rate}")
 
-    def total_steps(self, grouping: AnyGrouping) -> int:
-        layerwise = super().total_steps(grouping)
+    def total_steps(self, grouping: AnyGrouping, kv: KVFormat | None = None) -> int:
+        layerwise = super().total_steps(grouping, kv)
         return layerwise + self.joint_steps if layerwise else 0
 
     def finish(

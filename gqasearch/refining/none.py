@@ -26,7 +26,7 @@ class NoRefinement(Refinement):
     def reads_text(self) -> bool:
         return False
 
-    def total_steps(self, grouping: AnyGrouping) -> int:
+    def total_steps(self, grouping: AnyGrouping, kv: KVFormat | None = None) -> int:
         return 0
 
     def refine(

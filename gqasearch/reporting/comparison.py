@@ -33,7 +33,7 @@ NEAR_NOTHING = 0.01  # a spread below which a blind fitness is said to hardly di
 
 @dataclass(frozen=True, eq=False)
 class ComparisonData:
-    """All of a comparison's report. Frames as ``gqasearch.comparison.tables`` makes them; empty where not asked for.
+    """All of a comparison's report. Frames are as ``gqasearch.comparison`` makes them; empty where not asked for.
 
     ``rules``: how the words in the tables are chosen. ``notes``: what a reader must know.
     """

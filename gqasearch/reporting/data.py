@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gqasearch.grouping import LayerGrouping
+from gqasearch.reporting.generated import Generated
 from gqasearch.reporting.rounded import RoundedResult
 from gqasearch.reporting.text_table import TextTable
 
@@ -184,6 +185,7 @@ class ReportData:
     decision: TextTable | None = None
     warnings: tuple[str, ...] = field(default=())
     rounded: tuple[RoundedResult, ...] = ()
+    generated: Generated | None = None
 
     def __post_init__(self) -> None:
         seen: set[tuple[str, int]] = set()

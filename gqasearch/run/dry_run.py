@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from gqasearch.parallel import ONE, Workers
-from gqasearch.run.folder import RunFolder
 from gqasearch.run.forecast import forecast, plan_words
 from gqasearch.run.kv_bytes import options_notes, settled
-from gqasearch.run.outlook import Outlook
-from gqasearch.run.pipeline import check_run
-from gqasearch.run.texts import shortages
-from gqasearch.run.workspace import Workspace
+from gqasearch.run.run_folder import RunFolder
+from gqasearch.steps.check_settings import check_run
+from gqasearch.steps.outlook import Outlook
+from gqasearch.steps.texts import shortages
+from gqasearch.steps.workspace import Workspace
 
 
 def dry_run(

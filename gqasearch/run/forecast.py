@@ -15,13 +15,13 @@ from gqasearch.files import cache_root
 from gqasearch.models import Parent, enter, quick_products, run_layer
 from gqasearch.models.device import devices_of
 from gqasearch.models.loading_on_demand import load_on_demand
-from gqasearch.run.folder import RunFolder
+from gqasearch.run.cost_plan import Plan, Rates, Sizes, make_plan
 from gqasearch.run.free_room import free_disk, free_memory, same_disk
-from gqasearch.run.outlook import Outlook
 from gqasearch.run.peak_memory import resident_bytes
-from gqasearch.run.plan import Plan, Rates, Sizes, make_plan
+from gqasearch.run.run_folder import RunFolder
 from gqasearch.run.sizes import sizes_of
-from gqasearch.run.workspace import Workspace
+from gqasearch.steps.outlook import Outlook
+from gqasearch.steps.workspace import Workspace
 
 PRODUCT_ROWS, FACTOR_SIZE = 256, 128
 SHORT = 0.1  # seconds; what took less is timed on more, or again

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_json
-from gqasearch.run.texts import used_texts
-from gqasearch.run.workspace import Workspace
+from gqasearch.steps.texts import used_texts
+from gqasearch.steps.workspace import Workspace
 
 MODEL = "model"
 

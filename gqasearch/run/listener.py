@@ -21,11 +21,7 @@ class RunStart:
 
 
 class RunListener:
-    """Override what you want to hear of; what a method raises ends the run there, which can be resumed.
-
-    A run that was killed told of generations that its state does not hold; when it goes on it tells of them again,
-    with the same values but for ``seconds``.
-    """
+    """Override what you want to hear of; what a method raises ends the run there, which can be resumed."""
 
     def on_start(self, start: RunStart) -> None:
         """Once, before any work."""

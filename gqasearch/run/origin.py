@@ -12,18 +12,26 @@ from gqasearch.errors import UserError
 from gqasearch.grouping_document import CalibrationRecord, GroupingDocument, read_grouping
 from gqasearch.models import ModelSource, read_config, resolve_model
 from gqasearch.models.gguf import gguf_folder, is_gguf
-from gqasearch.run.folder import RunFolder
-from gqasearch.run.heal.folder import HealFolder, is_heal_folder
+from gqasearch.run.heal.heal_folder import HealFolder, is_heal_folder
+from gqasearch.run.run_folder import RunFolder
+from gqasearch.sections import (
+    BatchSettings,
+    JoinSettings,
+    MachineSettings,
+    ModelSettings,
+    StatisticsTextSettings,
+)
 
 GROUPING, MODEL = "grouping.json", "model"
 # Settings of a run that everything made of it later goes by, too.
-KEPT = (
-    *("model", "revision", "join", "calibration_text", "evaluation_text", "calibration_tokens", "evaluation_tokens"),
-    *("block_length", "batch_blocks", "dtype", "device", "seed", "layout", "target"),
-)
-MEASURED = set(KEPT) - {"join", "calibration_tokens", "layout", "target"}
+KEPT = {
+    *(ModelSettings.model_fields | JoinSettings.model_fields | StatisticsTextSettings.model_fields),
+    *(MachineSettings.model_fields | BatchSettings.model_fields),
+    *("evaluation_text", "evaluation_tokens", "seed", "layout", "target"),
+}
+MEASURED = KEPT - {"join", "calibration_tokens", "layout", "target"}
 SHARED = {"evaluation_tokens", "block_length", "device"}  # of searching and healing, under one name
-FITTED = set(KEPT) - {"evaluation_text", "evaluation_tokens"}
+FITTED = KEPT - {"evaluation_text", "evaluation_tokens"}
 
 
 @dataclass(frozen=True)

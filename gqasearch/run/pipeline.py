@@ -25,39 +25,35 @@ from gqasearch.models import read_config
 from gqasearch.parallel import ONE, Workers, parse_workers
 from gqasearch.reporting.html import write_report
 from gqasearch.rounding import parse_format
-from gqasearch.run.certify import check_certifiable
-from gqasearch.run.convert import copies_beside, document_converter, materialize, refine_step
-from gqasearch.run.evaluate import (
+from gqasearch.run.finished_runs import report_data, write_similarity
+from gqasearch.run.forecast import forecast, plan_words
+from gqasearch.run.inputs import MODEL, hold_inputs, inputs_of
+from gqasearch.run.kv_bytes import decide, decision_words, options_notes, settled
+from gqasearch.run.listener import RunListener, RunStart
+from gqasearch.run.run_folder import RunFolder
+from gqasearch.run.search_log import failed_candidates, search_forward_tokens, search_seconds
+from gqasearch.run.search_step import search_step
+from gqasearch.run.stage_clock import LOAD, StageClock, stage_records
+from gqasearch.steps.check_settings import check_run
+from gqasearch.steps.convert import copies_beside, document_converter, materialize, refine_step
+from gqasearch.steps.filled_slots import Convertible, convertible, layout_of
+from gqasearch.steps.measure import (
     BASELINE,
     CONVERTED,
     Subject,
     baseline_subject,
-    card_rows,
     checkpoint_subject,
     climb_state,
     grouping_subject,
     measure,
-    measured_words,
 )
-from gqasearch.run.folder import RunFolder
-from gqasearch.run.forecast import forecast, plan_words
-from gqasearch.run.inputs import MODEL, hold_inputs, inputs_of
-from gqasearch.run.kept import Kept
-from gqasearch.run.kv_bytes import decide, decision_words, options_notes, settled
-from gqasearch.run.listener import RunListener, RunStart
-from gqasearch.run.outlook import Outlook
-from gqasearch.run.results import report_data, write_similarity
-from gqasearch.run.rounded import check_kv_bits, rounded_subjects
-from gqasearch.run.search import search_step
-from gqasearch.run.search_log import failed_candidates, search_forward_tokens, search_seconds
-from gqasearch.run.second_reads import Convertible, check_fill_slots, convertible, layout_of
-from gqasearch.run.separate import check_separate
-from gqasearch.run.stage_clock import LOAD, StageClock, stage_records
-from gqasearch.run.told import Progress
-from gqasearch.run.warnings import ratio_words, warnings_of
-from gqasearch.run.workers import check_workers, threads_of
-from gqasearch.run.workspace import Workspace
-from gqasearch.searching import check_takes
+from gqasearch.steps.metric_records import card_rows, measured_words
+from gqasearch.steps.process_cache import ProcessCache
+from gqasearch.steps.progress import Progress
+from gqasearch.steps.rounded_caches import rounded_subjects
+from gqasearch.steps.warnings import ratio_words, warnings_of
+from gqasearch.steps.workers import threads_of
+from gqasearch.steps.workspace import Workspace
 from gqasearch.threads import pinned
 
 
@@ -85,7 +81,7 @@ def run(
     config: RunConfig,
     output_dir: Path,
     progress: Progress | None = None,
-    kept: Kept | None = None,
+    cache: ProcessCache | None = None,
     listeners: Sequence[RunListener] = (),
     *,
     workers: int | str = 1,
@@ -96,8 +92,8 @@ def run(
 ) -> RunFolder:
     """The whole main job, into ``output_dir``; goes on where an interrupted run of the same settings stopped.
 
-    ``kept``: what it shares with other runs of the process. ``listeners``: told of it as it goes. ``workers``: who runs
-    candidates during the search: a number of processes, "ray" or "ray://HOST:PORT"; no setting, as it changes no
+    ``cache``: what it shares with other runs of the process. ``listeners``: told of it as it goes. ``workers``: who
+    runs candidates during the search: a number of processes, "ray" or "ray://HOST:PORT"; no setting, as it changes no
     result. ``threads``: CPU threads of each [default: what the run began with; see ``threads_of``]. ``memory``: bytes
     that it may take [default: what is free]; ``UserError`` names settings where that, or the disk, will not do.
     ``report``: write ``report.html``, which takes longer than a short search; ``gqasearch report`` makes it later.
@@ -105,7 +101,7 @@ def run(
     the run is expected to take.
     """
     folder = RunFolder(output_dir)
-    asked = Workspace(config, progress, kept, listeners, folder.candidates)
+    asked = Workspace(config, progress, cache, folder.candidates)
     crew = parse_workers(workers)
     work = settled(asked, folder)
     outlook = check_run(work, crew, threads)
@@ -134,7 +130,7 @@ def run(
             work = settled(asked, folder)
             for note in [decision_words(read_json(folder.format)), *check_run(work, crew, threads).notes()]:
                 tell(note)
-        run_steps(work, folder, crew, threads, report=report)
+        run_steps(work, folder, crew, threads, listeners, report=report)
     finally:
         if isinstance(work.progress, StageClock):
             work.progress.close()
@@ -142,31 +138,22 @@ def run(
     return folder
 
 
-def check_run(work: Workspace, workers: Workers = ONE, threads: int | None = None) -> Outlook:
-    """Refuse what cannot be run, as far as it can be told without the weights; what the run will come to."""
-    outlook = Outlook(work)
-    work.check()
-    check_separate(work)
-    check_kv_bits(work)
-    check_fill_slots(work)
-    outlook.check()
-    if outlook.problem is not None:
-        check_takes(work.method, outlook.problem)
-        check_certifiable(work, outlook.problem)
-    check_workers(work, workers, threads)
-    return outlook
-
-
 def run_steps(
-    work: Workspace, folder: RunFolder, workers: Workers = ONE, threads: int | None = None, *, report: bool = True
+    work: Workspace,
+    folder: RunFolder,
+    workers: Workers = ONE,
+    threads: int | None = None,
+    listeners: Sequence[RunListener] = (),
+    *,
+    report: bool = True,
 ) -> None:
     """Every step whose result is not there yet."""
-    if work.listeners:
+    if listeners:
         start = RunStart(folder.path, work.asked.model_dump(mode="json"), folder.known_history())
-        for listener in work.listeners:
+        for listener in listeners:
             listener.on_start(start)
     if not folder.grouping.is_file():
-        search_step(work, folder, workers, threads)
+        search_step(work, folder, workers, threads, listeners)
     document = read_grouping(folder.grouping)
     layout, _ = checkpoint_layout(work, document)
     if work.config.materialize and layout is not None and not folder.model.is_dir():
@@ -178,7 +165,7 @@ def run_steps(
     if report and not folder.report.is_file():
         work.progress.stage("report")
         write_report(folder.report, report_data([folder]))
-    for listener in work.listeners:
+    for listener in listeners:
         listener.on_metrics(read_json(folder.metrics))
 
 

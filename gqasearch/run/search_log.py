@@ -1,107 +1,64 @@
-"""What a search leaves in its folder while under way: a line of history per generation, and a state to go on from."""
+"""What a search leaves in its folder: a line of history per generation, and what its evaluations cost."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Sequence
-from types import TracebackType
+from collections.abc import Iterable
 from typing import Any
 
-from gqasearch.files import write_file
-from gqasearch.run.folder import RunFolder
+from gqasearch.evaluation import ForwardCount
+from gqasearch.parallel import Evaluator
+from gqasearch.run.run_folder import RunFolder
 from gqasearch.searching import Generation
-
-STATE_SECONDS = 1.0  # at most this much of a search is lost to a kill
-
-
-class SearchLog:
-    """Lines are written at once, the state at most once in ``STATE_SECONDS``.
-
-    ``stored``: the state that the search goes on from. ``failures``: the candidates that killed their workers since, in
-    words. ``forward_tokens``: tokens run through the model since; None where others ran some, who are not counted.
-    """
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        stored: dict[str, Any],
-        failures: Callable[[], Sequence[str]],
-        forward_tokens: Callable[[], float | None],
-    ) -> None:
-        self.folder, self.stored = folder, stored
-        self._failures, self._forward_tokens = failures, forward_tokens
-        self._lines: list[str] = list(stored.get("history", []))
-        self._before = float(stored.get("seconds", 0.0))
-        self._started, self._saved = time.monotonic(), -STATE_SECONDS
-
-    def __enter__(self) -> SearchLog:
-        write_file(self.folder.history, "".join(line + "\n" for line in self._lines), overwrite=True)
-        self._file = self.folder.history.open("a", encoding="utf-8")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    @property
-    def seconds(self) -> float:
-        """Of searching so far, restarts included."""
-        return self._before + time.monotonic() - self._started
-
-    def add(self, generation: Generation) -> dict[str, Any]:
-        """Write a generation's line, and the state if that is due; the line as a record."""
-        record = _record(generation, self.seconds)
-        self._lines.append(json.dumps(record, allow_nan=False))
-        self._file.write(self._lines[-1] + "\n")
-        self._file.flush()
-        if time.monotonic() - self._started - self._saved >= STATE_SECONDS:
-            self.save(generation)
-        return record
-
-    def save(self, generation: Generation) -> None:
-        """Write the state."""
-        run, before = self._forward_tokens(), self.stored.get("forward_tokens", 0.0)
-        self.folder.write_state(
-            {
-                "search": generation.state(),
-                "history": self._lines,
-                "seconds": self.seconds,
-                "threads": self.stored["threads"],
-                "failed": [*self.stored.get("failed", []), *self._failures()],
-                "forward_tokens": None if run is None or before is None else before + run,
-            }
-        )
-        self._saved = time.monotonic() - self._started
+from gqasearch.searching.evaluation_log import read_log
 
 
-def _record(generation: Generation, seconds: float) -> dict[str, Any]:
+def history_record(generation: Generation, seconds: float) -> dict[str, Any]:
+    """A generation's line of the history."""
     record: dict[str, Any] = {
         "generation": generation.index,
         "evaluations": generation.evaluations,
         "best": list(generation.best.values),
         "kv_heads_total": generation.best.grouping.kv_heads_total,
-        "seconds": round(seconds, 3),
+        "seconds": seconds,
     }
     if generation.best.final is not None:
         record["final"] = generation.best.final
     return record
 
 
+class Costs:
+    """What evaluations cost since this was last asked: tokens run through the model (None where others ran some, who
+    are not counted), and in words the candidates that killed their workers.
+    """
+
+    def __init__(self, forwards: ForwardCount, evaluator: Evaluator | None) -> None:
+        self._forwards, self._evaluator = forwards, evaluator
+        self._tokens, self._failed = 0.0, 0
+
+    def __call__(self) -> dict[str, Any]:
+        if self._evaluator is not None:
+            failed = self._evaluator.failures[self._failed :]
+            self._failed += len(failed)
+            return {"tokens": None, **({"failed": failed} if failed else {})}
+        before, self._tokens = self._tokens, self._forwards.tokens
+        return {"tokens": self._tokens - before} if self._tokens > before else {}
+
+
 def search_seconds(folder: RunFolder) -> float:
     """Seconds that the search took, over all its restarts."""
-    return float((folder.read_state() or {}).get("seconds", 0.0))
+    known = folder.known_history()
+    return float(known[-1]["seconds"]) if known else 0.0
 
 
 def search_forward_tokens(folder: RunFolder) -> float | None:
     """Tokens that the search ran through the model, over all its restarts; None where it had workers that are not
     counted. See ``ForwardCount``.
     """
-    tokens: float | None = (folder.read_state() or {}).get("forward_tokens", 0.0)
-    return tokens
+    found: Iterable[float | None] = [record.get("tokens", 0.0) for record in read_log(folder.evaluations)]
+    tokens = [one for one in found if one is not None]
+    return sum(tokens, start=0.0) if len(tokens) == len(list(found)) else None
 
 
 def failed_candidates(folder: RunFolder) -> list[str]:
     """In words, the candidates that killed their workers."""
-    return list((folder.read_state() or {}).get("failed", []))
+    return [words for record in read_log(folder.evaluations) for words in record.get("failed", [])]

@@ -9,15 +9,16 @@ from gqasearch.basis.attention_cost import TOKENS as BASIS_LENGTH
 from gqasearch.calibration.hidden_states import ROOM as STREAM_ROOM
 from gqasearch.config import KV_BYTES
 from gqasearch.models.device import devices_of
+from gqasearch.models.family import text_of
 from gqasearch.models.loading_on_demand import room_on
 from gqasearch.refining import Joint, Refinement
+from gqasearch.run.cost_plan import Sizes
 from gqasearch.run.kv_bytes.decide import FINALISTS, FIRST_TOKENS
 from gqasearch.run.kv_bytes.options import FRONT_SIZES, options_of
-from gqasearch.run.outlook import Outlook
-from gqasearch.run.plan import Sizes
-from gqasearch.run.texts import used_texts
-from gqasearch.run.workspace import Workspace
 from gqasearch.searching import most_generations
+from gqasearch.steps.outlook import Outlook
+from gqasearch.steps.texts import used_texts
+from gqasearch.steps.workspace import Workspace
 
 # Distinct groups of a layer that searches ask for, as measured: at one number of groups per head; for all numbers of
 # groups where a search is told no limit of its own; and per pair of heads where it is told to have none.
@@ -30,7 +31,7 @@ VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 def sizes_of(work: Workspace, outlook: Outlook) -> Sizes:
     """Of the run that ``work`` describes, from its beginning."""
     source, config, shape = work.source, work.config, work.source.geometry
-    vocabulary = int(source.config["vocab_size"])
+    vocabulary = int(text_of(source.config)["vocab_size"])
     stored = [header.tensors[name] for header in source.tensors.headers.values() for name in header.tensors]
     values = sum(math.prod(tensor.shape) for tensor in stored)
     outside = sum(math.prod(tensor.shape) for tensor in stored if vocabulary in tensor.shape)
@@ -84,7 +85,9 @@ def _basis(work: Workspace, tokens: int) -> dict[str, int]:
         return {}
     balance, length = Balance(), min(work.config.block_length, BASIS_LENGTH)
     read = min(tokens, balance.tokens)
-    after = None if work.budget.is_identity else work.refinement.after_basis()
+    after = work.refinement.after_basis()
+    if after is not None and work.budget.is_identity and not after.fits_whole:
+        after = None
     return {
         "basis_tokens": read,
         "basis_steps": balance.key_steps,
@@ -106,11 +109,19 @@ def _groups(work: Workspace) -> int:
     heads = work.source.geometry.num_kv_heads
     if "guide" not in work.method.needs and "statistics" not in {fitness.needs for fitness in work.fitnesses.values()}:
         return 0
-    every = 2**heads - 1 if heads < 40 else CURVE_GROUPS
+    every = sum(math.comb(heads, size) for size in _group_sizes(work, heads))
     if work.method.name == "neighbour":
         return min(every, heads)
     most = work.method.parameters().get("max_groups", CURVE_GROUPS)  # None: every one that a search comes upon
     return int(min(every, (most or GROUPS_PER_PAIR * heads**2) if _is_curve(work) else GROUPS_PER_HEAD * heads))
+
+
+def _group_sizes(work: Workspace, heads: int) -> range:
+    """Heads that one group of a layer can have, where the layers have their numbers of groups already."""
+    if _is_curve(work):
+        return range(1, heads + 1)
+    fewest, most = min(work.budget.counts), max(work.budget.counts)
+    return range(heads if most == 1 else 1, heads - fewest + 2)
 
 
 def _is_curve(work: Workspace) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from gqasearch.files import read_json, write_json
 from gqasearch.reporting import HistoryPoint
 from gqasearch.run.peak_memory import PeakMemory, take_device_peak
-from gqasearch.run.told import Progress
+from gqasearch.steps.progress import Progress
 
 LOAD = "load"  # until the first stage begins, and before the evaluation: models
 SAVE_SECONDS = 5.0  # at most this much is lost to a kill

@@ -1,16 +1,15 @@
 """Search: from objectives over groupings to good groupings. Knows nothing of models."""
 
+from gqasearch.group_errors import GroupErrors, PairwiseErrors, SetErrors
 from gqasearch.searching._base import SearchMethod
-from gqasearch.searching.group_errors import GroupErrors, PairwiseErrors, SetErrors
 from gqasearch.searching.limit import NO_LIMIT, Limit
-from gqasearch.searching.problem import FAILED, Candidate, Generation, Objective, PartialObjective, Problem
-from gqasearch.searching.registry import METHOD_REGISTRY, available_methods, make_method
+from gqasearch.searching.methods import METHOD_REGISTRY, available_methods, make_method
+from gqasearch.searching.problem import FAILED, Candidate, Generation, Objective, Problem
 from gqasearch.searching.runner import (
     check_first_objective,
     check_takes,
     may_take_several,
     most_generations,
-    run_search,
 )
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "Limit",
     "Objective",
     "PairwiseErrors",
-    "PartialObjective",
     "Problem",
     "SearchMethod",
     "SetErrors",
@@ -33,5 +31,4 @@ __all__ = [
     "make_method",
     "may_take_several",
     "most_generations",
-    "run_search",
 ]

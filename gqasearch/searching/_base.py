@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
+from gqasearch.errors import UserError
 from gqasearch.searching.problem import Generation, Problem
 
 # What a method may ask to know of the heads, beside the objective: see ``Problem``.
@@ -46,12 +47,11 @@ class SearchMethod(ABC):
     needs: ClassVar[frozenset[HeadFact]] = frozenset()
 
     @abstractmethod
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        """Yield generations until done. With ``state`` (of a yielded generation) it goes on from there:
-        the generations that follow have the same bits as if it had never stopped. ``rng`` is then
-        set to where it was. The state of the last generation gives that generation again.
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
+        """Yield generations until done, one or more.
+
+        They follow from the problem's values and ``rng`` alone: a search that was stopped goes on by being made again,
+        its evaluations answered from a log (``EvaluationLog``). What depends on time asks ``Problem.clock``.
         """
 
     def most_generations(self, problem: Problem) -> int | None:
@@ -61,3 +61,15 @@ class SearchMethod(ABC):
     def parameters(self) -> dict[str, Any]:
         """Field name -> value, as written to grouping.json."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def check_parameters(method: SearchMethod, least: Mapping[str, float], chances: Sequence[str] = ()) -> None:
+    """Raise ``UserError`` for a number below its ``least`` or not finite, and a chance above 1; None is let through."""
+    for name, lowest in least.items():
+        value = getattr(method, name)
+        if value is not None and not lowest <= value < float("inf"):
+            raise UserError(f"{method.name}: {name} must be a number of at least {lowest}, got {value}")
+    for name in chances:
+        value = getattr(method, name)
+        if value is not None and value > 1:
+            raise UserError(f"{method.name}: {name} is a chance, at most 1, got {value}")

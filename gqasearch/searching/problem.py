@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-from abc import ABC, abstractmethod
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gqasearch.budget import Budget
+from gqasearch.contract import PreparedTextFitness
 from gqasearch.errors import UserError
+from gqasearch.group_errors import GroupErrors
 from gqasearch.grouping import Grouping
-from gqasearch.searching.group_errors import GroupErrors
 
 FloatArray = NDArray[np.float64]
 Objective = Callable[[Sequence[Grouping]], FloatArray]
@@ -44,26 +45,38 @@ class Generation:
 
     ``index`` counts from 0; ``evaluations``: distinct candidates evaluated so far; ``best``: lowest
     first objective met so far; ``front``: the non-dominated candidates met (just ``best`` for one
-    objective); ``state``: gives what ``search(..., state=...)`` needs to go on from here with the same
-    bits, JSON-able, built only when called.
+    objective).
     """
 
     index: int
     evaluations: int
     best: Candidate
     front: tuple[Candidate, ...]
-    state: Callable[[], dict[str, Any]]
 
 
-class PartialObjective(ABC):
-    """The first objective, measured on some batches of its text alone: cheaper and noisier."""
+class Clock:
+    """Seconds of a search, read once for every generation, so that whatever asks between two is told the same.
 
-    # Tokens of every batch, (B,).
-    batch_tokens: tuple[int, ...]
+    ``known``: of the generations that were made before the search was stopped. They are told again, so a search that
+    ends by time ends where it did.
+    """
 
-    @abstractmethod
-    def evaluate(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
-        """One value per grouping, (N,); on all batches it is the objective itself."""
+    def __init__(self, known: Sequence[float] = ()) -> None:
+        self.seconds = 0.0
+        self._known = list(reversed(known))
+        self._begun = time.monotonic()
+
+    def tick(self) -> None:
+        """A generation is over."""
+        if self._known:
+            self.seconds = self._known.pop()
+            self._begun = time.monotonic() - self.seconds
+        else:
+            self.seconds = round(time.monotonic() - self._begun, 3)  # as the history has it
+
+
+def _make(_key: str, make: Callable[[], Any]) -> Any:
+    return make()
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,8 @@ class Problem:
     every layer, (L,), that the first objective more or less follows; for methods that ask for them.
     ``partial``: the first objective on part of its text, where it is measured on text. ``final``: the first objective
     as it will be in the end, where ``objectives`` has only what stands in for it: too dear for more than a few.
+    ``recall``: key, function -> what that gives (JSON-able), or gave before the search was stopped: for work of a
+    method's own that depends on time or takes long.
     """
 
     objectives: dict[str, Objective]
@@ -87,8 +102,10 @@ class Problem:
     similarity: FloatArray | None = None
     norms: FloatArray | None = None
     guide: tuple[GroupErrors, ...] | None = None
-    partial: PartialObjective | None = None
+    partial: PreparedTextFitness | None = None
     final: Objective | None = None
+    clock: Clock = field(default_factory=Clock)
+    recall: Callable[[str, Callable[[], Any]], Any] = _make
 
     @property
     def num_layers(self) -> int:
@@ -122,18 +139,23 @@ class Problem:
             (errors,),
             None if self.similarity is None else self.similarity[rows],
             None if self.norms is None else self.norms[rows],
+            clock=self.clock,
+            recall=lambda key, make: self.recall(f"layer {layer}, {key}", make),
         )
 
     def evaluate(self, groupings: Sequence[Grouping]) -> list[Candidate]:
         """All objectives of these groupings. Refuses non-finite values: comparisons with NaN lie."""
-        return _candidates(groupings, {name: objective(groupings) for name, objective in self.objectives.items()})
+        columns: dict[str, FloatArray] = {}
+        for name, objective in self.objectives.items():
+            columns[name] = objective(groupings)
+        return _candidates(groupings, columns)
 
     def evaluate_on(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> list[Candidate]:
         """As ``evaluate``, the first objective on these batches of its text alone."""
         if self.partial is None:
             raise ValueError("the first objective of this problem is not measured on text")
         first, *others = self.objectives
-        columns = {first: self.partial.evaluate(groupings, batches)}
+        columns = {first: self.partial.evaluate_batches(groupings, batches)}
         return _candidates(groupings, columns | {name: self.objectives[name](groupings) for name in others})
 
     def evaluate_final(self, groupings: Sequence[Grouping]) -> list[float]:

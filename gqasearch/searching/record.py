@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import le
-from typing import Any
 
 import numpy as np
 from deap import base  # type: ignore[import-untyped]
 
 from gqasearch.grouping import Grouping
 from gqasearch.searching.problem import Candidate, Problem
-from gqasearch.searching.state import pack, unpack
 
 
 class MinimisingFitness(base.Fitness):  # type: ignore[misc]  # deap ships no types
@@ -40,16 +37,6 @@ class Individual:
         return bool(self.fitness.dominates(other.fitness))
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """Where a record stood: its first ``length`` candidates, the evaluations made, the best and the front."""
-
-    length: int
-    evaluations: int
-    best: Individual
-    front: tuple[Individual, ...]
-
-
 class Record:
     """Evaluates groupings for a search and never the same one twice.
 
@@ -62,13 +49,12 @@ class Record:
         self.limit = limit
         self.evaluations = 0
         self._index: dict[bytes, int] = {}
-        self._keys: list[bytes] = []
         self._values: list[tuple[float, ...]] = []
         self._front: tuple[Individual, ...] = ()
         self._best: Individual | None = None
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._values)
 
     def __contains__(self, grouping: Grouping) -> bool:
         return self.key(grouping) in self._index
@@ -112,7 +98,6 @@ class Record:
         if new:
             candidates = self.problem.evaluate(list(new.values()))
             self._index.update(zip(new, range(known, known + len(new)), strict=True))
-            self._keys.extend(new)
             self._values.extend(candidate.values for candidate in candidates)
         individuals = [
             Individual(index, Candidate(grouping, self._values[index]))
@@ -123,39 +108,6 @@ class Record:
             if individual.index >= known:
                 self._archive(individual)
         return individuals
-
-    def individual(self, index: int) -> Individual:
-        """The individual at this place of the record."""
-        labels = np.frombuffer(self._keys[index], dtype="<u2").reshape(self.problem.num_layers, -1).tolist()
-        return Individual(index, Candidate(Grouping.from_labels(labels), self._values[index]))
-
-    def snapshot(self) -> Snapshot:
-        """Where the record stands; costs nothing, as the record only grows."""
-        return Snapshot(len(self), self.evaluations, self.best, self.front)
-
-    def save(self, at: Snapshot) -> dict[str, Any]:
-        """The record as it stood, JSON-able."""
-        values = np.array(self._values[: at.length], dtype="<f8")
-        return {
-            "length": at.length,
-            "evaluations": at.evaluations,
-            "genomes": pack(b"".join(self._keys[: at.length])),
-            "values": pack(values.tobytes()),
-            "best": at.best.index,
-            "front": [individual.index for individual in at.front],
-        }
-
-    def load(self, saved: dict[str, Any]) -> None:
-        """Take up a saved record, in place of this one."""
-        genomes, length = unpack(saved["genomes"]), saved["length"]
-        self.evaluations = saved["evaluations"]
-        width = len(genomes) // length
-        self._keys = [genomes[start : start + width] for start in range(0, len(genomes), width)]
-        self._index = {key: index for index, key in enumerate(self._keys)}
-        values = np.frombuffer(unpack(saved["values"]), dtype="<f8").reshape(length, -1).tolist()
-        self._values = [tuple(row) for row in values]
-        self._best = self.individual(saved["best"])
-        self._front = tuple(self.individual(index) for index in saved["front"])
 
     def _archive(self, individual: Individual) -> None:
         """Update the best and the front."""

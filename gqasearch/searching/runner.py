@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -19,20 +18,15 @@ def run_search(
     method: SearchMethod,
     problem: Problem,
     rng: np.random.Generator,
-    state: dict[str, Any] | None = None,
     limit: Limit = NO_LIMIT,
 ) -> Iterator[Generation]:
-    """Generations of ``method`` on ``problem``; ``state``: of the last generation of a stopped search.
-
-    At least one generation is yielded: the state of a finished search gives its last one again. Raises
-    ``UserError`` when the method cannot take these objectives.
-    """
+    """Generations of ``method`` on ``problem``, one or more; ``UserError`` when it cannot take these objectives."""
     check_takes(method, problem)
     if _goes_by_layer(method, problem):
-        return search_layers(method, problem, rng, state, limit)
+        return search_layers(method, problem, rng, limit)
     if _splits(method, problem):
-        return search_split(method, problem, rng, state, limit)
-    return limit.search(method, problem, rng, state)
+        return search_split(method, problem, rng, limit)
+    return limit.search(method, problem, rng)
 
 
 def may_take_several(method: SearchMethod) -> bool:

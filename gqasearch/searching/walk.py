@@ -15,6 +15,9 @@ from gqasearch.pairwise import FloatArray, IntArray
 
 BoolArray = NDArray[np.bool_]
 
+# A step must gain this share of the error, or rounding could send a descent in circles.
+LEAST_GAIN = 1e-12
+
 
 class Walk:
     """N partitions of H heads as labels (N, H) below the largest number of groups G among them.
@@ -26,7 +29,7 @@ class Walk:
         self.distances = distances
         self.labels = labels.copy()
         self.smallest, self.largest = budget.smallest_group, budget.largest
-        member = (labels[:, :, None] == np.arange(int(labels.max()) + 1)).astype(np.float64)
+        member = (labels[:, :, None] == np.arange(int(labels.max(initial=0)) + 1)).astype(np.float64)
         self.sizes = member.sum(axis=1)
         self.sums: FloatArray = distances @ member
 
@@ -53,6 +56,7 @@ class Walk:
         inner = self._inner_sums(rows)
         own_size, own_inner = self._own_sizes(rows), inner[np.arange(len(rows))[:, None], labels]
         may_leave = own_size > self.smallest
+        # A head alone leaves no group behind; it may not leave, and the division must not fail.
         left = (own_inner - self._own_sums(rows)) / np.maximum(own_size - 1, 1) - own_inner / own_size
         may_take = (sizes > 0) & (sizes < self.largest)
         taken = (inner[:, None, :] + sums) / (sizes + 1)[:, None, :] - (inner / np.maximum(sizes, 1))[:, None, :]
@@ -69,6 +73,27 @@ class Walk:
         taken = np.where((second > self.smallest) & (first < self.largest), second, 0)
         counts = np.where((one == two) | (first == 0) | (second == 0), 0, swaps + given + taken)
         return np.asarray(counts, dtype=np.int64)
+
+    def step(self, rows: IntArray, least: FloatArray | float) -> tuple[IntArray, IntArray]:
+        """The best swap or move of every row that has one that gains more than ``least``.
+
+        Gives back the rows that took it, (n,), and the two groups that it touched, (n, 2).
+        """
+        heads, groups = self.labels.shape[1], self.sizes.shape[1]
+        swaps, moves = self.swap_deltas(rows), self.move_deltas(rows)
+        deltas = np.concatenate([swaps.reshape(len(rows), -1), moves.reshape(len(rows), -1)], axis=1)
+        best = deltas.argmin(axis=1)
+        gains = -deltas[np.arange(len(rows)), best] > least
+        rows, best = rows[gains], best[gains]
+        swapping, moving = best < heads * heads, best >= heads * heads
+        swapped = np.divmod(best[swapping], heads)
+        moved, taker = np.divmod(best[moving] - heads * heads, groups)
+        touched = np.empty((len(rows), 2), dtype=np.int64)
+        touched[swapping] = np.stack([self.labels[rows[swapping], head] for head in swapped], axis=1)
+        touched[moving] = np.stack([self.labels[rows[moving], moved], taker], axis=1)
+        self.swap(rows[swapping], *swapped)
+        self.move(rows[moving], moved, taker)
+        return rows, touched
 
     def move(self, rows: IntArray, heads: IntArray, groups: IntArray) -> None:
         """Head ``heads[k]`` of partition ``rows[k]`` goes to group ``groups[k]``; no row twice."""

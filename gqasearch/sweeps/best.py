@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
 from gqasearch.files import read_json
-from gqasearch.run import Kept, Progress, RunFolder, run
-from gqasearch.run.evaluate import BASELINE, CONVERTED
+from gqasearch.run import RunFolder, run
+from gqasearch.steps import ProcessCache, Progress
+from gqasearch.steps.measure import BASELINE, CONVERTED
 from gqasearch.sweeps.definition import Sweep
 from gqasearch.sweeps.study import HOST, Place
 
@@ -55,7 +56,7 @@ def best_trials(study: optuna.Study, sweep: Sweep, number: int | None = None) ->
     return [Best.of(trial, sweep) for trial in chosen]
 
 
-def held_out(best: Best, place: Place, kept: Kept, progress: Progress | None = None) -> dict[str, Any]:
+def held_out(best: Best, place: Place, cache: ProcessCache, progress: Progress | None = None) -> dict[str, Any]:
     """``metrics.json`` of the trial's model on the held-out text, measured once, in ``best/trial-0007``.
 
     What the trial searched is taken from its folder if that is here; else the search is done again.
@@ -64,7 +65,7 @@ def held_out(best: Best, place: Place, kept: Kept, progress: Progress | None = N
     folder = RunFolder(place.output_dir / "best" / f"trial-{best.number:04}")
     if not folder.config.is_file():
         _take_search(best, folder, config)
-    return read_json(run(config, folder.path, progress, kept).metrics)
+    return read_json(run(config, folder.path, progress, cache).metrics)
 
 
 def _take_search(best: Best, folder: RunFolder, config: RunConfig) -> None:

@@ -15,7 +15,7 @@ from gqasearch.settings import Settings, checked
 from gqasearch.sweeps.objectives import OBJECTIVES
 from gqasearch.sweeps.optimisers import EXHAUSTIVE, make_pruner, make_sampler
 from gqasearch.sweeps.parameters import KINDS, Categorical, Parameter, count_draws, extreme_draws
-from gqasearch.sweeps.settings import FIXED, check_name, checked_config, nested, refuse_incomparable_fitness
+from gqasearch.sweeps.trial_settings import FIXED, check_name, checked_config, nested, refuse_incomparable_fitness
 
 
 class Named(BaseModel):

@@ -16,7 +16,7 @@ import torch
 
 from gqasearch.errors import Terminated, UserError
 from gqasearch.sweeps.study import Place, Standing
-from gqasearch.sweeps.worker import POLL_SECONDS, work
+from gqasearch.sweeps.sweep_worker import POLL_SECONDS, work
 
 STOP_SECONDS = 30.0  # for a worker to put its trial back
 RESTARTS = 3  # of all workers together; a worker that is always killed has a reason

@@ -10,7 +10,7 @@ from gqasearch.errors import UserError
 from gqasearch.files import read_json
 from gqasearch.grouping_document import GroupingDocument, read_grouping
 from gqasearch.run import RunFolder
-from gqasearch.run.evaluate import CONVERTED
+from gqasearch.steps.measure import CONVERTED
 
 
 @dataclass(frozen=True)

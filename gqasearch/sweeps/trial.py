@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial
 
 from gqasearch.errors import UserError
 from gqasearch.grouping import GroupingError
-from gqasearch.run import Kept, RunFolder, RunListener, run
+from gqasearch.run import RunFolder, RunListener, run
+from gqasearch.steps import ProcessCache
 from gqasearch.sweeps.definition import Sweep
 from gqasearch.sweeps.objectives import measured, require_measured
 from gqasearch.sweeps.optimisers import quiet_optuna
@@ -42,7 +43,7 @@ class Pruning(RunListener):
             raise optuna.TrialPruned(f"after generation {generation}")
 
 
-def run_trial(study: optuna.Study, trial: optuna.Trial, sweep: Sweep, place: Place, kept: Kept) -> list[float]:
+def run_trial(study: optuna.Study, trial: optuna.Trial, sweep: Sweep, place: Place, cache: ProcessCache) -> list[float]:
     """Draw settings, run them, give the objectives. What goes wrong is written into the trial's user attributes."""
     try:
         config = sweep.trial_config(draw(trial, sweep.parameters))
@@ -51,9 +52,9 @@ def run_trial(study: optuna.Study, trial: optuna.Trial, sweep: Sweep, place: Pla
         trial.set_user_attr("host", HOST)
         trial.set_user_attr("pid", os.getpid())
         if "seconds" in sweep.objectives:  # what other trials computed would be free
-            kept.forget(Kept.RUNNING, Kept.TABLES)
+            cache.forget(ProcessCache.RUNNING, ProcessCache.TABLES)
         listeners = (Pruning(study, trial),) if sweep.prunes else ()
-        run(config, folder.path, kept=kept, listeners=listeners, report=False)
+        run(config, folder.path, cache=cache, listeners=listeners, report=False)
         values = measured(folder)
         trial.set_user_attr(MEASURED, values)
         place.artifacts.mkdir(exist_ok=True)

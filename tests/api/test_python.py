@@ -13,9 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import gqasearch as gqs
+from gqasearch.config import build_config
 from gqasearch.reporting import HistoryPoint
-from gqasearch.run import NoProgress, build_config, run
+from gqasearch.run import run
 from gqasearch.searching import Generation
+from gqasearch.steps import NoProgress
 from tests.tiny_models import tiny_model
 
 TOKENS = {"calibration_tokens": 2048, "search_tokens": 1024, "evaluation_tokens": 1024}

@@ -221,6 +221,35 @@ def test_a_burden_is_taken_off(tmp_path: Path, cache: str) -> None:
     assert float((made(blocks.ids, blocks.mask) - logits_of(plain, blocks)).abs().max()) < 1e-4
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt", "gpt_neox"])
+def test_what_all_keys_have_in_common_is_left_out(tmp_path: Path, family: str) -> None:
+    """Where RoPE leaves them alone: no softmax sees it, and a cache would have to hold it."""
+    parent, blocks = tiny_parent(family, layers=2), random_blocks(VOCAB_SIZE)
+    before = logits_of(parent, blocks)
+    for index in range(2):
+        layer = parent.layer(index)
+        assert layer.k_bias is not None
+        moved = layer.k_bias.clone()
+        moved[:, layer.rotary_dim :] += (
+            20 * drawn(torch.Generator().manual_seed(index), *moved.shape)[:, layer.rotary_dim :]
+        )
+        for name, tensor in parent.family.write_layer(replace(layer, k_bias=moved), index).items():
+            parent.model.get_parameter(name).data = tensor.clone()
+    assert float((logits_of(parent, blocks) - before).abs().max()) < 1e-3 * float(before.std()), "the same model"
+
+    grouping, kv = Grouping.uniform(LayerGrouping.singletons(6), 2), parse_format("int4")
+    layers = balanced_layers(
+        parent, grouping, parent.layer, blocks, kv, tmp_path / "basis", Balance(key_steps=0, value_steps=0)
+    )
+    made = ParentLayers(parent, range(2), lambda index: layers[index])
+    assert float((made(blocks.ids, blocks.mask) - before).abs().max()) < 1e-3 * float(before.std())
+    far, near = (
+        float((RoundedLayers(stack, kv)(blocks.ids, blocks.mask) - before).square().mean())
+        for stack in (ParentLayers(parent), made)
+    )
+    assert near < far / 20
+
+
 def test_goes_on_at_its_layer(tmp_path: Path) -> None:
     parent, blocks = tiny_parent("llama", layers=3), random_blocks(VOCAB_SIZE)
     grouping, kv = Grouping.uniform(LayerGrouping.singletons(6), 3), parse_format("4")

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
 from gqasearch.checkpoints import CardFacts, Layout, write_checkpoint
 from gqasearch.grouping import Grouping, LayerGrouping
@@ -102,10 +103,15 @@ def reference(parent: Parent, grouping: AnyGrouping, stored: torch.dtype = torch
         yield parent.model
 
 
+def auto_class(folder: Path) -> Any:
+    """What a user loads this checkpoint by."""
+    return AutoModelForImageTextToText if "vision_config" in config_of(folder) else AutoModelForCausalLM
+
+
 def load(folder: Path) -> PreTrainedModel:
     """As any user would: no dtype, no remote code. Refuses missing, unexpected or reshaped tensors."""
     model: PreTrainedModel
-    model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, trust_remote_code=False)
+    model, info = auto_class(folder).from_pretrained(folder, output_loading_info=True, trust_remote_code=False)
     assert not any(info.values()), info
     return model.eval()
 

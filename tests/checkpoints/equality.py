@@ -62,5 +62,5 @@ def _layout(parent: Parent, written: PreTrainedModel) -> str:
     for start, layout in (("Deci", "deci"), ("MiMo", "mimo"), ("OpenELM", "openelm")):
         if name.startswith(start):
             return layout
-    same = written.config.num_attention_heads == parent.geometry.num_attention_heads
+    same = written.config.get_text_config().num_attention_heads == parent.geometry.num_attention_heads
     return "stock-symmetric" if same else "stock-padded"

@@ -12,8 +12,9 @@ import warnings
 from pathlib import Path
 
 from gqasearch.cli.messages import quiet_libraries
+from gqasearch.config import build_config
 from gqasearch.grouping_document import read_grouping
-from gqasearch.run import Workspace, build_config, materialize
+from gqasearch.steps import Workspace, materialize
 
 
 def digest(folder: Path) -> str:

@@ -20,9 +20,10 @@ from gqasearch.grouping import Grouping
 from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import HeadGeometry, resolve_model
 from gqasearch.rounding import parse_format
-from gqasearch.run import Workspace
-from gqasearch.run.evaluate import checkpoint_layers
-from gqasearch.run.outlook import Outlook
+from gqasearch.steps import Workspace
+from gqasearch.steps.check_settings import check_settings
+from gqasearch.steps.measure import checkpoint_layers
+from gqasearch.steps.outlook import Outlook
 from tests.checkpoints.convert import config_of, load, some_ids, stored_tensors
 from tests.checkpoints.uneven import SOURCES, UNEVEN, assert_same, load_trusted, saved, write
 
@@ -145,9 +146,9 @@ def test_a_search_stays_within_them() -> None:
     budget = Workspace(build_config({"layout": "mimo", "kv_ratio": 0.25})).budget
     assert (budget.counts, budget.count_step, budget.most_groups) == ((4, 4, 4, 2, 2, 2), 2, 4)
     with pytest.raises(UserError, match="25 in 6 layers is no such sum, 24 is one"):
-        Workspace(build_config({"layout": "mimo", "kv_budget": 25})).check()
+        check_settings(Workspace(build_config({"layout": "mimo", "kv_budget": 25})))
     with pytest.raises(UserError, match="method qcqa-ac decides the groups of every layer; leave layout mimo out"):
-        Workspace(build_config({"layout": "mimo", "method": "qcqa-ac"})).check()
+        check_settings(Workspace(build_config({"layout": "mimo", "method": "qcqa-ac"})))
     with pytest.raises(UserError, match="stock says that"):
         Outlook(Workspace(build_config({"layout": "mimo", "kv_heads": 4}))).check()
     Outlook(Workspace(build_config({"layout": "mimo", "kv_ratio": 0.25}))).check()

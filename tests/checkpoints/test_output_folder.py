@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.folders import new_folder
-from gqasearch.run import RunFolder, build_config
+from gqasearch.run import RunFolder
 
 
 @pytest.fixture

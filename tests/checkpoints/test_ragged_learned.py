@@ -11,10 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gqasearch.checkpoints.remote import modeling_ragged_learned as code
+from gqasearch.config import build_config
 from gqasearch.evaluation import cached_kv_heads, kv_bytes_per_token
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import Parent, load_parent
-from gqasearch.run import Workspace, build_config, materialize
+from gqasearch.steps import Workspace, materialize
 from tests.checkpoints.convert import PADDED, SYMMETRIC, document_for, some_ids, stored_tensors
 from tests.checkpoints.uneven import ROUNDING, UNEVEN, assert_same, load_trusted, saved, write
 from tests.models.test_more_families import picked

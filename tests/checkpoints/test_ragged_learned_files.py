@@ -16,13 +16,15 @@ from typer.testing import CliRunner
 from gqasearch.checkpoints import merged_by_group, needs_remote_code, plan_checkpoint, require_own_code, require_trust
 from gqasearch.checkpoints.remote import modeling_ragged_learned as code
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.evaluation import cached_kv_heads
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import MergeRecord, read_grouping
 from gqasearch.merging import make_merge
 from gqasearch.models import ModelSource, family_of, load_parent, read_config
-from gqasearch.run import Workspace, build_config, materialize
+from gqasearch.steps import Workspace, materialize
+from gqasearch.steps.check_settings import check_settings
 from gqasearch.targets import TARGETS, TargetName
 from tests.checkpoints.convert import SYMMETRIC, config_of, document_for, stored_tensors
 from tests.checkpoints.test_ragged_learned import FAMILIES, FILE, written
@@ -80,7 +82,7 @@ def test_a_merge_of_weights_does_not_load_the_model(
     source = save_checkpoint(tiny_model(family), tmp_path / "source", max_shard_size="20KB")
     parent = load_parent(str(source))
     document = replace(document_for(parent, LARGEST_FIRST), merge=MergeRecord("mean-renorm"))
-    monkeypatch.setattr("gqasearch.run.workspace.load_parent", None)
+    monkeypatch.setattr("gqasearch.steps.workspace.load_parent", None)
     materialize(Workspace(build_config({"model": str(source)})), document, tmp_path / "out")
     merge = make_merge("mean-renorm")
     stored = stored_tensors(tmp_path / "out")
@@ -196,10 +198,10 @@ def test_a_search_for_such_a_target_does_not_begin(tmp_path: Path) -> None:
     for settings in ({}, {"equal_sizes": True}, {"uneven": True}):
         config = build_config({"model": model, "target": "llama.cpp", "block_length": 32, **settings})
         with pytest.raises(UserError, match=r"target llama.cpp loads no converted checkpoint of this model: GPT2LMH"):
-            Workspace(config).check()
-    Workspace(build_config({"model": model, "target": "transformers", "block_length": 128})).check()
+            check_settings(Workspace(config))
+    check_settings(Workspace(build_config({"model": model, "target": "transformers", "block_length": 128})))
     with pytest.raises(UserError, match="--block-length 129 is beyond this model's context of 128"):
-        Workspace(build_config({"model": model, "block_length": 129})).check()
+        check_settings(Workspace(build_config({"model": model, "block_length": 129})))
 
 
 @pytest.mark.parametrize(

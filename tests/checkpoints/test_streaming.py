@@ -16,12 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gqasearch.checkpoints import merged_by_group, plan_checkpoint, write_checkpoint
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.grouping_document import GroupingDocument, MergeRecord
 from gqasearch.merging import MERGES, Merge, make_merge
 from gqasearch.models import LayerWeights, ModelSource, Parent, load_parent
-from gqasearch.run import Workspace, build_config, materialize
+from gqasearch.steps import Workspace, materialize
 from tests.checkpoints.convert import PADDED, SYMMETRIC, changed_layer, convert, document_for, stored_tensors
 from tests.matrix import thinned
 from tests.tiny_models import edit_config, save_checkpoint, tiny_model, tiny_parent
@@ -187,7 +188,7 @@ def test_model_is_not_loaded_where_weights_are_enough(
 
     write_checkpoint(source, tmp_path / "expected", document, merged)
     monkeypatch.setattr(
-        "gqasearch.run.workspace.load_parent", lambda *args, **kwargs: pytest.fail("the model is loaded")
+        "gqasearch.steps.workspace.load_parent", lambda *args, **kwargs: pytest.fail("the model is loaded")
     )
     materialize(Workspace(build_config({"model": str(source)})), document, tmp_path / "out")
     for path in (tmp_path / "expected").iterdir():

@@ -13,7 +13,8 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import HeadGeometry, supported_architectures
-from gqasearch.run import Workspace
+from gqasearch.steps import Workspace
+from gqasearch.steps.check_settings import check_settings
 from gqasearch.targets import TARGETS, TargetName
 from tests.tiny_models import save_checkpoint, tiny_model
 
@@ -146,11 +147,11 @@ QCQA = {"method": "qcqa-ac"}  # splits the budget itself
 @pytest.mark.parametrize("differ", [{"uneven": True}, {"kv_budget": 20}, {"objectives": ["kl", "kv-ratio"]}, QCQA])
 def test_a_search_that_the_target_cannot_load_does_not_begin(differ: dict[str, Any]) -> None:
     """The embedded model is a Llama of 12 heads, 6 layers."""
-    Workspace(build_config({"target": "vllm", **differ})).check()
+    check_settings(Workspace(build_config({"target": "vllm", **differ})))
     for allowed in ({}, {**differ, "materialize": False}):
-        Workspace(build_config({"target": "any", **allowed})).check()
+        check_settings(Workspace(build_config({"target": "any", **allowed})))
     with pytest.raises(UserError, match=r"target any takes one number of KV heads for all layers\. Search with --kv-r"):
-        Workspace(build_config({"target": "any", **differ})).check()
+        check_settings(Workspace(build_config({"target": "any", **differ})))
 
 
 @pytest.mark.parametrize(
@@ -168,8 +169,8 @@ def test_what_the_model_adds_to_that(
 ) -> None:
     model = str(save_checkpoint(tiny_model(family), tmp_path / "model"))
     with pytest.raises(UserError, match=message):
-        Workspace(build_config({"model": model, "target": target, "block_length": 32, **settings})).check()
-    Workspace(build_config({"model": model, "target": target, "block_length": 32, "equal_sizes": True})).check()
+        check_settings(Workspace(build_config({"model": model, "target": target, "block_length": 32, **settings})))
+    check_settings(Workspace(build_config({"model": model, "target": target, "block_length": 32, "equal_sizes": True})))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_a_search_for_an_engine_that_knows_no_such_model_does_not_begin(
     model = str(save_checkpoint(tiny_model(family), tmp_path / "model"))
     settings = {"model": model, "target": target, "block_length": 32, "equal_sizes": True}
     with pytest.raises(UserError, match=f"target {target} loads no converted .*Use --target transformers"):
-        Workspace(build_config(settings)).check()
+        check_settings(Workspace(build_config(settings)))
 
 
 def test_an_unknown_target_is_named() -> None:

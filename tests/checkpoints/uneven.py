@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from gqasearch.checkpoints import Layout, write_checkpoint
 from gqasearch.grouping import Grouping
 from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import Parent, load_parent
 from gqasearch.separate_grouping import AnyGrouping
-from tests.checkpoints.convert import changed_layer, document_for, reference, some_ids
+from tests.checkpoints.convert import auto_class, changed_layer, document_for, reference, some_ids
 from tests.checkpoints.equality import note
 from tests.tiny_models import save_checkpoint, tiny_model
 
@@ -39,7 +39,7 @@ def write(parent: Parent, source: Path, target: Path, grouping: AnyGrouping, lay
 def load_trusted(folder: Path, **options: Any) -> PreTrainedModel:
     """As any user would. Refuses missing, unexpected or reshaped tensors."""
     model: PreTrainedModel
-    model, info = AutoModelForCausalLM.from_pretrained(
+    model, info = auto_class(folder).from_pretrained(
         folder, trust_remote_code=True, output_loading_info=True, **options
     )
     assert not any(info.values()), info

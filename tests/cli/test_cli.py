@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 
 from gqasearch import grouping_document
 from gqasearch.cli.app import app
-from gqasearch.cli.run_options import NO_FLAG, PANELS
 from gqasearch.config import RunConfig
+from gqasearch.sections import SECTIONS
 from tests.samples import text_file
 from tests.tiny_models import save_checkpoint, tiny_model
 
@@ -332,5 +332,5 @@ def test_ctrl_c_that_is_ignored_from_the_start_stays_ignored(
     assert result.exit_code == code, result.output
 
 
-def test_every_flag_of_search_is_under_a_heading() -> None:
-    assert {name for names in PANELS.values() for name in names} == set(RunConfig.model_fields) - NO_FLAG
+def test_every_setting_is_of_one_section_whose_heading_its_flag_is_under() -> None:
+    assert sorted(name for section in SECTIONS for name in section.model_fields) == sorted(RunConfig.model_fields)

@@ -102,7 +102,7 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> Harness:
         module = ModuleType(name)
         module.__dict__.update(vars(content))
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr("gqasearch.run.tasks.harness_version", lambda: "0.4.13")
+    monkeypatch.setattr("gqasearch.steps.tasks.harness_version", lambda: "0.4.13")
     return made
 
 

@@ -15,19 +15,19 @@ from typer.testing import CliRunner
 
 from gqasearch.cli.app import app
 from gqasearch.comparison import ComparisonFolder, build_comparison, compare, comparison_data
-from gqasearch.comparison.config import NO_SEARCH
-from gqasearch.comparison.sample import read_sample
-from gqasearch.comparison.setting import Entry, Setting
-from gqasearch.comparison.tables import CEILING
+from gqasearch.comparison.comparison_config import NO_SEARCH
+from gqasearch.comparison.conditions import Condition, Entry
+from gqasearch.comparison.ranking_tables import CEILING
+from gqasearch.comparison.samples import read_sample
 from gqasearch.errors import UserError
 from gqasearch.files import read_json
 from gqasearch.fitness import make_fitness
 from gqasearch.grouping_document import read_grouping
-from gqasearch.run import Workspace
-from gqasearch.run.evaluate import grouping_subject, measure
+from gqasearch.steps import Workspace
+from gqasearch.steps.measure import grouping_subject, measure
 from tests.comparison.conftest import FITNESS
 
-HALF = Setting("optimal", 0.5)
+HALF = Condition("optimal", 0.5)
 SECONDS = ("seconds", "forward_tokens")  # of the machine and of what was running on it, not of the settings
 
 
@@ -155,7 +155,7 @@ def test_a_finished_comparison_makes_nothing_again(
 
     monkeypatch.setattr("gqasearch.comparison.measure.evaluate_quality", refuse)
     monkeypatch.setattr("gqasearch.run.pipeline.measure", refuse)
-    monkeypatch.setattr("gqasearch.comparison.searches.run_search", refuse)
+    monkeypatch.setattr("gqasearch.comparison.searches.begun_search", refuse)
     before = comparable(finished.path)
     compare(build_comparison(values), finished.path)
     assert comparable(finished.path) == before

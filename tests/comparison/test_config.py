@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from gqasearch.comparison import build_comparison
-from gqasearch.comparison.config import DEFAULT_EVALUATIONS
+from gqasearch.comparison.comparison_config import DEFAULT_EVALUATIONS
+from gqasearch.comparison.conditions import Condition, Entry
 from gqasearch.comparison.searches import Plan
-from gqasearch.comparison.setting import Entry, Setting
 from gqasearch.errors import UserError
 from gqasearch.fitness import available_fitness
-from gqasearch.run import Kept
+from gqasearch.steps import ProcessCache
 
 
 def test_nothing_asked_for_is_every_installed_fitness_and_a_budget_of_evaluations() -> None:
@@ -57,10 +57,10 @@ def test_mistakes_are_named_before_anything_is_loaded(values: dict[str, Any], me
 def test_ranked_models_are_refined_cheaply_where_runs_descend() -> None:
     def refines(**values: Any) -> tuple[str, str]:
         config = build_comparison({"fitness": ["kl"], **values})
-        setting = Setting(config.merges[0], 0.5)
-        ranked = config.ranked_config(setting, "kl")
-        assert ranked.refine == config.ranked_refine(setting)
-        return config.refine(setting), config.ranked_refine(setting)
+        condition = Condition(config.merges[0], 0.5)
+        ranked = config.ranked_config(condition, "kl")
+        assert ranked.refine == config.ranked_refine(condition)
+        return config.refine(condition), config.ranked_refine(condition)
 
     assert refines() == ("descent", "outputs")
     assert refines(run={"refine": "joint"}) == ("joint", "outputs")
@@ -79,22 +79,22 @@ def test_budget_and_parameters_reach_the_runs() -> None:
             "evaluations": 70,
         }
     )
-    made = config.run_config(Setting("mean", 0.25), Entry("kl", "random"), 4)
+    made = config.run_config(Condition("mean", 0.25), Entry("kl", "random"), 4)
     assert (made.max_evaluations, made.max_seconds, made.seed, made.kv_ratio, made.merge) == (70, None, 4, 0.25, "mean")
     assert (made.fitness_parameters, made.method_parameters) == ({"tokens": 64}, {"samples": 9})
-    assert config.run_config(Setting("mean", 0.25), Entry("merge-error", "evolution")).fitness_parameters == {}
+    assert config.run_config(Condition("mean", 0.25), Entry("merge-error", "evolution")).fitness_parameters == {}
 
 
 def test_pairs_that_cannot_be_searched_are_left_out_and_said(values: dict[str, Any]) -> None:
     config = build_comparison({**values, "methods": ["evolution", "staged", "exact"]})
-    plan = Plan.of(config, Kept())
+    plan = Plan.of(config, ProcessCache())
     taken = {(entry.fitness, entry.method) for entry in plan.entries}
     assert ("kl", "staged") in taken and ("merge-error", "exact") in taken
     assert ("kl", "exact") not in taken and ("merge-error", "staged") not in taken
     assert any("staged" in reason for reason in plan.left_out)
     assert any("exact" in reason for reason in plan.left_out)
     with pytest.raises(UserError, match="no method here searches weight-sharing-error"):
-        Plan.of(build_comparison({**values, "methods": ["staged"]}), Kept())
+        Plan.of(build_comparison({**values, "methods": ["staged"]}), ProcessCache())
 
 
 def test_a_ratio_that_does_not_fit_the_model_is_refused_first(values: dict[str, Any], tmp_path: Path) -> None:

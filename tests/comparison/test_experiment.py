@@ -9,7 +9,7 @@ import pytest
 
 from experiments.compare import __main__ as command
 from gqasearch.comparison import build_comparison
-from gqasearch.comparison.tables import CEILING
+from gqasearch.comparison.ranking_tables import CEILING
 from gqasearch.config import read_config_file
 from gqasearch.fitness import available_fitness
 
@@ -25,7 +25,7 @@ def test_results_are_those_of_the_committed_settings(name: str) -> None:
     assert set(config.fitness) == COMPARED
     ranking, sample = pd.read_csv(folder / "ranking.csv"), pd.read_csv(folder / "sample.csv")
     pools = 2 if config.seeds else 1
-    settings = len(list(config.settings()))
+    settings = len(list(config.conditions()))
     assert len(ranking) == settings * pools * (2 * len(config.fitness) + 1)
     assert set(ranking["fitness"]) == {*config.fitness, CEILING}
     assert (sample[sample["pool"] == "random"].groupby(["merge", "kv_ratio"]).size() == config.sample).all()

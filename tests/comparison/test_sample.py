@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gqasearch.budget import Budget
-from gqasearch.comparison.sample import (
+from gqasearch.comparison.samples import (
     Met,
     Sampled,
     WatchedProblem,
@@ -18,13 +19,16 @@ from gqasearch.comparison.sample import (
     read_sample,
     together,
     top_of_layers,
-    top_of_record,
+    top_of_values,
     write_sample,
 )
 from gqasearch.comparison.values import Column, Values
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
-from gqasearch.searching import Problem, make_method, run_search
+from gqasearch.searching import Problem, make_method
+from gqasearch.searching.evaluation_log import values_of
+from gqasearch.searching.runner import run_search
+from tests.searching.logged import logged
 from tests.searching.problems import Entangled, budgets, fits, partitions_within, seeds, separable
 
 
@@ -68,15 +72,17 @@ def test_watching_changes_nothing() -> None:
     assert a == b
 
 
-def test_top_groupings_of_a_whole_model_search_are_the_best_of_its_record() -> None:
+def test_top_groupings_of_a_whole_model_search_are_the_best_of_its_log(tmp_path: Path) -> None:
     objective = Entangled(2, 6, 0)
-    problem = Problem({"error": objective}, Budget((3, 3), 6))
-    *_, last = run_search(make_method("random"), problem, rng())
-    found = top_of_record(last.best.grouping, problem, last.state()["record"], 4)
+    problem, log = logged(Problem({"error": objective}, Budget((3, 3), 6)), tmp_path / "log.jsonl", [])
+    with closing(log):
+        *_, last = run_search(make_method("random"), problem, rng())
+    values = values_of(tmp_path / "log.jsonl", "error", 2)
     asked = list(dict.fromkeys(objective.asked))
-    values = objective(asked)
-    assert found == [asked[index] for index in np.argsort(values, kind="stable")[:4]]
-    assert top_of_record(last.best.grouping, problem, None, 4) == [last.best.grouping]
+    assert list(values) == asked and list(values.values()) == objective(asked).tolist()
+    found = top_of_values(last.best.grouping, values, 4)
+    assert found == sorted(asked, key=values.__getitem__)[:4]
+    assert top_of_values(last.best.grouping, {}, 4) == [last.best.grouping]
 
 
 def test_a_grouping_that_two_searches_met_is_in_the_pool_once() -> None:

@@ -19,6 +19,7 @@ from gqasearch.calibration import NO_TARGET, collect, make_blocks
 from gqasearch.checkpoints.ragged_encoders import ENCODER_NAMES
 from gqasearch.checkpoints.remote import modeling_ragged_bert
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.embedded import Document
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter, ParentLayers, Pooling, evaluate_hidden, model_runner, pooling_of
@@ -27,7 +28,8 @@ from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import read_grouping
 from gqasearch.merging import make_merge
 from gqasearch.models import FAMILIES, Parent, layers_replaced, load_parent, tie_heads
-from gqasearch.run import Workspace, build_config, run
+from gqasearch.run import run
+from gqasearch.steps import Workspace
 from gqasearch.testing import InMemoryStatistics
 from tests.checkpoints.convert import reference, stored_tensors
 from tests.checkpoints.uneven import ROUNDING, UNEVEN, write
@@ -247,6 +249,9 @@ def test_verbs_that_need_a_head(settings: dict[str, Any], tmp_path: Path) -> Non
     arguments += ["--set", "block_length=32"]
     compared = CliRunner().invoke(app, ["compare", *arguments, "--output-dir", str(tmp_path / "compared")])
     assert "has no head, and a comparison ranks" in " ".join(compared.output.split())
+    model = settings["model"]
+    written = CliRunner().invoke(app, ["evaluate", model, "--parent", model, "--generate"])
+    assert written.exit_code == 2 and "--generate needs a model that predicts the next token" in written.output
 
 
 def test_a_checkpoint_of_another_kind_is_not_of_this_parent(settings: dict[str, Any], tmp_path: Path) -> None:

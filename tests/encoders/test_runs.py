@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from gqasearch.calibration import collect
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter, evaluate_quality, model_runner
 from gqasearch.fitness import FitnessContext, PreparedFitness, available_fitness, make_fitness
@@ -21,10 +22,11 @@ from gqasearch.grouping_document import read_grouping
 from gqasearch.merging import Merge, make_merge
 from gqasearch.models import Parent
 from gqasearch.refining import NoRefinement, Refinement, make_refinement
-from gqasearch.run import Workspace, build_config, run
-from gqasearch.run.convert import document_converter, document_refinement
-from gqasearch.run.evaluate import grouping_subject
+from gqasearch.run import run
 from gqasearch.run.pipeline import own_subject
+from gqasearch.steps import Workspace
+from gqasearch.steps.convert import document_converter, document_refinement
+from gqasearch.steps.measure import grouping_subject
 from gqasearch.testing import InMemoryStatistics
 from tests.samples import text_file
 from tests.tiny_encoders import encoder_parent, masked_blocks, save_encoder, tiny_encoder

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from gqasearch.cli.app import app
 from gqasearch.errors import UserError
 from gqasearch.healing import HealConfig, build_heal_config
-from gqasearch.healing.learning_rate import HIGHEST, LOWEST
-from gqasearch.run.heal.learning_rate import try_learning_rates
+from gqasearch.healing.rate_search import HIGHEST, LOWEST
+from gqasearch.run.heal.rate_trials import try_learning_rates
 from tests.healing.healed import converted, settings
 
 

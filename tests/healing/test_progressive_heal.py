@@ -10,9 +10,9 @@ import torch
 
 from gqasearch.checkpoints import needs_remote_code
 from gqasearch.errors import UserError
-from gqasearch.healing.objective import Objective
 from gqasearch.healing.trainer import HealingTrainer, arguments
 from gqasearch.healing.training import progress_of_merge
+from gqasearch.healing.training_loss import TrainingLoss
 from gqasearch.healing.written_layers import ProgressiveStudent, WrittenLayers
 from gqasearch.models import read_config
 from gqasearch.models.loading import load_model
@@ -70,7 +70,7 @@ def test_norms_and_biases_do_not_decay(family: str, tmp_path: Path) -> None:
     )
     config = settings(tmp_path, progressive=0.5, weight_decay=0.1)
     trainer = HealingTrainer(
-        Objective(None), model=ProgressiveStudent.of(written, whole=True).module, args=arguments(config, 1, tmp_path)
+        TrainingLoss(None), model=ProgressiveStudent.of(written, whole=True).module, args=arguments(config, 1, tmp_path)
     )
     decayed = set(trainer.get_decay_parameter_names(trainer.model))
     rest = {name for name, _ in trainer.model.named_parameters()} - decayed

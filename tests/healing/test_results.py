@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from gqasearch.cli.app import app
 from gqasearch.errors import UserError
 from gqasearch.run.heal import is_heal_folder
-from gqasearch.run.heal.results import all_healing, healing_data, start_label
+from gqasearch.run.heal.healed_runs import all_healing, healing_data, start_label
 from tests.healing.folders import document, healing_folder
 from tests.healing.healed import converted, healed
 

@@ -45,6 +45,18 @@ def test_heads_outside_a_group_are_bit_equal(name: str, family: str) -> None:
         assert before is None or torch.equal(before[[1, 3, 4, 5]], after[[1, 3, 4, 5]])
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt", "gpt_neox"])
+def test_shared_keys_that_nothing_turns_have_no_mean(family: str) -> None:
+    """It is seen by no softmax, and was far larger than what differs between tokens, once that is whitened."""
+    merge = bound("optimal", family)
+    merged = merge.merge(LayerGrouping.from_labels((0, 1, 0, 2, 1, 0)))
+    mean = synthetic_statistics(merge.source).mean
+    assert merged.k_bias is not None
+    common = (merged.k[:2].double() @ mean + merged.k_bias[:2])[:, merged.rotary_dim :]
+    sizes = (merged.k[:2].double() @ mean)[:, merged.rotary_dim :]
+    assert float(common.abs().max()) < 1e-5 * float(sizes.abs().max())
+
+
 @pytest.mark.parametrize(("family", "kv_heads"), SOURCES)
 def test_merging_copies_leaves_logits_unchanged(family: str, kv_heads: int) -> None:
     parent = tiny_parent(family, kv_heads=kv_heads)

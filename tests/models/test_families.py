@@ -13,23 +13,25 @@ from torch import Tensor
 from gqasearch.errors import UserError
 from gqasearch.models import LayerWeights, Parent, family_of, layers_replaced, load_parent
 from tests.samples import logits_of, random_blocks
-from tests.tiny_described import DESCRIBED_NAMES
+from tests.tiny_described import COPIED_NAMES, DESCRIBED_NAMES
 from tests.tiny_encoders import ENCODERS
 from tests.tiny_models import (
     ALL_FAMILY_NAMES,
     FAMILY_NAMES,
     GROUPED_NAMES,
     MORE_FAMILY_NAMES,
+    VOCAB_SIZE,
     edit_config,
     kv_head_choices,
     save_checkpoint,
     tiny_model,
     tiny_parent,
 )
+from tests.tiny_towers import TOWER_NAMES
 
-EVERY_FAMILY = (*ALL_FAMILY_NAMES, *MORE_FAMILY_NAMES, *DESCRIBED_NAMES, "gptj", "gpt_neo")
+EVERY_FAMILY = (*ALL_FAMILY_NAMES, *MORE_FAMILY_NAMES, *DESCRIBED_NAMES, *TOWER_NAMES, "gptj", *COPIED_NAMES)
 SOURCES = [(family, kv) for family in EVERY_FAMILY for kv in kv_head_choices(family)]
-UNGROUPED = ("opt", "gpt2", "gpt_neo")
+UNGROUPED = ("opt", "gpt2", *COPIED_NAMES)
 
 
 def rotate(heads: Tensor, rotary_dim: int, theta: float = 10000.0, stretch: float = 1.0) -> Tensor:
@@ -49,6 +51,8 @@ ODDITIES: dict[tuple[str, int], dict[str, Any]] = {
     ("gemma2", 1): {"softcap": 3.0},
     ("gemma3_text", 0): {"window": 8, "theta": 100.0},
     ("gemma3_text", 1): {"stretch": 2.0},
+    ("gemma3", 0): {"window": 8},
+    ("gemma3", 1): {"theta": 1e6},
     ("cohere2", 0): {"window": 8},
     ("cohere2", 1): {"stretch": float("inf")},
     ("gpt_neo", 1): {"window": 8},
@@ -113,7 +117,7 @@ def attention_call(parent: Parent, layer: int) -> tuple[Tensor, Tensor]:
 
     attention = parent.model.get_submodule(parent.family.attention_path(layer))
     handle = attention.register_forward_hook(note, with_kwargs=True)
-    logits_of(parent, random_blocks(parent.config["vocab_size"], blocks=2, length=12))
+    logits_of(parent, random_blocks(VOCAB_SIZE, blocks=2, length=12))
     handle.remove()
     return seen[0], seen[1]
 
@@ -223,7 +227,11 @@ def test_unknown_architectures_are_refused_with_the_list(tmp_path: Path) -> None
         ("MptForCausalLM", "ALiBi"),
         ("Gemma4ForCausalLM", "layers differ in the size of a head"),
         ("PersimmonForCausalLM", "also subtracts its mean"),
-        ("GPTBigCodeForCausalLM", "one KV head already"),
+        *(
+            (f"{name}ForConditionalGeneration", "encoder-decoder, whose layers have two")
+            for name in ("Whisper", "Bart", "T5")
+        ),
+        ("MllamaForConditionalGeneration", "attend to an image alone"),
     ],
 )
 def test_architectures_that_cannot_be_grouped_are_refused_with_the_reason(architecture: str, reason: str) -> None:
@@ -234,6 +242,9 @@ def test_architectures_that_cannot_be_grouped_are_refused_with_the_reason(archit
 @pytest.mark.parametrize(
     ("architecture", "field", "message"),
     [
+        ("GPTBigCodeForCausalLM", {"multi_query": True}, r"has one KV head already \(multi_query\)"),
+        ("GPTBigCodeForCausalLM", {"add_cross_attention": True}, "has cross-attention"),
+        ("XGLMForCausalLM", {"add_cross_attention": True}, "has cross-attention"),
         ("OlmoForCausalLM", {"clip_qkv": 8.0}, "clip_qkv=8.0"),
         ("StableLmForCausalLM", {"qk_layernorm": True}, "heads under such norms cannot be merged"),
         ("PhiForCausalLM", {"qk_layernorm": True}, r"\(qk_layernorm false\) are supported"),
@@ -246,7 +257,7 @@ def test_architectures_that_cannot_be_grouped_are_refused_with_the_reason(archit
 )
 def test_variants_that_cannot_be_grouped_are_refused(architecture: str, field: dict[str, Any], message: str) -> None:
     config = {"architectures": [architecture], "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
-    config["num_key_value_heads"] = 4
+    config |= {"num_key_value_heads": 4, "multi_query": False}
     family = family_of(config)
     assert family.geometry(config).head_dim == 16
     with pytest.raises(UserError, match=message):
@@ -306,7 +317,12 @@ def test_scale_of_gpt2_scores() -> None:
 def test_every_family_is_tested() -> None:
     from gqasearch.models import FAMILIES
 
-    assert {family.name for family in FAMILIES} == set(EVERY_FAMILY) | set(ENCODERS) | {"codegen"}
+    towers = {tiny_parent(name).family.name for name in TOWER_NAMES}
+    assert {family.name for family in FAMILIES if family.has_images} == towers
+    found = {family.name for family in FAMILIES} - towers
+    assert found == (set(EVERY_FAMILY) - set(TOWER_NAMES)) | set(ENCODERS) | {"codegen"}
     as_phi, described = {"gpt_neox", "falcon", "gptj", "codegen"}, set(DESCRIBED_NAMES)
-    assert set(GROUPED_NAMES) | as_phi | set(UNGROUPED) | described == set(EVERY_FAMILY) | {"codegen"}
+    assert set(GROUPED_NAMES) | as_phi | set(UNGROUPED) | described | set(TOWER_NAMES) == set(EVERY_FAMILY) | {
+        "codegen"
+    }
     assert set(FAMILY_NAMES) <= set(ALL_FAMILY_NAMES)

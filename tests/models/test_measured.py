@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration import collect
+from gqasearch.config import build_config
 from gqasearch.evaluation import Converter, evaluate_quality, model_runner
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import make_merge
 from gqasearch.models import Parent, layers_replaced, read_config
 from gqasearch.refining import Outputs
-from gqasearch.run import build_config, run
+from gqasearch.run import run
 from gqasearch.testing import InMemoryStatistics
 from tests.matrix import sampled
 from tests.models.test_families import attend

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from gqasearch.budget import Budget
+from gqasearch.config import build_config
 from gqasearch.fitness import PreparedFitness
 from gqasearch.grouping import Grouping
 from gqasearch.parallel import Blueprint
-from gqasearch.run import Workspace, build_config
-from gqasearch.run.workers import blueprint_of
 from gqasearch.searching.operators import random_partition
+from gqasearch.steps import Workspace
+from gqasearch.steps.workers import blueprint_of
 from tests.parallel.plugins import Faulty
 from tests.run.conftest import checkpoint, settings, text
 

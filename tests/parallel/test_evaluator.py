@@ -8,15 +8,15 @@ from concurrent.futures import Future
 
 import pytest
 
+from gqasearch.contract import Facts, Item, Question
 from gqasearch.errors import UserError
 from gqasearch.parallel.crew import Crew, Seat
 from gqasearch.parallel.evaluator import Evaluator
-from gqasearch.parallel.questions import Facts, Item, OfGroups, Question
 from gqasearch.parallel.worker import Answer, Prepared
 from gqasearch.searching import FAILED
 
 ITEMS = [(head,) for head in range(40)]
-QUESTION = OfGroups("any", 0)
+QUESTION = Question("any", "groups", (0,))
 
 
 class Death(Exception):  # noqa: N818 - what it is

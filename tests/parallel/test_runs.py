@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
+from gqasearch.config import build_config
+from gqasearch.contract import Facts
 from gqasearch.errors import UserError
 from gqasearch.parallel import Blueprint, Evaluator, Workers
-from gqasearch.parallel.questions import Facts
-from gqasearch.run import RunFolder, build_config, run
+from gqasearch.run import RunFolder, run
+from gqasearch.run.search_log import failed_candidates
 from tests import forked
 from tests.parallel.test_evaluator import Threads
 
@@ -127,11 +129,11 @@ def test_a_run_whose_every_candidate_kills_its_worker_is_an_error(
             evaluator.facts = {"perplexity": Facts("text", (100,))}
             yield evaluator
 
-    monkeypatch.setattr("gqasearch.run.workers.start_workers", start)
+    monkeypatch.setattr("gqasearch.steps.workers.start_workers", start)
     values = {**settings, "merge": "mean", "objectives": ["perplexity"], "method": "neighbour"}
     with pytest.raises(UserError, match="every candidate killed its worker"):
         run(build_config(values), tmp_path / "run", workers=2)
-    failed = json.loads((tmp_path / "run" / "state" / "search.json").read_text())["failed"]
+    failed = failed_candidates(RunFolder(tmp_path / "run"))
     assert len(failed) == 1 and "killed its worker 2 times" in failed[0]
 
 

@@ -13,12 +13,14 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import read_grouping, write_grouping
 from gqasearch.models import load_parent
-from gqasearch.run import RunFolder, Workspace, build_config, run
-from gqasearch.run.convert import materialize
+from gqasearch.run import RunFolder, run
 from gqasearch.run.origin import materialize_config
+from gqasearch.steps import Workspace
+from gqasearch.steps.convert import materialize
 from tests.basis.test_basis import hard
 from tests.samples import random_blocks
 from tests.tiny_encoders import save_encoder, tiny_encoder

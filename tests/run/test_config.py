@@ -11,17 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gqasearch.budget import counts_from_model_ratio
+from gqasearch.config import RunConfig, apply_settings, build_config, read_config_file
 from gqasearch.errors import UserError
 from gqasearch.models import HeadGeometry
-from gqasearch.run import (
-    RunConfig,
-    RunFolder,
-    Workspace,
-    apply_settings,
-    build_config,
-    default_output_dir,
-    read_config_file,
-)
+from gqasearch.run import RunFolder, default_output_dir
+from gqasearch.sections import SECTIONS, Section
+from gqasearch.steps import Workspace
 
 GEOMETRY = HeadGeometry(4, 12, 12, 16, 192, 16)
 
@@ -196,3 +191,16 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
         folder.acquire()
     lock.release()
     folder.acquire().release()
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_is_its_cache_key(section: type[Section]) -> None:
+    """Every setting of it changes the key, and no other."""
+    others: dict[str, Any] = {"join": 2, "kv_ratio": 0.25, "objectives": ("kl",), "merge": "mean", "dtype": "float16"}
+    others |= {"seed": 7, "search_tokens": 99, "evaluation_tokens": 99, "masked_blocks": 0.1, "layout": "ragged"}
+    others |= {"separate_kv": True, "kv_bits": "8", "model": "other", "batch_blocks": 3}
+    plain = RunConfig()
+    assert {name for name in others if name in section.model_fields}, "the sample has one of each section"
+    for name, value in others.items():
+        changed = plain.model_copy(update={name: value})
+        assert (changed.key(section) != plain.key(section)) == (name in section.model_fields), name

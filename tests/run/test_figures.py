@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 
 from gqasearch.checkpoints.shards import Shards
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
-from gqasearch.run import RunFolder, build_config, pipeline, report_data, run, stage_clock
+from gqasearch.run import RunFolder, pipeline, report_data, run, stage_clock
 from gqasearch.run.peak_memory import SAMPLE_SECONDS, PeakMemory, peak_resident_bytes, resident_bytes
 from gqasearch.run.stage_clock import StageClock
-from gqasearch.run.told import NoProgress
+from gqasearch.steps.progress import NoProgress
 from tests.checkpoints.test_loaded_back import FAULTS
 from tests.tiny_models import save_checkpoint, tiny_model
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
-from gqasearch.run import RunFolder, Workspace, build_config, run
-from gqasearch.run.evaluate import checkpoint_subject, measure
+from gqasearch.run import RunFolder, run
+from gqasearch.steps import Workspace
+from gqasearch.steps.measure import checkpoint_subject, measure
 from tests.samples import random_text
 from tests.tiny_models import save_checkpoint, tiny_model
 

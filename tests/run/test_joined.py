@@ -10,17 +10,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.evaluation import count_parameters, kv_bytes_per_token
 from gqasearch.grouping_document import read_grouping, write_grouping
 from gqasearch.grouping_fit import check_fits
 from gqasearch.healing import HealConfig
 from gqasearch.models import load_parent, resolve_model
-from gqasearch.run import RunFolder, Workspace, build_config, run
-from gqasearch.run.convert import check_convertible, materialize
-from gqasearch.run.evaluate import checkpoint_subject, measure
+from gqasearch.run import RunFolder, run
 from gqasearch.run.heal import heal
 from gqasearch.run.origin import evaluation_config, healing_settings, materialize_config
+from gqasearch.steps import Workspace
+from gqasearch.steps.check_settings import check_settings
+from gqasearch.steps.convert import check_convertible, materialize
+from gqasearch.steps.measure import checkpoint_subject, measure
 from tests.samples import random_blocks
 from tests.tiny_models import VOCAB_SIZE, save_checkpoint, tiny_model
 
@@ -154,7 +157,7 @@ def test_a_qwen2_goes_where_its_head_size_is_read(settings: dict[str, Any], tmp_
     own = {**settings, "model": str(model), "join": 2, "equal_sizes": True, "kv_heads": 3}
     with pytest.raises(UserError, match="vllm loads no heads that were joined: it takes hidden size / heads"):
         finished(own, tmp_path / "run", target="vllm")
-    Workspace(build_config({**own, "target": "llama.cpp"})).check()
+    check_settings(Workspace(build_config({**own, "target": "llama.cpp"})))
 
 
 def test_an_odd_number_of_heads(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -9,23 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter, ParentLayers, ParentLogProbs, RoundedLayers
 from gqasearch.grouping_document import read_grouping
 from gqasearch.rounding import parse_format, parse_formats
-from gqasearch.run import RunFolder, Workspace, build_config, run
+from gqasearch.run import RunFolder, run
 from gqasearch.run.kv_bytes import losses as losses_module
 from gqasearch.run.kv_bytes import options_of
 from gqasearch.run.kv_bytes.options import non_dominated
 from gqasearch.run.origin import evaluation_config
+from gqasearch.steps import Workspace
 from gqasearch.targets import PLAIN_FORMATS, TARGETS
 from tests.tiny_encoders import save_encoder, tiny_encoder
+from tests.tiny_models import save_checkpoint, tiny_model
 
 # 2 layers of 6 heads of 8: 768 bytes in float32, 384 in 16 bits.
-WHOLE = 384
+WHOLE, HEAD = 384, 8
 OF_HEAD = {"f16": 32, "int8": 24, "k8v4": 20, "int4": 16, "k4v3": 15, "int3": 14, "k3v2": 13, "int2": 12}
 SMALL = {"population": 6, "offspring": 6, "generations": 1}
 
@@ -115,13 +119,6 @@ def test_the_best_is_taken_and_told(settings: dict[str, Any], tmp_path: Path, un
     assert metrics["texts"]["search"]["used"]
     assert any(words.startswith("0.3 of the parent's KV bytes in 16 bits became ") for words in told[1:])
 
-    # It is the KL of the model, rounded, that the cheap search gave, on the search text.
-    work = Workspace(build_config(config.model_dump(mode="json")))
-    converter = Converter(work.parent, work.merge, lambda: work.statistics)
-    reference = ParentLogProbs.compute(ParentLayers(work.parent), work.blocks("search"))
-    model = RoundedLayers(converter.runner(document.grouping), parse_format(taken["format"]))
-    assert reference.mean_kl(model) == pytest.approx(taken["kl"], rel=1e-5)
-
     card = " ".join((folder.model / "README.md").read_text().split())
     assert f"0.3 of the parent's KV bytes in 16 bits became {taken['kv_heads_total']} KV heads in the format" in card
     assert evaluation_config(folder.model, {}).kv_bytes is None  # a checkpoint is measured as it is
@@ -129,6 +126,41 @@ def test_the_best_is_taken_and_told(settings: dict[str, Any], tmp_path: Path, un
     assert finished(settings, tmp_path / "run", **given).metrics.read_bytes() == before
     with pytest.raises(UserError, match=r"kv_bytes was 0.3, is 0.4"):
         finished(settings, tmp_path / "run", **{**given, "kv_bytes": 0.4})
+
+
+def kl_of(folder: RunFolder, kv: str) -> float:
+    """Of what the run found, on its search text, after the merge alone, the cache rounded."""
+    work = Workspace(build_config(folder.read_config().model_dump(mode="json")))
+    converter = Converter(work.parent, work.merge, lambda: work.statistics)
+    reference = ParentLogProbs.compute(ParentLayers(work.parent), work.blocks("search"))
+    runner = converter.runner(read_grouping(folder.grouping).grouping)
+    return reference.mean_kl(RoundedLayers(runner, parse_format(kv)))
+
+
+def taken_kl(folder: RunFolder) -> float:
+    (taken,) = (row for row in json.loads(folder.metrics.read_text())["decision"]["options"] if row["chosen"])
+    found: float = taken["kl"]
+    return found
+
+
+def test_options_are_compared_in_a_basis_for_their_format(settings: dict[str, Any], tmp_path: Path) -> None:
+    """An outlier among the values costs a rounded cache dear, and a basis nothing: it does not decide."""
+    plain = finished(settings, tmp_path / "plain", kv_bytes=0.3, formats="f16")
+    assert taken_kl(plain) == pytest.approx(kl_of(plain, "f16"), rel=1e-5), "16 bits: no basis"
+
+    model = tiny_model("llama")
+    with torch.no_grad():
+        for layer in model.model.layers:
+            values, outputs = layer.self_attn.v_proj.weight, layer.self_attn.o_proj.weight
+            values[::HEAD] *= 30  # the first number of every head
+            outputs[:, ::HEAD] /= 30
+    given = {"kv_bytes": 0.3, "formats": "int3"}
+    usual = finished(settings, tmp_path / "usual", **given)
+    scaled = finished(
+        {**settings, "model": str(save_checkpoint(model, tmp_path / "model"))}, tmp_path / "scaled", **given
+    )
+    assert kl_of(scaled, "int3") > 2 * kl_of(usual, "int3")
+    assert taken_kl(scaled) == pytest.approx(taken_kl(usual), rel=0.1)
 
 
 def test_it_goes_on_where_it_was_stopped(

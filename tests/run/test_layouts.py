@@ -12,15 +12,17 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.evaluation import ParentLayers, WholeModel, cached_kv_heads, evaluate_quality, model_runner
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord, MergeRecord, read_grouping
 from gqasearch.models import model_record
-from gqasearch.run import RunFolder, Workspace, build_config, run
-from gqasearch.run.convert import document_converter, document_refinement, materialize
-from gqasearch.run.evaluate import checkpoint_subject, grouping_subject
+from gqasearch.run import RunFolder, run
 from gqasearch.run.pipeline import own_subject
+from gqasearch.steps import Workspace
+from gqasearch.steps.convert import document_converter, document_refinement, materialize
+from gqasearch.steps.measure import checkpoint_subject, grouping_subject
 from tests.samples import random_blocks
 
 SMALL = {"population": 8, "offspring": 8, "generations": 4}

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from gqasearch.config import PRESETS
+from gqasearch.config import PRESETS, build_config
 from gqasearch.errors import UserError
 from gqasearch.evaluation import evaluate_quality, model_runner
 from gqasearch.fitness import make_fitness
 from gqasearch.grouping_document import LayerRecord, read_grouping
-from gqasearch.run import RunFolder, Workspace, build_config, report_data, run
-from gqasearch.run.certify import certificate_words
+from gqasearch.run import RunFolder, report_data, run
 from gqasearch.run.listener import RunListener
 from gqasearch.searching import available_methods
+from gqasearch.steps import Workspace
+from gqasearch.steps.certify import certificate_words
+from gqasearch.steps.check_settings import check_settings
 from tests.matrix import nightly
 from tests.run.test_run import history_of
 from tests.tiny_models import save_checkpoint, tiny_model
@@ -181,7 +183,7 @@ def test_what_a_method_cannot_take_is_refused(
 def test_an_objective_that_does_not_run_the_model_is_refused_before_any_work(settings: dict[str, Any]) -> None:
     work = Workspace(build_config({**settings, **STAGED, "objectives": ["weight-sharing-error", "kv-ratio"]}))
     with pytest.raises(UserError, match=r"runs the model \(kl, healed-kl, perplexity\), got weight-sharing-error"):
-        work.check()
+        check_settings(work)
     assert "statistics" not in vars(work)
 
 

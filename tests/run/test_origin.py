@@ -11,10 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import read_grouping
 from gqasearch.reporting.progress_lines import ProgressLines
-from gqasearch.run import RunFolder, build_config, run
+from gqasearch.run import RunFolder, run
 from gqasearch.run.origin import evaluation_config, healing_settings, origin_of
 from tests.samples import random_text
 from tests.tiny_models import save_checkpoint, tiny_model

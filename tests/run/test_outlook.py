@@ -14,16 +14,18 @@ from typer.testing import CliRunner, Result
 
 from gqasearch.budget import Budget
 from gqasearch.cli.app import app
-from gqasearch.config import RunConfig
+from gqasearch.config import RunConfig, build_config
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord, MergeRecord, write_grouping
 from gqasearch.models import model_record
-from gqasearch.run import RunFolder, Workspace, build_config
-from gqasearch.run.outlook import COUNTS, ONE_SIZE, SIZES, Outlook, kinds
-from gqasearch.run.problem import build_problem, prepare_fitness
-from gqasearch.run.unmeasured_problem import unmeasured_problem
+from gqasearch.run import RunFolder
 from gqasearch.searching import most_generations
+from gqasearch.steps import Workspace
+from gqasearch.steps.check_settings import check_settings
+from gqasearch.steps.outlook import COUNTS, ONE_SIZE, SIZES, Outlook, kinds
+from gqasearch.steps.search_problem import build_problem, prepare_fitness
+from gqasearch.steps.unmeasured_problem import unmeasured_problem
 from tests.sweeps.helpers import started
 from tests.tiny_models import save_checkpoint, tiny_model
 
@@ -133,7 +135,7 @@ def test_every_verb_refuses_a_model_with_one_kv_head(models: Path, settings: dic
 
 
 def test_a_sweep_of_one_kv_head_says_so_once(models: Path, settings: dict[str, Any], tmp_path: Path) -> None:
-    from gqasearch.sweeps.worker import Worker
+    from gqasearch.sweeps.sweep_worker import Worker
 
     values = {
         "objectives": ["kl"],
@@ -205,7 +207,7 @@ def test_a_dry_run_tells_everything_and_touches_nothing(
     def loaded(*_: object, **__: object) -> None:
         raise AssertionError("the weights were loaded")
 
-    monkeypatch.setattr("gqasearch.run.workspace.load_parent", loaded)
+    monkeypatch.setattr("gqasearch.steps.workspace.load_parent", loaded)
     monkeypatch.chdir(tmp_path)
     asked = {**settings, "kv_ratio": 0.4, "evaluation_tokens": 65536, "fitness": "kl"}
     result = call("search", *flags(asked), "--dry-run", "--set", "method.population=7")
@@ -290,9 +292,9 @@ def test_groups_that_can_only_be_of_one_size_need_no_padding(asked: dict[str, An
     """A Qwen2 with added query heads loads in some engines alone."""
     source = save_checkpoint(tiny_model("qwen2", layers=1), tmp_path / "source")
     settings = {"model": str(source), "block_length": 32, "target": "any"}
-    Workspace(build_config({**settings, **asked})).check()
+    check_settings(Workspace(build_config({**settings, **asked})))
     with pytest.raises(UserError, match="no query-padded Qwen2"):
-        Workspace(build_config({**settings, "kv_heads": 2})).check()
+        check_settings(Workspace(build_config({**settings, "kv_heads": 2})))
 
 
 @pytest.mark.parametrize(("kv_heads", "said"), [(2, True), (4, False), (8, False)])

@@ -11,12 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
-from gqasearch.run import RunFolder, Workspace, build_config, forecast, free_room, run
+from gqasearch.run import RunFolder, forecast, free_room, run
+from gqasearch.run.cost_plan import HEAD, Plan, Rates, Sizes, Stage, cache_bytes, make_plan
 from gqasearch.run.forecast import plan_words, require_room
-from gqasearch.run.outlook import Outlook
-from gqasearch.run.plan import HEAD, Plan, Rates, Sizes, Stage, cache_bytes, make_plan
 from gqasearch.run.sizes import sizes_of
+from gqasearch.steps import Workspace
+from gqasearch.steps.outlook import Outlook
 
 GB = 10**9
 # Llama-2-7B on 65,536 tokens, on a machine of 70 GFLOP/s.
@@ -203,6 +205,9 @@ def test_sizes_of_a_model_are_those_of_its_files(settings: dict[str, Any]) -> No
     assert sizes.groups == 2**work.source.geometry.num_kv_heads - 1 and sizes.model_tokens == 0
     even = Workspace(build_config({"method_parameters": {"max_groups": 50}}))
     assert sizes_of(even, Outlook(even)).groups == 132 * 12
+    whole, none = (Workspace(build_config({"kv_ratio": ratio})) for ratio in (1 / 12, 1.0))
+    assert sizes_of(whole, Outlook(whole)).groups == 1, "all heads are one group"
+    assert sizes_of(none, Outlook(none)).groups == 12, "every head is one"
     curve = Workspace(build_config({"method_parameters": {"max_groups": 50}, "uneven": True}))
     assert sizes_of(curve, Outlook(curve)).groups == 50
     running = Workspace(build_config({**settings, "objectives": ["kl"], "max_evaluations": 10}))

@@ -10,11 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.evaluation import ParentLayers, RoundedLayers, evaluate_quality
 from gqasearch.grouping_document import read_grouping
 from gqasearch.rounding import parse_format
-from gqasearch.run import RunFolder, Workspace, build_config, run
-from gqasearch.run.convert import document_converter
+from gqasearch.run import RunFolder, run
+from gqasearch.steps import Workspace
+from gqasearch.steps.convert import document_converter
 from tests.tiny_encoders import save_encoder, tiny_encoder
 from tests.tiny_models import save_checkpoint, tiny_model
 

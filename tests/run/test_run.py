@@ -7,7 +7,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from multiprocessing.context import ForkServerProcess
@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.calibration.text import SHARES
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.evaluation import ParentLayers, cached_kv_heads
 from gqasearch.files import read_json
@@ -30,8 +31,9 @@ from gqasearch.grouping_document import GroupingDocument, LayerRecord, MergeReco
 from gqasearch.merging import LayerMerge
 from gqasearch.models import LayerWeights, layers_replaced, load_parent, model_record
 from gqasearch.refining import Descent, NoRefinement, Outputs
-from gqasearch.run import RunFolder, Workspace, build_config, report_data, run
-from gqasearch.run.convert import document_converter, document_refinement
+from gqasearch.run import RunFolder, RunListener, report_data, run
+from gqasearch.steps import Workspace
+from gqasearch.steps.convert import document_converter, document_refinement
 from tests import forked
 from tests.matrix import sampled
 from tests.samples import random_blocks
@@ -321,6 +323,34 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_bits(
     assert history_of(whole) == history_of(killed)
     weights = [(f.model / "model.safetensors").read_bytes() for f in (whole, killed)]
     assert weights[0] == weights[1]
+
+
+class Stop(RunListener):
+    """Ends a run after a generation."""
+
+    def on_generation(self, record: Mapping[str, Any]) -> None:
+        if record["generation"] == 1:
+            raise InterruptedError
+
+
+def test_a_search_that_no_longer_comes_out_as_it_did_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    """As on another machine, or with another version of a library."""
+    small = {"population": 4, "generations": 4, "patience": 20, "local_steps": 0}
+    config = build_config({**settings, "fitness_parameters": {}, "method_parameters": small, "materialize": False})
+    with pytest.raises(InterruptedError):
+        run(config, tmp_path, listeners=[Stop()])
+    history = tmp_path / "history.jsonl"
+    first, *others = history.read_text().splitlines()
+    assert len(others) == 1
+    changed = json.loads(first)
+    changed["best"][0] *= 1 + 1e-12
+    history.write_text("\n".join([json.dumps(changed), *others, others[-1][:20]]))
+    with pytest.raises(UserError, match="generation 0 of its search no longer comes out as it did"):
+        run(config, tmp_path)
+    history.write_text("\n".join([first, *others, others[-1][:20]]))  # the last line torn, as by a kill
+    resumed = run(config, tmp_path)
+    assert resumed.history.read_text().splitlines()[:2] == [first, *others]
+    assert [line["generation"] for line in history_of(resumed)] == list(range(len(history_of(resumed))))
 
 
 def test_permuting_heads_leaves_logits_unchanged(checkpoint: Path) -> None:

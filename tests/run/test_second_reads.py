@@ -11,17 +11,19 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.evaluation import count_parameters, kv_bytes_per_token
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.grouping_document import read_grouping
 from gqasearch.healing import HealConfig
-from gqasearch.run import RunFolder, Workspace, build_config, run
-from gqasearch.run.convert import materialize
-from gqasearch.run.evaluate import checkpoint_subject, measure
+from gqasearch.run import RunFolder, run
 from gqasearch.run.heal import heal
 from gqasearch.run.origin import evaluation_config, healing_settings, materialize_config
-from gqasearch.run.second_reads import check_fill_slots, chosen_second_reads, layout_of, with_copies
+from gqasearch.steps import Workspace
+from gqasearch.steps.convert import materialize
+from gqasearch.steps.filled_slots import check_fill_slots, chosen_second_reads, layout_of, with_copies
+from gqasearch.steps.measure import checkpoint_subject, measure
 from tests.tiny_models import save_checkpoint, tiny_model
 
 # Enough of a search for groups of unequal size.

@@ -12,17 +12,19 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.evaluation import count_parameters, kv_bytes_per_token
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import read_grouping
-from gqasearch.run import RunFolder, Workspace, build_config, run
-from gqasearch.run.convert import materialize
-from gqasearch.run.evaluate import checkpoint_subject, measure
+from gqasearch.run import RunFolder, run
+from gqasearch.run.finished_runs import report_data
 from gqasearch.run.origin import evaluation_config, materialize_config
-from gqasearch.run.results import report_data
-from gqasearch.run.workers import blueprint_of
 from gqasearch.separate_grouping import SeparateGrouping
+from gqasearch.steps import Workspace
+from gqasearch.steps.convert import materialize
+from gqasearch.steps.measure import checkpoint_subject, measure
+from gqasearch.steps.workers import blueprint_of
 from tests import forked
 from tests.run.test_run import history_of, kill_after, words
 from tests.tiny_encoders import save_encoder, tiny_encoder

@@ -8,8 +8,8 @@ import pytest
 
 from gqasearch.config import RunConfig
 from gqasearch.embedded import SPLITS
-from gqasearch.run import Workspace
-from gqasearch.run.texts import shortages, used_texts
+from gqasearch.steps import Workspace
+from gqasearch.steps.texts import shortages, used_texts
 
 
 def test_a_short_text_is_said_to_be_where_it_is_used(

@@ -1,4 +1,4 @@
-"""Searches that keep their state in a file, to be killed at any moment."""
+"""Searches that keep a log, to be killed at any moment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import numpy as np
 
 from gqasearch.budget import Budget
 from gqasearch.files import write_file
-from gqasearch.searching import PairwiseErrors, Problem, make_method, run_search
+from gqasearch.searching import PairwiseErrors, Problem, make_method
+from gqasearch.searching.runner import run_search
+from tests.searching.logged import logged
 from tests.searching.problems import Pairwise
 from tests.searching.text_problems import NoisyText
 
@@ -57,18 +59,20 @@ def problem_for(method: str) -> Problem:
 
 
 def search(method: str, folder: Path | None = None, pause: float = 0.0) -> list[str]:
-    """Go on from the state in the folder; the bits of every generation of all attempts together."""
-    path = None if folder is None else folder / f"{method}.json"
-    saved = json.loads(path.read_text()) if path is not None and path.is_file() else {"lines": [], "state": None}
-    lines: list[str] = saved["lines"]
-    chosen, rng = make_method(method, PARAMETERS.get(method, {})), np.random.default_rng(5)
-    for generation in run_search(chosen, problem_for(method), rng, saved["state"]):
+    """The bits of every generation, made again from the log in the folder as far as that goes."""
+    lines: list[str] = []
+    chosen, rng, problem = (
+        make_method(method, PARAMETERS.get(method, {})),
+        np.random.default_rng(5),
+        problem_for(method),
+    )
+    if folder is not None:
+        problem, _ = logged(problem, folder / f"{method}.log", [])
+    for generation in run_search(chosen, problem, rng):
         best = generation.best
-        line = f"{generation.index} {generation.evaluations} {best.values[0].hex()} {best.grouping.layers}"
-        if not lines or lines[-1] != line:  # a finished search gives its last generation again
-            lines.append(line)
-        if path is not None:
-            write_file(path, json.dumps({"lines": lines, "state": generation.state()}), overwrite=True)
+        lines.append(f"{generation.index} {generation.evaluations} {best.values[0].hex()} {best.grouping.layers}")
+        if folder is not None:
+            write_file(folder / f"{method}.json", json.dumps({"lines": lines}), overwrite=True)
             time.sleep(pause)
     if folder is not None:
         write_file(folder / f"{method}.done", "", overwrite=True)

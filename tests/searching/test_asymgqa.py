@@ -16,9 +16,10 @@ from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray
-from gqasearch.searching import Generation, Problem, run_search
+from gqasearch.searching import Generation, Problem
 from gqasearch.searching.operators import exchange, random_partition, relocate
-from gqasearch.searching.papers.asymgqa import AsymGQA, propose
+from gqasearch.searching.papers.asymgqa import AsymGQA, _checked, _Walks, propose
+from gqasearch.searching.runner import run_search
 from tests.searching.problems import Entangled, Pairwise, budgets, kv_heads, partitions_within, seeds
 from tests.searching.test_resume import check_every_cut
 
@@ -92,10 +93,11 @@ def test_all_allowed_proposals_are_made() -> None:
 
 def walk_of(problem: Problem, method: AsymGQA) -> list[tuple[LayerGrouping, float]]:
     """Where the walk of the last layer stood after each step."""
-    states = [generation.state() for generation in run(method, problem)]
+    under_way = _Walks(method, problem, _checked(problem), np.random.default_rng(0))
     before = problem.num_layers - 1
-    here = [state["here"] for state in states if state["here"] is not None and len(state["found"]) == before]
-    return [(LayerGrouping.from_labels(at["labels"]), at["score"]) for at in here]
+    here = [(under_way.layer, under_way.here) for one in under_way.generations() if one.index]
+    steps = [at for layer, at in here if layer == before]
+    return steps[1:] if before else steps  # the end of the walk before it is not one of its own
 
 
 def differ_by_one_step(first: LayerGrouping, second: LayerGrouping, near: FloatArray, budget: Budget) -> bool:
@@ -170,8 +172,10 @@ class Log:
 def test_earlier_layers_stay_and_later_ones_are_mha(asymmetric: bool) -> None:
     problem, objective = entangled()
     log = Log(objective)
-    generations = run(AsymGQA(asymmetric=asymmetric), replace(problem, objectives={"error": log}))
-    found = Grouping.from_labels(generations[-1].state()["found"])
+    problem = replace(problem, objectives={"error": log})
+    under_way = _Walks(AsymGQA(asymmetric=asymmetric), problem, _checked(problem), np.random.default_rng(0))
+    assert list(under_way.generations())
+    found = Grouping(tuple(under_way.found))
     neighbours = [LayerGrouping.neighbours(7, count) for count in SIZES]
     singletons = LayerGrouping.singletons(7)
     displays = {Grouping((*found.layers[:layer], *neighbours[layer:])) for layer in range(5)}
@@ -241,15 +245,6 @@ def test_a_movable_budget_keeps_its_counts() -> None:
 @pytest.mark.parametrize("counts", [SIZES, (3,), (1, 7), (7, 1)])
 def test_resumed_search_equals_the_uninterrupted_one(counts: tuple[int, ...], asymmetric: bool) -> None:
     check_every_cut(AsymGQA(iterations=5, asymmetric=asymmetric), lambda: entangled(counts)[0])
-
-
-def test_evaluations_made_before_the_stop_are_not_made_again() -> None:
-    (problem, before), (again, after) = entangled(), entangled()
-    search = run_search(AsymGQA(), problem, np.random.default_rng(0))
-    stopped = [next(search) for _ in range(20)][-1]
-    *_, last = run_search(AsymGQA(), again, np.random.default_rng(0), stopped.state())
-    assert not set(before.asked) & set(after.asked)
-    assert len(before.asked) + len(after.asked) == last.evaluations
 
 
 @pytest.mark.parametrize(

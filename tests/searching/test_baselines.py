@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
-from gqasearch.searching import Generation, GroupErrors, PairwiseErrors, Problem, SetErrors, make_method, run_search
-from gqasearch.searching.baselines.annealing import Annealing
-from gqasearch.searching.baselines.steps import unpack_labels
+from gqasearch.searching import Generation, GroupErrors, PairwiseErrors, Problem, SetErrors, make_method
+from gqasearch.searching.baselines.annealing import Annealing, _Annealing
+from gqasearch.searching.baselines.deap_stock import DeapStock, _DeapStock
+from gqasearch.searching.baselines.hill_climb import HillClimb, _HillClimb
+from gqasearch.searching.runner import run_search
 from tests.searching.problems import (
     Entangled,
     Pairwise,
@@ -113,7 +115,7 @@ def test_planted_groups_are_found(name: str, kind: str) -> None:
 def test_a_seed_gives_one_result(name: str, kind: str) -> None:
     def bits() -> list[Any]:
         generations = searched(name, make_problem(random_errors(kind, 8), Budget((3,), 8)), SMALL[name], 5)
-        return [(g.index, g.evaluations, g.best, g.state()) for g in generations]
+        return [(g.index, g.evaluations, g.best) for g in generations]
 
     assert bits() == bits()
 
@@ -186,12 +188,13 @@ def test_hill_climb_evaluates_every_end_of_errors_that_are_no_sum_over_pairs() -
 
 def test_hill_climb_counts_every_proposal_and_keeps_sizes_without_moves() -> None:
     problem = make_problem(random_errors("pairwise", 9), Budget((3,), 9))
-    (last,) = searched("hill-climb", problem, {"restarts": 1, "swaps": 200})
-    assert 100 < last.evaluations < 200  # swaps inside a group are none
-    climbed = unpack_labels(last.state()["variables"]["labels"], 9)
-    (start,) = searched("hill-climb", problem, {"restarts": 1, "swaps": 1})
-    before = unpack_labels(start.state()["variables"]["labels"], 9)
-    assert sorted(np.bincount(climbed[0])) == sorted(np.bincount(before[0]))
+    run = _HillClimb(HillClimb(restarts=1, swaps=200), problem, np.random.default_rng(0))
+    run.prepare()
+    before = run.labels
+    run.index = -1
+    run.advance()
+    assert 100 < run.record.evaluations < 200  # swaps inside a group are none
+    assert sorted(np.bincount(run.labels[0])) == sorted(np.bincount(before[0]))
 
 
 def test_hill_climb_ends_where_no_swap_improves() -> None:
@@ -212,14 +215,19 @@ def test_annealing_cools_from_the_hottest_to_the_coldest() -> None:
     np.testing.assert_allclose(temperatures[1:] / temperatures[:-1], (0.01 / 0.5) ** (1 / 999))
 
 
+def annealed(method: Annealing, problem: Problem) -> _Annealing:
+    run = _Annealing(method, problem, np.random.default_rng(0))
+    assert list(run.generations())
+    return run
+
+
 def test_annealing_goes_uphill_while_it_is_hot() -> None:
     """Chains leave their best behind when hot and end on it when cold."""
     problem = make_problem(random_errors("pairwise", 9), Budget((3,), 9))
 
     def away(hottest: float, coldest: float) -> int:
-        parameters = {"chains": 20, "steps": 500, "hottest": hottest, "coldest": coldest}
-        variables = searched("annealing", problem, parameters)[-1].state()["variables"]
-        best, ends = (unpack_labels(variables[name], 9) for name in ("best", "labels"))
+        run = annealed(Annealing(chains=20, steps=500, hottest=hottest, coldest=coldest), problem)
+        best, ends = run.best, run.labels
         errors = problem.layer_errors[0] if problem.layer_errors else None
         assert errors is not None
         return int((errors.evaluate(ends) > errors.evaluate(best) * (1 + 1e-9)).sum())
@@ -230,8 +238,8 @@ def test_annealing_goes_uphill_while_it_is_hot() -> None:
 
 def test_annealing_with_nothing_to_change_has_no_temperature() -> None:
     problem = make_problem(random_errors("pairwise", 5), Budget((1,), 5))
-    last = searched("annealing", problem, SMALL["annealing"])[-1]
-    assert last.state()["variables"]["spread"] == 0.0 and last.evaluations == 1
+    run = annealed(Annealing(**SMALL["annealing"]), problem)
+    assert run.spread == 0.0 and run.record.evaluations == 1
 
 
 def test_deap_leaves_the_global_generator_alone() -> None:
@@ -248,12 +256,12 @@ def test_deap_leaves_the_global_generator_alone() -> None:
 def test_deap_genomes_are_not_repaired_only_their_fitness_is() -> None:
     errors = random_errors("sets", 6)
     budget = Budget((2,), 6, smallest_group=3, largest_group=3)
-    state = searched("deap-stock", make_problem(errors, budget), {"population": 30, "generations": 3})[-1].state()
-    genomes = unpack_labels(state["variables"]["genomes"], 6)
-    sizes = {tuple(sorted(np.bincount(row, minlength=2).tolist())) for row in genomes}
+    run = _DeapStock(DeapStock(population=30, generations=3), make_problem(errors, budget), np.random.default_rng(0))
+    assert list(run.generations())
+    sizes = {tuple(sorted(np.bincount(row, minlength=2).tolist())) for row in run.population}
     assert sizes - {(3, 3)}
     allowed = {float(errors.objective([Grouping((layer,))])[0]) for layer in partitions_within(budget, 2)}
-    assert set(state["variables"]["values"]) <= allowed
+    assert {genome.fitness.values[0] for genome in run.population} <= allowed
 
 
 def test_deap_evolves() -> None:

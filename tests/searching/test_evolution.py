@@ -13,8 +13,8 @@ from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.searching import Generation, Problem, make_method
-from gqasearch.searching.evolution.descent import Descent, neighbours_between
 from gqasearch.searching.evolution.evolution import Evolution
+from gqasearch.searching.evolution.neighbour_descent import NeighbourDescent, neighbours_between
 from gqasearch.searching.evolution.selection import crowded_tournament, tournament
 from gqasearch.searching.operators import exchange
 from gqasearch.searching.problem import FloatArray
@@ -164,7 +164,7 @@ def test_whole_models_that_are_no_sum_over_layers() -> None:
 def test_descent_ends_where_no_swap_or_move_is_better() -> None:
     record = Record(one_layer(Pairwise(12, 0), 12, 4))
     (start,) = record.evaluate([Grouping((LayerGrouping.neighbours(12, 4),))])
-    (end,) = Descent(record, np.random.default_rng(0)).descend([start], 100)
+    (end,) = NeighbourDescent(record, np.random.default_rng(0)).descend([start], 100)
     layer = end.grouping.layers[0]
     for one, two in combinations(range(4), 2):
         neighbours = neighbours_between(layer, one, two, record.problem.budget)
@@ -173,16 +173,21 @@ def test_descent_ends_where_no_swap_or_move_is_better() -> None:
 
 
 def test_descent_skips_pairs_of_groups_that_gained_nothing_before() -> None:
-    record = Record(one_layer(lambda groupings: np.zeros(len(groupings)), 12, 4))
-    descent = Descent(record, np.random.default_rng(0))
+    asked: list[LayerGrouping] = []
+
+    def nothing(groupings: Sequence[Grouping]) -> FloatArray:
+        asked.extend(grouping.layers[0] for grouping in groupings)
+        return np.zeros(len(groupings))
+
+    record = Record(one_layer(nothing, 12, 4))
+    descent = NeighbourDescent(record, np.random.default_rng(0))
     first = LayerGrouping.neighbours(12, 4)
     second = exchange(first, 0, 3)  # the groups {6, 7, 8} and {9, 10, 11} are in both
     individuals = record.evaluate([Grouping((first,)), Grouping((second,))])
     assert descent.descend(individuals[:1], 1) == individuals[:1]
-    known = len(record)
+    known = len(asked)
     assert descent.descend(individuals[1:], 1) == individuals[1:]
-    asked = [record.individual(index).grouping.layers[0] for index in range(known, len(record))]
-    assert asked and not any(set(second.groups[:2]) <= set(layer.groups) for layer in asked)
+    assert asked[known:] and not any(set(second.groups[:2]) <= set(layer.groups) for layer in asked[known:])
 
 
 def pareto(points: Sequence[tuple[float, ...]]) -> set[tuple[float, ...]]:

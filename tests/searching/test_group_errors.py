@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
+from gqasearch.group_errors import group_masks
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import pairwise_errors
 from gqasearch.searching import PairwiseErrors, Problem, SetErrors
 from gqasearch.searching.evolution.group_descent import GroupDescent
-from gqasearch.searching.group_errors import group_masks
 from gqasearch.searching.operators import random_partition
 from gqasearch.searching.record import Record
 from tests.searching.problems import Pairwise, SetFunction, all_partitions, budgets, one_by_one, seeds

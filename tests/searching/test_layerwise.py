@@ -8,7 +8,8 @@ import pytest
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import LayerGrouping
-from gqasearch.searching import Problem, available_methods, make_method, most_generations, run_search
+from gqasearch.searching import Problem, available_methods, make_method, most_generations
+from gqasearch.searching.runner import run_search
 from tests.searching.killable import PARAMETERS, problem_for
 from tests.searching.problems import CountedErrors, SetFunction, kv_heads, partitions_within, separable
 

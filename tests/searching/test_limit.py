@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from gqasearch.budget import Budget
-from gqasearch.searching import Generation, Limit, Problem, available_methods, make_method, run_search
+from gqasearch.searching import Generation, Limit, Problem, available_methods, make_method
+from gqasearch.searching.runner import run_search
 from tests.searching.killable import PARAMETERS, problem_for
 from tests.searching.problems import Entangled, separable
 
 
-def run(method: Any, problem: Problem, limit: Limit, state: dict[str, Any] | None = None) -> list[Generation]:
-    return list(run_search(method, problem, np.random.default_rng(0), state, limit))
+def run(method: Any, problem: Problem, limit: Limit) -> list[Generation]:
+    return list(run_search(method, problem, np.random.default_rng(0), limit))
 
 
 def entangled() -> Problem:
@@ -51,23 +52,13 @@ def test_every_layer_is_searched_under_an_equal_share() -> None:
 
 
 @pytest.mark.parametrize("method", sorted(available_methods()))
-def test_a_limited_search_goes_on_from_every_state(method: str, nightly: bool) -> None:
-    problem = problem_for(method)
-    made = make_method(method, PARAMETERS.get(method, {}))
-    limit = Limit(evaluations=40)
-    found = run(made, problem, limit)
-    for index, generation in list(enumerate(found))[:: 1 if nightly else 4]:
-        rest = run(make_method(method, PARAMETERS.get(method, {})), problem, limit, generation.state())
-        # The last one is given again, as by a search that ended by itself; so may others where a part had ended.
-        assert [told(one)[1:] for one in rest][-1] == told(found[-1])[1:], index
-        assert len(rest) <= max(1, len(found) - index)
-
-
-def test_a_search_that_a_limit_ended_is_not_gone_on_with() -> None:
-    problem = entangled()
-    found = run(make_method("evolution"), problem, Limit(evaluations=100))
-    again = run(make_method("evolution"), problem, Limit(evaluations=10_000), found[-1].state())
-    assert [told(one) for one in again] == [told(found[-1])]
+def test_every_method_is_ended(method: str) -> None:
+    """By its evaluations, or by itself before."""
+    made, problem = make_method(method, PARAMETERS.get(method, {})), problem_for(method)
+    found, whole = run(made, problem, Limit(evaluations=40)), run(made, problem, Limit())
+    assert len(found) <= len(whole) and found[-1].evaluations <= whole[-1].evaluations
+    if len(found) < len(whole) and not problem.is_separable:
+        assert [told(one) for one in found] == [told(one) for one in whole[: len(found)]]
 
 
 def test_shares_add_up_to_no_more_than_the_whole() -> None:

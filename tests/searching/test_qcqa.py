@@ -18,7 +18,7 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray, IntArray
 from gqasearch.parameters import construct
-from gqasearch.searching import Candidate, Generation, PairwiseErrors, Problem, run_search
+from gqasearch.searching import Candidate, Generation, PairwiseErrors, Problem
 from gqasearch.searching.allocation import split_budget
 from gqasearch.searching.papers.nsga2_genomes import (
     ChoiceGenomes,
@@ -31,6 +31,7 @@ from gqasearch.searching.papers.nsga2_genomes import (
 from gqasearch.searching.papers.nsga2_integers import NSGA2, Rates
 from gqasearch.searching.papers.qcqa import QCQA, QCQAArbitrary, QCQAEqual
 from gqasearch.searching.papers.qcqa_run import BATCH, Stages
+from gqasearch.searching.runner import run_search
 from tests.matrix import thinned
 from tests.searching.problems import Pairwise, all_partitions, budgets, kv_heads, seeds, separable
 from tests.searching.test_resume import check_every_cut
@@ -50,10 +51,8 @@ def free(num_layers: int, num_heads: int, counts: tuple[int, ...]) -> Problem:
 
 def finished(method: QCQA, problem: Problem, seed: int = 0) -> tuple[Stages, Generation]:
     stages = Stages(method.settings(problem), problem, np.random.default_rng(seed))
-    stages.start()
-    while not stages.is_done:
-        stages.advance()
-    return stages, stages.generation()
+    *_, last = stages.generations()
+    return stages, last
 
 
 def varied(space: LayerGenomes, seed: int) -> IntArray:
@@ -401,8 +400,10 @@ def test_evaluations_are_all_genomes_evaluated() -> None:
 
     errors = tuple(Counted(Pairwise(7, seed).distances) for seed in range(2))
     problem = Problem({"error": kv_heads}, Budget((3, 4), 7, movable=True), layer_errors=errors)
-    for generation in run_search(QCQAArbitrary(population=15, generations=13), problem, np.random.default_rng(0)):
-        if generation.state()["step"] < 2:
+    method = QCQAArbitrary(population=15, generations=13)
+    stages = Stages(method.settings(problem), problem, np.random.default_rng(0))
+    for generation in stages.generations():
+        if stages.step < 2:
             assert generation.evaluations == Counted.rows
     # Two layers for 4 genomes; stage 2 has no more.
     assert Counted.rows == 2 + 2 * 15 * 14 and generation.evaluations == Counted.rows + 4

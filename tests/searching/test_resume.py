@@ -1,11 +1,12 @@
-"""A search that was stopped goes on with the same bits, at every generation, for every method."""
+"""A search that was stopped is made again with the same bits, from its log, for every method."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
-from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,17 @@ import pytest
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
-from gqasearch.searching import Generation, Objective, PairwiseErrors, Problem, SearchMethod, make_method, run_search
+from gqasearch.searching import Generation, Limit, Objective, PairwiseErrors, Problem, SearchMethod, make_method
+from gqasearch.searching.exact import Exact
 from gqasearch.searching.problem import FloatArray
+from gqasearch.searching.runner import run_search
 from tests.matrix import thinned
+from tests.searching.logged import Asked, logged
 from tests.searching.problems import Entangled, Pairwise, SetFunction, kv_heads, one_layer, separable
 
 SMALL = {"population": 6, "offspring": 5, "generations": 6, "local_individuals": 2, "local_steps": 2}
 Bits = tuple[Any, ...]
+CUTS = 5
 
 
 def bits(generation: Generation) -> Bits:
@@ -65,19 +70,27 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def check_every_cut(method: SearchMethod, make_problem: Callable[[], Problem]) -> None:
-    """Resuming after each generation gives the later generations; after the last, the last."""
-    whole, states = [], []
-    rng = np.random.default_rng(3)
-    for generation in run_search(method, make_problem(), rng):
-        whole.append(bits(generation))
-        states.append(json.loads(json.dumps(generation.state(), allow_nan=False)))
-    end = rng.bit_generator.state
-    for cut, state in enumerate(states):
-        other = np.random.default_rng(99)
-        rest = [bits(generation) for generation in run_search(method, make_problem(), other, state)]
-        assert rest == (whole[cut + 1 :] or whole[-1:])
-        if method.name != "neighbour":
-            assert other.bit_generator.state == end
+    """With what was noted until any generation, the search is made again, and evaluates nothing that was evaluated."""
+    whole, ends, before = list[Bits](), list[tuple[int, int]](), Asked()
+    with TemporaryDirectory() as folder:
+        path, seconds = Path(folder) / "log.jsonl", list[float]()
+        problem, log = logged(make_problem(), path, before)
+        with closing(log):
+            for generation in run_search(method, problem, np.random.default_rng(3)):
+                whole.append(bits(generation))
+                seconds.append(problem.clock.seconds)
+                ends.append((path.stat().st_size, len(before)))
+        assert len(before) == len(set(before)) or method.on_parts
+        everything = path.read_bytes()
+        for cut in sorted({int(place) for place in np.linspace(0, len(ends) - 1, CUTS)}):
+            (noted, made), after = ends[cut], Asked()
+            path.write_bytes(everything[:noted] + everything[noted : noted + 20].split(b"\n")[0])  # a torn line, too
+            problem, log = logged(make_problem(), path, after, seconds[: cut + 1])
+            with closing(log):
+                again = [bits(generation) for generation in run_search(method, problem, np.random.default_rng(3))]
+            assert again == whole
+            assert not set(after) & set(before[:made])
+            assert path.read_bytes() == everything
 
 
 def with_norms(problem: Problem) -> Problem:
@@ -116,48 +129,61 @@ def test_resumed_front_of_a_sum_equals_the_uninterrupted_one(method: str) -> Non
     check_every_cut(make_method(method), problem)
 
 
-def test_a_state_asked_for_late_is_the_same() -> None:
-    method = make_method("evolution", SMALL)
-    generations, early = [], []
-    for generation in run_search(method, separable(3, 6, (2, 3, 2), 0)[0], np.random.default_rng(0)):
-        generations.append(generation)
-        early.append(json.dumps(generation.state()))
-    assert [json.dumps(generation.state()) for generation in generations] == early
-
-
-def test_evaluations_made_before_the_stop_are_not_made_again() -> None:
-    before, after = Pairwise(9, 0), Pairwise(9, 0)
-    method = make_method("evolution", SMALL)
-    search = run_search(method, one_layer(before, 9, 4), np.random.default_rng(0))
-    generation = [next(search) for _ in range(3)][-1]
-    (*_, last) = run_search(method, one_layer(after, 9, 4), np.random.default_rng(0), generation.state())
-    assert not set(before.asked) & set(after.asked)
-    assert len(before.asked) + len(after.asked) == last.evaluations
-
-
-def test_values_keep_their_bits() -> None:
+def test_values_keep_their_bits(tmp_path: Path) -> None:
     def tiny(groupings: Any) -> Any:
         return np.array([float(np.nextafter(0.1, 1)) / (1 + max(g.layers[0].sizes)) - 1e-310 for g in groupings])
 
-    first = next(iter(make_method("evolution").search(one_layer(tiny, 6, 2), np.random.default_rng(0))))
-    state = json.loads(json.dumps(first.state()))
-    second = next(iter(make_method("evolution").search(one_layer(tiny, 6, 2), np.random.default_rng(0), state)))
-    assert second.best.values[0].hex() == first.best.values[0].hex()
+    found = []
+    for _ in range(2):
+        problem, log = logged(one_layer(tiny, 6, 2), tmp_path / "log.jsonl", Asked())
+        with closing(log):
+            found.append(next(iter(make_method("evolution").search(problem, np.random.default_rng(0)))).best)
+    assert found[0] == found[1] and found[0].values[0].hex() == found[1].values[0].hex()
 
 
-def test_the_state_of_another_method_or_generator_is_refused() -> None:
-    problem = one_layer(SetFunction(5, 0), 5, 2)
-    state = next(iter(make_method("random").search(problem, np.random.default_rng(0)))).state()
-    with pytest.raises(UserError, match="belongs to method 'random', not 'evolution'"):
-        next(iter(make_method("evolution").search(problem, np.random.default_rng(0), state)))
-    with pytest.raises(UserError, match="PCG64"):
-        next(iter(make_method("random").search(problem, np.random.Generator(np.random.MT19937(0)), state)))
+def test_a_search_that_time_ended_ends_there_again(tmp_path: Path) -> None:
+    """However fast it is the second time."""
+    slow = Problem({"error": Entangled(2, 7, 0)}, Budget((3, 3), 7))
+    ends, seconds = [], [0.1, 0.2, 0.35]
+    for known in (seconds, seconds[:2], []):
+        problem, log = logged(slow, tmp_path / "log.jsonl", Asked(), known)
+        with closing(log):
+            limit = Limit(seconds=0.3 if known else 1e9)
+            ends.append(
+                len(list(run_search(make_method("evolution", SMALL), problem, np.random.default_rng(0), limit)))
+            )
+    assert ends[0] == 3 and ends[1] >= 3 and ends[2] == 7
 
 
-def test_generation_states_grow_only_with_the_search() -> None:
-    """A state is text of bounded size: about 20 characters for every evaluation."""
-    for before, after in pairwise(
-        run_search(make_method("evolution"), one_layer(Pairwise(12, 0), 12, 6), np.random.default_rng(0))
-    ):
-        assert len(json.dumps(after.state())) < 5000 + 40 * after.evaluations
-        assert after.evaluations >= before.evaluations
+def test_what_a_proof_came_to_is_recalled(tmp_path: Path) -> None:
+    """No time at all was left for it; with plenty the second time it would come to more."""
+    ends = []
+    for limit in (0.0, 60.0):
+        problem, log = logged(one_pairwise_layer(), tmp_path / "log.jsonl", Asked())
+        with closing(log):
+            ends.append(list(run_search(Exact(time_limit=limit), problem, np.random.default_rng(0))))
+    assert ends[0] == ends[1]
+    (*_, proven) = run_search(Exact(), one_pairwise_layer(), np.random.default_rng(0))
+    assert proven.best.lower_bounds != ends[0][-1].best.lower_bounds
+
+
+def one_pairwise_layer() -> Problem:
+    errors = PairwiseErrors(Pairwise(12, 0).distances)
+    return Problem({"error": errors.objective}, Budget((4,), 12), layer_errors=(errors,))
+
+
+def test_a_file_that_is_no_log_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text("not JSON\n")
+    with pytest.raises(UserError, match=r"is no log of evaluations .*; remove it to evaluate all anew"):
+        logged(one_layer(SetFunction(5, 0), 5, 2), path, Asked())
+
+
+def test_values_that_are_no_numbers_are_not_noted(tmp_path: Path) -> None:
+    def bad(groupings: Sequence[Grouping]) -> FloatArray:
+        return np.full(len(groupings), np.nan)
+
+    problem, log = logged(one_layer(bad, 5, 2), tmp_path / "log.jsonl", Asked())
+    with closing(log), pytest.raises(UserError, match="objective 'error' gave nan"):
+        next(iter(make_method("random").search(problem, np.random.default_rng(0))))
+    assert (tmp_path / "log.jsonl").read_text() == ""

@@ -190,14 +190,6 @@ def test_a_stopped_search_goes_on_with_the_same_bits(parameters: dict[str, int])
     check_every_cut(make_method("evolution", parameters), lambda: curve_problem(Discarded(HEADS, 4), budget))
 
 
-def test_what_was_asked_before_the_stop_is_not_asked_again() -> None:
-    before, after = Discarded(HEADS, 5), Discarded(HEADS, 5)
-    method, budget = make_method("evolution", {"max_groups": 400, "looks": 2}), Budget((4,), HEADS)
-    state = next(iter(method.search(curve_problem(before, budget), np.random.default_rng(0)))).state()
-    list(method.search(curve_problem(after, budget), np.random.default_rng(0), state))
-    assert after.asked and not set(before.asked) & set(after.asked)
-
-
 def test_heads_that_are_copies_can_be_searched() -> None:
     function = Discarded(HEADS, 6)
     function.rows[5:] = function.rows[:5]

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
-from gqasearch.searching import GroupErrors, PairwiseErrors, Problem, SetErrors, make_method, run_search
+from gqasearch.searching import GroupErrors, PairwiseErrors, Problem, SetErrors, make_method
 from gqasearch.searching.allocation import split_budget
 from gqasearch.searching.problem import kv_heads
+from gqasearch.searching.runner import run_search
 from tests.searching.problems import Pairwise, SetFunction, one_by_one, partitions_within, seeds
 
 

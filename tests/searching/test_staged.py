@@ -15,9 +15,13 @@ from hypothesis import strategies as st
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
-from gqasearch.searching import Generation, Problem, SetErrors, available_methods, make_method, run_search
+from gqasearch.searching import Generation, Problem, SetErrors, available_methods, make_method
 from gqasearch.searching.operators import count_range
 from gqasearch.searching.problem import FloatArray
+from gqasearch.searching.record import Individual
+from gqasearch.searching.runner import run_search
+from gqasearch.searching.staged import Staged
+from gqasearch.searching.staged.staged_run import StagedRun
 from tests.matrix import sampled
 from tests.searching.problems import Pairwise, SetFunction, budgets, one_by_one, partitions_within, seeds
 from tests.searching.test_resume import check_every_cut
@@ -29,6 +33,12 @@ SMALL: dict[str, Any] = {"population": 3, "offspring": 8, "generations": 5, "fir
 
 def run(problem: Problem, seed: int = 0, **parameters: Any) -> list[Generation]:
     return list(run_search(make_method("staged", parameters), problem, np.random.default_rng(seed)))
+
+
+def populations(problem: Problem, **parameters: Any) -> list[list[Individual]]:
+    """The survivors of every generation."""
+    under_way = StagedRun(Staged(**parameters), problem, np.random.default_rng(0))
+    return [list(under_way.population) for _ in under_way.generations()]
 
 
 def three_layers(seed: int = 0, *, movable: bool = True, noise: float = 0.05) -> tuple[Problem, NoisyText]:
@@ -140,9 +150,8 @@ def test_a_front_has_more_survivors_than_one_objective() -> None:
     for free, most in ((False, 4), (True, 24)):
         functions = [Pairwise(6, layer) for layer in range(2)]
         problem, _ = text_problem(functions, (1.0, 3.0), Budget((2, 3), 6, movable=not free), free=free, noise=0.3)
-        last = run(problem, 0, generations=8, first_tokens=100)[-1]
-        assert len(last.state()["population"]) == most
-    assert len(run(problem, 0, generations=2, population=3)[-1].state()["population"]) == 3
+        assert len(populations(problem, generations=8, first_tokens=100)[-1]) == most
+    assert len(populations(problem, generations=2, population=3)[-1]) == 3
 
 
 def test_ends_when_everything_was_met() -> None:
@@ -178,8 +187,9 @@ def test_stages_are_as_documented() -> None:
 
 def test_survivors_are_the_best_on_the_whole_text_parents_among_them() -> None:
     problem, text = three_layers()
-    for generation in run_search(make_method("staged", SMALL), problem, np.random.default_rng(0)):
-        survivors = [text.whole[index] for index in generation.state()["population"]]
+    under_way = StagedRun(Staged(**SMALL), problem, np.random.default_rng(0))
+    for _ in under_way.generations():
+        survivors = [individual.grouping for individual in under_way.population]
         assert sorted(text.true(survivors)) == sorted(text.true(text.whole))[:3]
 
 
@@ -256,9 +266,6 @@ def test_a_limit_of_seconds_ends_the_search_after_the_generation_under_way() -> 
     problem, _ = three_layers()
     (only,) = run(problem, max_seconds=0)
     assert only.index == 0
-    method = make_method("staged", {"max_seconds": 0})
-    (again,) = run_search(method, three_layers()[0], np.random.default_rng(1), only.state())
-    assert again.best == only.best
     assert len(run(problem, **SMALL, max_seconds=1000)) == 6
 
 
@@ -268,7 +275,7 @@ def test_values_that_are_no_numbers_are_refused_on_part_of_the_text_too() -> Non
     def bad(groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
         return np.full(len(groupings), np.nan)
 
-    text.evaluate = bad  # type: ignore[method-assign]
+    text.evaluate_batches = bad  # type: ignore[method-assign]
     for levels in (0, 2):
         with pytest.raises(UserError, match="objective 'loss' gave nan for grouping"):
             run(problem, **SMALL, sensitivity_levels=levels)

@@ -13,8 +13,9 @@ import pytest
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
-from gqasearch.searching import Generation, Problem, make_method, run_search
+from gqasearch.searching import Generation, Problem, make_method
 from gqasearch.searching.problem import FloatArray
+from gqasearch.searching.runner import run_search
 from tests.searching.problems import Pairwise, partitions_within
 from tests.searching.test_resume import check_every_cut
 from tests.searching.text_problems import NoisyText, text_problem, weighted_sum

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from gqasearch.budget import Budget
+from gqasearch.contract import PreparedTextFitness
 from gqasearch.grouping import Grouping
-from gqasearch.searching import Objective, PartialObjective, Problem, SetErrors
+from gqasearch.searching import Objective, Problem, SetErrors
 from gqasearch.searching.problem import FloatArray
 from tests.searching.problems import SetFunction, kv_heads, one_by_one
 
 BATCH_TOKENS = (100, 100, 60, 100, 100, 40, 100, 100)
 
 
-class NoisyText(PartialObjective):
+class NoisyText(PreparedTextFitness):
     """``true`` plus a noise for every grouping and batch whose mean over tokens is 0. Counts what it is asked."""
 
     def __init__(
@@ -34,7 +35,7 @@ class NoisyText(PartialObjective):
         weights = [self.batch_tokens[batch] for batch in batches]
         return float(self.true([grouping])[0] + np.average(noise[list(batches)], weights=weights))
 
-    def evaluate(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
+    def evaluate_batches(self, groupings: Sequence[Grouping], batches: Sequence[int]) -> FloatArray:
         self.calls.append((list(groupings), list(batches)))
         return np.array([self.on(grouping, batches) for grouping in groupings])
 

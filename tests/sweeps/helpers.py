@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from gqasearch.cli.app import app
 from gqasearch.sweeps.study import Place, begin, locate
-from gqasearch.sweeps.worker import Worker
+from gqasearch.sweeps.sweep_worker import Worker
 
 
 def write(folder: Path, values: dict[str, Any], name: str = "tiny.yaml") -> Path:

@@ -15,7 +15,7 @@ from experiments.sweeps.survival import KillOnce, runs_again
 from gqasearch.run import RunFolder
 from gqasearch.sweeps import launch as launching
 from gqasearch.sweeps.study import Place, Standing
-from gqasearch.sweeps.worker import Worker
+from gqasearch.sweeps.sweep_worker import Worker
 from tests import forked
 from tests.sweeps.helpers import finished, started
 

@@ -16,13 +16,15 @@ import yaml
 from optuna.artifacts import FileSystemArtifactStore, download_artifact, get_all_artifact_meta
 from optuna.trial import TrialState
 
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import read_grouping
-from gqasearch.run import Kept, RunFolder, Workspace, build_config, run
+from gqasearch.run import RunFolder, run
+from gqasearch.steps import ProcessCache, Workspace
 from gqasearch.sweeps.optimisers import quiet_optuna
 from gqasearch.sweeps.storage import storage_at
 from gqasearch.sweeps.study import MEASURED_ON, Place, Standing
-from gqasearch.sweeps.worker import Worker
+from gqasearch.sweeps.sweep_worker import Worker
 from tests.sweeps.helpers import call, finished, started, write
 
 
@@ -215,12 +217,12 @@ def test_seconds_are_those_of_a_run_alone(values: dict[str, Any], tmp_path: Path
     _, place = started(tmp_path, {**values, "objectives": ["seconds"], "trials": 1})
     worker = Worker(place)
     kept: list[set[str]] = []
-    forget = worker.kept.forget
-    worker.kept.forget = lambda *names: (forget(*names), kept.append(set(worker.kept._kinds)))[0]  # type: ignore[method-assign]
+    forget = worker.cache.forget
+    worker.cache.forget = lambda *names: (forget(*names), kept.append(set(worker.cache._kinds)))[0]  # type: ignore[method-assign]
     worker.run()
     (kinds,) = kept
-    assert "parent" in kinds and not kinds & {Kept.RUNNING, Kept.TABLES}
-    assert Kept.TABLES in worker.kept._kinds
+    assert "parent" in kinds and not kinds & {ProcessCache.RUNNING, ProcessCache.TABLES}
+    assert ProcessCache.TABLES in worker.cache._kinds
 
 
 @pytest.mark.parametrize(("directions", "trials"), [(["maximize"], 0), (["minimize"] * 2, 0), (["minimize"], 1)])

@@ -14,8 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner
 
 from gqasearch.cli.app import app
+from gqasearch.config import build_config
 from gqasearch.errors import UserError
-from gqasearch.run import RunListener, RunStart, build_config, run
+from gqasearch.run import RunListener, RunStart, run
 from gqasearch.tracking import TRACKERS, make_tracker, tracked
 from gqasearch.tracking._base import Guarded, Tracker
 from tests.matrix import nightly
@@ -145,9 +146,8 @@ def settings_of(flags: list[str]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("stops", [nightly(((0,),)), nightly(((2,),)), (1, 2)])
 def test_stopped_and_resumed_every_generation_is_there_once(
-    flags: list[str], tmp_path: Path, wandb_server: Path, stops: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    flags: list[str], tmp_path: Path, wandb_server: Path, stops: tuple[int, ...]
 ) -> None:
-    monkeypatch.setattr("gqasearch.run.search_log.STATE_SECONDS", 3600.0)  # only generation 0 is in the state
     config, folder = build_config(settings_of(flags)), tmp_path / "run"
     warnings: list[str] = []
     for stop in stops:

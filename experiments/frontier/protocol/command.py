@@ -33,8 +33,9 @@ from gqasearch.config import apply_settings, build_config
 from gqasearch.errors import UserError
 from gqasearch.files import write_file
 from gqasearch.reporting import SearchProgress
-from gqasearch.run import Workspace, run
-from gqasearch.run.tasks import check_known_tasks
+from gqasearch.run import run
+from gqasearch.steps import Workspace
+from gqasearch.steps.tasks import check_known_tasks
 
 FILE = "rows.csv"
 KEY = ["calibration", "share", "way"]

@@ -15,9 +15,9 @@ from gqasearch.checkpoints import runs_own_code
 from gqasearch.errors import UserError
 from gqasearch.evaluation import ParentLayers, RoundedLayers, evaluate_quality
 from gqasearch.rounding import KVFormat, parse_format
-from gqasearch.run import Workspace
-from gqasearch.run.evaluate import checkpoint_layers, checkpoint_model, kv_size
-from gqasearch.run.tasks import task_scores
+from gqasearch.steps import Workspace
+from gqasearch.steps.measure import checkpoint_layers, checkpoint_model, kv_size
+from gqasearch.steps.tasks import task_scores
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ def check_groups(config: Any) -> None:
 
     Without groups they are those of a stock model: ``num_key_value_heads`` of equal size in every layer.
     """
-    layers, heads, uniform = config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads
+    text = config.get_text_config()  # of a model that reads images, too, its text tower's
+    layers, heads, uniform = text.num_hidden_layers, text.num_attention_heads, text.num_key_value_heads
     if config.kv_group_sizes is None and config.num_key_value_heads_per_layer is None:
         if heads % uniform:
             raise ValueError(f"num_key_value_heads={uniform} does not divide num_attention_heads={heads}")
@@ -223,10 +224,12 @@ class RaggedModel(PreTrainedModel):
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
         heads = config.kv_group_heads or [None] * len(config.kv_group_sizes)
-        for index, (layer, sizes) in enumerate(zip(self.model.layers, config.kv_group_sizes, strict=True)):
+        towers = (getattr(self.model, name, None) for name in ("language_model", "text_model"))
+        decoder, text = next((one for one in towers if one is not None), self.model), config.get_text_config()
+        for index, (layer, sizes) in enumerate(zip(decoder.layers, config.kv_group_sizes, strict=True)):
             attention, groups = type(layer.self_attn), LayerGroups(sizes, heads[index])
             own = Seen(
-                config,
+                text,
                 num_key_value_heads=groups.key_heads(),
                 groups=groups,
                 eager_attention=sys.modules[attention.__module__].eager_attention_forward,
@@ -247,13 +250,18 @@ def widen(attention: nn.Module, more: int) -> None:
 
 
 def ragged(config: type[Any], model: type[Any]) -> tuple[type[Any], type[Any]]:
-    """``RaggedNAMEConfig`` and ``RaggedNAMEForCausalLM``, from the stock classes of NAME."""
-    name = model.__name__.removesuffix("ForCausalLM")
+    """``RaggedNAMEConfig`` and ``RaggedNAMEForCausalLM``, from the stock classes of NAME.
+
+    Of one that reads images, too, ``RaggedNAMETowerConfig`` and ``RaggedNAMEForConditionalGeneration``.
+    """
+    made = f"Ragged{model.__name__}"
+    name = model.__name__.removesuffix("ForCausalLM").replace("ForConditionalGeneration", "Tower")
     own = type(f"Ragged{name}Config", (RaggedGroups, config), {"model_type": f"ragged_{name.lower()}"})
-    conversion = get_checkpoint_conversion_mapping(config.model_type)
-    if conversion is not None:  # as of experts, which the stock model holds together and files one by one
-        register_checkpoint_conversion_mapping(f"Ragged{name}ForCausalLM", conversion, overwrite=True)
-    return own, type(f"Ragged{name}ForCausalLM", (RaggedModel, model), {"config_class": own})
+    mappings = (get_checkpoint_conversion_mapping(one) for one in (model.__name__, config.model_type))
+    found = next((mapping for mapping in mappings if mapping is not None), None)
+    if found is not None:  # as of experts, which the stock model holds together and files one by one
+        register_checkpoint_conversion_mapping(made, found, overwrite=True)
+    return own, type(made, (RaggedModel, model), {"config_class": own})
 
 
 RaggedLlamaConfig, RaggedLlamaForCausalLM = ragged(transformers.LlamaConfig, transformers.LlamaForCausalLM)
@@ -277,10 +285,14 @@ RaggedStableLmConfig, RaggedStableLmForCausalLM = ragged(transformers.StableLmCo
 
 def __getattr__(name: str) -> Any:
     """The classes of every other architecture, made when they are first asked for: newer ones need newer versions."""
-    of = name.removeprefix("Ragged").removesuffix("Config").removesuffix("ForCausalLM")
-    config, model = f"{of}Config", f"{of}ForCausalLM"
-    if name not in (f"Ragged{config}", f"Ragged{model}") or not hasattr(transformers, model):
+    of, model = name.removeprefix("Ragged"), "ForCausalLM"
+    if of.endswith(("TowerConfig", "ForConditionalGeneration")):
+        model = "ForConditionalGeneration"
+    of = of.removesuffix(model).removesuffix("Config").removesuffix("Tower" if model != "ForCausalLM" else "")
+    if not hasattr(transformers, f"{of}{model}"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    made = ragged(getattr(transformers, config), getattr(transformers, model))
-    globals().update(zip((f"Ragged{config}", f"Ragged{model}"), made, strict=True))
+    made = ragged(getattr(transformers, f"{of}Config"), getattr(transformers, f"{of}{model}"))
+    globals().update({kind.__name__: kind for kind in made})
+    if name not in globals():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return globals()[name]

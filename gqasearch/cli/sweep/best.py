@@ -36,8 +36,8 @@ def best(
         quiet_libraries(0)
         from gqasearch.errors import UserError
         from gqasearch.sweeps.best import best_trials
-        from gqasearch.sweeps.report import write_sweep_report
         from gqasearch.sweeps.study import load, locate
+        from gqasearch.sweeps.sweep_report import write_sweep_report
 
         _, place = locate(file, storage, study_name, output_dir)
         study, sweep = load(place)
@@ -61,12 +61,12 @@ def _measure(found: list[Best], place: Any) -> list[dict[str, float]]:
     from rich.console import Console
 
     from gqasearch.reporting import SearchProgress
-    from gqasearch.run import Kept
+    from gqasearch.steps import ProcessCache
     from gqasearch.sweeps.best import held_out, held_out_figures
 
-    kept = Kept()
+    cache = ProcessCache()
     with SearchProgress(Console(stderr=True)) as progress:
-        return [held_out_figures(held_out(one, place, kept, progress)) for one in found]
+        return [held_out_figures(held_out(one, place, cache, progress)) for one in found]
 
 
 def _record(one: Best, held: dict[str, float]) -> dict[str, Any]:

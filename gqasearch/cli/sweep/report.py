@@ -17,8 +17,8 @@ def report(
     """
     with clear_errors():
         quiet_libraries(0)
-        from gqasearch.sweeps.report import write_sweep_report
         from gqasearch.sweeps.study import load, locate
+        from gqasearch.sweeps.sweep_report import write_sweep_report
 
         _, place = locate(file, storage, study_name, output_dir)
         study, sweep = load(place)

@@ -38,8 +38,8 @@ def start(
         from gqasearch.errors import UserError
         from gqasearch.reporting import SearchProgress
         from gqasearch.sweeps.launch import launch
-        from gqasearch.sweeps.report import write_sweep_report
         from gqasearch.sweeps.study import TRIALS, begin, best_words, locate
+        from gqasearch.sweeps.sweep_report import write_sweep_report
 
         sweep, place = locate(file, storage, study_name, output_dir)
         if sweep is None:

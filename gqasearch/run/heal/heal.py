@@ -24,13 +24,14 @@ from gqasearch.heal_config import HealConfig
 from gqasearch.healing.training import Lessons, Trained, train
 from gqasearch.healing.validation import Validation
 from gqasearch.reporting.healing_html import write_healing
-from gqasearch.run.evaluate import card_rows, checkpoint_layers, kv_size, measured_words, quality_record
-from gqasearch.run.heal.folder import HealFolder
+from gqasearch.run.heal.heal_folder import HealFolder
+from gqasearch.run.heal.healed_runs import healing_data
 from gqasearch.run.heal.ranks import Ranks
-from gqasearch.run.heal.results import healing_data
 from gqasearch.run.heal.work import START, HealWork
 from gqasearch.run.inputs import hold_inputs
-from gqasearch.run.told import NoProgress, Progress
+from gqasearch.steps.measure import checkpoint_layers, kv_size
+from gqasearch.steps.metric_records import card_rows, measured_words, quality_record
+from gqasearch.steps.progress import NoProgress, Progress
 
 HEALED = "healed"
 

@@ -38,13 +38,13 @@ from gqasearch.models import (
     load_parent,
     read_config,
     resolve_model,
-    supported_architectures,
 )
 from gqasearch.models.device import resolve_device
 from gqasearch.models.loading import load_model, load_tokenizer
-from gqasearch.run.heal.folder import HealFolder
+from gqasearch.models.registry import known_family
+from gqasearch.run.heal.heal_folder import HealFolder
 from gqasearch.run.heal.ranks import Ranks
-from gqasearch.run.told import Progress
+from gqasearch.steps.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +108,7 @@ class HealWork:
     @cached_property
     def family(self) -> Family:
         """The family whose names the start's tensors have."""
-        architecture = (read_config(self.start).get("architectures") or [""])[0]
-        known = supported_architectures().get(architecture)
+        known = known_family(read_config(self.start))
         return known if known is not None else self.source.family.written_as(self.source.config)[0]
 
     def check(self) -> None:
@@ -117,6 +116,11 @@ class HealWork:
         if "," in self.config.device:
             raise UserError(
                 f"--device {self.config.device}: each process of a healing trains on one device; see --help"
+            )
+        if self.source.family.has_images:
+            raise UserError(
+                f"{self.source.directory} reads images, too, and healing trains text models alone; search --refine "
+                "descent fits its text model's layers to the parent's"
             )
         if self.source.family.objective == "hidden-states":
             raise UserError(

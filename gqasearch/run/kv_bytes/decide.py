@@ -11,12 +11,13 @@ from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_json
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import layer_rows
-from gqasearch.run.folder import RunFolder
-from gqasearch.run.kv_bytes.groupings import groupings_of
+from gqasearch.run.kv_bytes.cheap_groupings import groupings_of
 from gqasearch.run.kv_bytes.losses import FormatLosses
 from gqasearch.run.kv_bytes.options import DEFAULT_SHARE, SLACK, Option, non_dominated, options_of
-from gqasearch.run.problem import GUIDE
-from gqasearch.run.workspace import Workspace
+from gqasearch.run.run_folder import RunFolder
+from gqasearch.steps.check_settings import check_settings
+from gqasearch.steps.search_problem import GUIDE
+from gqasearch.steps.workspace import Workspace
 
 STAGE = "format"
 FIRST_TOKENS = 2048  # of the search text, for all options
@@ -54,7 +55,7 @@ def possible_options(work: Workspace) -> list[Option]:
     found, errors = [], []
     for option in options_of(work):
         try:
-            _of_settings(work, option.settings()).check()
+            check_settings(_of_settings(work, option.settings()))
         except UserError as error:
             errors.append(error)
         else:

@@ -1,19 +1,26 @@
-"""KL of groupings with rounded caches, on the search text, W_o of every layer refitted."""
+"""KL of groupings with rounded caches, on the search text: in a basis for the format, W_o of every layer refitted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
+import torch
+
+from gqasearch.basis import CLOSED, balanced_layer
 from gqasearch.calibration import TokenBlocks
 from gqasearch.evaluation import CandidateState, Converter, ParentLayers, ParentLogProbs, PrefixLosses
 from gqasearch.models import LayerWeights, tie_heads
+from gqasearch.models.attention_inputs import attention_noted
 from gqasearch.refining import LayersAlone, Outputs
 from gqasearch.rounding import KVFormat
-from gqasearch.run.workspace import Workspace
+from gqasearch.run.kv_bytes.options import is_rounded
 from gqasearch.separate_grouping import AnyGrouping, AnyLayer
+from gqasearch.steps.workspace import Workspace
 
 REFIT_TOKENS = 4096  # of the calibration text
+BASIS_CALLS = 1  # of them, each some blocks of text: the closed form has d^2 unknowns a head
 BATCH_TOKENS = 1024
 
 
@@ -29,8 +36,8 @@ class FormatLosses:
         self._size = max(1, BATCH_TOKENS // self._blocks.ids.shape[1])
         self._reference = ParentLogProbs.compute(ParentLayers(work.parent), self._blocks, batch_blocks=self._size)
         self._converter = Converter(work.parent, work.merge, lambda: work.statistics)
-        text = work.blocks("calibration").first(REFIT_TOKENS) if work.refinement.reads_text else None
-        self._alone = None if text is None else LayersAlone(work.parent, text, Outputs())
+        self._refits = work.refinement.reads_text
+        self._alone = LayersAlone(work.parent, work.blocks("calibration").first(REFIT_TOKENS), Outputs())
         self._formats: dict[str, PrefixLosses] = {}
         self.batch_tokens = [int(mask.sum()) for _, mask in self._blocks.batches(self._size)]
 
@@ -44,13 +51,30 @@ class FormatLosses:
         return self._formats[kv.name]
 
     def _losses(self, kv: KVFormat) -> PrefixLosses:
-        queries, converter = self._work.parent.geometry.queries_per_kv, self._converter
-        alone = None if self._alone is None else self._alone.rounded(kv)
+        queries, alone = self._work.parent.geometry.queries_per_kv, self._alone.rounded(kv)
 
         def tied(index: int, layer: AnyLayer) -> LayerWeights:
-            merged = converter.merged(index, layer)
-            return tie_heads(merged if alone is None else alone.refine(index, layer, merged), layer, queries)
+            merged = self._converter.merged(index, layer)
+            found = self._in_basis(index, layer, merged, kv)
+            return tie_heads(alone.refine(index, layer, found) if self._refits else found, layer, queries)
 
         state = CandidateState(self._folder / kv.name.replace("/", "+"))
         parent, blocks = self._work.parent, self._blocks
-        return PrefixLosses(parent, tied, blocks, self._size, self._reference.summed_kl, state=state, kv=kv)
+        return PrefixLosses(
+            parent, tied, blocks, self._size, self._reference.summed_kl, state=state, kv=kv, whole_too=is_rounded(kv)
+        )
+
+    def _in_basis(self, index: int, layer: AnyLayer, merged: LayerWeights, kv: KVFormat) -> LayerWeights:
+        """The merged layer in the best closed form of a basis, found on what enters it in the parent.
+
+        Without one, formats of few bits look far worse beside fewer heads than the run will make them.
+        """
+        if not is_rounded(kv):
+            return merged
+        site = self._alone.site(index, layer)
+        wide, calls = merged.to(site.dtype), list(islice(site.calls, BASIS_CALLS))
+        with torch.no_grad(), attention_noted(site.parent, index) as given:
+            for call in calls:
+                site.attend(wide, call)
+        masks = [call.mask for call in calls]
+        return balanced_layer(site.parent, wide, layer, given, masks, kv, CLOSED)

@@ -9,12 +9,17 @@ from typing import Any
 from gqasearch.config import KV_BYTES
 from gqasearch.errors import UserError
 from gqasearch.rounding import KVFormat, parse_formats
-from gqasearch.run.workspace import Workspace
+from gqasearch.steps.workspace import Workspace
 from gqasearch.targets import PLAIN_FORMATS, TARGETS, UNROUNDED
 
 DEFAULT_SHARE = 0.25  # of a front, where none is asked for
 FRONT_SIZES = 12  # numbers of heads that a front has for each format
 SLACK = 1e-9  # of a quotient that is a whole number but for rounding
+
+
+def is_rounded(kv: KVFormat) -> bool:
+    """Whether the cache holds less than the 16 bits that engines keep of every number."""
+    return kv.name not in (UNROUNDED, "16")
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Option:
     def settings(self) -> dict[str, Any]:
         """What a configuration says to ask for this and no other."""
         counts = {"kv_budget": self.heads} if self.movable else {"kv_heads": self.heads}
-        kv_bits = None if self.kv.name in (UNROUNDED, "16") else self.kv.name
+        kv_bits = self.kv.name if is_rounded(self.kv) else None
         return {"kv_bits": kv_bits, "uneven": False, "kv_ratio": None, **counts}
 
 

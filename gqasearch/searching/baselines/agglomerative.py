@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from scipy.cluster.hierarchy import cut_tree
@@ -14,7 +14,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray, IntArray
 from gqasearch.searching._base import SearchMethod
 from gqasearch.searching.baselines.assignment import assign, centroid_distances, within_bounds
-from gqasearch.searching.baselines.pair_distances import DistanceSteps
+from gqasearch.searching.baselines.pair_distances import DistanceRun
 from gqasearch.searching.problem import Generation, Problem
 
 
@@ -33,16 +33,14 @@ class Agglomerative(SearchMethod):
 
     linkage: Literal["ward", "average"] = "ward"
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        return _Agglomerative(self, problem, rng).generations(state)
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
+        return _Agglomerative(self, problem, rng).generations()
 
     def most_generations(self, problem: Problem) -> int:
         return 1
 
 
-class _Agglomerative(DistanceSteps):
+class _Agglomerative(DistanceRun):
     def __init__(self, method: Agglomerative, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(method, problem, rng, method.most_generations(problem))
         self.linkage = method.linkage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray, IntArray
 from gqasearch.searching._base import SearchMethod
 from gqasearch.searching.baselines.chains import Proposals, make_chains, random_labels
-from gqasearch.searching.baselines.steps import Steps, pack_labels, unpack_labels
+from gqasearch.searching.baselines.counted_run import CountedRun
 from gqasearch.searching.problem import Generation, Problem
 
 # Proposals of every chain in one generation, and of every chain to measure the first temperature by.
@@ -47,10 +47,8 @@ class Annealing(SearchMethod):
                 f"annealing: 0 < coldest <= hottest is needed, got coldest {self.coldest} and hottest {self.hottest}"
             )
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        return _Annealing(self, problem, rng).generations(state)
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
+        return _Annealing(self, problem, rng).generations()
 
     def most_generations(self, problem: Problem) -> int:
         return -(-self.steps // BATCH)
@@ -61,7 +59,7 @@ class Annealing(SearchMethod):
         return np.asarray(self.hottest * (self.coldest / self.hottest) ** done)
 
 
-class _Annealing(Steps):
+class _Annealing(CountedRun):
     def __init__(self, method: Annealing, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(method, problem, rng, method.most_generations(problem))
         self.method = method
@@ -70,7 +68,7 @@ class _Annealing(Steps):
         self.best = self.labels
         self.spread = 0.0
 
-    def start(self) -> None:
+    def prepare(self) -> None:
         budget, count = self.problem.budget, self.method.chains
         self.labels = self.best = random_labels(count, budget, self.rng)
         chains = make_chains(self.errors, self.labels, budget)
@@ -101,11 +99,3 @@ class _Annealing(Steps):
             best[better], lowest[better] = chains.labels[better], now[better]
         self.labels, self.best = chains.labels, best
         self.record.evaluate([Grouping.from_labels([best[int(lowest.argmin())].tolist()])])
-
-    def variables(self) -> dict[str, Any]:
-        return {"labels": pack_labels(self.labels), "best": pack_labels(self.best), "spread": self.spread}
-
-    def restore(self, variables: dict[str, Any]) -> None:
-        self.labels = unpack_labels(variables["labels"], self.problem.num_heads)
-        self.best = unpack_labels(variables["best"], self.problem.num_heads)
-        self.spread = variables["spread"]

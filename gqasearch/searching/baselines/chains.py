@@ -11,8 +11,8 @@ from typing import TypeAlias
 import numpy as np
 
 from gqasearch.budget import Budget
+from gqasearch.group_errors import GroupErrors, PairwiseErrors
 from gqasearch.pairwise import FloatArray, IntArray
-from gqasearch.searching.group_errors import GroupErrors, PairwiseErrors
 from gqasearch.searching.operators import random_partition
 from gqasearch.searching.walk import BoolArray, Walk
 

@@ -13,8 +13,8 @@ from deap import algorithms, base, tools  # type: ignore[import-untyped]
 
 from gqasearch.errors import UserError
 from gqasearch.searching._base import SearchMethod
+from gqasearch.searching.baselines.counted_run import CountedRun
 from gqasearch.searching.baselines.label_genomes import repair_labels
-from gqasearch.searching.baselines.steps import Steps, pack_labels, unpack_labels
 from gqasearch.searching.problem import Generation, Problem
 from gqasearch.searching.record import MinimisingFitness
 
@@ -50,10 +50,8 @@ class DeapStock(SearchMethod):
                 f"got {self.crossover_rate} and {self.mutation_rate}"
             )
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        return _DeapStock(self, problem, rng).generations(state)
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
+        return _DeapStock(self, problem, rng).generations()
 
     def most_generations(self, problem: Problem) -> int:
         """Generation 0 and those that follow."""
@@ -93,18 +91,8 @@ class GlobalRandom:
             self.state = random.getstate()
             random.setstate(outside)
 
-    def save(self) -> list[Any]:
-        """The state, JSON-able."""
-        version, numbers, gauss = self.state
-        return [version, list(numbers), gauss]
 
-    def load(self, saved: list[Any]) -> None:
-        """The inverse of :meth:`save`."""
-        version, numbers, gauss = saved
-        self.state = (version, tuple(numbers), gauss)
-
-
-class _DeapStock(Steps):
+class _DeapStock(CountedRun):
     def __init__(self, method: DeapStock, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(method, problem, rng, method.most_generations(problem))
         self.method = method
@@ -112,7 +100,7 @@ class _DeapStock(Steps):
         self.random = GlobalRandom(0)
         self.toolbox = _make_toolbox(problem)
 
-    def start(self) -> None:
+    def prepare(self) -> None:
         self.random = GlobalRandom(int(self.rng.integers(2**63)))
 
     def advance(self) -> None:
@@ -132,20 +120,6 @@ class _DeapStock(Steps):
         groupings = [repair_labels(labels, self.problem.budget, self.rng) for labels in rows.tolist()]
         for genome, individual in zip(genomes, self.record.evaluate(groupings), strict=True):
             genome.fitness.values = individual.candidate.values
-
-    def variables(self) -> dict[str, Any]:
-        return {
-            "genomes": pack_labels(np.array(self.population, dtype=np.int64)),
-            "values": [genome.fitness.values[0] for genome in self.population],
-            "random": self.random.save(),
-        }
-
-    def restore(self, variables: dict[str, Any]) -> None:
-        genomes = unpack_labels(variables["genomes"], self.problem.num_layers * self.problem.num_heads)
-        self.population = [Genome(row) for row in genomes.tolist()]
-        for genome, value in zip(self.population, variables["values"], strict=True):
-            genome.fitness.values = (value,)
-        self.random.load(variables["random"])
 
 
 def _make_toolbox(problem: Problem) -> Any:

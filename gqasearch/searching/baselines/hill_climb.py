@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,8 +13,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.pairwise import IntArray
 from gqasearch.searching._base import SearchMethod
 from gqasearch.searching.baselines.chains import PairwiseChains, Proposals, random_labels
-from gqasearch.searching.baselines.pair_distances import DistanceSteps
-from gqasearch.searching.baselines.steps import pack_labels, unpack_labels
+from gqasearch.searching.baselines.pair_distances import DistanceRun
 from gqasearch.searching.problem import Generation, Problem
 
 # Proposals of every restart in one generation.
@@ -43,23 +42,21 @@ class HillClimb(SearchMethod):
         if self.restarts < 1 or self.swaps < 1:
             raise UserError(f"hill-climb: restarts and swaps must be at least 1, got {self.restarts} and {self.swaps}")
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        return _HillClimb(self, problem, rng).generations(state)
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
+        return _HillClimb(self, problem, rng).generations()
 
     def most_generations(self, problem: Problem) -> int:
         return -(-self.swaps // BATCH)
 
 
-class _HillClimb(DistanceSteps):
+class _HillClimb(DistanceRun):
     def __init__(self, method: HillClimb, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(method, problem, rng, method.most_generations(problem))
         self.method = method
         self.labels: IntArray = np.empty((0, problem.num_heads), dtype=np.int64)
 
-    def start(self) -> None:
-        super().start()
+    def prepare(self) -> None:
+        super().prepare()
         self.labels = random_labels(self.method.restarts, self.problem.budget, self.rng)
 
     def advance(self) -> None:
@@ -78,9 +75,3 @@ class _HillClimb(DistanceSteps):
         if self.exact or self.index + 2 < self.total:
             ends = ends[[int(chains.errors(np.arange(restarts)).argmin())]]
         self.record.evaluate([Grouping.from_labels([row]) for row in ends.tolist()])
-
-    def variables(self) -> dict[str, Any]:
-        return {"labels": pack_labels(self.labels)}
-
-    def restore(self, variables: dict[str, Any]) -> None:
-        self.labels = unpack_labels(variables["labels"], self.problem.num_heads)

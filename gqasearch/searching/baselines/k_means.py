@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray, IntArray, pairwise_errors
 from gqasearch.searching._base import SearchMethod
 from gqasearch.searching.baselines.assignment import assign, centroid_distances
-from gqasearch.searching.baselines.pair_distances import DistanceSteps
+from gqasearch.searching.baselines.pair_distances import DistanceRun
 from gqasearch.searching.problem import Generation, Problem
 
 # Restarts of one generation.
@@ -44,16 +44,14 @@ class KMeans(SearchMethod):
                 f"k-means: restarts and iterations must be at least 1, got {self.restarts} and {self.iterations}"
             )
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        return _KMeans(self, problem, rng).generations(state)
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
+        return _KMeans(self, problem, rng).generations()
 
     def most_generations(self, problem: Problem) -> int:
         return -(-self.restarts // BATCH)
 
 
-class _KMeans(DistanceSteps):
+class _KMeans(DistanceRun):
     def __init__(self, method: KMeans, problem: Problem, rng: np.random.Generator) -> None:
         super().__init__(method, problem, rng, method.most_generations(problem))
         self.method = method

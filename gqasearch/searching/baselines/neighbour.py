@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from gqasearch.searching._base import SearchMethod
 from gqasearch.searching.problem import Generation, Problem
 from gqasearch.searching.starts import neighbour_grouping
-from gqasearch.searching.state import load_candidate, require_method, save_candidate
 
 
 @dataclass(frozen=True)
@@ -23,15 +22,9 @@ class Neighbour(SearchMethod):
     summary: ClassVar[str] = "consecutive heads share (the GQA recipe); a baseline"
     by_layer: ClassVar[bool] = False
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        if state is None:
-            best = problem.evaluate([neighbour_grouping(problem)])[0]
-        else:
-            require_method(state, self.name)
-            best = load_candidate(state["best"])
-        yield Generation(0, 1, best, (best,), lambda: {"method": self.name, "best": save_candidate(best)})
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
+        (best,) = problem.evaluate([neighbour_grouping(problem)])
+        yield Generation(0, 1, best, (best,))
 
     def most_generations(self, problem: Problem) -> int:
         return 1

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.searching._base import HeadFact, SearchMethod
-from gqasearch.searching.baselines.steps import Steps
+from gqasearch.searching.baselines.counted_run import CountedRun
 from gqasearch.searching.problem import Generation, Problem
 
 
@@ -25,16 +25,14 @@ class NormSort(SearchMethod):
     by_layer: ClassVar[bool] = False
     needs: ClassVar[frozenset[HeadFact]] = frozenset({"norms"})
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        return _NormSort(self, problem, rng, 1).generations(state)
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
+        return _NormSort(self, problem, rng, 1).generations()
 
     def most_generations(self, problem: Problem) -> int:
         return 1
 
 
-class _NormSort(Steps):
+class _NormSort(CountedRun):
     def advance(self) -> None:
         norms = self.problem.norms
         if norms is None:

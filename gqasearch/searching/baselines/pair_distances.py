@@ -6,10 +6,10 @@ from itertools import combinations
 
 import numpy as np
 
+from gqasearch.group_errors import GroupErrors, PairwiseErrors
 from gqasearch.pairwise import FloatArray
 from gqasearch.searching._base import SearchMethod
-from gqasearch.searching.baselines.steps import Steps
-from gqasearch.searching.group_errors import GroupErrors, PairwiseErrors
+from gqasearch.searching.baselines.counted_run import CountedRun
 from gqasearch.searching.problem import Problem
 
 
@@ -26,7 +26,7 @@ def pair_distances(errors: GroupErrors) -> FloatArray:
     return distances
 
 
-class DistanceSteps(Steps):
+class DistanceRun(CountedRun):
     """A search on pair distances, of a one-layer problem whatever its errors.
 
     ``exact``: the distances say all of the error. Where they do not, they cost an evaluation for every pair of heads,
@@ -38,6 +38,6 @@ class DistanceSteps(Steps):
         self.exact = isinstance(self.errors, PairwiseErrors)
         self.distances = pair_distances(self.errors)
 
-    def start(self) -> None:
+    def prepare(self) -> None:
         if not self.exact:
             self.record.charge(self.problem.num_heads * (self.problem.num_heads - 1) // 2)

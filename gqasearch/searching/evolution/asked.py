@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gqasearch.group_errors import SetErrors
 from gqasearch.pairwise import FloatArray
-from gqasearch.searching.group_errors import SetErrors
-from gqasearch.searching.state import pack, unpack
 
 
 class AskedErrors:
-    """Errors of groups of two heads or more, by bit mask.
+    """Which groups of two heads or more were asked for, by bit mask, in order; their errors are in ``errors``.
 
     ``limit``: the most distinct groups; None for no limit. What others asked ``errors`` for is not in here, so a
     search does the same whatever ran before it.
@@ -23,11 +22,10 @@ class AskedErrors:
         # True once something was refused.
         self.is_full = False
         self._errors = errors
-        self._known: dict[int, float] = {}
-        self._width = -(-errors.num_heads // 8)  # bytes of a mask
+        self._asked: dict[int, None] = {}
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._asked)
 
     def ask(self, masks: Sequence[int]) -> bool:
         """Know these from now on; False, and nothing asked, where the limit forbids that."""
@@ -35,36 +33,22 @@ class AskedErrors:
         if self.limit is not None and len(self) + len(new) > self.limit:
             self.is_full = True
             return False
-        self._known.update(zip(new, self._errors.mask_errors(new), strict=True))
+        self._errors.mask_errors(new)
+        self._asked.update(dict.fromkeys(new))
         return True
 
     def get(self, mask: int) -> float | None:
         """The error of a group that was asked for; 0 for a single head, None for others."""
-        return self._known.get(mask) if mask & (mask - 1) else 0.0
+        return self.known(mask) if mask in self._asked or not mask & (mask - 1) else None
 
     def known(self, mask: int) -> float:
         """The error of a group that was asked for; 0 for a single head."""
-        return self._known[mask] if mask & (mask - 1) else 0.0
+        return self._errors.known[mask]
 
-    def table(self, start: int, end: int) -> tuple[FloatArray, FloatArray]:
-        """The groups from ``start`` up to ``end`` as 0 and 1, (N, H), and their errors, (N,)."""
-        masks, values = list(self._known)[start:end], list(self._known.values())[start:end]
-        rows = np.frombuffer(self._bytes(masks), dtype=np.uint8).reshape(len(masks), self._width)
-        members = np.unpackbits(rows, axis=1, count=self._errors.num_heads, bitorder="little")
-        return members.astype(np.float64), np.array(values)
-
-    def save(self, length: int) -> str:
-        """The first ``length`` groups and their errors."""
-        values = np.array(list(self._known.values())[:length], dtype="<f8")
-        return pack(self._bytes(list(self._known)[:length]) + values.tobytes())
-
-    def load(self, saved: str) -> None:
-        """Take up saved groups, in place of those known; nobody asks for them again."""
-        data, width = unpack(saved), self._width
-        end = len(data) // (width + 8) * width
-        masks = [int.from_bytes(data[start : start + width], "little") for start in range(0, end, width)]
-        self._known = dict(zip(masks, np.frombuffer(data[end:], dtype="<f8").tolist(), strict=True))
-        self._errors.remember(self._known)
-
-    def _bytes(self, masks: Sequence[int]) -> bytes:
-        return b"".join(mask.to_bytes(self._width, "little") for mask in masks)
+    def table(self, start: int) -> tuple[FloatArray, FloatArray]:
+        """The groups from number ``start`` on as 0 and 1, (N, H), and their errors, (N,)."""
+        masks = list(self._asked)[start:]
+        width = -(-self._errors.num_heads // 8)  # bytes of a mask
+        rows = np.frombuffer(b"".join(mask.to_bytes(width, "little") for mask in masks), dtype=np.uint8)
+        bits = np.unpackbits(rows.reshape(-1, width), axis=1, count=self._errors.num_heads, bitorder="little")
+        return bits.astype(np.float64), np.array([self.known(mask) for mask in masks])

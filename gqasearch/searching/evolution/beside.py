@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from gqasearch.budget import Budget
+from gqasearch.group_errors import GroupErrors
 from gqasearch.grouping import LayerGrouping
-from gqasearch.searching.group_errors import GroupErrors
 from gqasearch.searching.operators import repair
 
 

@@ -10,13 +10,13 @@ import numpy as np
 from deap import tools  # type: ignore[import-untyped]
 
 from gqasearch.budget import Budget
+from gqasearch.group_errors import GroupErrors
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.searching.evolution.beside import best_merge, best_split
+from gqasearch.searching.evolution.evolution_parameters import EvolutionParameters
 from gqasearch.searching.evolution.evolution_run import EvolutionRun
-from gqasearch.searching.evolution.parameters import EvolutionParameters
 from gqasearch.searching.evolution.selection import tournament
 from gqasearch.searching.evolution.variation import mutate, usable_weights
-from gqasearch.searching.group_errors import GroupErrors
 from gqasearch.searching.operators import count_range, crossover, random_partition
 from gqasearch.searching.problem import Problem
 from gqasearch.searching.record import Individual
@@ -133,13 +133,6 @@ class CurveRun(EvolutionRun):
         for individual in individuals:
             niches[individual.grouping.kv_heads_total].append(individual)
         return niches
-
-    def _own_state(self) -> dict[str, Any]:
-        return {"idle_niches": list(self.idle_niches.values()), "best_of": list(self.best_of.items())}
-
-    def _load_own(self, saved: dict[str, Any]) -> None:
-        self.idle_niches = dict(zip(self.counts, saved["idle_niches"], strict=True))
-        self.best_of = dict(map(tuple, saved["best_of"]))
 
 
 def _mate(mother: Grouping, father: Grouping, budget: Budget, rng: np.random.Generator) -> Grouping:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from gqasearch.searching.drive import generations_of
+from gqasearch.group_errors import SetErrors
 from gqasearch.searching.evolution.curve_run import CurveRun
+from gqasearch.searching.evolution.evolution_parameters import EvolutionParameters
 from gqasearch.searching.evolution.evolution_run import EvolutionRun
-from gqasearch.searching.evolution.parameters import EvolutionParameters
 from gqasearch.searching.evolution.screened_curve_run import ScreenedCurveRun
-from gqasearch.searching.group_errors import SetErrors
 from gqasearch.searching.problem import Generation, Problem
 
 
@@ -44,11 +43,8 @@ class Evolution(EvolutionParameters):
     multi_objective: ClassVar[bool] = True
     traces_curve: ClassVar[bool] = True
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        """See :meth:`SearchMethod.search`; the state of a finished search gives its last generation again."""
-        yield from generations_of(self._run(problem, rng), state)
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
+        return self._run(problem, rng).generations()
 
     def _run(self, problem: Problem, rng: np.random.Generator) -> EvolutionRun:
         errors = problem.layer_errors

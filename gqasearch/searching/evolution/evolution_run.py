@@ -7,35 +7,35 @@ from typing import Any, TypeAlias
 import numpy as np
 from deap import base, tools  # type: ignore[import-untyped]
 
+from gqasearch.group_errors import PairwiseErrors, SetErrors
 from gqasearch.grouping import Grouping
 from gqasearch.searching.evolution.beside import merged_down
-from gqasearch.searching.evolution.descent import Descent
+from gqasearch.searching.evolution.evolution_parameters import EvolutionParameters
 from gqasearch.searching.evolution.group_descent import GroupDescent
+from gqasearch.searching.evolution.neighbour_descent import NeighbourDescent
 from gqasearch.searching.evolution.pairwise_descent import PairwiseDescent
-from gqasearch.searching.evolution.parameters import EvolutionParameters
 from gqasearch.searching.evolution.screened_descent import ScreenedDescent
 from gqasearch.searching.evolution.selection import crowded_tournament, tournament
 from gqasearch.searching.evolution.variation import mutate, usable_weights
-from gqasearch.searching.group_errors import PairwiseErrors, SetErrors
 from gqasearch.searching.operators import exchange_layers
-from gqasearch.searching.problem import Generation, Problem
+from gqasearch.searching.problem import Problem
 from gqasearch.searching.record import Individual, Record
+from gqasearch.searching.search_run import SearchRun
 from gqasearch.searching.starts import starting_groupings
-from gqasearch.searching.state import require_method, restore_rng, save_rng
 
-AnyDescent: TypeAlias = PairwiseDescent | GroupDescent | ScreenedDescent | Descent
+AnyDescent: TypeAlias = PairwiseDescent | GroupDescent | ScreenedDescent | NeighbourDescent
 
 # A child that was evaluated before is mutated again, at most so often.
 ATTEMPTS = 10
 
 
-class EvolutionRun:
+class EvolutionRun(SearchRun):
     """The population, the record, and DEAP's toolbox with our operators in it."""
 
     def __init__(self, method: EvolutionParameters, problem: Problem, rng: np.random.Generator) -> None:
-        self.method, self.problem, self.rng = method, problem, rng
-        self.record = Record(problem, method.max_evaluations)
-        self.index = self.idle = 0
+        super().__init__(problem, rng, method.max_evaluations)
+        self.method = method
+        self.idle = 0
         self.exhausted = False
         self.population: list[Individual] = []
         self.descent = self._make_descent()
@@ -91,7 +91,6 @@ class EvolutionRun:
         self.toolbox.select(self.population, len(self.population))
         children = self.toolbox.evaluate(self._children())
         self._survive([*self.population, *self._refine(children)])
-        self.index += 1
         self.idle = 0 if self.record.front is not front else self.idle + 1
         self.exhausted = len(self.record) == evaluations
 
@@ -135,42 +134,6 @@ class EvolutionRun:
         distinct = list({individual.index: individual for individual in pool}.values())
         self.population = self.toolbox.select(distinct, min(self.method.population, len(distinct)))
 
-    def generation(self) -> Generation:
-        """This moment, as history and resume see it; the state is built only when it is asked for."""
-        snapshot, pairs = self.record.snapshot(), len(self.descent)
-        frozen = {
-            "method": self.method.name,
-            "index": self.index,
-            "idle": self.idle,
-            "exhausted": self.exhausted,
-            "rng": save_rng(self.rng),
-            "population": [individual.index for individual in self.population],
-            **self._own_state(),
-        }
-
-        def state() -> dict[str, Any]:
-            return {**frozen, "record": self.record.save(snapshot), "settled": self.descent.save(pairs)}
-
-        front = tuple(individual.candidate for individual in snapshot.front)
-        return Generation(self.index, snapshot.evaluations, snapshot.best.candidate, front, state)
-
-    def load(self, saved: dict[str, Any]) -> None:
-        """Go back to where a saved generation stood."""
-        require_method(saved, self.method.name)
-        self.index, self.idle, self.exhausted = saved["index"], saved["idle"], saved["exhausted"]
-        self.record.load(saved["record"])
-        self.descent.load(saved["settled"])
-        self.population = [self.record.individual(index) for index in saved["population"]]
-        self._load_own(saved)
-        restore_rng(self.rng, saved["rng"])
-
-    def _own_state(self) -> dict[str, Any]:
-        """What a subclass keeps beside."""
-        return {}
-
-    def _load_own(self, saved: dict[str, Any]) -> None:
-        """Take up what a subclass keeps beside."""
-
 
 def make_descent(record: Record, rng: np.random.Generator) -> AnyDescent:
     """The descent that makes the most of what is known of the objective."""
@@ -181,4 +144,4 @@ def make_descent(record: Record, rng: np.random.Generator) -> AnyDescent:
             return PairwiseDescent(record, errors.distances)
         if isinstance(errors, SetErrors):
             return GroupDescent(record, errors, rng)
-    return Descent(record, rng)
+    return NeighbourDescent(record, rng)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 
+from gqasearch.group_errors import SetErrors, group_masks, heads_of
 from gqasearch.grouping import Grouping, LayerGrouping
-from gqasearch.searching.evolution.pairwise_descent import LEAST_GAIN
-from gqasearch.searching.group_errors import SetErrors, group_masks
 from gqasearch.searching.record import Individual, Record
-from gqasearch.searching.state import pack, unpack
+from gqasearch.searching.walk import LEAST_GAIN
 
 
 class GroupDescent:
@@ -28,23 +26,11 @@ class GroupDescent:
         self._record = record
         self._errors = errors
         self._rng = rng
-        # Insertion-ordered, so that a snapshot is a length.
-        self._settled: dict[tuple[int, int], None] = {}
-
-    def __len__(self) -> int:
-        return len(self._settled)
+        self._settled: set[tuple[int, int]] = set()
 
     def descend(self, starts: Sequence[Individual], steps: int) -> list[Individual]:
         """Where the descents from ``starts`` end, after at most ``steps`` steps each; none is worse than its start."""
         return [self._descend(start, steps) for start in starts]
-
-    def save(self, length: int) -> str:
-        """The first ``length`` settled pairs."""
-        return pack(json.dumps(list(self._settled)[:length]).encode("ascii"))
-
-    def load(self, saved: str) -> None:
-        """Take up saved pairs, in place of those known."""
-        self._settled = dict.fromkeys((one, two) for one, two in json.loads(unpack(saved)))
 
     def _descend(self, start: Individual, steps: int) -> Individual:
         masks = group_masks(start.grouping.layers[0].labels)
@@ -53,9 +39,8 @@ class GroupDescent:
             taken += 1
         if not taken:
             return start
-        groups = [[head for head in range(self._errors.num_heads) if mask >> head & 1] for mask in masks]
         # The limit on evaluations may leave no room for the end.
-        return (self._record.evaluate([Grouping((LayerGrouping.from_groups(groups),))]) or [start])[0]
+        return (self._record.evaluate([Grouping((LayerGrouping.from_groups(map(heads_of, masks)),))]) or [start])[0]
 
     def _step(self, masks: list[int]) -> bool:
         """Take the best step of the first pair of groups, in random order, that has one; False when none has."""
@@ -69,7 +54,7 @@ class GroupDescent:
             if after and before - min(after) > LEAST_GAIN * abs(before):
                 masks[i], masks[j] = options[after.index(min(after))]
                 return True
-            self._settled[_key(masks[i], masks[j])] = None
+            self._settled.add(_key(masks[i], masks[j]))
         return False
 
     def _sums(self, pairs: Sequence[tuple[int, int]]) -> list[float]:

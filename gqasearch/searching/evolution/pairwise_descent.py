@@ -8,18 +8,13 @@ individual had before are news, and only they count as evaluations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 
 import numpy as np
 
 from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray, IntArray
 from gqasearch.searching.record import Individual, Record
-from gqasearch.searching.state import pack, unpack
-from gqasearch.searching.walk import Walk
-
-# A step must gain this share of the error, or rounding could send a descent in circles.
-LEAST_GAIN = 1e-12
+from gqasearch.searching.walk import LEAST_GAIN, Walk
 
 
 class PairwiseDescent:
@@ -30,19 +25,8 @@ class PairwiseDescent:
         self._distances = distances
         # A random word per head; the words of a group, or of two, add up to its key (Zobrist hashing).
         self._words = np.random.default_rng(0).integers(2**64, size=len(distances), dtype=np.uint64)
-        # Keys of the pairs of groups that were looked at; insertion-ordered, so that a snapshot is a length.
-        self._known: dict[int, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def save(self, length: int) -> str:
-        """The first ``length`` pairs of groups looked at."""
-        return pack(np.fromiter(islice(self._known, length), dtype="<u8", count=length).tobytes())
-
-    def load(self, saved: str) -> None:
-        """Take up saved pairs, in place of those known."""
-        self._known = dict.fromkeys(np.frombuffer(unpack(saved), dtype="<u8").tolist())
+        # Keys of the pairs of groups that were looked at.
+        self._known: set[int] = set()
 
     def descend(self, starts: Sequence[Individual], steps: int) -> list[Individual]:
         """Where the descents from ``starts`` end, after at most ``steps`` steps each; none is worse than its start."""
@@ -56,7 +40,7 @@ class PairwiseDescent:
         for _ in range(steps):
             if not len(active) or not self._charge(walk, active, *pairs):
                 break
-            active, touched = self._step(walk, active)
+            active, touched = walk.step(active, LEAST_GAIN * walk.errors(active))
             pairs = _pairs_with(touched, walk.sizes.shape[1])
         ends = self._record.evaluate([Grouping.from_labels([row]) for row in walk.labels.tolist()])
         # The limit on evaluations may leave no room for an end.
@@ -76,29 +60,8 @@ class PairwiseDescent:
         new = {key: count for key, count in counted if count and key not in self._known}
         if not self._record.charge(sum(new.values())):
             return False
-        self._known.update(dict.fromkeys(new))
+        self._known.update(new)
         return True
-
-    def _step(self, walk: Walk, rows: IntArray) -> tuple[IntArray, IntArray]:
-        """The best swap or move of every row that has one that gains.
-
-        Gives back the rows that took it, (n,), and the two groups that it touched, (n, 2).
-        """
-        heads, groups = walk.labels.shape[1], walk.sizes.shape[1]
-        swaps, moves = walk.swap_deltas(rows), walk.move_deltas(rows)
-        deltas = np.concatenate([swaps.reshape(len(rows), -1), moves.reshape(len(rows), -1)], axis=1)
-        best = deltas.argmin(axis=1)
-        gains = -deltas[np.arange(len(rows)), best] > LEAST_GAIN * walk.errors(rows)
-        rows, best = rows[gains], best[gains]
-        swapping, moving = best < heads * heads, best >= heads * heads
-        swapped = np.divmod(best[swapping], heads)
-        moved, taker = np.divmod(best[moving] - heads * heads, groups)
-        touched = np.empty((len(rows), 2), dtype=np.int64)
-        touched[swapping] = np.stack([walk.labels[rows[swapping], head] for head in swapped], axis=1)
-        touched[moving] = np.stack([walk.labels[rows[moving], moved], taker], axis=1)
-        walk.swap(rows[swapping], *swapped)
-        walk.move(rows[moving], moved, taker)
-        return rows, touched
 
 
 def _pairs_with(touched: IntArray, groups: int) -> tuple[IntArray, IntArray]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
+from gqasearch.group_errors import SetErrors, mask_of
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.searching.evolution.curve_run import CurveRun
-from gqasearch.searching.evolution.parameters import EvolutionParameters
-from gqasearch.searching.evolution.screened_descent import ScreenedDescent, mask_of
-from gqasearch.searching.group_errors import SetErrors
+from gqasearch.searching.evolution.evolution_parameters import EvolutionParameters
+from gqasearch.searching.evolution.screened_descent import ScreenedDescent
 from gqasearch.searching.operators import repair
 from gqasearch.searching.problem import Problem
 from gqasearch.searching.record import Individual
@@ -126,15 +125,6 @@ class ScreenedCurveRun(CurveRun):
         ]
         others = {child.index for child in children} - {child.index for child in near}
         return [child for child in children if child.index in others] + super()._refine(near)
-
-    def _own_state(self) -> dict[str, Any]:
-        asked = self.screen.asked
-        return {**super()._own_state(), "learnt": list(self.screen.learnt), "is_full": asked.is_full}
-
-    def _load_own(self, saved: dict[str, Any]) -> None:
-        super()._load_own(saved)
-        self.screen.learn_again(saved["learnt"])
-        self.screen.asked.is_full, self.screen.asked.limit = saved["is_full"], self.method.max_groups
 
 
 def _near(best: Individual) -> float:

@@ -7,13 +7,13 @@ from itertools import combinations
 
 import numpy as np
 
+from gqasearch.group_errors import SetErrors, mask_of
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.searching.evolution.asked import AskedErrors
 from gqasearch.searching.evolution.draft import Draft, Step
 from gqasearch.searching.evolution.group_model import GroupModel
-from gqasearch.searching.evolution.pairwise_descent import LEAST_GAIN
-from gqasearch.searching.group_errors import SetErrors
 from gqasearch.searching.record import Individual, Record
+from gqasearch.searching.walk import LEAST_GAIN
 
 # Steps of a descent in the model; each is drawn from so many of the best, so that relatives end apart, and gains at
 # least such a part of what its two groups cost.
@@ -34,47 +34,29 @@ class ScreenedDescent:
     def __init__(self, record: Record, errors: SetErrors, looks: int) -> None:
         self.asked = AskedErrors(errors)
         self.model = GroupModel(np.zeros((errors.num_heads, errors.num_heads)))
-        # Groups asked for each time the model learnt.
-        self.learnt: list[int] = []
         self._record, self._looks = record, looks
-
-    def __len__(self) -> int:
-        return len(self.asked)
-
-    def save(self, length: int) -> str:
-        """The first ``length`` groups asked for."""
-        return self.asked.save(length)
-
-    def load(self, saved: str) -> None:
-        """Take up saved groups, in place of those known; ``learn`` comes next."""
-        self.asked.load(saved)
+        # How many groups were asked for when the model learnt last.
+        self._learnt = 0
 
     def ask_pairs(self) -> None:
         """What the model starts from."""
         self.asked.ask(list(map(mask_of, combinations(range(self._record.problem.num_heads), 2))))
 
     def learn(self) -> None:
-        """Fit the model to what was asked for, all pairs of heads first."""
-        self._learn_to(len(self.asked))
+        """Fit the model to what was asked for since it learnt last, all pairs of heads first.
 
-    def learn_again(self, learnt: Sequence[int]) -> None:
-        """As a run did that learnt after so many groups: in the same parts, as sums of other parts round otherwise."""
-        self.learnt = []
-        for length in learnt:
-            self._learn_to(length)
-
-    def _learn_to(self, length: int) -> None:
-        before = self.learnt[-1] if self.learnt else 0
-        if length == before:
+        Fits add up; the same groups learnt in other parts would round otherwise.
+        """
+        if self._learnt == len(self.asked):
             return
-        members, errors = self.asked.table(before, length)
-        if not self.learnt:
+        members, errors = self.asked.table(self._learnt)
+        if not self._learnt:
             table = (members * errors[:, None]).T @ members
             np.fill_diagonal(table, 0.0)
             self.model = GroupModel(table)
         else:
             self.model.fit(members, errors)
-        self.learnt.append(length)
+        self._learnt = len(self.asked)
 
     def draft(self, layer: LayerGrouping) -> Draft:
         """``layer``, priced by what is known and by the model."""
@@ -117,7 +99,7 @@ class ScreenedDescent:
         return tried[best] if gains[best] > LEAST_GAIN * abs(draft.cost_before(tried[best])) else None
 
     def _promising(self, draft: Draft) -> tuple[list[Step], list[int]]:
-        """Steps to try, and the groups to be asked for first."""
+        """CountedRun to try, and the groups to be asked for first."""
         tried, new, looks = list[Step](), list[int](), 0
         for step in draft.best_steps(RANKED * self._looks):
             if step.rise > SLACK * abs(draft.cost_before(step)):
@@ -129,8 +111,3 @@ class ScreenedDescent:
             tried.append(step)
             new += unknown
         return tried, new
-
-
-def mask_of(group: Sequence[int]) -> int:
-    """The group as a bit mask."""
-    return sum(1 << head for head in group)

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from gqasearch.searching.exact.closing import Pool
-from gqasearch.searching.exact.descent import descend, random_labels
 from gqasearch.searching.exact.local_pricing import random_columns, search_columns
 from gqasearch.searching.exact.master import Master, Relaxed
-from gqasearch.searching.exact.pairwise import Columns, PairwiseProblem
+from gqasearch.searching.exact.multi_start import descend, random_labels
+from gqasearch.searching.exact.pairwise_problem import Columns, PairwiseProblem
 from gqasearch.searching.exact.pricing import Priced, make_pricer
+from gqasearch.searching.exact.pricing_targets import Targets, easiest_targets
 from gqasearch.searching.exact.size_patterns import ListedPatterns, SizePatterns
-from gqasearch.searching.exact.targets import Targets, easiest_targets
 from gqasearch.searching.problem import FloatArray
 
 # What rounding may do to a reduced cost, a threshold or a bound, in those units.

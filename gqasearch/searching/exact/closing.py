@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gqasearch.searching.exact.master import add_groups, add_patterns, add_rows, quiet_solver, run_until
-from gqasearch.searching.exact.pairwise import Columns, PairwiseProblem
+from gqasearch.searching.exact.pairwise_problem import Columns, PairwiseProblem
 from gqasearch.searching.exact.size_patterns import ListedPatterns, Patterns
 from gqasearch.searching.problem import FloatArray
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from gqasearch.searching.exact.branch import Branch
 from gqasearch.searching.exact.certificate import Certificate
-from gqasearch.searching.exact.descent import descend, random_labels
-from gqasearch.searching.exact.pairwise import Columns, Groups, PairwiseProblem, groups_of
+from gqasearch.searching.exact.multi_start import descend, random_labels
+from gqasearch.searching.exact.pairwise_problem import Columns, Groups, PairwiseProblem, groups_of
 from gqasearch.searching.exact.size_patterns import SizePatterns
 from gqasearch.searching.problem import FloatArray
 

@@ -7,7 +7,7 @@ from math import comb
 
 import numpy as np
 
-from gqasearch.searching.exact.pairwise import Columns, PairwiseProblem
+from gqasearch.searching.exact.pairwise_problem import Columns, PairwiseProblem
 
 
 def number_of_groups(num_heads: int, sizes: Sequence[int]) -> int:

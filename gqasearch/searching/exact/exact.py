@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,7 +16,6 @@ from gqasearch.searching.evolution import Evolution
 from gqasearch.searching.exact.prover import Prover
 from gqasearch.searching.operators import allowed_counts
 from gqasearch.searching.problem import Candidate, Generation, Problem
-from gqasearch.searching.state import load_candidate, require_method, restore_rng, save_candidate, save_rng
 
 
 @dataclass(frozen=True)
@@ -40,31 +40,18 @@ class Exact(SearchMethod):
         if not 0 <= self.time_limit < float("inf"):
             raise UserError(f"exact: time_limit must be at least 0 seconds, got {self.time_limit}")
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
         """One generation for every number of groups that the problem asks for."""
         if problem.layer_errors is None or problem.num_layers != 1:
             raise ValueError("exact searches one layer of a sum over groups")
         prover = Prover(problem.layer_errors[0], problem.budget, self.time_limit)
         counts = self._counts(problem)
-        seeds, found = rng.integers(2**63, size=len(counts)).tolist(), list[Candidate]()
-        if state is not None:
-            require_method(state, self.name)
-            seeds, found = state["seeds"], [load_candidate(saved) for saved in state["found"]]
-            restore_rng(rng, state["rng"])
-        if len(found) == len(counts):
-            yield self._generation(found, seeds, rng)
-        for count, seed in list(zip(counts, seeds, strict=True))[len(found) :]:
-            generator = np.random.default_rng(seed)
-            certificate = prover.certificate(count, generator)
-            groupings = [Grouping((LayerGrouping(certificate.groups),))]
-            if not certificate.proven:
-                groupings.append(_evolved(problem, count, generator))
-            best = min(problem.evaluate(groupings), key=lambda candidate: candidate.values)
-            bound = min(certificate.lower_bound, best.values[0])
-            found = [*found, Candidate(best.grouping, best.values, (bound,) if np.isfinite(bound) else ())]
-            yield self._generation(found, seeds, rng)
+        found: list[Candidate] = []
+        for count, seed in zip(counts, rng.integers(2**63, size=len(counts)).tolist(), strict=True):
+            labels, bound = problem.recall(f"exact, {count} groups", partial(_solved, problem, prover, count, seed))
+            (best,) = problem.evaluate([Grouping.from_labels([labels])])
+            found = [*found, replace(best, lower_bounds=() if bound is None else (min(bound, best.values[0]),))]
+            yield Generation(len(found) - 1, len(found), min(found, key=lambda one: one.values), tuple(found))
 
     def most_generations(self, problem: Problem) -> int:
         """One for every number of groups."""
@@ -75,19 +62,17 @@ class Exact(SearchMethod):
             return list(problem.budget.counts)
         return list(allowed_counts(problem.budget))
 
-    def _generation(self, found: list[Candidate], seeds: list[int], rng: np.random.Generator) -> Generation:
-        saved = save_rng(rng)
 
-        def state() -> dict[str, Any]:
-            return {
-                "method": self.name,
-                "seeds": seeds,
-                "found": [save_candidate(candidate) for candidate in found],
-                "rng": saved,
-            }
-
-        best = min(found, key=lambda candidate: candidate.values)
-        return Generation(len(found) - 1, len(found), best, tuple(found), state)
+def _solved(problem: Problem, prover: Prover, count: int, seed: int) -> tuple[list[int], float | None]:
+    """The labels of the best partition met, (H,), and a bound of any one's error; how far it comes depends on time."""
+    rng = np.random.default_rng(seed)
+    certificate = prover.certificate(count, rng)
+    groupings = [Grouping((LayerGrouping(certificate.groups),))]
+    if not certificate.proven:
+        groupings.append(_evolved(problem, count, rng))
+    best = min(problem.evaluate(groupings), key=lambda candidate: candidate.values)
+    bound = certificate.lower_bound
+    return list(best.grouping.layers[0].labels), bound if np.isfinite(bound) else None
 
 
 def _evolved(problem: Problem, count: int, rng: np.random.Generator) -> Grouping:

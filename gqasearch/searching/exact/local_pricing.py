@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gqasearch.searching.exact.descent import LEAST_GAIN
-from gqasearch.searching.exact.pairwise import Columns, PairwiseProblem
+from gqasearch.searching.exact.pairwise_problem import Columns, PairwiseProblem
 from gqasearch.searching.problem import FloatArray
+from gqasearch.searching.walk import LEAST_GAIN
 
 
 def search_columns(

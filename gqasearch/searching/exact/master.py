@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import highspy
 import numpy as np
 
-from gqasearch.searching.exact.pairwise import Columns, PairwiseProblem
+from gqasearch.searching.exact.pairwise_problem import Columns, PairwiseProblem
 from gqasearch.searching.exact.size_patterns import Patterns
 from gqasearch.searching.problem import FloatArray
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from gqasearch.searching.exact.enumeration import all_columns, number_of_groups
-from gqasearch.searching.exact.pairwise import Columns, PairwiseProblem
+from gqasearch.searching.exact.pairwise_problem import Columns, PairwiseProblem
 from gqasearch.searching.exact.tree import Tree
 from gqasearch.searching.problem import FloatArray
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
+from gqasearch.group_errors import GroupErrors, PairwiseErrors
 from gqasearch.grouping import LayerGrouping
 from gqasearch.searching.exact.certificate import Certificate
 from gqasearch.searching.exact.column_generation import solve_pairwise
 from gqasearch.searching.exact.subset_dp import MAX_HEADS, SubsetOptima, solve_subsets, tabulate_errors
-from gqasearch.searching.group_errors import GroupErrors, PairwiseErrors
 
 
 def check_provable(errors: GroupErrors) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gqasearch.errors import UserError
+from gqasearch.group_errors import BatchedSetFunction
 from gqasearch.grouping import LayerGrouping
 from gqasearch.searching.exact.bounds import check_bounds, check_sizes
 from gqasearch.searching.exact.certificate import Certificate
-from gqasearch.searching.group_errors import BatchedSetFunction
 from gqasearch.searching.problem import FloatArray
 
 # The work grows as 3^H and the set function is asked for up to 2^H groups.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gqasearch.searching.exact.pairwise import Columns
+from gqasearch.searching.exact.pairwise_problem import Columns
 from gqasearch.searching.problem import FloatArray
 
 # Nodes expanded in one go: their arrays stay in the processor's cache.

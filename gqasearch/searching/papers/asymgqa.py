@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,12 +12,10 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.searching._base import HeadFact, SearchMethod
-from gqasearch.searching.drive import generations_of
 from gqasearch.searching.operators import exchange, random_partition, relocate
-from gqasearch.searching.problem import Candidate, Generation, Problem
+from gqasearch.searching.problem import Generation, Problem
 from gqasearch.searching.record import Record
 from gqasearch.searching.starts import neighbour_grouping
-from gqasearch.searching.state import load_candidate, require_method, restore_rng, save_candidate, save_rng
 
 
 @dataclass(frozen=True)
@@ -61,14 +59,10 @@ class AsymGQA(SearchMethod):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"asymgqa: {name} is a chance, 0 to 1, got {getattr(self, name)}")
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        """See :meth:`SearchMethod.search`."""
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
         if problem.free_counts or len(problem.objectives) > 1:
             raise UserError("method asymgqa keeps the number of groups of every layer and takes one objective")
-        run = _Run(self, problem, _checked(problem), rng)
-        yield from generations_of(run, state)
+        return _Walks(self, problem, _checked(problem), rng).generations()
 
     def most_generations(self, problem: Problem) -> int:
         """The neighbours, then for every layer its start, its iterations and the model so far."""
@@ -95,57 +89,48 @@ def propose(
     return exchange(layer, head, other)
 
 
-class _Run:
-    """One search under way: the layers found, and the walk in progress."""
+class _Walks:
+    """The layers found, and the walk in progress: ``here``, its partition and score."""
 
     def __init__(self, method: AsymGQA, problem: Problem, similarity: FloatArray, rng: np.random.Generator) -> None:
         self.method, self.problem, self.similarity, self.rng = method, problem, similarity, rng
         self.record = Record(problem)
-        self.index = self.steps = 0
         self.found: list[LayerGrouping] = []
-        # Partition and score of the layer in progress: where the walk stands, and its best. None between layers.
-        self.here: tuple[LayerGrouping, float] | None = None
-        self.lowest: tuple[LayerGrouping, float] | None = None
+        self.here: tuple[LayerGrouping, float]
         # Best grouping within the budget; neighbours first.
-        self.best: Candidate
+        self.neighbours = neighbour_grouping(problem)
+        self.best = self.record.evaluate([self.neighbours])[0].candidate
+        self.index = -1
 
     @property
     def layer(self) -> int:
         return len(self.found)
 
-    @property
-    def is_done(self) -> bool:
-        return self.layer == self.problem.num_layers
+    def generations(self) -> Iterator[Generation]:
+        """One evaluation at most in each: the neighbours; then the start of a walk, a step of it, or its end."""
+        yield self._generation()
+        for count in self.problem.budget.counts:
+            has_choice = 1 < count < self.problem.num_heads  # else one partition alone has this number of groups
+            is_last = self.layer == self.problem.num_layers - 1
+            lowest = self.here = self._begin(has_choice)
+            for step in range(1 + self.method.iterations * has_choice):
+                if step:
+                    self.here = self._step(*self.here)
+                    lowest = self.here if self.here[1] < lowest[1] else lowest
+                if is_last:
+                    self._consider((lowest[0],))
+                yield self._generation()
+            self.found.append(lowest[0])
+            self._consider(self.neighbours.layers[self.layer :])
+            yield self._generation()
 
-    def start(self) -> None:
-        """Generation 0: neighbours."""
-        self.best = self.record.evaluate([neighbour_grouping(self.problem)])[0].candidate
-
-    def advance(self) -> None:
-        """One evaluation at most: the start of a walk, a step of it, or its end."""
+    def _generation(self) -> Generation:
         self.index += 1
-        if self.here is None or self.lowest is None:
-            self.here = self.lowest = self._begin()
-            self.steps = 0
-        elif self.steps < self.method.iterations and self._has_choice:
-            self.here = self._step(*self.here)
-            self.lowest = self.here if self.here[1] < self.lowest[1] else self.lowest
-            self.steps += 1
-        else:
-            self.found.append(self.lowest[0])
-            self.here = self.lowest = None
-            self._consider(neighbour_grouping(self.problem).layers[self.layer :])
-        if self.lowest is not None and self.layer == self.problem.num_layers - 1:
-            self._consider((self.lowest[0],))
+        return Generation(self.index, self.record.evaluations, self.best, (self.best,))
 
-    @property
-    def _has_choice(self) -> bool:
-        """False where one partition alone has this number of groups."""
-        return 1 < self.problem.budget.counts[self.layer] < self.problem.num_heads
-
-    def _begin(self) -> tuple[LayerGrouping, float]:
+    def _begin(self, has_choice: bool) -> tuple[LayerGrouping, float]:
         layer = self._random()
-        return layer, self._score(layer) if self._has_choice else 0.0
+        return layer, self._score(layer) if has_choice else 0.0
 
     def _step(self, here: LayerGrouping, score: float) -> tuple[LayerGrouping, float]:
         if self.rng.random() < self.method.reset_rate:
@@ -175,43 +160,6 @@ class _Run:
         candidate = self.record.evaluate([Grouping((*self.found, *behind))])[0].candidate
         if candidate.values < self.best.values:
             self.best = candidate
-
-    def generation(self) -> Generation:
-        """This moment, as history and resume see it; the state is built only when it is asked for."""
-        snapshot, best = self.record.snapshot(), self.best
-        frozen = {
-            "method": self.method.name,
-            "index": self.index,
-            "steps": self.steps,
-            "rng": save_rng(self.rng),
-            "found": [list(layer.labels) for layer in self.found],
-            "here": _save(self.here),
-            "lowest": _save(self.lowest),
-            "best": save_candidate(best),
-        }
-
-        def state() -> dict[str, Any]:
-            return {**frozen, "record": self.record.save(snapshot)}
-
-        return Generation(self.index, snapshot.evaluations, best, (best,), state)
-
-    def load(self, saved: dict[str, Any]) -> None:
-        """Go back to where a saved generation stood."""
-        require_method(saved, self.method.name)
-        self.index, self.steps = saved["index"], saved["steps"]
-        self.record.load(saved["record"])
-        self.found = [LayerGrouping.from_labels(labels) for labels in saved["found"]]
-        self.here, self.lowest = _load(saved["here"]), _load(saved["lowest"])
-        self.best = load_candidate(saved["best"])
-        restore_rng(self.rng, saved["rng"])
-
-
-def _save(walked: tuple[LayerGrouping, float] | None) -> dict[str, Any] | None:
-    return None if walked is None else {"labels": list(walked[0].labels), "score": walked[1]}
-
-
-def _load(saved: dict[str, Any] | None) -> tuple[LayerGrouping, float] | None:
-    return None if saved is None else (LayerGrouping.from_labels(saved["labels"]), saved["score"])
 
 
 def _checked(problem: Problem) -> FloatArray:

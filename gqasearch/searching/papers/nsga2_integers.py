@@ -5,14 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from deap import tools  # type: ignore[import-untyped]
 
 from gqasearch.pairwise import FloatArray, IntArray
 from gqasearch.searching.record import MinimisingFitness
-from gqasearch.searching.state import pack, unpack
 
 # Rounds of variation that may pass before a generation goes on with fewer new genomes than survivors.
 ATTEMPTS = 10
@@ -118,24 +117,3 @@ class NSGA2:
         rows = [member.row for member in chosen]
         self.genomes, self.values = genomes[rows], values[rows]
         self.crowding = np.array([member.fitness.crowding_dist for member in chosen])
-
-    def snapshot(self) -> Callable[[], dict[str, Any]]:
-        """What gives this moment, JSON-able, whenever it is called."""
-        generation, genomes, values, crowding = self.generation, self.genomes, self.values, self.crowding
-
-        def save() -> dict[str, Any]:
-            return {
-                "generation": generation,
-                "genomes": pack(genomes.astype("<u2").tobytes()),
-                "values": pack(values.astype("<f8").tobytes()),
-                "crowding": pack(crowding.astype("<f8").tobytes()),
-            }
-
-        return save
-
-    def load(self, saved: dict[str, Any]) -> None:
-        """Go back to a saved moment."""
-        self.generation = saved["generation"]
-        self.genomes = np.frombuffer(unpack(saved["genomes"]), "<u2").astype(np.int64).reshape(-1, self.space.genes)
-        self.values = np.frombuffer(unpack(saved["values"]), "<f8").reshape(-1, 2)
-        self.crowding = np.frombuffer(unpack(saved["crowding"]), "<f8")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
-from gqasearch.searching._base import SearchMethod
-from gqasearch.searching.drive import generations_of
+from gqasearch.searching._base import SearchMethod, check_parameters
 from gqasearch.searching.operators import count_range
 from gqasearch.searching.papers.nsga2_genomes import LabelGenomes, LayerGenomes, RunGenomes, equal_counts
 from gqasearch.searching.papers.qcqa_run import BATCH, Settings, Stages
@@ -67,14 +66,7 @@ class QCQA(SearchMethod):
     layer_groups: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value < float("inf"):
-                raise UserError(f"{self.name}: {name} must be a number of at least {least}, got {value}")
-        for name in ("crossover_rate", "mutation_rate"):
-            value = getattr(self, name)
-            if value is not None and value > 1:
-                raise UserError(f"{self.name}: {name} is a chance, at most 1, got {value}")
+        check_parameters(self, LEAST, ("crossover_rate", "mutation_rate"))
         if self.stage_two == "table" and self.layer_groups is not None:
             raise UserError(f"{self.name}: layer_groups has no effect with stage_two table; give one of them")
 
@@ -86,15 +78,12 @@ class QCQA(SearchMethod):
     def counts(self, budget: Budget) -> list[int]:
         """Numbers of groups that they can have, ascending."""
 
-    def search(
-        self, problem: Problem, rng: np.random.Generator, state: dict[str, Any] | None = None
-    ) -> Iterator[Generation]:
-        """See :meth:`SearchMethod.search`. A generation is up to ten of a stage's.
+    def search(self, problem: Problem, rng: np.random.Generator) -> Iterator[Generation]:
+        """A generation is up to ten of a stage's.
 
         ``front`` is the whole front at the end of a search with the KV ratio as second objective.
         """
-        run = Stages(self.settings(problem), problem, rng)
-        yield from generations_of(run, state)
+        return Stages(self.settings(problem), problem, rng).generations()
 
     def most_generations(self, problem: Problem) -> int:
         """The start, then both stages in batches."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -13,15 +14,6 @@ from gqasearch.searching.papers.nsga2_genomes import ChoiceGenomes, LayerGenomes
 from gqasearch.searching.papers.nsga2_integers import NSGA2, Rates
 from gqasearch.searching.problem import Candidate, Generation, Problem
 from gqasearch.searching.starts import neighbour_grouping
-from gqasearch.searching.state import (
-    load_candidate,
-    pack,
-    require_method,
-    restore_rng,
-    save_candidate,
-    save_rng,
-    unpack,
-)
 
 # NSGA-II's generations in one generation of the search: history and state are written that often at most.
 BATCH = 10
@@ -54,50 +46,42 @@ class Stages:
             raise ValueError("QCQA searches sums over layers only")
         self.settings, self.problem, self.rng = settings, problem, rng
         self.layer_errors = problem.layer_errors
-        self.index = self.evaluations = 0
-        self.step = -1
+        self.index = self.step = -1
         self.curves: list[Curve] = [{} for _ in self.layer_errors]
         # Stage 2's lowest sum of errors for every number of KV heads.
         self.whole: Curve = {}
-        self.neighbours: Candidate
-        self.population: NSGA2
+        # Neighbours everywhere: what there is before stage 2.
+        grouping = neighbour_grouping(problem)
+        pairs = zip(self.layer_errors, grouping, strict=True)
+        error = sum(float(errors.evaluate(np.array([layer.labels]))[0]) for errors, layer in pairs)
+        self.neighbours = self._candidate(error, grouping)
+        self.evaluations = problem.num_layers
         self.options: list[list[tuple[float, LayerGrouping]]] = []
         self.counts: IntArray
         self.errors: FloatArray
 
-    @property
-    def is_done(self) -> bool:
-        return self.step == self.problem.num_layers and self.population.generation >= self.settings.generations
+    def generations(self) -> Iterator[Generation]:
+        """The neighbours, then every population in batches of its generations."""
+        yield self._generation(is_over=False)
+        most, layers = self.settings.generations, self.problem.num_layers
+        for self.step in range(layers + 1):
+            population = self._population()
+            population.start()
+            for first in range(0, max(1, most), BATCH):
+                for _ in range(min(BATCH, most - first)):
+                    population.advance()
+                yield self._generation(is_over=self.step == layers and population.generation >= most)
 
-    def start(self) -> None:
-        """Neighbours everywhere: what there is before stage 2."""
-        grouping = neighbour_grouping(self.problem)
-        pairs = zip(self.layer_errors, grouping, strict=True)
-        error = sum(float(errors.evaluate(np.array([layer.labels]))[0]) for errors, layer in pairs)
-        self.neighbours = self._candidate(error, grouping)
-        self.evaluations = self.problem.num_layers
-
-    def advance(self) -> None:
-        """A batch of generations of the population in progress, or of the next when that has ended."""
-        if self.step < 0 or self.population.generation >= self.settings.generations:
-            self.step += 1
-            self._prepare()
-            self.population.start()
-        for _ in range(min(BATCH, self.settings.generations - self.population.generation)):
-            self.population.advance()
-        self.index += 1
-
-    def _prepare(self) -> None:
+    def _population(self) -> NSGA2:
         """The empty population of this step."""
         settings, layers = self.settings, self.problem.num_layers
         if self.step < layers:
             rates = Rates(settings.population, settings.crossover_rate, self._mutation(self.problem.num_heads))
-            self.population = NSGA2(settings.genomes, self._evaluate_partitions, rates, self.rng)
-            return
+            return NSGA2(settings.genomes, self._evaluate_partitions, rates, self.rng)
         self._list_options()
         rates = Rates(settings.population, settings.crossover_rate, self._mutation(layers))
         choices = ChoiceGenomes([len(options) for options in self.options])
-        self.population = NSGA2(choices, self._evaluate_choices, rates, self.rng)
+        return NSGA2(choices, self._evaluate_choices, rates, self.rng)
 
     def _mutation(self, genes: int) -> float:
         return 1 / genes if self.settings.mutation_rate is None else self.settings.mutation_rate
@@ -161,42 +145,11 @@ class Stages:
             points[total] = (error, ())
         return tuple(self._chosen(t) if points[t][1] else self.neighbours for t in _front(points))
 
-    def generation(self) -> Generation:
-        """This moment, as history and resume see it; the state is built only when it is asked for."""
+    def _generation(self, *, is_over: bool) -> Generation:
         best = self._best()
-        front = self._whole_front() if self.is_done and len(self.problem.objectives) > 1 else (best,)
-        curves, whole = [dict(curve) for curve in self.curves], dict(self.whole)
-        population = None if self.step < 0 else self.population.snapshot()
-        frozen = {
-            "method": self.settings.method,
-            "index": self.index,
-            "evaluations": self.evaluations,
-            "step": self.step,
-            "rng": save_rng(self.rng),
-            "neighbours": save_candidate(self.neighbours),
-        }
-
-        def state() -> dict[str, Any]:
-            return {
-                **frozen,
-                "curves": [_save_curve(curve) for curve in curves],
-                "whole": _save_curve(whole),
-                "population": None if population is None else population(),
-            }
-
-        return Generation(self.index, self.evaluations, best, front, state)
-
-    def load(self, saved: dict[str, Any]) -> None:
-        """Go back to where a saved generation stood."""
-        require_method(saved, self.settings.method)
-        self.index, self.evaluations, self.step = saved["index"], saved["evaluations"], saved["step"]
-        self.neighbours = load_candidate(saved["neighbours"])
-        self.curves = [_load_curve(curve) for curve in saved["curves"]]
-        self.whole = _load_curve(saved["whole"])
-        restore_rng(self.rng, saved["rng"])
-        if self.step >= 0:
-            self._prepare()
-            self.population.load(saved["population"])
+        front = self._whole_front() if is_over and len(self.problem.objectives) > 1 else (best,)
+        self.index += 1
+        return Generation(self.index, self.evaluations, best, front)
 
 
 def _keep(curve: Curve, counts: IntArray, errors: FloatArray, rows: IntArray) -> None:
@@ -213,21 +166,3 @@ def _front(curve: Curve) -> list[int]:
         if not front or curve[count][0] < curve[front[-1]][0]:
             front.append(count)
     return front
-
-
-def _save_curve(curve: Curve) -> dict[str, Any]:
-    rows = np.array([row for _, row in curve.values()], dtype="<u2")
-    return {
-        "counts": list(curve),
-        "errors": [error for error, _ in curve.values()],
-        "rows": pack(rows.tobytes()),
-    }
-
-
-def _load_curve(saved: dict[str, Any]) -> Curve:
-    if not saved["counts"]:
-        return {}
-    rows = np.frombuffer(unpack(saved["rows"]), dtype="<u2").reshape(len(saved["counts"]), -1).tolist()
-    return {
-        count: (error, tuple(row)) for count, error, row in zip(saved["counts"], saved["errors"], rows, strict=True)
-    }

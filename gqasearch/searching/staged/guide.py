@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gqasearch.budget import Budget
+from gqasearch.group_errors import GroupErrors
 from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.searching.allocation import split_budget
 from gqasearch.searching.evolution import Evolution
-from gqasearch.searching.group_errors import GroupErrors
 from gqasearch.searching.operators import allowed_counts, count_range, repair
 from gqasearch.searching.problem import Problem
 

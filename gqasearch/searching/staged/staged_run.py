@@ -2,48 +2,45 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from deap import tools  # type: ignore[import-untyped]
 
-from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.contract import PreparedTextFitness
+from gqasearch.grouping import Grouping
 from gqasearch.pairwise import FloatArray
 from gqasearch.searching.operators import allowed_counts, exchange_layers
-from gqasearch.searching.problem import Generation, PartialObjective, Problem
-from gqasearch.searching.record import Individual, Record
-from gqasearch.searching.staged.guide import GuideTable, tabulate, trace_guide
+from gqasearch.searching.problem import Generation, Problem
+from gqasearch.searching.record import Individual
+from gqasearch.searching.search_run import SearchRun
+from gqasearch.searching.staged.guide import GuideTable, trace_guide
 from gqasearch.searching.staged.moves import Moves
 from gqasearch.searching.staged.sensitivity import Measure, measure_sensitivity
-from gqasearch.searching.state import pack, require_method, restore_rng, save_rng, unpack
-
-if TYPE_CHECKING:
-    from gqasearch.searching.staged.staged import Staged
+from gqasearch.searching.staged.staged_parameters import StagedParameters
 
 # A child that was met before is mutated again, at most so often.
 ATTEMPTS = 10
 
 
-class StagedRun:
+class StagedRun(SearchRun):
     """Survivors, measured on the whole text, and the record of all that were."""
 
-    def __init__(self, method: Staged, problem: Problem, rng: np.random.Generator) -> None:
+    def __init__(self, method: StagedParameters, problem: Problem, rng: np.random.Generator) -> None:
         if problem.partial is None or problem.guide is None:
             raise ValueError("staged evolution needs an objective on parts of its text, and a guide")
-        self.method, self.problem, self.rng = method, problem, rng
-        self.partial: PartialObjective = problem.partial
+        super().__init__(problem, rng)
+        self.method = method
+        self.partial: PreparedTextFitness = problem.partial
         self.guide = problem.guide
         self.survivors = method.population_size(problem)
-        self.record = Record(problem)
-        self.index = self.idle = 0
+        self.idle = 0
         self.population: list[Individual] = []
-        # Place in the record -> final objective, best first; empty until the search has ended.
-        self.finals: dict[int, float] = {}
-        # Genomes that an early stage dropped; insertion-ordered, so that a snapshot is a length.
-        self.dropped: dict[bytes, None] = {}
-        self.seconds, self.begun = 0.0, time.monotonic()
+        # Finalists and their final objective, best first; empty until the search has ended.
+        self.finals: list[tuple[Individual, float]] = []
+        # Genomes that an early stage dropped.
+        self.dropped: set[bytes] = set()
+        self.begun = problem.clock.seconds
         self.table: GuideTable
         self.moves: Moves
 
@@ -55,19 +52,13 @@ class StagedRun:
     @property
     def _has_ended(self) -> bool:
         method = self.method
-        late = method.max_seconds is not None and self.seconds > method.max_seconds
+        late = method.max_seconds is not None and self.problem.clock.seconds - self.begun >= method.max_seconds
         return late or self.index >= method.generations or self.idle >= method.patience
-
-    def _tick(self) -> None:
-        """The clock is read once a generation, so that ``is_done`` says the same until the next."""
-        now = time.monotonic()
-        self.seconds, self.begun = self.seconds + now - self.begun, now
 
     def start(self) -> None:
         """Generation 0: what the guide proposes."""
         self._use(trace_guide(self.guide, self.problem.budget, self.rng))
         self._survive(self.record.evaluate(self._proposals()))
-        self._tick()
 
     def _use(self, table: GuideTable) -> None:
         method = self.method
@@ -114,8 +105,6 @@ class StagedRun:
             self._measure_finalists()
         else:
             self._breed()
-        self.index += 1
-        self._tick()
 
     def _breed(self) -> None:
         front = self.record.front
@@ -132,7 +121,7 @@ class StagedRun:
         chosen = {one.index: one for one in [*best, *self.record.evaluate([self._guides_own()])]}  # met at the start
         self.record.charge(len(chosen))
         values = self.problem.evaluate_final([one.grouping for one in chosen.values()])
-        self.finals = dict(sorted(zip(chosen, values, strict=True), key=lambda pair: pair[1]))
+        self.finals = sorted(zip(chosen.values(), values, strict=True), key=lambda pair: pair[1])
 
     def _any_order(self) -> list[int]:
         order: list[int] = self.rng.permutation(len(self.partial.batch_tokens)).tolist()
@@ -161,7 +150,7 @@ class StagedRun:
         measured = [Individual(i, c) for i, c in enumerate(self.problem.evaluate_on(children, batches))]
         kept = {individual.index for individual in self._select(measured, few)}
         self.record.charge(len(children) - len(kept))  # those kept are charged in the last stage
-        self.dropped.update((self.record.key(c), None) for i, c in enumerate(children) if i not in kept)
+        self.dropped.update(self.record.key(c) for i, c in enumerate(children) if i not in kept)
         return [child for index, child in enumerate(children) if index in kept]
 
     def _select(self, pool: list[Individual], count: int) -> list[Individual]:
@@ -193,39 +182,9 @@ class StagedRun:
         self.population = self._select(distinct, min(self.survivors, len(distinct)))
 
     def generation(self) -> Generation:
-        """This moment; the state is built only when it is asked for."""
-        snapshot, dropped = self.record.snapshot(), len(self.dropped)
-        frozen = {
-            "method": self.method.name,
-            "index": self.index,
-            "idle": self.idle,
-            "seconds": self.seconds,
-            "rng": save_rng(self.rng),
-            "population": [individual.index for individual in self.population],
-            "finals": list(self.finals.items()),
-            "table": [{str(g): list(layer.labels) for g, layer in table.items()} for table in self.table.partitions],
-        }
-
-        def state() -> dict[str, Any]:
-            keys = b"".join(list(self.dropped)[:dropped])
-            return {**frozen, "record": self.record.save(snapshot), "dropped": pack(keys)}
-
-        best, front = snapshot.best.candidate, tuple(individual.candidate for individual in snapshot.front)
-        if self.finals:
-            index, value = next(iter(self.finals.items()))
-            best = replace(self.record.individual(index).candidate, final=value)
-            front = (best,)
-        return Generation(self.index, snapshot.evaluations, best, front, state)
-
-    def load(self, saved: dict[str, Any]) -> None:
-        """Go back to where a saved generation stood."""
-        require_method(saved, self.method.name)
-        self.index, self.idle, self.seconds = saved["index"], saved["idle"], saved["seconds"]
-        tables = [{int(g): LayerGrouping.from_labels(labels) for g, labels in t.items()} for t in saved["table"]]
-        self._use(tabulate(self.guide, tables))
-        self.record.load(saved["record"])
-        self.population = [self.record.individual(index) for index in saved["population"]]
-        self.finals = dict(saved["finals"])
-        keys, width = unpack(saved["dropped"]), 2 * self.problem.num_layers * self.problem.num_heads
-        self.dropped = dict.fromkeys(keys[start : start + width] for start in range(0, len(keys), width))
-        restore_rng(self.rng, saved["rng"])
+        found = super().generation()
+        if not self.finals:
+            return found
+        chosen, value = self.finals[0]
+        best = replace(chosen.candidate, final=value)
+        return replace(found, best=best, front=(best,))

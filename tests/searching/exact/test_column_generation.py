@@ -16,8 +16,8 @@ from gqasearch.grouping import LayerGrouping
 from gqasearch.searching.exact import branch, column_generation, pricing
 from gqasearch.searching.exact.certificate import Certificate
 from gqasearch.searching.exact.column_generation import solve_pairwise
-from gqasearch.searching.exact.descent import Labels
-from gqasearch.searching.exact.pairwise import Columns, PairwiseProblem
+from gqasearch.searching.exact.multi_start import Labels
+from gqasearch.searching.exact.pairwise_problem import Columns, PairwiseProblem
 from gqasearch.searching.exact.subset_dp import solve_subsets
 from gqasearch.searching.problem import FloatArray
 from tests.matrix import examples, sampled, thinned

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
-from gqasearch.searching import GroupErrors, PairwiseErrors, Problem, SetErrors, make_method, run_search
+from gqasearch.searching import GroupErrors, PairwiseErrors, Problem, SetErrors, make_method
 from gqasearch.searching.exact import Prover, check_provable
+from gqasearch.searching.runner import run_search
 from tests.matrix import nightly
 from tests.searching.problems import Pairwise, SetFunction, budgets, one_by_one, partitions_within, seeds
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from gqasearch.searching.exact import closing
 from gqasearch.searching.exact.closing import Pool, cut_hits, violated_cuts
-from gqasearch.searching.exact.descent import descend, random_labels
 from gqasearch.searching.exact.enumeration import all_columns, number_of_groups
 from gqasearch.searching.exact.local_pricing import random_columns, search_columns
-from gqasearch.searching.exact.pairwise import PairwiseProblem, groups_of
+from gqasearch.searching.exact.multi_start import descend, random_labels
+from gqasearch.searching.exact.pairwise_problem import PairwiseProblem, groups_of
 from gqasearch.searching.exact.pricing import EnumeratedPricer, Pricer, TreePricer
+from gqasearch.searching.exact.pricing_targets import easiest_targets
 from gqasearch.searching.exact.size_patterns import ListedPatterns, SizePatterns
 from gqasearch.searching.exact.subset_dp import solve_subsets
-from gqasearch.searching.exact.targets import easiest_targets
 from gqasearch.searching.problem import FloatArray
 from tests.searching.exact.cases import make_distances, pairwise_errors, problems
 

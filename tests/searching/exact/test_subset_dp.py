@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from gqasearch.budget import Budget
 from gqasearch.errors import UserError
+from gqasearch.group_errors import Group
 from gqasearch.grouping import LayerGrouping
 from gqasearch.searching.exact.subset_dp import solve_subsets, tabulate_errors
-from gqasearch.searching.group_errors import Group
 from tests.searching.exact.cases import pairwise_errors
 from tests.searching.problems import Pairwise, SetFunction, all_partitions, budgets, fits, partitions_within, seeds
 

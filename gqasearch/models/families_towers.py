@@ -1,0 +1,123 @@
+"""Models with a text tower, by their architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from gqasearch.models.family import Config, Family, refuse_padding
+from gqasearch.models.gemma3 import Gemma3
+from gqasearch.models.llama import Llama
+from gqasearch.models.mistral import Mistral
+from gqasearch.models.qwen2 import Qwen2
+from gqasearch.models.qwen3 import Qwen3
+from gqasearch.models.text_tower import TextTower
+
+
+@dataclass(frozen=True)
+class Gemma3Tower(TextTower, Gemma3):
+    """Gemma 3 with images (arXiv 2503.19786)."""
+
+    name: ClassVar[str] = "gemma3"
+    architectures: ClassVar[tuple[str, ...]] = ("Gemma3ForConditionalGeneration",)
+    text_types: ClassVar[tuple[str, ...]] = ("gemma3_text",)
+
+
+@dataclass(frozen=True)
+class Qwen2Tower(TextTower, Qwen2):
+    """Qwen2-VL and Qwen2.5-VL (arXiv 2409.12191, 2502.13923).
+
+    RoPE turns a frequency pair by a token's place in time, height or width: by one angle still, so pairs merge as
+    everywhere. The size of a head is always hidden size / heads.
+    """
+
+    name: ClassVar[str] = "qwen2_vl"
+    architectures: ClassVar[tuple[str, ...]] = ("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration")
+    default_rope_theta: ClassVar[float] = 1_000_000.0
+    text_types: ClassVar[tuple[str, ...]] = ("qwen2_vl_text", "qwen2_5_vl_text")
+
+    def grouped_config(self, config: Mapping[str, Any], query_heads: int, kv_heads: int, head_dim: int) -> Config:
+        refuse_padding(config.get("text_config", config), query_heads, "Qwen2-VL")
+        return super().grouped_config(config, query_heads, kv_heads, head_dim)
+
+
+@dataclass(frozen=True)
+class Qwen3Tower(TextTower, Qwen3):
+    """Qwen3-VL (arXiv 2511.21631)."""
+
+    name: ClassVar[str] = "qwen3_vl"
+    architectures: ClassVar[tuple[str, ...]] = ("Qwen3VLForConditionalGeneration",)
+    default_rope_theta: ClassVar[float] = 500_000.0
+    text_types: ClassVar[tuple[str, ...]] = ("qwen3_vl_text",)
+
+
+class Llava(TextTower):
+    """LLaVA (arXiv 2304.08485, 2310.03744) and what is built like it: Mistral Small 3.1 and later, InternVL."""
+
+    name: ClassVar[str] = "llava"
+    architectures: ClassVar[tuple[str, ...]] = (
+        "LlavaForConditionalGeneration",
+        "LlavaNextForConditionalGeneration",
+        "LlavaOnevisionForConditionalGeneration",
+        "Mistral3ForConditionalGeneration",
+        "InternVLForConditionalGeneration",
+    )
+
+
+@dataclass(frozen=True)
+class LlavaMistral(Llava, Mistral):
+    """LLaVA around a Mistral."""
+
+    text_types: ClassVar[tuple[str, ...]] = ("mistral",)
+
+
+@dataclass(frozen=True)
+class LlavaQwen2(Llava, Qwen2):
+    """LLaVA around a Qwen2."""
+
+    text_types: ClassVar[tuple[str, ...]] = ("qwen2",)
+
+
+@dataclass(frozen=True)
+class LlavaQwen3(Llava, Qwen3):
+    """LLaVA around a Qwen3."""
+
+    text_types: ClassVar[tuple[str, ...]] = ("qwen3",)
+
+
+@dataclass(frozen=True)
+class LlavaTower(Llava, Llama):
+    """LLaVA (arXiv 2304.08485, 2310.03744) and its kin, around a Llama, a Mistral, a Qwen2 or a Qwen3."""
+
+    text_types: ClassVar[tuple[str, ...]] = ("llama",)
+    others: ClassVar[tuple[Family, ...]] = (LlavaMistral(), LlavaQwen2(), LlavaQwen3())
+
+
+class Idefics3(TextTower):
+    """Idefics 3 and SmolVLM (arXiv 2408.12637, 2504.05299)."""
+
+    name: ClassVar[str] = "idefics3"
+    architectures: ClassVar[tuple[str, ...]] = (
+        "Idefics3ForConditionalGeneration",
+        "SmolVLMForConditionalGeneration",
+    )
+    tower: ClassVar[str] = "model.text_model."
+
+
+@dataclass(frozen=True)
+class Idefics3Mistral(Idefics3, Mistral):
+    """Idefics 3 around a Mistral, as padded ones are written."""
+
+    text_types: ClassVar[tuple[str, ...]] = ("mistral",)
+
+
+@dataclass(frozen=True)
+class Idefics3Tower(Idefics3, Llama):
+    """Idefics 3 and SmolVLM (arXiv 2408.12637, 2504.05299), around a Llama."""
+
+    text_types: ClassVar[tuple[str, ...]] = ("llama",)
+    others: ClassVar[tuple[Family, ...]] = (Idefics3Mistral(),)
+
+
+TOWERS: tuple[Family, ...] = (Gemma3Tower(), Qwen2Tower(), Qwen3Tower(), LlavaTower(), Idefics3Tower())

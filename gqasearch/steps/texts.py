@@ -1,0 +1,26 @@
+"""The three texts of a run: which of them it looks at, and which are shorter than was asked for."""
+
+from __future__ import annotations
+
+from gqasearch.calibration import shortage
+from gqasearch.embedded import SPLITS, Split
+from gqasearch.steps.cut_texts import wanted_tokens
+from gqasearch.steps.workspace import Workspace
+
+
+def used_texts(work: Workspace) -> list[Split]:
+    """The texts that this run looks at; results are always reported on one."""
+    decides = work.asked.decides_format
+    fits = work.refinement.reads_text or work.config.kv_bits is not None or decides
+    used: dict[Split, bool] = {
+        "calibration": "statistics" in work.needs() or fits,
+        "search": decides or any(fitness.needs == "forward" for fitness in work.fitnesses.values()),
+        "evaluation": True,
+    }
+    return [split for split in SPLITS if used[split]]
+
+
+def shortages(work: Workspace) -> list[str]:
+    """Words on every text in use that has fewer tokens than were wanted."""
+    found = [shortage(work.blocks(split), wanted_tokens(work.config, split)) for split in used_texts(work)]
+    return [words for words in found if words is not None]

@@ -1,0 +1,220 @@
+"""Models that read images, too: every layout of their text towers, and all else byte for byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from gqasearch.checkpoints import write_checkpoint
+from gqasearch.cli.app import app
+from gqasearch.errors import UserError
+from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.models import family_of, load_parent, read_config
+from tests.checkpoints import test_stock
+from tests.checkpoints.convert import (
+    PADDED,
+    SYMMETRIC,
+    config_of,
+    convert,
+    document_for,
+    load,
+    reference,
+    some_ids,
+    stored_tensors,
+)
+from tests.checkpoints.equality import note
+from tests.checkpoints.test_ragged_separate import APART
+from tests.checkpoints.uneven import SOURCES, UNEVEN, assert_same, load_trusted, saved, write
+from tests.matrix import sampled
+from tests.samples import text_file
+from tests.tiny_towers import SEEING_NAMES, TOWER_NAMES, with_image
+
+NAMES = sampled(TOWER_NAMES, ["gemma3", "qwen2_5_vl", "qwen3_vl", "llava-llama", "smolvlm"])
+WIDTHS: dict[str, dict[str, Any]] = {"gemma3": {"hidden": 72}}  # which 9 slots divide
+NEVER_PADDED = ("qwen2_vl", "qwen2_5_vl")
+PADDED_NAMES = sampled((name for name in TOWER_NAMES if name not in NEVER_PADDED), ["gemma3", "llava-llama"])
+
+
+@pytest.mark.parametrize("family", NAMES)
+def test_merge_without_effect_gives_the_parent_itself(family: str, tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, family)
+    grouping = Grouping.uniform(LayerGrouping.singletons(6), 2)
+    write_checkpoint(folder, tmp_path / "out", document_for(parent, grouping), parent.layer)
+    written, stored = stored_tensors(tmp_path / "out"), stored_tensors(folder)
+    assert written.keys() == stored.keys()
+    assert all(bool((written[name] == tensor).all()) for name, tensor in stored.items())
+    again, ids = load(tmp_path / "out"), some_ids()
+    with torch.no_grad():
+        difference = float((again(ids).logits - parent.model(ids).logits).abs().max())
+    note(parent, again, difference, identity=True)
+    assert difference == 0
+
+
+@pytest.mark.parametrize("family", NAMES)
+def test_symmetric_checkpoint_of_a_gqa_source(family: str, tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, family, heads=12, kv_heads=6)
+    (folder / "preprocessor_config.json").write_text('{"image_size": 28}')
+    assert convert(parent, folder, tmp_path / "out", SYMMETRIC).name == "stock-symmetric"
+    before, after = config_of(folder), config_of(tmp_path / "out")
+    assert {name: after[name] for name in ("architectures", "vision_config")} == {
+        name: before[name] for name in ("architectures", "vision_config")
+    }
+    written, stored = stored_tensors(tmp_path / "out"), stored_tensors(folder)
+    changed = {name for name, tensor in stored.items() if not torch.equal(written[name], tensor)}
+    assert all("self_attn" in name and "vision" not in name and "visual" not in name for name in changed)
+    assert len([name for name in changed if name.endswith("k_proj.weight")]) == 2
+    assert (tmp_path / "out" / "preprocessor_config.json").read_text() == '{"image_size": 28}'
+    test_stock.assert_same(parent, tmp_path / "out", SYMMETRIC)
+
+
+@pytest.mark.parametrize("grouping", [SYMMETRIC, UNEVEN], ids=["stock", "ragged"])
+@pytest.mark.parametrize("family", sampled(SEEING_NAMES, ["gemma3", "qwen2_5_vl", "qwen3_vl"]))
+def test_an_image_is_read_as_by_the_parent_with_tied_heads(family: str, grouping: Grouping, tmp_path: Path) -> None:
+    """Where a token's place is one in time, height and width, the keys of all groups are turned by these."""
+    parent, folder = saved(tmp_path, family)
+    convert(parent, folder, tmp_path / "out", grouping)
+    given = with_image(family)
+    with torch.no_grad(), reference(parent, grouping) as tied:
+        expected, blind = tied(**given).logits, tied(given["input_ids"]).logits
+        found = load_trusted(tmp_path / "out")(**given).logits
+    assert float((expected - blind).abs().max()) > 0.1
+    assert float((found - expected).abs().max()) <= test_stock.ROUNDING
+
+
+@pytest.mark.parametrize("family", PADDED_NAMES)
+def test_padded_checkpoint_of_an_mha_source(family: str, tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, family, **WIDTHS.get(family, {}))
+    assert convert(parent, folder, tmp_path / "out", PADDED).name == "stock-padded"
+    assert config_of(tmp_path / "out")["architectures"] == parent.config["architectures"]
+    test_stock.assert_same(parent, tmp_path / "out", PADDED)
+
+
+@pytest.mark.parametrize("family", NEVER_PADDED)
+def test_heads_that_cannot_be_added_are_refused_and_ragged_instead(family: str, tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, family)
+    with pytest.raises(UserError, match="its head size is always hidden_size / num_attention_heads"):
+        convert(parent, folder, tmp_path / "out", PADDED, layout="stock")
+    assert convert(parent, folder, tmp_path / "out", PADDED).name == "ragged"
+    assert_same(parent, load_trusted(tmp_path / "out"), PADDED)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("family", NAMES)
+def test_layers_with_numbers_of_heads_of_their_own(family: str, source: str, tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, family, **SOURCES[source])
+    assert write(parent, folder, tmp_path / "out", UNEVEN, "auto").name == "ragged"
+    written = load_trusted(tmp_path / "out", attn_implementation="eager" if source == "gqa" else None)
+    assert_same(parent, written, UNEVEN)
+    written.save_pretrained(tmp_path / "again")
+    assert_same(parent, load_trusted(tmp_path / "again"), UNEVEN)
+
+
+@pytest.mark.parametrize("family", sampled(TOWER_NAMES, ["qwen2_5_vl"]))
+def test_keys_and_values_that_were_grouped_apart(family: str, tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, family)
+    assert write(parent, folder, tmp_path / "out", APART, "auto").name == "ragged"
+    assert_same(parent, load_trusted(tmp_path / "out"), APART)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llava-llama"])
+def test_names_that_other_versions_give_the_tower(family: str, tmp_path: Path) -> None:
+    parent, folder = saved(tmp_path, family)
+    file = folder / "model.safetensors"
+    tensors = {name.replace("language_model.model.", "model.language_model."): t for name, t in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    convert(load_parent(str(folder)), folder, tmp_path / "out", SYMMETRIC)
+    assert stored_tensors(tmp_path / "out").keys() == tensors.keys()
+    test_stock.assert_same(parent, tmp_path / "out", SYMMETRIC)
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+def test_fields_of_the_tower_beside_those_of_the_whole(family: str, tmp_path: Path) -> None:
+    """As Qwen2-VL was published, with RoPE in the words of its time."""
+    parent, folder = saved(tmp_path, family)
+    config: dict[str, Any] = config_of(folder)
+    text = config.pop("text_config")
+    text["rope_scaling"] = {"type": "mrope", "mrope_section": text.pop("rope_parameters")["mrope_section"]}
+    flat = {**text, **config, "rope_theta": 10000.0}
+    (folder / "config.json").write_text(json.dumps(flat))
+    again = load_parent(str(folder))
+    assert again.geometry == parent.geometry
+    convert(again, folder, tmp_path / "out", SYMMETRIC)
+    test_stock.assert_same(parent, tmp_path / "out", SYMMETRIC)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "fields", "shape"),
+    [
+        # google/gemma-3-4b-it
+        (
+            "Gemma3ForConditionalGeneration",
+            "gemma3",
+            {"text_config": {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}},
+            (34, 8, 4, 256, 2560),
+        ),
+        # llava-hf/llava-1.5-7b-hf
+        (
+            "LlavaForConditionalGeneration",
+            "llava",
+            {"text_config": {"model_type": "llama", "vocab_size": 32064, "max_position_embeddings": 4096}},
+            (32, 32, 32, 128, 4096),
+        ),
+        # Qwen/Qwen2-VL-2B-Instruct
+        (
+            "Qwen2VLForConditionalGeneration",
+            "qwen2_vl",
+            {"hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2},
+            (28, 12, 2, 128, 1536),
+        ),
+    ],
+)
+def test_fields_that_published_files_leave_out(
+    architecture: str, kind: str, fields: dict[str, Any], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architectures": [architecture], "model_type": kind, "vision_config": {}, **fields})
+    )
+    config = read_config(tmp_path)
+    found = family_of(config).geometry(config)
+    counts = (found.num_layers, found.num_attention_heads, found.num_kv_heads, found.head_dim, found.hidden_size)
+    assert counts == shape
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"architectures": ["LlavaForConditionalGeneration"], "text_config": {"model_type": "opt"}},
+            "is a opt; supported there: llama, mistral, qwen2, qwen3",
+        ),
+        ({"architectures": ["MllamaForConditionalGeneration"]}, "some of its layers attend to an image alone"),
+    ],
+)
+def test_towers_that_cannot_be_grouped_are_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        family_of(config)
+
+
+def test_a_whole_run_on_weights_that_are_read_when_they_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statistics, search, descent and figures; the card says that images were not looked at, and healing refuses."""
+    monkeypatch.setattr("gqasearch.models.loading_on_demand.ROOM", 0)
+    folder = saved(tmp_path, "qwen2_5_vl")[1]
+    command = f"search --model {folder} --calibration-text {text_file(tmp_path)} --kv-ratio 0.5 --block-length 32 -q"
+    tokens = " ".join(f"--{name}-tokens 512" for name in ("calibration", "search", "evaluation"))
+    out = tmp_path / "run"
+    found = CliRunner().invoke(app, f"{command} {tokens} --max-evaluations 20 --output-dir {out}".split())
+    assert found.exit_code == 0, found.output
+    results = json.loads((out / "metrics.json").read_text())["results"]
+    assert results["converted"]["kl"] < results["neighbour"]["kl"]
+    card = " ".join((out / "model" / "README.md").read_text().split())
+    assert "image-text-to-text" in card and "measured on text alone" in card and "AutoModelForImageTextToText" in card
+    healed = CliRunner().invoke(app, ["heal", str(out), "--output-dir", str(tmp_path / "healed")])
+    assert healed.exit_code == 2 and "reads images, too, and healing" in " ".join(healed.output.split())
