@@ -94,7 +94,7 @@ _UNKNOWN_TO_CTRANSLATE2 = (
     *("CohereForCausalLM", "GraniteForCausalLM", "OlmoForCausalLM"),
     *("SmolLM3ForCausalLM", "StableLmForCausalLM", "Starcoder2ForCausalLM"),
 )
-_NO_OPENELM = "it knows no such model"
+_NO_OPENELM = "it cannot read lists of heads in its config.json"
 # Symmetric; padded where they are not in the next list.
 _MORE_OF_MLX = (
     *("Phi3ForCausalLM", "StableLmForCausalLM", "GraniteForCausalLM", "SmolLM3ForCausalLM", "SeedOssForCausalLM"),

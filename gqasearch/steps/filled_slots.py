@@ -37,7 +37,8 @@ def check_fill_slots(work: Workspace) -> None:
         "layers of different numbers of groups (uneven, kv_budget, kv_bytes, objective kv-ratio)": (
             config.layers_may_differ or config.decides_format or work.method.splits_budget
         ),
-        f"layout {config.layout}, which pads nothing or layer by layer": config.layout in ("deci", "ragged"),
+        f"layout {config.layout}, which pads nothing or layer by layer": config.layout
+        in ("deci", "mimo", "openelm", "ragged"),
         "refine none: what reads twice must be fitted": config.refine == "none",
     }
     if any(against.values()):

@@ -66,7 +66,7 @@ def test_layouts(model: str, tmp_path: Path, record_property: Any) -> None:
         Record(LLAMACPP.title, result["version"], layout, model, largest, kv_bytes=True).write(record_property)
 
 
-def test_mimo_in_llama_cpps_own_code(tmp_path: Path) -> None:
+def test_mimo_in_llama_cpps_own_code(tmp_path: Path, record_property: Any) -> None:
     """With sinks and windows, which its file of a DeciLM has not; the converter wants RoPE in older words."""
     LLAMACPP.require()
     case = make_case("mistral", ("mimo",), tmp_path)
@@ -77,7 +77,8 @@ def test_mimo_in_llama_cpps_own_code(tmp_path: Path) -> None:
     LLAMACPP.run("convert.py", [[str(converted.folder), str(tmp_path / "mimo.gguf")]], tmp_path)
     assert GgufFile(tmp_path / "mimo.gguf").value("general.architecture") == "mimo2"
     answer = LLAMACPP.run("run.py", [converted.request(tmp_path / "mimo.gguf", context=CONTEXT)], tmp_path)
-    difference(answer.result[0], converted)
+    largest, (result,) = difference(answer.result[0], converted), answer.result
+    Record(LLAMACPP.title, result["version"], "mimo", "mistral as mimo2", largest).write(record_property)
 
 
 def test_joined_heads(tmp_path: Path, record_property: Any) -> None:

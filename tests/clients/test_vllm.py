@@ -13,12 +13,13 @@ from tests.clients.client import Client, ClientError
 from tests.clients.summary import Record
 
 VLLM = Client("vllm", "vLLM")
-MODELS = {"llama": (*STOCK, "deci", "ragged", "mimo"), "qwen2": STOCK, "qwen3": STOCK, "phi": STOCK}
+MODELS = {"llama": (*STOCK, "deci", "ragged", "mimo", "openelm"), "qwen2": STOCK, "qwen3": STOCK, "phi": STOCK}
 CASES = [(model, layout) for model, layouts in MODELS.items() for layout in layouts]
 REFUSED = {
     # Its Qwen2 takes hidden size / heads for the size of a head, where config.json says head_dim.
     ("qwen2", "stock-padded"): r"Unsupported CPU attention configuration: head_dim=21",
     ("llama", "ragged"): r"Unrecognized configuration class",
+    ("llama", "openelm"): r"Input should be a valid integer \[type=int_type, input_value=\[3, 4\]",
 }
 BLOCK, CACHE_BYTES = 128, 2**30  # tokens of a block of the cache on CPUs; VLLM_CPU_KVCACHE_SPACE in vllm/run.py
 
@@ -27,7 +28,7 @@ BLOCK, CACHE_BYTES = 128, 2**30  # tokens of a block of the cache on CPUs; VLLM_
 def test_layouts(model: str, layout: str, tmp_path: Path, record_property: Any) -> None:
     VLLM.require()
     converted = make_case(model, (layout,), tmp_path).converted[layout]
-    request = converted.request(trust=layout in ("deci", "ragged"), context=BLOCK)
+    request = converted.request(trust=layout in ("deci", "ragged", "openelm"), context=BLOCK)
     if (reason := REFUSED.get((model, layout))) is not None:
         with pytest.raises(ClientError, match=reason):
             VLLM.run("run.py", request, tmp_path, timeout=580)
