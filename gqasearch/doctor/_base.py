@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from gqasearch.checkpoints.heads_in_config import kv_heads_of, query_heads_of
+from gqasearch.checkpoints.heads_in_config import kv_heads_of, query_heads_of, shape_of
 from gqasearch.doctor.engines import ENGINES, Engine, EngineName
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import read_grouping
@@ -62,6 +62,11 @@ class Patient:
         return {**text_of(config), **config}
 
     @property
+    def text(self) -> Config:
+        """The fields of the text model; the same but for models that read images, too."""
+        return text_of(self.config)
+
+    @property
     def architecture(self) -> str:
         return str(self.config["architectures"][0])
 
@@ -89,7 +94,7 @@ class Patient:
 
     @property
     def head_dim(self) -> int:
-        return int(self.config.get("head_dim") or self.config["hidden_size"] // self.config["num_attention_heads"])
+        return shape_of(self.config).head_dim
 
     @property
     def joined(self) -> int:

@@ -63,7 +63,7 @@ def tokenizer(patient: Patient) -> Iterator[Finding]:
 
 def rope(patient: Patient) -> Iterator[Finding]:
     """RoPE's base, which lies in ``rope_parameters``, and in older words beside it."""
-    config = patient.config
+    config = patient.text
     inside = config.get("rope_parameters") or {}
     inside = inside.get("full_attention") or inside
     theta, beside = inside.get("rope_theta"), config.get("rope_theta")
@@ -83,7 +83,7 @@ def same_in_all_words(patient: Patient) -> Iterator[Finding]:
     """A MiMo says things twice, for transformers and for the other engines."""
     if patient.layout != "mimo":
         return
-    config = patient.config
+    config = patient.text
     apart = [
         f"{one} {config.get(one)}, {other} {config.get(other)}"
         for one, other in TWICE
@@ -102,10 +102,10 @@ def same_in_all_words(patient: Patient) -> Iterator[Finding]:
 
 def dtype(patient: Patient) -> Iterator[Finding]:
     """What the engine takes the weights for, where it is not told."""
-    if not (patient.config.get("dtype") or patient.config.get("torch_dtype")):
+    if not any(fields.get(name) for fields in (patient.config, patient.text) for name in ("dtype", "torch_dtype")):
         words = "config.json names no dtype: engines that are asked for none take float32, twice the memory"
         yield Finding("config fields", "warning", words)
-    if patient.engine_name == "vllm" and not patient.config.get("max_position_embeddings"):
+    if patient.engine_name == "vllm" and not patient.text.get("max_position_embeddings"):
         yield Finding("config fields", "warning", "no max_position_embeddings: give --max-model-len")
 
 

@@ -203,6 +203,26 @@ def test_what_is_damaged_is_found(
     assert finding.severity == severity and re.search(words, finding.words), finding
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt", "gpt_neo", "qwen3", "gemma3_text", "phi3"])
+def test_other_families_name_their_heads_otherwise(family: str, tmp_path: Path) -> None:
+    parent, source = saved(tmp_path, family)
+    layout = write(parent, source, tmp_path / "out", UNEVEN, "auto")
+    said = Patient(tmp_path / "out", "transformers")
+    assert layout.name == said.layout == "ragged"
+    assert (said.kv_heads, said.head_dim) == ([2, 4], parent.geometry.head_dim)
+    assert all(finding.severity != "fails" for finding in examine(said))
+    assert found(source, "transformers")["layout"].severity == "ok"
+
+
+@pytest.mark.parametrize("tower", ["gemma3", "qwen3_vl"])
+def test_a_model_that_reads_images(tower: str, tmp_path: Path) -> None:
+    parent, source = saved(tmp_path, tower)
+    write(parent, source, tmp_path / "out", SYMMETRIC, "auto")
+    said = Patient(tmp_path / "out", "transformers")
+    assert (said.kv_heads, said.head_dim) == ([3, 3], parent.geometry.head_dim)
+    assert all(finding.severity != "fails" for finding in examine(said))
+
+
 def test_joined_heads(tmp_path: Path) -> None:
     write_joined(resolve_model(str(model_directory())), 2, tmp_path / "joined")
     assert read_config(tmp_path / "joined")["joined_heads"] == 2
