@@ -52,11 +52,14 @@ class Patient:
 
     @cached_property
     def config(self) -> Config:
-        """Raises ``UserError`` for a folder without a ``config.json`` that names an architecture."""
+        """Of a model that reads images, too, with the fields of its text model beside those of the whole.
+
+        Raises ``UserError`` for a folder without a ``config.json`` that names an architecture.
+        """
         config = read_config(self.folder)
         if not config.get("architectures"):
             raise UserError(f"{self.folder}/config.json names no architecture")
-        return config
+        return {**text_of(config), **config}
 
     @property
     def text(self) -> Config:

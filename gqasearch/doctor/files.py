@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from gqasearch.checkpoints.gguf_names import CONVERTED
 from gqasearch.doctor._base import Finding, Patient
 from gqasearch.errors import UserError
 from gqasearch.models import CheckpointTensors
@@ -20,6 +21,9 @@ TOKENIZERS = (
 # Of a MiMo: what transformers reads, and under which name the other engines read it.
 TWICE = (("rms_norm_eps", "layernorm_epsilon"), ("rope_theta", "swa_rope_theta"))
 TOP_LEVEL_THETA = ("mlx", "ctranslate2")  # mlx-lm 0.32 (models/llama.py); transformers 4, as CTranslate2's converter
+
+# Architectures that ``gqasearch export-gguf`` makes files of.
+EXPORTED = {name for forms in CONVERTED.values() for name in forms}
 
 
 def weights(patient: Patient) -> Iterator[Finding]:
@@ -107,6 +111,11 @@ def dtype(patient: Patient) -> Iterator[Finding]:
 
 def export(patient: Patient) -> Iterator[Finding]:
     """How the checkpoint becomes the engine's own file, where a converter does not do it."""
-    if patient.engine_name == "llama.cpp":
+    if patient.engine_name != "llama.cpp":
+        return
+    if patient.architecture in EXPORTED:
         words = "from the parent's: gqasearch export-gguf, which needs no converter that knows the tokenizer"
         yield Finding("GGUF file", "ok", words)
+    else:
+        words = "gqasearch export-gguf makes none of this architecture; llama.cpp's own converter has to know it"
+        yield Finding("GGUF file", "warning", words)

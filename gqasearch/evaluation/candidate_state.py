@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gqasearch.evaluation.climb_state import REST_SECONDS
-from gqasearch.files import read_json, save_tensors, write_file, write_json
+from gqasearch.files import read_json, save_tensors, write_json
 from gqasearch.grouping import LayerGrouping
+from gqasearch.searching.evaluation_log import whole_lines
 from gqasearch.separate_grouping import AnyGrouping, AnyLayer, SeparateLayer
 
 # A batch and a candidate.
@@ -37,13 +38,8 @@ class CandidateState:
         self._rested = time.monotonic()
 
     def _read_log(self) -> Iterator[tuple[tuple[int, str], float]]:
-        """What is known; the line that a killed process was writing is taken out."""
-        if not self._log.is_file():
-            return
-        whole, _, torn = self._log.read_text().rpartition("\n")
-        if torn:
-            write_file(self._log, f"{whole}\n" if whole else "", overwrite=True)
-        for line in whole.splitlines():
+        """What is known."""
+        for line in whole_lines(self._log):
             batch, digest, loss = json.loads(line)
             yield (batch, digest), loss
 

@@ -247,3 +247,14 @@ def test_command_line(written: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="names no architecture"):
         examine(Patient(tmp_path, "vllm"))
+
+
+@pytest.mark.parametrize("layout", ["stock", "ragged"])
+def test_the_text_model_of_one_that_reads_images(layout: LayoutChoice, tmp_path: Path) -> None:
+    parent, source = saved(tmp_path, "qwen2_5_vl")
+    grouping = SYMMETRIC if layout == "stock" else UNEVEN
+    write(parent, source, tmp_path / "out", grouping, layout)
+    patient = Patient(tmp_path / "out", "llama.cpp")
+    assert (patient.head_dim, patient.query_heads, tuple(patient.kv_heads)) == (8, [6, 6], grouping.group_counts)
+    assert found(tmp_path / "out", "llama.cpp")["GGUF file"].severity == "warning"
+    assert found(tmp_path / "out", "transformers")["layout"].severity == "ok"
