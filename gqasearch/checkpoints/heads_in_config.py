@@ -11,9 +11,10 @@ FIELDS = ("num_hidden_layers", "num_attention_heads", "hidden_size")
 
 def kv_heads_of(config: Config) -> list[int]:
     """KV heads of every layer, (L,); of keys where keys and values were grouped apart."""
+    told = {**text_of(config), **config}
     for field in ("num_key_value_heads_per_layer", "num_kv_heads"):
-        if isinstance(text_of(config).get(field), list):
-            return [int(count) for count in text_of(config)[field]]
+        if isinstance(told.get(field), list):
+            return [int(count) for count in told[field]]
     few, layers = shape_of(config).num_kv_heads, shape_of(config).num_layers
     if "hybrid_layer_pattern" in config:
         return [int(config["swa_num_key_value_heads"] if slides else few) for slides in config["hybrid_layer_pattern"]]
