@@ -20,7 +20,9 @@ def require_same(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / RECORD
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**settings, **environment()})
+        found = environment()
+        del found["command"]  # folders of one machine, and of the first of many commands
+        write_json(path, {**settings, **found})
         return
     before = read_json(path)
     for name, value in settings.items():

@@ -75,6 +75,7 @@ def latents(name: str, share: float, heads: int, *formats: str) -> Way:
 SEEDS = (0, 1, 2)
 HALF, QUARTER = ours("half", 0.5, *BITS, seeds=SEEDS), ours("a quarter", 0.25, *BITS, seeds=SEEDS)
 HALF_OF_3 = ours("half, heads of 3", 0.5, *BITS, join=3, seeds=SEEDS)
+HALF_OF_6 = ours("half, heads of 6", 0.5, *BITS, join=6)
 QUARTER_OF_3 = ours("a quarter, heads of 3", 0.25, *BITS, join=3, seeds=SEEDS)
 HALF_UNEVEN = ours("half, uneven", 0.5, *BITS, uneven=True, seeds=SEEDS)
 
@@ -96,22 +97,27 @@ EMBEDDED = (
     QUARTER_OF_3,
     ours_in_basis(HALF_OF_3, "4", "k4v3"),
     ours_in_basis(QUARTER_OF_3, "4"),
+    HALF_OF_6,
+    ours_in_basis(HALF_OF_6, "4", "3"),
     ours_in_basis(HALF, "4"),
     ours_in_basis(HALF_UNEVEN, "4"),
 )
 
 IGLM_HALF = ours("half", 0.5, "8", "4", "k4v3")
 IGLM_WIDE = ours("half, heads of 2", 0.5, "8", "4", "k4v3", join=2)
+IGLM_WIDEST = ours("half, heads of 4", 0.5, "8", "k8v4", "4", "k4v3", "3", join=4)
 IGLM = (
     bits(*BITS),
     IGLM_WIDE,
     ours_in_basis(IGLM_WIDE, "4"),
+    IGLM_WIDEST,
+    ours_in_basis(IGLM_WIDEST, "4", "3"),
     ours("an eighth", 0.125),
     ours_in_basis(ours("7 of 8, uneven", 0.875, uneven=True), "4"),
     latents("half", 0.5, 8, "4", "3"),
     latents("a quarter", 0.25, 8, "8", "4"),
     ours("a quarter, heads of 2", 0.25, "8", "k8v4", "4", join=2),
-    bits_in_basis("2", "4", "3"),
+    bits_in_basis("k4v3", "4", "3", "2"),
     *(recipe(*one, merge) for one in (("half", 0.5), ("a quarter", 0.25)) for merge in ("mean", "aligned-renorm")),
     latents("an eighth", 0.125, 8),
     *(latents(name, share, 4) for name, share in (("half", 0.5), ("a quarter", 0.25))),
