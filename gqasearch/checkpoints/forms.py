@@ -48,13 +48,14 @@ class Converted(Protocol):
 @dataclass(frozen=True)
 class LayoutForm(ABC):
     """A form of checkpoint. ``name``: how it is asked for; ``reference``: URL; ``summary``: one line for ``gqasearch ls
-    layouts``; ``words``: with its article, in messages.
+    layouts``; ``words``: with its article, in messages; ``converts``: what makes the tensors, called as ``Conversion``.
     """
 
     name: ClassVar[str]
     reference: ClassVar[str]
     summary: ClassVar[str]
     words: ClassVar[str] = ""
+    converts: ClassVar[Callable[..., Converted]] = Conversion
 
     @abstractmethod
     def obstacle(self, config: Config) -> str | None:
@@ -80,7 +81,7 @@ class LayoutForm(ABC):
         merged_layer: Callable[[int], LayerWeights],
     ) -> Converted:
         """The tensors under the names that they will have."""
-        return Conversion(source, family, config, layout, merged_layer)
+        return self.converts(source, family, config, layout, merged_layer)
 
 
 def one_partition(grouping: AnyGrouping, name: str) -> Grouping:
@@ -132,6 +133,7 @@ class Mimo(LayoutForm):
     reference = "https://huggingface.co/XiaomiMiMo/MiMo-V2-Flash"
     summary = "MiMo-V2-Flash: layers of G and of 2 G KV heads, in the code of engines"
     words = "a MiMo"
+    converts = AsMimo
 
     def obstacle(self, config: Config) -> str | None:
         return mimo_obstacle(config)
@@ -142,16 +144,6 @@ class Mimo(LayoutForm):
     def config(self, grouped: Config, layout: Layout, grouping: AnyGrouping, geometry: HeadGeometry) -> Config:
         return mimo_config(grouped, layout, geometry)
 
-    def conversion(
-        self,
-        source: CheckpointTensors,
-        family: Family,
-        config: Config,
-        layout: Layout,
-        merged_layer: Callable[[int], LayerWeights],
-    ) -> Converted:
-        return AsMimo(source, family, config, layout, merged_layer)
-
 
 @dataclass(frozen=True)
 class OpenElm(LayoutForm):
@@ -161,6 +153,7 @@ class OpenElm(LayoutForm):
     reference = "https://arxiv.org/abs/2404.14619"
     summary = "OpenELM, for MLX-LM: layers have their own numbers of KV heads and of query heads"
     words = "an OpenELM"
+    converts = AsOpenElm
 
     def obstacle(self, config: Config) -> str | None:
         return openelm_obstacle(config)
@@ -170,16 +163,6 @@ class OpenElm(LayoutForm):
 
     def config(self, grouped: Config, layout: Layout, grouping: AnyGrouping, geometry: HeadGeometry) -> Config:
         return openelm_config(grouped, layout, geometry)
-
-    def conversion(
-        self,
-        source: CheckpointTensors,
-        family: Family,
-        config: Config,
-        layout: Layout,
-        merged_layer: Callable[[int], LayerWeights],
-    ) -> Converted:
-        return AsOpenElm(source, family, config, layout, merged_layer)
 
 
 @dataclass(frozen=True)

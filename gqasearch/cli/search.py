@@ -161,8 +161,10 @@ def _show(folder: RunFolder, verbose: int) -> None:
         console.print(f"certificate: {certificate}", highlight=False)
     for warning in data.warnings:
         console.print(f"warning: {warning}", markup=False)
+    writes = f"gqasearch materialize {folder.path} --output-dir DIR writes one"
+    none = "none: see below" if folder.read_config().materialize else f"none; {writes}"
     for what, path in (("grouping", folder.grouping), ("checkpoint", folder.model), ("report", folder.report)):
-        console.print(f"{what:>10}  {path}" if path.exists() else f"{what:>10}  none: see below", markup=False)
+        console.print(f"{what:>10}  {path if path.exists() else none}", markup=False)
     if (words := _layout_words(folder.metrics)) is not None:
         console.print(words, markup=False, highlight=False)
     if verbose:

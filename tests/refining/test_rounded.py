@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from gqasearch.evaluation import ParentLayers, ParentLogProbs, RoundedLayers
-from gqasearch.models import LayerWeights, layers_replaced, output_projection, outputs_noted, run_rounded_layer
+from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.models import LayerWeights, Parent, layers_replaced, output_projection, outputs_noted, run_rounded_layer
 from gqasearch.models import tie_heads as tied
 from gqasearch.refining import Descent, Joint, LayersAlone, LayerSite, Outputs, Streams
-from gqasearch.rounding import parse_format
+from gqasearch.rounding import KVFormat, parse_format
 from tests.refining.cases import THIRDS, blocks_of, converter_of
 from tests.tiny_models import tiny_parent
 
@@ -59,6 +61,55 @@ def test_less_is_lost_through_the_format(refinement: Outputs | Descent, left: fl
         refined = converter.refine(THIRDS, blocks, refinement, kv=kv)
         kl.append(reference.mean_kl(RoundedLayers(converter.runner(THIRDS, refined), TWO)))
     assert kl[1] < left * kl[0]
+
+
+SOME = Grouping((LayerGrouping.singletons(6), THIRDS.layers[1], LayerGrouping.singletons(6)))
+
+
+@pytest.mark.parametrize(
+    ("whole", "kv", "fitted"),
+    [(False, None, {1}), (False, TWO, {1}), (True, None, {1, 2}), (True, TWO, {0, 1, 2})],
+)
+def test_which_layers_are_fitted(whole: bool, kv: KVFormat | None, fitted: set[int]) -> None:
+    """Those in which nothing is shared if it is asked for, and something below or the cache changed."""
+    parent = tiny_parent("llama", layers=3)
+    refinement, steps = Descent(steps=2, whole=whole), []
+
+    def layer_of(index: int) -> LayerWeights:
+        layer = parent.layer(index)
+        heads = [group[0] for group in SOME.layers[index].groups]
+        return replace(layer, k=layer.k[heads], v=layer.v[heads])
+
+    found = refinement.refine(
+        parent, SOME, layer_of, blocks_of(parent), kv=kv, progress=lambda done, total: steps.append((done, total))
+    )
+    assert set(found) == fitted
+    total = refinement.total_steps(SOME, kv)
+    assert steps[-1] == (total, total), "as many steps as were foretold"
+    assert all(not torch.equal(found[index].o, layer_of(index).o) for index in fitted)
+
+
+def test_a_whole_layer_is_passed_in_its_basis() -> None:
+    """Below a layer that is fitted to a rounded cache: what it rounds is what the checkpoint will round."""
+    plain, scaled = tiny_parent("llama", layers=2), tiny_parent("llama", layers=2)
+    first = plain.layer(0)
+    turned = replace(first, v=first.v.clone(), o=first.o.clone())
+    turned.v[:, 0] *= 30
+    turned.o[:, :, 0] /= 30
+    for name, tensor in scaled.family.write_layer(turned, 0).items():
+        scaled.model.get_parameter(name).data = tensor.clone()
+    grouping = Grouping((LayerGrouping.singletons(6), THIRDS.layers[1]))
+    heads = [group[0] for group in THIRDS.layers[1].groups]
+    second = replace(plain.layer(1), k=plain.layer(1).k[heads], v=plain.layer(1).v[heads])
+    blocks = blocks_of(plain)
+
+    def outputs_of(parent: Parent, below: LayerWeights) -> Tensor:
+        found = Outputs().refine(parent, grouping, lambda index: second if index else below, blocks, kv=TWO)
+        return found[1].o
+
+    in_basis, wanted = outputs_of(plain, turned), outputs_of(scaled, turned)
+    torch.testing.assert_close(in_basis, wanted, atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(in_basis, outputs_of(plain, first), atol=1e-3)
 
 
 def test_a_layer_alone_is_fitted_to_each_format(tmp_path: Path) -> None:

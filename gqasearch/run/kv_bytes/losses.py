@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -37,9 +38,13 @@ class FormatLosses:
         self._reference = ParentLogProbs.compute(ParentLayers(work.parent), self._blocks, batch_blocks=self._size)
         self._converter = Converter(work.parent, work.merge, lambda: work.statistics)
         self._refits = work.refinement.reads_text
-        self._alone = LayersAlone(work.parent, work.blocks("calibration").first(REFIT_TOKENS), Outputs())
         self._formats: dict[str, PrefixLosses] = {}
         self.batch_tokens = [int(mask.sum()) for _, mask in self._blocks.batches(self._size)]
+
+    @cached_property
+    def _alone(self) -> LayersAlone:
+        """Every layer where the parent's stream enters it; not read where nothing is rounded or refitted."""
+        return LayersAlone(self._work.parent, self._work.blocks("calibration").first(REFIT_TOKENS), Outputs())
 
     def __call__(self, kv: KVFormat, grouping: AnyGrouping, batches: Sequence[int]) -> float:
         """Nats per token on these batches, with the cache in the format ``kv``."""
@@ -51,12 +56,13 @@ class FormatLosses:
         return self._formats[kv.name]
 
     def _losses(self, kv: KVFormat) -> PrefixLosses:
-        queries, alone = self._work.parent.geometry.queries_per_kv, self._alone.rounded(kv)
+        queries = self._work.parent.geometry.queries_per_kv
 
         def tied(index: int, layer: AnyLayer) -> LayerWeights:
-            merged = self._converter.merged(index, layer)
-            found = self._in_basis(index, layer, merged, kv)
-            return tie_heads(alone.refine(index, layer, found) if self._refits else found, layer, queries)
+            found = self._in_basis(index, layer, self._converter.merged(index, layer), kv)
+            if self._refits:
+                found = self._alone.rounded(kv).refine(index, layer, found)
+            return tie_heads(found, layer, queries)
 
         state = CandidateState(self._folder / kv.name.replace("/", "+"))
         parent, blocks = self._work.parent, self._blocks
