@@ -45,7 +45,9 @@ MUTANTS = (
     Mutant(
         "calibration/accumulator.py", "spread = norms[:, :, None] - 2 *", "spread = norms[:, :, None] -", "calibration"
     ),
-    Mutant("calibration/targets.py", "cls(ids[:, 1:], mask[:, 1:])", "cls(ids[:, 1:], mask[:, :-1])", "calibration"),
+    Mutant(
+        "calibration/predictions.py", "cls(ids[:, 1:], mask[:, 1:])", "cls(ids[:, 1:], mask[:, :-1])", "calibration"
+    ),
     # Refinements.
     Mutant(
         "refining/descent.py", "found if after < before else start", "start if after < before else found", "refining"

@@ -18,7 +18,7 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import GroupingError, LayerGrouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord, ModelRecord, read_grouping, write_grouping
 from gqasearch.merging import LayerMerge
-from gqasearch.merging.second_reads import choose_second_reads
+from gqasearch.merging.second_read_choice import choose_second_reads
 from gqasearch.models import resolve_model
 from gqasearch.models.copied_heads import with_copies
 from gqasearch.second_reads import with_second_reads

@@ -4,7 +4,7 @@
 
 An MHA Llama (RoPE, RMSNorm, SwiGLU, tied embeddings). Muon for the matrices, AdamW for the rest,
 linear warm-down to zero, bf16 autocast on GPUs. Every block is ``<s>`` and context - 1 tokens. The three
-held-out sets of ``gqasearch.embedded.text`` are never trained on; the log reports bits per byte on
+held-out sets of ``gqasearch.embedded.library_text`` are never trained on; the log reports bits per byte on
 the evaluation set.
 """
 
@@ -26,7 +26,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from experiments.embedded_model.corpus import Corpus, build_corpus
-from gqasearch.embedded.text import held_out_documents
+from gqasearch.embedded.library_text import held_out_documents
 
 BOS, EOS = "<s>", "</s>"
 

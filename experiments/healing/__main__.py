@@ -43,7 +43,7 @@ from gqasearch.reporting.healing_tables import (
     tokens_table,
 )
 from gqasearch.reporting.plots import figure_png
-from gqasearch.reporting.plots.healing import healing_figure
+from gqasearch.reporting.plots.healing_curves import healing_figure
 from gqasearch.reporting.text_table import rich_table
 from gqasearch.run import run
 from gqasearch.run.heal import HealFolder, heal

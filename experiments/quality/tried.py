@@ -16,12 +16,12 @@ from experiments.quality.centred import Centred
 from experiments.quality.newton import GaussNewton
 from experiments.quality.reranked import Reranking
 from gqasearch.calibration import LayerStatistics, Statistics, TokenBlocks
-from gqasearch.calibration.copied_heads import CopiedHeads
+from gqasearch.calibration.copied_statistics import CopiedHeads
 from gqasearch.checkpoints import write_with_copies
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter, LayerStack, tied_runner
 from gqasearch.grouping import Grouping
-from gqasearch.merging.second_reads import choose_second_reads
+from gqasearch.merging.second_read_choice import choose_second_reads
 from gqasearch.models import ModelSource, load_parent, tie_heads
 from gqasearch.refining import Descent, NoRefinement, Refinement
 from gqasearch.second_reads import with_second_reads

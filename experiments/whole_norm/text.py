@@ -9,7 +9,7 @@ import torch
 
 from gqasearch.calibration import TokenBlocks
 from gqasearch.embedded import training_documents
-from gqasearch.embedded.text import Split, held_out_documents
+from gqasearch.embedded.library_text import Split, held_out_documents
 
 LENGTH = 256
 CHARACTERS = 8  # of a token, at most, on average over many

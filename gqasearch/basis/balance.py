@@ -11,10 +11,10 @@ from torch import Tensor
 
 from gqasearch.basis.attention_cost import AttentionCost
 from gqasearch.basis.centred import centred_keys
-from gqasearch.basis.cost import SideCost
 from gqasearch.basis.fit import Fit, fitted_basis
-from gqasearch.basis.layer import in_basis
+from gqasearch.basis.rounding_cost import SideCost
 from gqasearch.basis.sample import of_one_length, sides_of
+from gqasearch.basis.turned_layer import in_basis
 from gqasearch.calibration import Ascent, TokenBlocks, no_progress
 from gqasearch.models import LayerWeights, Parent, layers_replaced, tie_heads
 from gqasearch.models.attention_inputs import AttentionInputs, attention_noted, require_noted

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from gqasearch.basis.closed_form import closed_form
-from gqasearch.basis.cost import WithSteps
 from gqasearch.basis.pair_basis import PairBasis
+from gqasearch.basis.rounding_cost import WithSteps
 from gqasearch.basis.sample import SideSample
 
 # (B (G, d, d), numbers of blocks) -> what rounding costs every head on these blocks, (G,).

@@ -8,8 +8,8 @@ from gqasearch.calibration.hidden_states import TensorFiles
 from gqasearch.calibration.large_file import FilePart, stream_documents, stream_whole
 from gqasearch.calibration.leakage import benchmark_named, overlap
 from gqasearch.calibration.pieces import Text
+from gqasearch.calibration.predictions import NO_TARGET, Targets
 from gqasearch.calibration.statistics import LayerStatistics, Statistics
-from gqasearch.calibration.targets import NO_TARGET, Targets
 from gqasearch.calibration.text import load_documents, load_whole
 
 __all__ = [

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gqasearch.calibration.masking import masked
 from gqasearch.calibration.pieces import Text, TokenReader
-from gqasearch.calibration.targets import NO_TARGET, Targets
+from gqasearch.calibration.predictions import NO_TARGET, Targets
 from gqasearch.errors import UserError
 from gqasearch.models import Objective
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gqasearch.calibration.targets import NO_TARGET
+from gqasearch.calibration.predictions import NO_TARGET
 
 SHARE = 0.15
 

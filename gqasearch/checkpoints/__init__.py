@@ -3,11 +3,11 @@
 from gqasearch.checkpoints.by_group import merged_by_group
 from gqasearch.checkpoints.card import CardFacts, MetricRow, healed_card, model_card
 from gqasearch.checkpoints.config_json import stock_config
-from gqasearch.checkpoints.copied_heads import filled_layout, write_with_copies
+from gqasearch.checkpoints.copy_heads import filled_layout, write_with_copies
 from gqasearch.checkpoints.forms import LAYOUTS, LayoutForm, Ragged, Stock
 from gqasearch.checkpoints.gguf_export import GgufExport, export_gguf
 from gqasearch.checkpoints.healed import write_healed
-from gqasearch.checkpoints.joined import joined_source, write_joined
+from gqasearch.checkpoints.join_heads import joined_source, write_joined
 from gqasearch.checkpoints.layout import Layout, lay_out, slots
 from gqasearch.checkpoints.loaded_back import MOST_TOKENS, CheckBlock, LoadedBack
 from gqasearch.checkpoints.plan import check_target, plan_checkpoint, plan_layout

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gqasearch.cli.generated import on_generation
+from gqasearch.cli.generated_tables import on_generation
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
-from gqasearch.cli.rounded import show_rounded
+from gqasearch.cli.rounded_tables import show_rounded
 
 if TYPE_CHECKING:
     from gqasearch.config import RunConfig

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
-from gqasearch.cli.rounded import show_decision, show_rounded
+from gqasearch.cli.rounded_tables import show_decision, show_rounded
 from gqasearch.cli.run_options import resolve_config, with_config_flags
 from gqasearch.config import RunConfig
 

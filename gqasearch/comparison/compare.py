@@ -10,7 +10,7 @@ import pandas as pd
 from gqasearch.comparison.comparison_config import ComparisonConfig
 from gqasearch.comparison.comparison_folder import ComparisonFolder
 from gqasearch.comparison.comparison_report import comparison_data, facts_of, write_facts
-from gqasearch.comparison.measure import measure_samples
+from gqasearch.comparison.sample_quality import measure_samples
 from gqasearch.comparison.searches import Plan, search_winners
 from gqasearch.files import write_file
 from gqasearch.reporting.comparison import ComparisonData

@@ -14,7 +14,7 @@ from gqasearch.comparison.comparison_folder import ComparisonFolder
 from gqasearch.comparison.conditions import Condition, Entry
 from gqasearch.comparison.correlation import correlation, kendall, spearman, spread, verdict
 from gqasearch.comparison.differences import holm, paired_difference
-from gqasearch.comparison.measure import EVEN, KL, ODD, PERPLEXITY, Pool, pools
+from gqasearch.comparison.sample_quality import EVEN, KL, ODD, PERPLEXITY, Pool, pools
 from gqasearch.comparison.values import FITNESS, QUALITY, Column, Values
 from gqasearch.files import read_json
 from gqasearch.fitness import make_fitness

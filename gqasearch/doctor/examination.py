@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from gqasearch.doctor import files, heads, layouts
+from gqasearch.doctor import config_files, heads, layouts
 from gqasearch.doctor._base import Check, Finding, Patient
 
 CHECKS: tuple[Check, ...] = (
     layouts.layout,
     layouts.joined_heads,
     layouts.remote_code,
-    files.weights,
+    config_files.weights,
     heads.head_size,
     heads.shared_layers,
     heads.cache_size,
     heads.cache_formats,
-    files.tokenizer,
-    files.rope,
-    files.same_in_all_words,
-    files.dtype,
-    files.export,
+    config_files.tokenizer,
+    config_files.rope,
+    config_files.same_in_all_words,
+    config_files.dtype,
+    config_files.export,
 )
 
 

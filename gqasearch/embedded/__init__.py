@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gqasearch.embedded.identifiers import ChoiceItem, identifier_items
-from gqasearch.embedded.text import SPLITS, Document, Split, held_out_documents
+from gqasearch.embedded.library_text import SPLITS, Document, Split, held_out_documents
 from gqasearch.embedded.training_text import training_documents
 
 __all__ = [

@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gqasearch.embedded.text import Document, held_out_documents
+from gqasearch.embedded.library_text import Document, held_out_documents
 
 NAME = "gqasearch-identifiers"
 ITEMS = 200

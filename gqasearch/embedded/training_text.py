@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from gqasearch.embedded.text import (
+from gqasearch.embedded.library_text import (
     FALLBACK_ROOMS,
     HELD_OUT_MODULES,
     SPLITS,

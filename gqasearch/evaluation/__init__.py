@@ -5,7 +5,6 @@ from gqasearch.evaluation.candidate_state import CandidateState, digest_of
 from gqasearch.evaluation.candidates import Converter
 from gqasearch.evaluation.climb import SummedLoss, climb, mean_loss
 from gqasearch.evaluation.climb_state import ClimbState
-from gqasearch.evaluation.cost import ForwardCount, counted_forwards
 from gqasearch.evaluation.embeddings import embed, embedding_cosines
 from gqasearch.evaluation.hidden_quality import HiddenQuality, evaluate_hidden, hidden_errors
 from gqasearch.evaluation.interval import mean_interval
@@ -27,9 +26,10 @@ from gqasearch.evaluation.quality import (
     kl_per_token,
 )
 from gqasearch.evaluation.reference import KeptPredictions, ParentLogProbs
-from gqasearch.evaluation.rounded import RoundedLayers
+from gqasearch.evaluation.rounded_stack import RoundedLayers
 from gqasearch.evaluation.runners import LayerStack, ParentLayers, Runner, WholeModel, model_runner, tied_runner
 from gqasearch.evaluation.sums import AnyQuality, How
+from gqasearch.evaluation.token_cost import ForwardCount, counted_forwards
 
 __all__ = [
     "CONVENTION",

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from gqasearch.calibration import no_progress
-from gqasearch.healing.blocks import TrainingBlocks
 from gqasearch.healing.trainer import stack
+from gqasearch.healing.training_blocks import TrainingBlocks
 from gqasearch.healing.training_loss import TrainingLoss
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1e-1, 100

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from gqasearch.heal_config import HealConfig
 from gqasearch.healing.attention_match import AttentionMatch
 from gqasearch.healing.between import Between, trained_parameters
-from gqasearch.healing.blocks import TrainingBlocks
 from gqasearch.healing.empty_slots import find_empty_slots
 from gqasearch.healing.state import HealState, latest_state
 from gqasearch.healing.teacher import Teacher
 from gqasearch.healing.trained_part import merged, train_only
 from gqasearch.healing.trainer import arguments, make_trainer
+from gqasearch.healing.training_blocks import TrainingBlocks
 from gqasearch.healing.training_loss import TrainingLoss
 from gqasearch.healing.validation import Validation
 from gqasearch.models import Family

@@ -18,8 +18,8 @@ from gqasearch.errors import UserError
 from gqasearch.merging.error import measured_error
 from gqasearch.merging.merged_group import MergedGroup, with_groups
 from gqasearch.merging.moments import like
+from gqasearch.merging.norm_scale import with_mean_norms
 from gqasearch.merging.selected import selected
-from gqasearch.merging.whole_norm import with_mean_norms
 from gqasearch.models.layer import LayerWeights
 from gqasearch.separate_grouping import AnyLayer, Side
 

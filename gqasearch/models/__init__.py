@@ -1,11 +1,13 @@
 """Where the heads are: geometry and Q/K/V/O access, one small file per architecture family."""
 
 from gqasearch.models.device import check_device
+from gqasearch.models.families import FAMILIES, family_of, objective_of, read_config, supported_architectures
 from gqasearch.models.family import OBJECTIVES, TOKENS, Config, Family, Objective
 from gqasearch.models.identity import identity_of
 from gqasearch.models.layer import HeadGeometry, LayerWeights, augmented, tie_heads
 from gqasearch.models.loading import load_model, whole_tensors
 from gqasearch.models.loading_on_demand import load_model_within
+from gqasearch.models.model_record import model_record
 from gqasearch.models.on_demand import device_of
 from gqasearch.models.parent import Parent, load_parent
 from gqasearch.models.partial import (
@@ -22,9 +24,7 @@ from gqasearch.models.partial import (
 )
 from gqasearch.models.precision import quick_products
 from gqasearch.models.prediction import prediction_of
-from gqasearch.models.record import model_record
-from gqasearch.models.registry import FAMILIES, family_of, objective_of, read_config, supported_architectures
-from gqasearch.models.rounded import RoundedCache, rounded_arguments, run_rounded_layer
+from gqasearch.models.rounded_attention import RoundedCache, rounded_arguments, run_rounded_layer
 from gqasearch.models.source import ModelSource, resolve_model
 from gqasearch.models.stream import stream_after, wanted_of_attention
 from gqasearch.models.tensors import CheckpointTensors, fingerprint

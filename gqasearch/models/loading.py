@@ -21,10 +21,10 @@ from transformers import (
 from gqasearch.errors import UserError
 from gqasearch.models.companions import has_tokenizer
 from gqasearch.models.device import check_device, resolve_device
+from gqasearch.models.families import known_family, objective_of, read_config
 from gqasearch.models.family import Config, Objective
 from gqasearch.models.modules_cache import own_modules_cache
 from gqasearch.models.prediction import prediction_of
-from gqasearch.models.registry import known_family, objective_of, read_config
 from gqasearch.models.tensors import CheckpointTensors, is_finite, require_finite
 from gqasearch.models.whole import (
     Loaded,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from gqasearch.models.families import family_of
 from gqasearch.models.family import Config, Family
 from gqasearch.models.freed_memory import keep_freed_memory
 from gqasearch.models.identity import identity_of
@@ -20,7 +21,6 @@ from gqasearch.models.layer import HeadGeometry, LayerWeights
 from gqasearch.models.loading import load_tokenizer
 from gqasearch.models.loading_on_demand import load_model_within
 from gqasearch.models.on_demand import OnDemand, device_of, on_demand
-from gqasearch.models.registry import family_of
 from gqasearch.models.source import resolve_model
 from gqasearch.models.spread import decoder_layers
 from gqasearch.models.tensors import CheckpointTensors, fingerprint

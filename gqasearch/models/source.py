@@ -11,12 +11,12 @@ from torch import Tensor
 from gqasearch.embedded import model_directory
 from gqasearch.errors import UserError
 from gqasearch.models.companions import WANTED_FILES
+from gqasearch.models.families import family_of, read_config
 from gqasearch.models.family import Config, Family
 from gqasearch.models.gguf import gguf_folder, is_gguf
 from gqasearch.models.identity import identity_of
 from gqasearch.models.layer import HeadGeometry, LayerWeights
 from gqasearch.models.loading import whole_tensors
-from gqasearch.models.registry import family_of, read_config
 from gqasearch.models.tensors import CheckpointTensors, fingerprint, require_finite
 
 

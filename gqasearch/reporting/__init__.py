@@ -16,7 +16,7 @@ from gqasearch.reporting.data import (
     Similarity,
     TextUse,
 )
-from gqasearch.reporting.progress import SearchProgress
+from gqasearch.reporting.progress_bars import SearchProgress
 
 __all__ = [
     "History",

@@ -10,7 +10,7 @@ from gqasearch.files import write_file
 from gqasearch.reporting.comparison import SETTING, ComparisonData, ranking_tables, setting_words, winner_tables
 from gqasearch.reporting.html import Picture, data_uri, load_template, raster, vector
 from gqasearch.reporting.plots.correlations import correlation_figure
-from gqasearch.reporting.plots.ranks import rank_figure
+from gqasearch.reporting.plots.rank_agreement import rank_figure
 from gqasearch.reporting.plots.winners import winners_figure
 
 NOT_FITNESS = {*SETTING, "pool", "grouping", "met_by", "held_out_kl", "held_out_perplexity"}

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gqasearch.grouping import LayerGrouping
-from gqasearch.reporting.generated import Generated
-from gqasearch.reporting.rounded import RoundedResult
+from gqasearch.reporting.continuations import Generated
+from gqasearch.reporting.rounded_rows import RoundedResult
 from gqasearch.reporting.text_table import TextTable
 
 FloatArray = NDArray[np.float64]

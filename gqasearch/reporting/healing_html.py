@@ -8,7 +8,7 @@ from gqasearch.files import write_file
 from gqasearch.reporting.healing import HealingData
 from gqasearch.reporting.healing_tables import figures_table, headlines, history_csv, tokens_table
 from gqasearch.reporting.html import data_uri, load_template, vector
-from gqasearch.reporting.plots.healing import healing_figure
+from gqasearch.reporting.plots.healing_curves import healing_figure
 
 
 def render_healing(data: HealingData) -> str:

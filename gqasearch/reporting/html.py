@@ -25,7 +25,7 @@ from gqasearch.reporting.plots import (
     searched,
     similarity_figure,
 )
-from gqasearch.reporting.rounded import HEADERS, rounded_rows
+from gqasearch.reporting.rounded_rows import HEADERS, rounded_rows
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from gqasearch.reporting import (
     Similarity,
     TextUse,
 )
-from gqasearch.reporting.generated import Generated, generated
-from gqasearch.reporting.rounded import RoundedResult, rounded_results
+from gqasearch.reporting.continuations import Generated, generated
+from gqasearch.reporting.rounded_rows import RoundedResult, rounded_results
 from gqasearch.reporting.text_table import TextTable
 from gqasearch.run.kv_bytes import decision_table
 from gqasearch.run.run_folder import RunFolder

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gqasearch.calibration import Statistics
-from gqasearch.calibration.copied_heads import CopiedHeads
+from gqasearch.calibration.copied_statistics import CopiedHeads
 from gqasearch.checkpoints import Layout, Told, filled_layout, plan_checkpoint, write_with_copies
 from gqasearch.errors import UserError
 from gqasearch.evaluation import Converter
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import GroupingDocument, LayerRecord
-from gqasearch.merging.second_reads import choose_second_reads
+from gqasearch.merging.second_read_choice import choose_second_reads
 from gqasearch.models import ModelSource
 from gqasearch.models.in_memory import InMemory
 from gqasearch.second_reads import SecondReads, with_second_reads

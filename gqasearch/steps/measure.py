@@ -43,8 +43,8 @@ from gqasearch.models import (
     read_config,
     tie_heads,
 )
+from gqasearch.models.families import architecture_of, known_family
 from gqasearch.models.family import text_of
-from gqasearch.models.registry import architecture_of, known_family
 from gqasearch.models.stored_dtype import value_bytes
 from gqasearch.separate_grouping import AnyGrouping, changed_layers
 from gqasearch.steps.metric_records import quality_record

@@ -12,9 +12,9 @@ from gqasearch.config import RunConfig, build_config, read_config_file
 from gqasearch.errors import UserError, nearest, unknown_name
 from gqasearch.mistakes import FieldError
 from gqasearch.settings import Settings, checked
+from gqasearch.sweeps.drawn_parameters import KINDS, Categorical, Parameter, count_draws, extreme_draws
 from gqasearch.sweeps.objectives import OBJECTIVES
 from gqasearch.sweeps.optimisers import EXHAUSTIVE, make_pruner, make_sampler
-from gqasearch.sweeps.parameters import KINDS, Categorical, Parameter, count_draws, extreme_draws
 from gqasearch.sweeps.trial_settings import FIXED, check_name, checked_config, nested, refuse_incomparable_fitness
 
 

@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from gqasearch.reporting.plots import GREY, LINE_COLOURS, plain_log_axis, styled
 from gqasearch.sweeps.definition import Sweep
+from gqasearch.sweeps.drawn_parameters import Categorical
 from gqasearch.sweeps.optimisers import quiet_optuna
-from gqasearch.sweeps.parameters import Categorical
 
 LEAST_FOR_IMPORTANCE = 10  # complete trials; with fewer the shares are noise
 

@@ -19,8 +19,8 @@ from gqasearch.config import read_config_file
 from gqasearch.errors import UserError, unknown_name
 from gqasearch.files import write_file
 from gqasearch.sweeps.definition import Sweep, parse_sweep, read_sweep
+from gqasearch.sweeps.drawn_parameters import count_draws
 from gqasearch.sweeps.optimisers import EXHAUSTIVE, make_pruner, quiet_optuna
-from gqasearch.sweeps.parameters import count_draws
 from gqasearch.sweeps.storage import Storage, sqlite_url, storage_at, storage_errors
 
 # User attributes of the study, and of its trials.

@@ -18,8 +18,8 @@ from gqasearch.budget import require_several_heads
 from gqasearch.errors import UserError
 from gqasearch.libraries import quiet_libraries
 from gqasearch.steps import ProcessCache, Workspace
+from gqasearch.sweeps.drawn_parameters import extreme_draws
 from gqasearch.sweeps.optimisers import make_sampler, quiet_optuna
-from gqasearch.sweeps.parameters import extreme_draws
 from gqasearch.sweeps.storage import storage_errors
 from gqasearch.sweeps.study import ERROR, Place, Standing, agree, load
 from gqasearch.sweeps.trial import run_trial

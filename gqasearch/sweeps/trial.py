@@ -18,9 +18,9 @@ from gqasearch.grouping import GroupingError
 from gqasearch.run import RunFolder, RunListener, run
 from gqasearch.steps import ProcessCache
 from gqasearch.sweeps.definition import Sweep
+from gqasearch.sweeps.drawn_parameters import draw
 from gqasearch.sweeps.objectives import measured, require_measured
 from gqasearch.sweeps.optimisers import quiet_optuna
-from gqasearch.sweeps.parameters import draw
 from gqasearch.sweeps.study import ERROR, HOST, MEASURED, Place
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from gqasearch.basis import Balance, balanced_layers
 from gqasearch.basis.attention_cost import AttentionCost
 from gqasearch.basis.closed_form import closed_form
-from gqasearch.basis.cost import SideCost
 from gqasearch.basis.fit import Fit, fitted_basis
-from gqasearch.basis.layer import in_basis
 from gqasearch.basis.pair_basis import PairBasis
+from gqasearch.basis.rounding_cost import SideCost
 from gqasearch.basis.sample import SideSample, of_one_length, sides_of
+from gqasearch.basis.turned_layer import in_basis
 from gqasearch.errors import UserError
 from gqasearch.evaluation import ParentLayers, RoundedLayers
 from gqasearch.grouping import Grouping, LayerGrouping

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gqasearch.calibration import load_or_collect
-from gqasearch.calibration.copied_heads import CopiedHeads
+from gqasearch.calibration.copied_statistics import CopiedHeads
 from gqasearch.checkpoints import write_with_copies
 from gqasearch.models import load_parent, resolve_model
 from tests.samples import random_blocks

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gqasearch.calibration import load_documents, make_blocks
 from gqasearch.embedded import SPLITS, Document, held_out_documents
-from gqasearch.embedded.text import HELD_OUT_MODULES, fallback_documents
+from gqasearch.embedded.library_text import HELD_OUT_MODULES, fallback_documents
 from gqasearch.errors import UserError
 from tests.samples import random_text, text_file
 from tests.tiny_models import VOCAB_SIZE, tiny_tokenizer

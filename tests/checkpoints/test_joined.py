@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gqasearch.checkpoints import joined as joined_module
+from gqasearch.checkpoints import join_heads as joined_module
 from gqasearch.checkpoints import joined_source, write_joined
 from gqasearch.errors import UserError
 from gqasearch.models import LayerWeights, ModelSource, load_parent, resolve_model
@@ -117,7 +117,7 @@ def test_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_of(tmp_path, "llama")
     assert joined_source(source, 1) is source
     wide = joined_source(source, 2)
-    monkeypatch.setattr("gqasearch.checkpoints.joined.write_joined", lambda *_: pytest.fail("it is there"))
+    monkeypatch.setattr("gqasearch.checkpoints.join_heads.write_joined", lambda *_: pytest.fail("it is there"))
     assert joined_source(source, 2) == wide
     assert wide.directory != source.directory and wide.geometry.head_dim == 16
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gqasearch.basis import Balance, balanced_layers
-from gqasearch.basis.layer import in_basis
+from gqasearch.basis.turned_layer import in_basis
 from gqasearch.calibration import TokenBlocks
 from gqasearch.embedded import model_directory
 from gqasearch.grouping import Grouping, LayerGrouping

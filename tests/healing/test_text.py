@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from gqasearch.calibration import load_documents, load_whole
 from gqasearch.embedded import SPLITS, Document, held_out_documents, training_documents
 from gqasearch.errors import UserError
-from gqasearch.healing import text as text_module
-from gqasearch.healing.text import PIECE, HealingTexts, healing_texts
+from gqasearch.healing import text_split as text_module
+from gqasearch.healing.text_split import PIECE, HealingTexts, healing_texts
 from tests.samples import text_file
 
 MARKER = re.compile(r"<\d{5}>")

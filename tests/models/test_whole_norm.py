@@ -11,7 +11,7 @@ from torch import Tensor
 from gqasearch.checkpoints.layout import lay_out
 from gqasearch.grouping import LayerGrouping
 from gqasearch.merging import make_merge
-from gqasearch.merging.whole_norm import with_mean_norms
+from gqasearch.merging.norm_scale import with_mean_norms
 from gqasearch.models import LayerWeights, layers_replaced, tie_heads
 from gqasearch.models.whole_norm import folded, rows_for_groups, stored_heads
 from tests.models.test_families import attention_call

@@ -21,7 +21,7 @@ from gqasearch.reporting.healing_tables import (
     tokens_table,
 )
 from gqasearch.reporting.plots import figure_png
-from gqasearch.reporting.plots.healing import healing_figure, short_count
+from gqasearch.reporting.plots.healing_curves import healing_figure, short_count
 from gqasearch.reporting.text_table import rich_table
 from tests.reporting.healings import STARTS, TOKENS, healing_data, healing_run
 from tests.reporting.test_html import SCRIPT, Page

@@ -22,7 +22,7 @@ from gqasearch.reporting.plots import (
     pareto_figure,
     similarity_figure,
 )
-from gqasearch.reporting.plots.kl import spread
+from gqasearch.reporting.plots.kl_by_ratio import spread
 from tests.reporting.samples import layer_pictures, report_data, similarity
 
 TIMES = "\N{MULTIPLICATION SIGN}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from gqasearch.reporting.html import render_report
 from gqasearch.reporting.plots import rounded_figure
-from gqasearch.reporting.rounded import AS_STORED, kl_by_share, rounded_results, rounded_rows
+from gqasearch.reporting.rounded_rows import AS_STORED, kl_by_share, rounded_results, rounded_rows
 from tests.reporting.samples import report_data
 
 

@@ -21,7 +21,7 @@ from gqasearch.rounding import parse_format, parse_formats
 from gqasearch.run import RunFolder, run
 from gqasearch.run.kv_bytes import losses as losses_module
 from gqasearch.run.kv_bytes import options_of
-from gqasearch.run.kv_bytes.options import non_dominated
+from gqasearch.run.kv_bytes.byte_options import non_dominated
 from gqasearch.run.origin import evaluation_config
 from gqasearch.steps import Workspace
 from gqasearch.targets import PLAIN_FORMATS, TARGETS

@@ -12,7 +12,7 @@ import pytest
 
 from gqasearch.errors import UserError
 from gqasearch.sweeps.definition import parse_sweep, read_sweep
-from gqasearch.sweeps.parameters import count_draws, draw, extreme_draws
+from gqasearch.sweeps.drawn_parameters import count_draws, draw, extreme_draws
 from gqasearch.sweeps.storage import storage_at
 from gqasearch.sweeps.study import locate
 from tests.sweeps.helpers import call, write

@@ -9,9 +9,9 @@ import optuna
 import pytest
 
 from gqasearch.sweeps.definition import Sweep, parse_sweep
+from gqasearch.sweeps.drawn_parameters import draw
 from gqasearch.sweeps.figures import history_figure, importances, slices_figure
 from gqasearch.sweeps.optimisers import quiet_optuna
-from gqasearch.sweeps.parameters import draw
 from gqasearch.sweeps.storage import Storage
 from gqasearch.sweeps.study import ERROR, TRIALS, Place
 from gqasearch.sweeps.sweep_report import write_sweep_report

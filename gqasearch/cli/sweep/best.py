@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
-from gqasearch.cli.sweep.options import File, Json, OutputDir, Storage, StudyName
+from gqasearch.cli.sweep.study_options import File, Json, OutputDir, Storage, StudyName
 
 if TYPE_CHECKING:
     from gqasearch.sweeps.best import Best

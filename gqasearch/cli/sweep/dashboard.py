@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gqasearch.cli.messages import clear_errors, quiet_libraries
-from gqasearch.cli.sweep.options import File, OutputDir, Storage, StudyName
+from gqasearch.cli.sweep.study_options import File, OutputDir, Storage, StudyName
 
 
 def dashboard(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from gqasearch.cli.messages import clear_errors, quiet_libraries
-from gqasearch.cli.sweep.options import File, OutputDir, Storage, StudyName
+from gqasearch.cli.sweep.study_options import File, OutputDir, Storage, StudyName
 
 
 def report(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
-from gqasearch.cli.sweep.options import Json, OutputDir, Storage, StudyName
+from gqasearch.cli.sweep.study_options import Json, OutputDir, Storage, StudyName
 
 
 def start(

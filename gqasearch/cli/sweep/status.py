@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
-from gqasearch.cli.sweep.options import File, Json, OutputDir, Storage, StudyName
+from gqasearch.cli.sweep.study_options import File, Json, OutputDir, Storage, StudyName
 
 if TYPE_CHECKING:
     import optuna

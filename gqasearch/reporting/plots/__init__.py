@@ -10,9 +10,9 @@ from gqasearch.reporting.plots._style import (
     styled,
 )
 from gqasearch.reporting.plots.convergence import convergence_figure, searched
-from gqasearch.reporting.plots.grouping import grouping_figure
-from gqasearch.reporting.plots.kl import kl_figure, rounded_figure
+from gqasearch.reporting.plots.kl_by_ratio import kl_figure, rounded_figure
 from gqasearch.reporting.plots.pareto import pareto_figure
+from gqasearch.reporting.plots.shared_heads import grouping_figure
 from gqasearch.reporting.plots.similarity import similarity_figure
 
 __all__ = [

@@ -21,11 +21,11 @@ from gqasearch.evaluation import model_runner
 from gqasearch.grouping_document import GroupingDocument, read_grouping
 from gqasearch.grouping_fit import check_fits
 from gqasearch.heal_config import HealConfig
-from gqasearch.healing.blocks import Masks, TrainingBlocks
 from gqasearch.healing.packing import PackedBlocks, pack, training_order
 from gqasearch.healing.teacher import LiveParent, Teacher, store_parent
-from gqasearch.healing.text import HealingTexts, TextPart, healing_texts
+from gqasearch.healing.text_split import HealingTexts, TextPart, healing_texts
 from gqasearch.healing.training import Student
+from gqasearch.healing.training_blocks import Masks, TrainingBlocks
 from gqasearch.healing.written_layers import ProgressiveStudent, WrittenLayers
 from gqasearch.models import (
     CheckpointTensors,
@@ -40,10 +40,10 @@ from gqasearch.models import (
     resolve_model,
 )
 from gqasearch.models.device import resolve_device
+from gqasearch.models.families import known_family
 from gqasearch.models.loading import load_model, load_tokenizer
-from gqasearch.models.registry import known_family
 from gqasearch.run.heal.heal_folder import HealFolder
-from gqasearch.run.heal.ranks import Ranks
+from gqasearch.run.heal.processes import Ranks
 from gqasearch.steps.progress import Progress
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_json
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import layer_rows
+from gqasearch.run.kv_bytes.byte_options import DEFAULT_SHARE, SLACK, Option, non_dominated, options_of
 from gqasearch.run.kv_bytes.cheap_groupings import groupings_of
 from gqasearch.run.kv_bytes.losses import FormatLosses
-from gqasearch.run.kv_bytes.options import DEFAULT_SHARE, SLACK, Option, non_dominated, options_of
 from gqasearch.run.run_folder import RunFolder
 from gqasearch.steps.check_settings import check_settings
 from gqasearch.steps.search_problem import GUIDE

@@ -16,7 +16,7 @@ from gqasearch.models import LayerWeights, tie_heads
 from gqasearch.models.attention_inputs import attention_noted
 from gqasearch.refining import LayersAlone, Outputs
 from gqasearch.rounding import KVFormat
-from gqasearch.run.kv_bytes.options import is_rounded
+from gqasearch.run.kv_bytes.byte_options import is_rounded
 from gqasearch.separate_grouping import AnyGrouping, AnyLayer
 from gqasearch.steps.workspace import Workspace
 

@@ -33,7 +33,7 @@ def on_generation(checkpoint: Path, given: dict[str, Any], prompts: list[str], t
 
 
 def _show(record: dict[str, Any]) -> None:
-    from gqasearch.reporting.generated import generated, samples_table
+    from gqasearch.reporting.continuations import generated, samples_table
     from gqasearch.reporting.text_table import rich_table
 
     found, console = generated(record), output_console()

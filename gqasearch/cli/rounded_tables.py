@@ -13,7 +13,7 @@ def show_rounded(metrics: dict[str, Any]) -> None:
     """Every model as it is stored, and in every format of ``metrics["rounded"]``."""
     from rich.table import Table
 
-    from gqasearch.reporting.rounded import HEADERS, rounded_results, rounded_rows
+    from gqasearch.reporting.rounded_rows import HEADERS, rounded_results, rounded_rows
 
     table = Table(*HEADERS)
     for row in rounded_rows(rounded_results(metrics)):

@@ -24,8 +24,8 @@ from gqasearch.errors import UserError
 from gqasearch.files import cache_root
 from gqasearch.folders import new_folder
 from gqasearch.models import LayerWeights, ModelSource
+from gqasearch.models.families import family_of
 from gqasearch.models.joined import joined_config, joined_layer
-from gqasearch.models.registry import family_of
 
 
 def joined_source(source: ModelSource, n: int) -> ModelSource:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from gqasearch.reporting.distance import KL, Distance, distance_of
 from gqasearch.reporting.plots._style import GREY, LINE_COLOURS, MARKERS, plain_log_axis, styled
-from gqasearch.reporting.rounded import RoundedResult, kl_by_share
+from gqasearch.reporting.rounded_rows import RoundedResult, kl_by_share
 from gqasearch.reporting.tables import distance_by_ratio
 
 
