@@ -62,7 +62,7 @@ def _heal(config: HealConfig, output_dir: Path, json_: bool, quiet: bool) -> Non
     from gqasearch.files import read_json
     from gqasearch.reporting import SearchProgress
     from gqasearch.run.heal import heal as run_heal
-    from gqasearch.run.heal.processes import Ranks
+    from gqasearch.run.heal.process_group import Ranks
 
     leads = Ranks.of_environment().leads
     with SearchProgress(Console(stderr=True), quiet=quiet or json_ or not leads) as progress:

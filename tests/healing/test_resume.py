@@ -22,7 +22,7 @@ from gqasearch.errors import UserError
 from gqasearch.healing.state import HealState, latest_state, save_state
 from gqasearch.healing.trainer import arguments
 from gqasearch.run.heal import HealFolder
-from gqasearch.run.heal.processes import Ranks
+from gqasearch.run.heal.process_group import Ranks
 from gqasearch.run.inputs import hold_inputs
 from tests import forked
 from tests.checkpoints.convert import stored_tensors

@@ -26,7 +26,7 @@ from gqasearch.healing.validation import Validation
 from gqasearch.reporting.healing_html import write_healing
 from gqasearch.run.heal.heal_folder import HealFolder
 from gqasearch.run.heal.healed_runs import healing_data
-from gqasearch.run.heal.processes import Ranks
+from gqasearch.run.heal.process_group import Ranks
 from gqasearch.run.heal.work import START, HealWork
 from gqasearch.run.inputs import hold_inputs
 from gqasearch.steps.measure import checkpoint_layers, kv_size

@@ -12,7 +12,7 @@ from gqasearch.healing.rate_search import STEPS, TriedRates, range_test
 from gqasearch.healing.trained_part import train_only
 from gqasearch.healing.training_loss import TrainingLoss
 from gqasearch.run.heal.heal_folder import HealFolder
-from gqasearch.run.heal.processes import Ranks
+from gqasearch.run.heal.process_group import Ranks
 from gqasearch.run.heal.work import HealWork
 from gqasearch.steps.progress import NoProgress, Progress
 

@@ -43,7 +43,7 @@ from gqasearch.models.device import resolve_device
 from gqasearch.models.families import known_family
 from gqasearch.models.loading import load_model, load_tokenizer
 from gqasearch.run.heal.heal_folder import HealFolder
-from gqasearch.run.heal.processes import Ranks
+from gqasearch.run.heal.process_group import Ranks
 from gqasearch.steps.progress import Progress
 
 log = logging.getLogger(__name__)
