@@ -52,6 +52,12 @@ def bits_in_basis(*formats: str, **others: Any) -> Way:
     return Way(f"{ALL}{BASIS}", formats, {**RECIPE, "merge": "mean", "kv_ratio": 1.0}, has_basis=True, **others)
 
 
+def bits_in_basis_descended(*formats: str) -> Way:
+    """The same, and then the descent in every layer, which no longer is the parent's."""
+    changes = {**RECIPE, "merge": "mean", "kv_ratio": 1.0, "refine": "descent", "refine_parameters": {"whole": True}}
+    return Way(f"{ALL}{BASIS}, descent", formats, changes, has_basis=True)
+
+
 def recipe(name: str, ratio: float, merge: str, *formats: str) -> Way:
     """Neighbours, nothing fitted after the merge."""
     return Way(f"{name}, neighbours + {merge}", (PLAIN, *formats), {**RECIPE, "merge": merge, "kv_ratio": ratio})
@@ -143,7 +149,8 @@ MINILM = (
 SMOLLM2_MOST = ours("8 of 9, uneven", 8 / 9, "8", "4", uneven=True)
 SMOLLM2 = (
     bits("4", "q4_0", "8", "3", "k4v3", "2"),
-    bits_in_basis("4", "k4v3"),
+    bits_in_basis("4", "k4v3", "q4_0"),
+    bits_in_basis_descended("4"),
     latents("half", 0.5, 3, "8"),
     recipe("two thirds", 2 / 3, "aligned-renorm"),
     recipe("two thirds", 2 / 3, "mean"),
