@@ -92,8 +92,6 @@ def test_commands_of_a_tutorial(page: Path, tmp_path: Path, monkeypatch: pytest.
             call(f"{command} {SMALL}")
         elif words[0] == "evaluate" and "--tasks" not in words:
             call(command + " --evaluation-tokens 1024")
-        elif words[:2] == ["sweep", "best"]:
-            call(command.replace("sweep best", "sweep best"))
         else:
             call(command)
 
