@@ -25,6 +25,9 @@ from gqasearch.separate_grouping import AnyLayer
 LEAST_WIDTH = 1024
 HIDDEN = "hidden_states"
 PART_PER_INPUT = 4  # tokens per unknown of every row of W_o: enough to start from
+# Tokens per unknown under which a fit is checked on calls that it did not see: with fewer it was found to fit the text.
+AMPLE_PER_INPUT = 50
+HELD_OUT = 4  # of so many calls one
 
 
 @dataclass(frozen=True)
@@ -152,12 +155,26 @@ class LayerSite:
         it in layers narrower than ``LEAST_WIDTH``, where a part was found to cost 0.5% of KL and to save little.
         """
         geometry, calls = self.parent.geometry, len(self.calls)
-        inputs = max(geometry.hidden_size, geometry.num_attention_heads * geometry.head_dim)
+        inputs = max(geometry.hidden_size, self.inputs)
         least = math.ceil(PART_PER_INPUT * inputs / max(1, int(self.calls[0].mask.sum())))
         narrow = geometry.hidden_size < LEAST_WIDTH
         count = calls if narrow else min(calls, max(math.ceil(calls / 4), least))
         part = {index * calls // count for index in range(count)}
         return sorted(part), [index for index in range(calls) if index not in part]
+
+    @property
+    def inputs(self) -> int:
+        """Of W_o: the unknowns of each of its rows."""
+        return self.parent.geometry.num_attention_heads * self.parent.geometry.head_dim
+
+    @cached_property
+    def is_scarce(self) -> bool:
+        """Whether the text is so short for the layer that a fit may be to this text alone."""
+        return sum(int(call.mask.sum()) for call in self.calls) < AMPLE_PER_INPUT * self.inputs
+
+    def held_out(self) -> list[int]:
+        """Indices of calls that a fit is checked on and does not see; none where the text is ample."""
+        return list(range(HELD_OUT - 1, len(self.calls), HELD_OUT)) if self.is_scarce else []
 
     @property
     def in_bfloat16(self) -> bool:
