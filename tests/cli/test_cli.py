@@ -189,7 +189,7 @@ def test_ls(what: str) -> None:
         (["--set", "method.popluation=3"], "did you mean 'population'?"),
         (
             ["--set", "method.population=many"],
-            "parameter population: must be a valid integer, unable to parse string as an integer, got 'many'",
+            "parameter population: must be a whole number, got 'many'",
         ),
         (["--model", "/no/such/folder"], "no such file or folder"),
         (["--model", "no-such-org/no-such-model"], "the hub did not give it"),
