@@ -139,11 +139,12 @@ def kv_size(source: ModelSource, model: PreTrainedModel, directory: Path | None)
     computes. Bytes are counted in the dtype in which the checkpoint in ``directory`` is stored, as engines will run it,
     not in the dtype of this run.
     """
-    size = None if directory is None else value_bytes(directory)
+    size = model.dtype.itemsize if directory is None else value_bytes(directory)
     if source.family.objective == "next-token":
         return cached_kv_size(model, size)
     shape = source.geometry
-    return KVSize(computed_kv_bytes_per_token(model, source.family, shape.num_layers, size), (0, 0), shape.head_dim)
+    computed = computed_kv_bytes_per_token(model, source.family, shape.num_layers, size)
+    return KVSize(computed, (0, 0), shape.head_dim, 8 * size)
 
 
 def grouping_subject(
@@ -175,6 +176,7 @@ def _grouped(work: Workspace, grouping: AnyGrouping, runner: ParentLayers) -> Su
             grouping.kv_bytes_per_token(geometry.head_dim, size),
             (keys, values) if caches else (0, 0),
             geometry.head_dim,
+            8 * size,
         ),
         count_parameters(parent.model) - removed,
     )
