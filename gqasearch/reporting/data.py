@@ -52,6 +52,11 @@ class HistoryPoint:
     best: float
     seconds: float
 
+    @property
+    def words(self) -> str:
+        """For a line of progress."""
+        return f"best {self.best:.5g}  generation {self.generation}  {self.evaluations:,} evaluations"
+
 
 @dataclass(frozen=True)
 class History:

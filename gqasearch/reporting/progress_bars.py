@@ -79,7 +79,7 @@ class SearchProgress:
     def update(self, completed: int, point: HistoryPoint | None = None, detail: str = "") -> None:
         """Steps of the stage done so far, and where its search stands, or other words on it."""
         if point is not None:
-            detail = f"best {point.best:.5g}  generation {point.generation}  {point.evaluations:,} evaluations"
+            detail = point.words
         if self._lines is not None:
             self._lines.update(completed, detail)
         if self._progress is None or self._task is None:
