@@ -135,7 +135,7 @@ def cache_size(patient: Patient) -> Iterator[Finding]:
     if patient.engine_name == "llama.cpp" and fewest != most:
         words = "without flash attention, values take the room of the largest layer in every layer"
         yield Finding("KV cache", "warning", words)
-    if patient.engine_name == "transformers" and patient.layout not in ("ragged", "mimo"):
+    if patient.engine_name == "transformers" and patient.layout not in ("ragged", "mimo", "anymodel"):
         if any(count & (count - 1) for count in patient.query_heads):
             words = "flex_attention copies keys and values for every query head, as their number is no power of two"
             yield Finding("KV cache", "warning", words)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from gqasearch.models import Parent
 
 PROPERTY = "equality"
-LAYOUTS = ("identity", "stock-symmetric", "stock-padded", "deci", "ragged", "mimo", "openelm")
+LAYOUTS = ("identity", "stock-symmetric", "stock-padded", "deci", "ragged", "mimo", "openelm", "anymodel")
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ def table(properties: Iterable[tuple[str, Any]]) -> list[str]:
 
 
 def _layout(parent: Parent, written: PreTrainedModel) -> str:
-    name = type(written).__name__
+    name = "AnyModel" if hasattr(written.config, "base_architecture") else type(written).__name__
     if name.startswith("Ragged"):
         return "ragged"
-    for start, layout in (("Deci", "deci"), ("MiMo", "mimo"), ("OpenELM", "openelm")):
+    for start, layout in (("Deci", "deci"), ("MiMo", "mimo"), ("OpenELM", "openelm"), ("AnyModel", "anymodel")):
         if name.startswith(start):
             return layout
     same = written.config.get_text_config().num_attention_heads == parent.geometry.num_attention_heads
