@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import gcd
 
+from gqasearch.checkpoints.heads_in_config import image_layers, shape_of
 from gqasearch.doctor._base import Finding, Patient
 from gqasearch.errors import UserError
 from gqasearch.rounding import parse_format
@@ -132,6 +133,9 @@ def cache_size(patient: Patient) -> Iterator[Finding]:
     yield Finding(
         "KV cache", "ok", f"{4 * size * sum(heads):,} bytes per token in 16 bits: {counts} KV heads of {size}"
     )
+    if of_image := image_layers(patient.config):
+        words = f"{4 * size * len(of_image) * shape_of(patient.config).num_kv_heads:,} bytes per token of an image"
+        yield Finding("KV cache", "ok", f"{words}, in layers that are the parent's own")
     if patient.engine_name == "llama.cpp" and fewest != most:
         words = "without flash attention, values take the room of the largest layer in every layer"
         yield Finding("KV cache", "warning", words)

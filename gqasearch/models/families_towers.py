@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from gqasearch.models.family import Config, Family, refuse_padding
+from gqasearch.models.family import Config, Family, refuse_padding, text_of
 from gqasearch.models.gemma3 import Gemma3
+from gqasearch.models.layer import HeadGeometry
 from gqasearch.models.llama import Llama
 from gqasearch.models.mistral import Mistral
 from gqasearch.models.qwen2 import Qwen2
@@ -120,4 +121,35 @@ class Idefics3Tower(Idefics3, Llama):
     others: ClassVar[tuple[Family, ...]] = (Idefics3Mistral(),)
 
 
-TOWERS: tuple[Family, ...] = (Gemma3Tower(), Qwen2Tower(), Qwen3Tower(), LlavaTower(), Idefics3Tower())
+@dataclass(frozen=True)
+class Mllama(TextTower, Llama):
+    """Llama 3.2 Vision (arXiv 2407.21783): a Llama with layers in between that attend to an image alone.
+
+    Those stay as they are, and on text they do nothing. Layers are counted without them; ``places``: where the others
+    stand in the model. transformers has one number of KV heads for both kinds.
+    """
+
+    name: ClassVar[str] = "mllama"
+    architectures: ClassVar[tuple[str, ...]] = ("MllamaForConditionalGeneration",)
+    text_types: ClassVar[tuple[str, ...]] = ("mllama_text_model",)
+    has_grouped_form: ClassVar[bool] = False
+    no_grouped_form: ClassVar[str] = "has one number of KV heads for layers that read text and layers that read images"
+    places: tuple[int, ...] = ()
+
+    def reading(self, config: Config) -> Family:
+        super().reading(config)
+        return replace(self, places=_places(config))
+
+    def attention_path(self, layer: int) -> str:
+        return super().attention_path(self.places[layer])
+
+    def geometry(self, config: Config) -> HeadGeometry:
+        return replace(super().geometry(config), num_layers=len(_places(config)))
+
+
+def _places(config: Config) -> tuple[int, ...]:
+    text = text_of(config)
+    return tuple(layer for layer in range(text["num_hidden_layers"]) if layer not in text["cross_attention_layers"])
+
+
+TOWERS: tuple[Family, ...] = (Gemma3Tower(), Qwen2Tower(), Qwen3Tower(), LlavaTower(), Idefics3Tower(), Mllama())
