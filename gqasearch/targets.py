@@ -85,10 +85,11 @@ _LLAMA_LIKE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qw
 _MORE_OF_LLAMA_CPP = (
     *("ArceeForCausalLM", "SeedOssForCausalLM", "Olmo2ForCausalLM"),
     *("MixtralForCausalLM", "Qwen2MoeForCausalLM", "GraniteMoeForCausalLM"),
+    *("Qwen3MoeForCausalLM", "Exaone4ForCausalLM"),
 )
 _SIZED_BY_WIDTH = (
     *("GraniteForCausalLM", "OlmoForCausalLM", "Starcoder2ForCausalLM"),
-    *("GraniteMoeForCausalLM", "Olmo2ForCausalLM", "Qwen2MoeForCausalLM"),
+    *("GraniteMoeForCausalLM", "Olmo2ForCausalLM", "Qwen2MoeForCausalLM", "Exaone4ForCausalLM"),
 )
 _UNKNOWN_TO_CTRANSLATE2 = (
     *("CohereForCausalLM", "GraniteForCausalLM", "OlmoForCausalLM"),
