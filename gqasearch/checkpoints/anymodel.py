@@ -2,7 +2,7 @@
 
 Read, not run: written as the text of vLLM's pull request 36512 has it, which no vLLM up to 0.33.0 contains. It builds
 ``base_architecture`` from the fields for all layers, then makes every layer anew with what ``block_configs`` say of it.
-Its other form, transformers' ``per_layer_config``, is not written: transformers 5.23 reads it and builds layers alike.
+Its other form, transformers' ``per_layer_config``, is not written: transformers 5.23 builds no Llama of it.
 
 transformers loads it with the ragged layout's modelling file, to which its groups are all of one size in a layer.
 """

@@ -42,6 +42,7 @@ LAYOUTS: Mapping[str, LayoutChoice] = {
     "ragged": "ragged",
     "mimo": "mimo",
     "openelm": "openelm",
+    "anymodel": "anymodel",
 }
 STOCK = ("stock-symmetric", "stock-padded")  # what needs no code of ours
 # What llama.cpp takes for granted: the smaller EXAONE 4 has no windows.
@@ -66,6 +67,9 @@ TINY = {
     "mimo": [[0, 1, 0, 0, 1, 0], [0, 1, 2, 1, 3, 1]],
     "openelm": [[0, 1, 0, 2, 1, 0], [0, 1, 2, 1, 3, 1]],
 }
+
+
+EMBEDDED["anymodel"], TINY["anymodel"] = EMBEDDED["deci"], TINY["deci"]
 
 
 @dataclass(frozen=True)
