@@ -140,6 +140,8 @@ MINILM = (
     *(recipe(*one, merge) for one in (("half", 0.5), ("a quarter", 0.25)) for merge in ("mean", "aligned-renorm")),
     *(latents(name, share, 4) for name, share in (("half", 0.5), ("a quarter", 0.25))),
     *(latents(name, share, 12) for name, share in (("half", 0.5), ("a quarter", 0.25))),
+    ours("half, heads of 6", 0.5, join=6),
+    ours("a quarter, heads of 3", 0.25, join=3),
     ours("half", 0.5),
     ours("a quarter", 0.25),
     ours("half, uneven", 0.5, uneven=True),

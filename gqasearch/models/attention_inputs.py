@@ -48,7 +48,7 @@ def require_noted(architecture: str) -> None:
 def _eager_attention(attention: nn.Module) -> Any:
     """The eager attention of this class's model, in the file of the class or of one that it inherits from.
 
-    Wide heads of GPT-2 and OPT have a class of ours (``wide_attention``), on top of transformers' own.
+    Wide heads of GPT-2, OPT and BERT have a class of ours (``wide_attention``), on top of transformers' own.
     """
     modules = (sys.modules[kind.__module__] for kind in type(attention).__mro__)
     return next(found for module in modules if (found := getattr(module, "eager_attention_forward", None)) is not None)

@@ -1,7 +1,8 @@
 """Attention of transformers' models that have no head size of their own, for heads that were given room.
 
-OPT and GPT-2 divide the hidden size by the number of heads. Of a checkpoint whose ``config.json`` names another size
-(``gqasearch.models.joined``) transformers makes the same model with attention of that size within ``wide_attention``.
+OPT, GPT-2 and encoders like BERT divide the hidden size by the number of heads. Of a checkpoint whose ``config.json``
+names another size (``gqasearch.models.joined``) transformers makes the same model with attention of that size within
+``wide_attention``.
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from transformers.models.bert import modeling_bert
+from transformers.models.distilbert import modeling_distilbert
+from transformers.models.electra import modeling_electra
 from transformers.models.gpt2 import modeling_gpt2
 from transformers.models.opt import modeling_opt
+from transformers.models.roberta import modeling_roberta
+from transformers.models.xlm_roberta import modeling_xlm_roberta
 from transformers.pytorch_utils import Conv1D
 
 from gqasearch.models.family import Config, joined_of
@@ -44,10 +50,45 @@ class WideOPTAttention(modeling_opt.OPTAttention):
         self.out_proj = nn.Linear(width, self.embed_dim, bias=self.enable_bias)
 
 
+def wide_encoder(attention: type[nn.Module], output: str, *names: str) -> type[nn.Module]:
+    """Attention of an encoder with heads of ``config.head_dim``; ``names`` of W_q, W_k and W_v, ``output`` of W_o."""
+
+    class WideEncoderAttention(attention):  # type: ignore[misc, valid-type]
+        def __init__(self, config: Any, **named: Any) -> None:
+            super().__init__(config, **named)
+            own: Any = getattr(self, "self", self)
+            width = config.num_attention_heads * config.head_dim
+            own.attention_head_size, own.scaling = config.head_dim, config.head_dim**-0.5
+            for name in names:
+                setattr(own, name, nn.Linear(config.hidden_size, width))
+            self.set_submodule(output, nn.Linear(width, config.hidden_size))
+
+    return WideEncoderAttention
+
+
+def _like_bert(module: Any, name: str) -> tuple[Any, str, type[nn.Module]]:
+    return module, name, wide_encoder(getattr(module, name), "output.dense", "query", "key", "value")
+
+
+DISTILBERT = "DistilBertSelfAttention"
+ENCODERS: dict[str, tuple[Any, str, type[nn.Module]]] = {
+    "Bert": _like_bert(modeling_bert, "BertAttention"),
+    "Roberta": _like_bert(modeling_roberta, "RobertaAttention"),
+    "XLMRoberta": _like_bert(modeling_xlm_roberta, "XLMRobertaAttention"),
+    "Electra": _like_bert(modeling_electra, "ElectraAttention"),
+    "DistilBert": (
+        modeling_distilbert,
+        DISTILBERT,
+        wide_encoder(getattr(modeling_distilbert, DISTILBERT), "out_lin", "q_lin", "k_lin", "v_lin"),
+    ),
+}
+
 # Architecture -> where transformers looks its attention up, under which name, and what stands in for it.
 WIDE: dict[str, tuple[Any, str, type[nn.Module]]] = {
     "GPT2LMHeadModel": (modeling_gpt2, "GPT2Attention", WideGPT2Attention),
     "OPTForCausalLM": (modeling_opt, "OPTAttention", WideOPTAttention),
+    **{f"{name}{form}": found for name, found in ENCODERS.items() for form in ("Model", "ForMaskedLM")},
+    "BertForPreTraining": ENCODERS["Bert"],
 }
 
 

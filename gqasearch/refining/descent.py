@@ -7,7 +7,7 @@ layer's attention is run at a time, against a target that is known, so steps are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -32,7 +32,10 @@ class Descent(LayerwiseRefinement):
     The loss is the mean over tokens of ||r_parent - h - attention(x)||^2; shared K and V stay shared. The first
     regression, the whitening of inputs (``Whitening``) and the comparison before and after take a part of the text
     (``LayerSite.spread_part``), the last regression all of it. Where the loss does not fall, the layer is refined as
-    ``outputs`` would. Products may be in bfloat16 (``LayerSite.in_bfloat16``): on machines with and without it results
+    ``outputs`` would. ``validate``: where the text is short for the layer, the steps do not see a part of it
+    (``LayerSite.held_out``), the layer goes as far along the line from before them to after them as is best there, and
+    regressions are as in ``outputs``.
+    Products may be in bfloat16 (``LayerSite.in_bfloat16``): on machines with and without it results
     agree within its rounding. ``learning_rate``: of each tensor relative to the typical size of its entries
     (``typical_size``), falling to 0 along a line. ``batch_blocks``: blocks of text per step (and per forward pass),
     drawn without replacement until all were seen, in an order made from ``seed``. ``ridge``: as in ``outputs``.
@@ -53,6 +56,7 @@ class Descent(LayerwiseRefinement):
     seed: int = 0
     rounded_steps: int = 120
     whole: bool = False
+    validate: bool = True
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_blocks"):
@@ -68,7 +72,7 @@ class Descent(LayerwiseRefinement):
         """``rounded_steps`` steps, and W_o before and after them."""
         if not self.rounded_steps:
             return None
-        names = ("learning_rate", "batch_blocks", "ridge", "seed", "whole")
+        names = ("learning_rate", "batch_blocks", "ridge", "seed", "whole", "validate")
         return Descent(steps=self.rounded_steps, **{name: getattr(self, name) for name in names})
 
     @property
@@ -84,19 +88,30 @@ class Descent(LayerwiseRefinement):
 
     def refine_layer(self, site: LayerSite, merged: LayerWeights, step: Callable[[], None]) -> LayerWeights:
         part, rest = site.spread_part()
-        start, before = fit_outputs(site, merged, self.ridge, part)
+        held_out = self._held_out(site)
+        start, before = self._outputs(site, merged, [index for index in part if index not in held_out])
         step()
         moved = self.descend(site, start, Whitening.of(site, part), step)
-        last = OutputRegression(site, moved)
+        if held_out:
+            moved = best_between(site, start, moved, held_out)
+        last = OutputRegression(site, moved, self.validate)
         last.read(part)
         found, after = last.fit(self.ridge)
-        if not after < before:
-            found, _ = fit_outputs(site, merged, self.ridge)
+        if not held_out and not after < before:
+            found, _ = self._outputs(site, merged)
         elif rest:
             last.read(rest)
             found, _ = last.fit(self.ridge)
         step()
         return found
+
+    def _held_out(self, site: LayerSite) -> list[int]:
+        return site.held_out() if self.validate else []
+
+    def _outputs(
+        self, site: LayerSite, merged: LayerWeights, indices: Iterable[int] | None = None
+    ) -> tuple[LayerWeights, float]:
+        return fit_outputs(site, merged, self.ridge, indices, validate=self.validate)
 
     def descend(
         self, site: LayerSite, weights: LayerWeights, whitening: Whitening, step: Callable[[], None]
@@ -120,11 +135,13 @@ class Descent(LayerwiseRefinement):
         ]
         optimizer = torch.optim.Adam(groups, betas=BETAS, fused=True)
         rates = [group["lr"] for group in optimizer.param_groups]
-        for done, index in enumerate(minibatches(len(site.calls), self.steps, self.seed)):
+        held_out = self._held_out(site)
+        seen = [index for index in range(len(site.calls)) if index not in held_out]
+        for done, place in enumerate(minibatches(len(seen), self.steps, self.seed)):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * self._decay(done)
             with torch.enable_grad():
-                loss = layer_loss(site, whitened, inputs[index])
+                loss = layer_loss(site, whitened, inputs[seen[place]])
                 loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -133,6 +150,25 @@ class Descent(LayerwiseRefinement):
 
     def _decay(self, step: int) -> float:
         return 1 - step / self.steps
+
+
+def best_between(site: LayerSite, start: LayerWeights, end: LayerWeights, calls: Iterable[int]) -> LayerWeights:
+    """Of weights on the line from ``start`` to ``end``, a quarter of it apart, those with the least loss on ``calls``.
+
+    Steps that fit the text that they see, and no other, go too far in a direction that is right.
+    """
+
+    def at(share: float) -> LayerWeights:
+        ends = {name: (getattr(start, name), getattr(end, name)) for name in FITTED}
+        moved: dict[str, Any] = {name: torch.lerp(a, b, share) for name, (a, b) in ends.items() if a is not None}
+        return replace(start, **moved)
+
+    read = list(calls)
+    losses = {
+        share: sum(float(layer_loss(site, at(share), site.calls[index])) for index in read)
+        for share in (0.0, 0.25, 0.5, 0.75, 1.0)
+    }
+    return at(min(losses, key=losses.__getitem__))
 
 
 def minibatches(calls: int, steps: int, seed: int) -> Iterator[int]:

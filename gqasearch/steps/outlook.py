@@ -15,7 +15,7 @@ from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.models import HeadGeometry
 from gqasearch.searching import Problem, most_generations
 from gqasearch.steps.cut_texts import wanted_tokens
-from gqasearch.steps.texts import used_texts
+from gqasearch.steps.texts import scarce_words, used_texts
 from gqasearch.steps.unmeasured_problem import unmeasured_problem
 from gqasearch.steps.warnings import NOTHING_MERGED, ratio_words
 from gqasearch.steps.workspace import Workspace
@@ -129,7 +129,8 @@ class Outlook:
 
     def notes(self) -> list[str]:
         """What differs from what was asked for, one sentence each, but for texts (``shortages``)."""
-        return [*self._heads_notes(), *self._layout_notes()]
+        scarce = scarce_words(self.work)
+        return [*self._heads_notes(), *self._layout_notes(), *([] if scarce is None else [scarce])]
 
     def _heads_notes(self) -> Iterator[str]:
         budget, geometry = self.work.budget, self.work.source.geometry

@@ -16,7 +16,7 @@ from tests.refining.cases import blocks_of, converter_of, state_of, untouched
 from tests.tiny_models import tiny_parent
 
 SHARED = LayerGrouping.from_labels([0, 1, 0, 2, 1, 0])
-WAYS = (Outputs(), Descent(steps=3))
+WAYS = (Outputs(validate=False), Descent(steps=3, validate=False))
 
 
 def same(one: LayerWeights, other: LayerWeights) -> bool:
@@ -47,10 +47,10 @@ def test_nothing_is_left_on_the_parents_layers() -> None:
     """Their work is left out where only their arguments are wanted, also when that fails."""
     parent = tiny_parent("llama")
     blocks = blocks_of(parent)
-    LayersAlone(parent, blocks, Outputs())
+    LayersAlone(parent, blocks, Outputs(validate=False))
     blocks.ids[0, 0] = 10**6  # no such token
     with pytest.raises(IndexError):
-        LayersAlone(parent, blocks, Outputs())
+        LayersAlone(parent, blocks, Outputs(validate=False))
     for index in range(parent.geometry.num_layers):
         layer = decoder_layer(parent, index)
         assert "forward" not in vars(layer) and not layer._forward_hooks and not layer._forward_pre_hooks

@@ -67,7 +67,7 @@ def test_one_step_is_adams_first(family: str, kv_heads: int, tmp_path: Path) -> 
     """Adam's first step: the learning rate times the sign of the gradient (almost: epsilon)."""
     parent, site, weights = case(family, kv_heads, tmp_path)
     only = replace(site, calls=list(site.calls)[:1])
-    moved = Descent(steps=1).descend(only, weights, plain(site), lambda: None)
+    moved = Descent(steps=1, validate=False).descend(only, weights, plain(site), lambda: None)
     for name, gradient in by_hand(parent, site, weights, site.calls[0]).items():
         start = getattr(weights, name)
         step = Descent.learning_rate * typical_size(start) * gradient / (gradient.abs() + 1e-8)
@@ -108,7 +108,7 @@ def test_whitening_gets_further_in_as_many_steps(tmp_path: Path) -> None:
     calls = [call.with_hidden(call.hidden * scale) for call in site.calls]
     narrow = replace(site, calls=calls)
     start = replace(weights, q=weights.q / scale, k=weights.k / scale, v=weights.v / scale)
-    method = Descent(steps=40, learning_rate=0.04)
+    method = Descent(steps=40, learning_rate=0.04, validate=False)
     errors = [
         site_error(narrow, method.descend(narrow, start, whitening, lambda: None))
         for whitening in (plain(narrow), Whitening.of(narrow))
@@ -125,7 +125,7 @@ def test_a_typical_size_is_that_of_most_entries() -> None:
 
 
 def test_the_learning_rate_falls_to_nothing_along_a_line() -> None:
-    method = Descent(steps=8)
+    method = Descent(steps=8, validate=False)
     rates = [method._decay(step) for step in range(9)]
     assert rates[0] == 1 and rates[4] == pytest.approx(0.5) and rates[8] == pytest.approx(0, abs=1e-15)
     assert rates[2] == pytest.approx(0.75)
@@ -157,10 +157,10 @@ def test_products_are_in_bfloat16_in_wide_layers_alone(tmp_path: Path, monkeypat
     _, site, weights = case("llama", 6, tmp_path)
     monkeypatch.setattr("gqasearch.refining.layer_site.has_bfloat16", lambda device: True)
     assert not site.in_bfloat16
-    exact = Descent(steps=10).refine_layer(site, weights, lambda: None)
+    exact = Descent(steps=10, validate=False).refine_layer(site, weights, lambda: None)
     monkeypatch.setattr("gqasearch.refining.layer_site.LEAST_WIDTH", 48)
     assert site.in_bfloat16 and not replace(site, dtype=torch.float64).in_bfloat16
-    found = Descent(steps=10).refine_layer(site, weights, lambda: None)
+    found = Descent(steps=10, validate=False).refine_layer(site, weights, lambda: None)
     assert found.q.dtype == found.o.dtype == torch.float32 and not torch.equal(found.q, exact.q)
     monkeypatch.undo()
     before, wanted, error = (site_error(site, layer) for layer in (weights, exact, found))

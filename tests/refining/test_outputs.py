@@ -97,5 +97,5 @@ def test_a_direction_that_z_does_not_have_does_no_harm(tmp_path: Path) -> None:
     twins = replace(merged, q=merged.q[torch.tensor([0, 0, 0, 3, 4, 5])])
     site = site_of(parent, THIRDS, blocks_of(parent))
     with torch.no_grad():
-        found, error = fit_outputs(site, twins, 1e-13)
+        found, error = fit_outputs(site, twins, 1e-13, validate=False)
     assert torch.isfinite(found.o).all() and error < site_error(site, twins)

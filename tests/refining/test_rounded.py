@@ -51,7 +51,9 @@ def unrounded(site: LayerSite) -> LayerSite:
     return LayerSite.at(site.parent, site.index, site.layer, site.calls)
 
 
-@pytest.mark.parametrize(("refinement", "left"), [(Outputs(), 0.97), (Descent(steps=40), 0.95)])
+@pytest.mark.parametrize(
+    ("refinement", "left"), [(Outputs(validate=False), 0.97), (Descent(steps=40, validate=False), 0.95)]
+)
 def test_less_is_lost_through_the_format(refinement: Outputs | Descent, left: float, tmp_path: Path) -> None:
     parent = tiny_parent("llama")
     blocks, converter = blocks_of(parent, blocks=40), converter_of(parent, tmp_path)
@@ -73,7 +75,7 @@ SOME = Grouping((LayerGrouping.singletons(6), THIRDS.layers[1], LayerGrouping.si
 def test_which_layers_are_fitted(whole: bool, kv: KVFormat | None, fitted: set[int]) -> None:
     """Those in which nothing is shared if it is asked for, and something below or the cache changed."""
     parent = tiny_parent("llama", layers=3)
-    refinement, steps = Descent(steps=2, whole=whole), []
+    refinement, steps = Descent(steps=2, whole=whole, validate=False), []
 
     def layer_of(index: int) -> LayerWeights:
         layer = parent.layer(index)
@@ -104,7 +106,9 @@ def test_a_whole_layer_is_passed_in_its_basis() -> None:
     blocks = blocks_of(plain)
 
     def outputs_of(parent: Parent, below: LayerWeights) -> Tensor:
-        found = Outputs().refine(parent, grouping, lambda index: second if index else below, blocks, kv=TWO)
+        found = Outputs(validate=False).refine(
+            parent, grouping, lambda index: second if index else below, blocks, kv=TWO
+        )
         return found[1].o
 
     in_basis, wanted = outputs_of(plain, turned), outputs_of(scaled, turned)
@@ -116,10 +120,10 @@ def test_a_layer_alone_is_fitted_to_each_format(tmp_path: Path) -> None:
     """The same streams serve all formats; without one a layer is what it was."""
     parent = tiny_parent("llama")
     merged, layer = converter_of(parent, tmp_path).merged_layer(THIRDS, 0), THIRDS.layers[0]
-    alone = LayersAlone(parent, blocks_of(parent), Outputs())
+    alone = LayersAlone(parent, blocks_of(parent), Outputs(validate=False))
     plain, rounded = (alone.rounded(kv).refine(0, layer, merged).o for kv in (None, TWO))
     assert torch.equal(plain, alone.refine(0, layer, merged).o)
-    made = LayersAlone(parent, blocks_of(parent), Outputs(), kv=TWO).refine(0, layer, merged).o
+    made = LayersAlone(parent, blocks_of(parent), Outputs(validate=False), kv=TWO).refine(0, layer, merged).o
     assert torch.equal(rounded, made) and not torch.allclose(rounded, plain, atol=1e-3)
 
 
@@ -136,14 +140,16 @@ class Stopping(Outputs):
 def test_it_goes_on(tmp_path: Path) -> None:
     parent = tiny_parent("llama")
     blocks, converter = blocks_of(parent), converter_of(parent, tmp_path / "statistics")
-    wanted = converter.refine(THIRDS, blocks, Outputs(), kv=TWO)
+    wanted = converter.refine(THIRDS, blocks, Outputs(validate=False), kv=TWO)
     with pytest.raises(KeyboardInterrupt):
-        converter.refine(THIRDS, blocks, Stopping(before=1), folder=tmp_path / "kept", kv=TWO)
-    found = converter.refine(THIRDS, blocks, Outputs(), folder=tmp_path / "kept", kv=TWO)
+        converter.refine(THIRDS, blocks, Stopping(before=1, validate=False), folder=tmp_path / "kept", kv=TWO)
+    found = converter.refine(THIRDS, blocks, Outputs(validate=False), folder=tmp_path / "kept", kv=TWO)
     assert all(torch.equal(found[index].o, wanted[index].o) for index in wanted)
 
 
 def test_what_follows_the_basis() -> None:
-    assert Outputs().after_basis() is None and Descent(rounded_steps=0).after_basis() is None
-    joint = Joint(rounded_steps=7, seed=3, ridge=0.1)
-    assert joint.after_basis() == Descent(steps=7, seed=3, ridge=0.1)
+    assert (
+        Outputs(validate=False).after_basis() is None and Descent(rounded_steps=0, validate=False).after_basis() is None
+    )
+    joint = Joint(rounded_steps=7, seed=3, ridge=0.1, validate=False)
+    assert joint.after_basis() == Descent(steps=7, seed=3, ridge=0.1, validate=False)

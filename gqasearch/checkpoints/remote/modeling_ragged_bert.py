@@ -76,6 +76,7 @@ class RaggedGroups:
 
     num_key_value_heads_per_layer: list[int] | None = None
     kv_group_sizes: list[list[int]] | None = None
+    head_dim: int | None = None  # None: hidden size / attention heads
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)  # type: ignore[misc]
@@ -115,7 +116,7 @@ class RaggedDistilBertConfig(RaggedGroups, DistilBertConfig):
 
 
 class RaggedAttention(nn.Module):
-    """Goes before a stock self-attention class, whose projections and settings it keeps; k and v are narrower."""
+    """Goes before a stock self-attention class, whose settings it keeps; k and v are narrower."""
 
     names: ClassVar[tuple[str, str, str]] = ("query", "key", "value")
     config: Any
@@ -126,9 +127,11 @@ class RaggedAttention(nn.Module):
     def __init__(self, config: PreTrainedConfig, layer_idx: int) -> None:
         super().__init__(config)
         self.group_sizes: Sequence[int] = self.config.kv_group_sizes[layer_idx]
-        for name in self.names[1:]:
-            width = len(self.group_sizes) * self.attention_head_size
-            setattr(self, name, nn.Linear(self.config.hidden_size, width))
+        size = self.attention_head_size = self.config.head_dim or self.attention_head_size
+        self.scaling = size**-0.5
+        groups = len(self.group_sizes)
+        for name, heads in zip(self.names, (config.num_attention_heads, groups, groups), strict=True):
+            setattr(self, name, nn.Linear(config.hidden_size, heads * size))
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, past_key_values: Any = None, **kwargs: Any
@@ -158,6 +161,12 @@ class RaggedAttention(nn.Module):
         return torch.cat([head.expand(-1, size, -1, -1) for head, size in parts], dim=1)
 
 
+def output_of(attention: RaggedAttention) -> nn.Linear:
+    """W_o of as many heads as there are queries."""
+    config = attention.config
+    return nn.Linear(config.num_attention_heads * attention.attention_head_size, config.hidden_size)
+
+
 # What stock attention is called with and gives is not what it says, hence the ignored types.
 class RaggedBertAttention(RaggedAttention, BertSelfAttention):  # type: ignore[misc]
     """BERT's."""
@@ -179,7 +188,10 @@ class RaggedDistilBertAttention(RaggedAttention, DistilBertSelfAttention):
     """DistilBERT's, which has W_o inside."""
 
     names = ("q_lin", "k_lin", "v_lin")
-    out_lin: nn.Linear
+
+    def __init__(self, config: PreTrainedConfig, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        self.out_lin = output_of(self)
 
     def forward(  # type: ignore[override]
         self, *args: Any, **kwargs: Any
@@ -204,6 +216,7 @@ class RaggedModel(PreTrainedModel):
         base: Any = self.base_model
         for index, layer in enumerate(base.encoder.layer):
             layer.attention.self = self.attention_class(config, index)
+            layer.attention.output.dense = output_of(layer.attention.self)
 
 
 class RaggedBert(RaggedModel):
