@@ -12,7 +12,7 @@ def check_fits(document: GroupingDocument, geometry: Geometry, fingerprint: str 
 
     ``joined``: how many times the size of the model's the heads in ``geometry`` have. ``fingerprint``: content hash of
     the model's weights, or None to allow other weights of the same shape. Raises ``UserError`` that names both values
-    of everything that differs.
+    of everything that differs, of fingerprints their first digits.
     """
     model = document.model
     counts = [
@@ -23,6 +23,12 @@ def check_fits(document: GroupingDocument, geometry: Geometry, fingerprint: str 
     ]
     differ = [f"{name} is {a} in the grouping, {b} in the model" for name, a, b in counts if a != b]
     if not differ and fingerprint is not None and model.fingerprint and model.fingerprint != fingerprint:
-        differ = [f"the weights differ: fingerprint {model.fingerprint} in the grouping, {fingerprint} in the model"]
+        two = (f"{_short(model.fingerprint)} in the grouping", f"{_short(fingerprint)} in the model")
+        differ = [f"the weights differ: fingerprint {', '.join(two)}"]
     if differ:
-        raise UserError(f"this grouping belongs to another model ({model.id}): {'; '.join(differ)}")
+        instead = "give the model that it was searched for with --model, or search this one"
+        raise UserError(f"this grouping belongs to another model ({model.id}): {'; '.join(differ)}; {instead}")
+
+
+def _short(fingerprint: str) -> str:
+    return fingerprint.removeprefix("sha256:")[:12]

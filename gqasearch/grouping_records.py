@@ -83,3 +83,8 @@ class CalibrationRecord:
     source: str
     tokens: int
     fingerprint: str
+
+    @property
+    def text(self) -> str:
+        """The text in words, without the names of its documents."""
+        return self.source.partition(": ")[0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def quiet_libraries(verbose: int = 0) -> None:
@@ -19,3 +21,19 @@ def quiet_libraries(verbose: int = 0) -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Within the block transformers shows no progress bars; after it all is as before."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the hub's word on bars that the environment has switched off
+                transformers_logging.enable_progress_bar()

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from gqasearch.errors import UserError, nearest, unknown_name
 
 LARGEST = 2**63 - 1  # torch and NumPy count no further
-# Pydantic's words for these name types of Python.
+# Pydantic's words for these name types of Python, or how it read text.
 _WORDS = {
     "tuple_type": "must be a list",
     "list_type": "must be a list",
@@ -22,6 +22,13 @@ _WORDS = {
     "string_type": "must be text",
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "bool_parsing": "must be yes or no",
+    "bool_type": "must be yes or no",
     "missing": "is missing",
     "invalid_key": "names must be text",
 }

@@ -40,7 +40,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands(page: Path) -> list[str]:
     """What is given to ``gqasearch``, without comments."""
-    lines = "".join(blocks(page, "sh")).splitlines()
+    lines = "".join(blocks(page, "sh")).replace("\\\n", "").splitlines()
     return [line.removeprefix("gqasearch ").split(" #")[0].strip() for line in lines if line.startswith("gqasearch ")]
 
 

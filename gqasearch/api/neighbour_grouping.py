@@ -9,7 +9,8 @@ from gqasearch.grouping import Grouping, LayerGrouping
 def neighbours(parent: ParentWithText, kv_ratio: float = 0.5) -> Grouping:
     """Consecutive heads share, as in the GQA paper (https://arxiv.org/abs/2305.13245), as many groups in every layer.
 
-    ``kv_ratio``: share of the KV heads to keep. Raises ``UserError`` where that is less than one head or more than all.
+    ``kv_ratio``: share of the KV heads to keep, of which the nearest whole number is taken. Raises ``UserError`` where
+    that is less than one head or more than all.
     """
     work = parent.workspace({"kv_ratio": kv_ratio})
     geometry = work.source.geometry

@@ -39,7 +39,8 @@ def search(
 ) -> SearchResult:
     """Search which heads of ``parent`` should share. Lower fitness is better, always.
 
-    ``kv_ratio``: share of the KV cache to keep, the same in every layer [default: 0.5]. ``fitness``, ``merge``,
+    ``kv_ratio``: share of the KV cache to keep, the same in every layer [default: 0.5]; the nearest whole number of
+    heads is taken, and the result's ``notes`` say so. ``fitness``, ``merge``,
     ``refine`` (what is fitted after the merge), ``method``: objects, or names as ``gqasearch ls`` lists them
     [default: as ``gqasearch search``]; several fitness functions, or one and "kv-ratio", give a Pareto front.
     ``callbacks``: called with every generation; what one raises ends the search. ``workers``, ``threads``: who runs
@@ -55,7 +56,7 @@ def search(
         # No checkpoint is planned: ``SearchResult.save`` is asked which.
         work = parent.workspace({**values, **ratio, **settings, "seed": seed, "materialize": False}, objects, told)
         crew = parse_workers(workers)
-        check_run(work, crew, threads)
+        notes = tuple(check_run(work, crew, threads).notes())
         history: list[Generation] = []
         with begun_search(work, crew, threads) as begun:
             for generation in begun.generations():
@@ -63,7 +64,7 @@ def search(
                 for callback in callbacks:
                     callback(generation)
             document = begun.document(history[-1])
-    return SearchResult(parent, work.config, objects, document, history[-1].front, tuple(history))
+    return SearchResult(parent, work.config, objects, document, history[-1].front, tuple(history), notes)
 
 
 def _settings(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -32,20 +32,27 @@ VALIDATION_TOKENS = 16384
 Part = Literal["validation", "held-out"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SearchResult:
     """``front``: the candidates that no other beats in every objective, with their values; ``history``: every
-    generation. ``document``: the best grouping with all that is known of it, as ``grouping.json`` has it.
+    generation. ``document``: the best grouping with all that is known of it, as ``grouping.json`` has it. ``notes``: a
+    sentence on everything that differs from what was asked for, as a KV ratio that is no whole number of heads.
 
     The refinement is fitted once, when a figure, the model or a checkpoint is first asked for.
     """
 
     parent: ParentWithText
     config: RunConfig
-    objects: Objects = field(repr=False)
-    document: GroupingDocument = field(repr=False)
-    front: tuple[Candidate, ...] = field(repr=False)
-    history: tuple[Generation, ...] = field(repr=False)
+    objects: Objects
+    document: GroupingDocument
+    front: tuple[Candidate, ...]
+    history: tuple[Generation, ...]
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        kept = f"{self.grouping.kv_heads_total} KV heads, {self.document.kv_ratio:.4g} of {self.document.model.id}'s"
+        found = f"{kept}; {self.config.fitness} {self.value:.5g}"
+        return "\n".join([f"<SearchResult: {found}>", *(f"note: {note}" for note in self.notes)])
 
     @property
     def grouping(self) -> AnyGrouping:

@@ -22,10 +22,12 @@ from gqasearch.cli.materialize import materialize
 from gqasearch.cli.report import report
 from gqasearch.cli.search import search
 from gqasearch.cli.sweep import app as sweep
+from gqasearch.cli.usage_errors import OneLineErrors
 from gqasearch.cli.validate import validate
 
 app = typer.Typer(
     name="gqasearch",
+    cls=OneLineErrors,
     help="Make a grouped-query checkpoint out of a multi-head one, and keep its quality.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gqasearch.cli.config_file import COMPARISON, read_config
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
 
 if TYPE_CHECKING:
@@ -72,10 +73,10 @@ def compare(
 def _resolve(file: Path | None, flags: dict[str, Any], run: dict[str, Any], settings: list[str]) -> ComparisonConfig:
     """Defaults, then the file, then flags; ``--set`` last."""
     from gqasearch.comparison import build_comparison
-    from gqasearch.config import apply_settings, read_config_file
+    from gqasearch.config import apply_settings
     from gqasearch.errors import UserError
 
-    values = read_config_file(file) if file else {}
+    values = read_config(file, COMPARISON) if file else {}
     given = {name: value for name, value in flags.items() if value is not None and value != []}
     if {"evaluations", "seconds"} & given.keys():  # a flag replaces the file's budget
         values = {name: value for name, value in values.items() if name not in ("evaluations", "seconds")}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gqasearch.cli.figures_table import figures_table
 from gqasearch.cli.generated_tables import on_generation
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
 from gqasearch.cli.rounded_tables import show_rounded
@@ -142,7 +143,6 @@ def _names(tasks: str) -> list[str]:
 
 def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from gqasearch.reporting import SearchProgress
     from gqasearch.steps import Workspace
@@ -157,13 +157,7 @@ def _on_text(settings: RunConfig, folder: Path, trust: bool, json_: bool) -> Non
     if json_:
         _print_metrics(metrics)
         return
-    table = Table("", "parent", "converted")
-    for name in ("perplexity", "kl", "hidden_error", "bits_per_byte", "kv_bytes_per_token", "parameters"):
-        if name in own:
-            table.add_row(name.replace("_", " "), f"{own[name]:.6g}", f"{mine[name]:.6g}")
-    for kind, cosine in mine.get("embedding_cosine", {}).items():
-        table.add_row(f"cosine of sentence embeddings, {kind} text", "1", f"{cosine:.6g}")
-    output_console().print(table)
+    output_console().print(figures_table({"parent": own, "converted": mine}))
     distance = distance_of(mine)
     (low, high), blocks = mine[f"{distance}_interval"], len(mine[f"{distance}_blocks"])
     typer.echo(f"{DISTANCES[distance]}: 95% interval {low:.4g} to {high:.4g} over {blocks} blocks")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gqasearch.cli.figures_table import figures_table
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
 from gqasearch.cli.run_options import with_config_flags
 from gqasearch.errors import UserError
@@ -79,15 +80,9 @@ def _heal(config: HealConfig, output_dir: Path, json_: bool, quiet: bool) -> Non
 
 
 def _show(path: Path, metrics: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    table = Table("", "parent", "start", "healed")
-    records = (metrics["parent"], metrics["results"]["start"], metrics["results"]["healed"])
-    for name in ("perplexity", "kl", "bits_per_byte", "kv_bytes_per_token", "parameters"):
-        table.add_row(name.replace("_", " "), *(f"{record[name]:.6g}" for record in records))
-    console = output_console()
-    console.print(table)
-    low, high = records[2]["kl_interval"]
+    results, console = metrics["results"], output_console()
+    console.print(figures_table({"parent": metrics["parent"], "start": results["start"], "healed": results["healed"]}))
+    low, high = results["healed"]["kl_interval"]
     console.print(f"KL: 95% interval {low:.4g} to {high:.4g}", highlight=False)
     early = ", stopped early" if metrics["stopped_early"] else ""
     console.print(f"trained on {metrics['tokens']:,} tokens in {metrics['steps']:,} steps{early}", highlight=False)

@@ -60,6 +60,7 @@ def materialize(
     """
     with clear_errors():
         quiet_libraries(0)
+        from gqasearch.run.forecast import size_words
         from gqasearch.run.origin import materialize_config
 
         given = {
@@ -95,9 +96,13 @@ def materialize(
                 {"output_dir": str(output_dir), "layout": layout_.name, "reason": layout_.reason, "loaded_back": told}
             )
         elif not quiet:
-            typer.echo(f"{output_dir}: {written.layout.name}. {written.layout.reason}\n{written.check}")
+            size = sum(file.stat().st_size for file in output_dir.rglob("*") if file.is_file())
+            typer.echo(f"{output_dir}: {size_words(size)}, layout {written.layout.name}. {written.layout.reason}")
+            typer.echo(str(written.check))
             if fitted_on is not None:
-                typer.echo(f"fitted on {fitted_on.source}, {fitted_on.tokens:,} tokens")
+                typer.echo(f"fitted on {fitted_on.text}, {fitted_on.tokens:,} tokens")
+            typer.echo(f"next: gqasearch evaluate {output_dir}  (how good it is)")
+            typer.echo(f"      gqasearch doctor {output_dir} --target vllm  (whether an engine loads it)")
 
 
 def _write(

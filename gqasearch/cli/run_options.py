@@ -11,7 +11,8 @@ import typer
 from pydantic import BaseModel
 from typer.models import ArgumentInfo
 
-from gqasearch.config import SIZES, RunConfig, apply_settings, build_config, read_config_file
+from gqasearch.cli.config_file import RUN, read_config
+from gqasearch.config import SIZES, RunConfig, apply_settings, build_config
 from gqasearch.sections import SECTIONS
 
 # Reached by --fitness, --objective and --set instead.
@@ -62,7 +63,7 @@ def resolve_config(
     file: Path | None, flags: dict[str, Any], fitness: str | None, objectives: list[str], settings: list[str]
 ) -> RunConfig:
     """Defaults, then the file, then flags, then ``--set``."""
-    values = read_config_file(file) if file else {}
+    values = read_config(file, RUN) if file else {}
     given = {name: value for name, value in flags.items() if value is not None}
     if set(SIZES) & given.keys():  # a flag replaces the file's way to say it
         values = {name: value for name, value in values.items() if name not in SIZES}

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gqasearch.cli.config_file import refuse_yaml
 from gqasearch.cli.messages import clear_errors, print_json, quiet_libraries
 
 
@@ -24,6 +25,7 @@ def validate(
         from gqasearch.grouping_document import read_grouping
         from gqasearch.grouping_fit import check_fits
 
+        refuse_yaml(grouping)
         document = read_grouping(grouping)
         if model is not None:
             quiet_libraries(0)

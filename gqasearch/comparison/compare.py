@@ -12,6 +12,7 @@ from gqasearch.comparison.comparison_folder import ComparisonFolder
 from gqasearch.comparison.comparison_report import comparison_data, facts_of, write_facts
 from gqasearch.comparison.sample_quality import measure_samples
 from gqasearch.comparison.searches import Plan, search_winners
+from gqasearch.comparison.work_plan import OneBar, expected_seconds, work_words
 from gqasearch.files import write_file
 from gqasearch.reporting.comparison import ComparisonData
 from gqasearch.reporting.comparison_html import comparison_figures, write_comparison
@@ -27,18 +28,20 @@ def compare(
 ) -> ComparisonData:
     """Both questions, into ``output_dir``; goes on where an interrupted comparison of the same settings stopped.
 
-    ``tell``: is given, before the work, a sentence on everything that will differ from what was asked for.
+    ``tell``: is given, before the work, a sentence on everything that will differ from what was asked for, and on how
+    much work there is.
 
     Raises ``UserError`` before long work for settings that do not fit the model, and for a folder that holds others.
     """
-    shown: Progress = progress or NoProgress()
     cache, folder = ProcessCache(), ComparisonFolder(output_dir)
     plan = Plan.of(config, cache)
     # Read now for their errors, too, before there is a folder.
     facts = None if folder.report.is_file() else facts_of(config, plan, cache)
     folder.open(config)
-    for note in plan.notes:
+    seconds = {} if facts is None else expected_seconds(config, plan, folder, cache)
+    for note in (*plan.notes, *(work_words(config, plan, seconds) if seconds else ())):
         tell(note)
+    shown = OneBar(progress or NoProgress(), seconds)
     lock = folder.acquire()
     try:
         if facts is not None:

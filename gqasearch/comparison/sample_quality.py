@@ -62,6 +62,16 @@ def measure_samples(
                 _measure_fitness(work, name, pool, values, condition)
 
 
+def quality_stage(condition: Condition, pool: str) -> str:
+    """What measuring the quality of a pool is called in progress."""
+    return f"quality {condition}: {pool} groupings"
+
+
+def fitness_stage(condition: Condition, pool: str, fitness: str) -> str:
+    """The same of a fitness."""
+    return f"{fitness} {condition}: {pool} groupings"
+
+
 def draw_random(config: ComparisonConfig, folder: ComparisonFolder, condition: Condition, cache: ProcessCache) -> None:
     """Draw the random groupings of a KV ratio, unless they are there; all merges share them."""
     path = folder.groupings(condition, RANDOM)
@@ -85,7 +95,7 @@ def _measure_qualities(work: Workspace, tokens: int, pool: Pool, values: Values,
     blocks = work.blocks("evaluation").first(tokens)
     if len(blocks.ids) < 2:
         raise UserError(f"sample_tokens {tokens} is less than two blocks of {work.config.block_length} tokens")
-    work.progress.stage(f"quality {condition}: {pool.name} groupings", total=len(pool))
+    work.progress.stage(quality_stage(condition, pool.name), total=len(pool))
     for places in _batches(missing):
         work.progress.update(places[0])
         for column, found in zip(
@@ -121,7 +131,7 @@ def _measure_fitness(work: Workspace, name: str, pool: Pool, values: Values, con
     missing = values.missing(column, len(pool))
     if not missing:
         return
-    work.progress.stage(f"{name} {condition}: {pool.name} groupings", total=len(pool))
+    work.progress.stage(fitness_stage(condition, pool.name, name), total=len(pool))
     prepared = work.prepared(work.fitnesses[name])
     for places in _batches(missing):
         work.progress.update(places[0])

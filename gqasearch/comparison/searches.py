@@ -86,30 +86,33 @@ def _refusal(work: Workspace) -> str | None:
     return None
 
 
-class OneBar(NoProgress):
-    """Shows a run inside a longer stage as where its search stands, and no stage of its own."""
+class OneStage(NoProgress):
+    """Shows a run as one stage, within it where its search stands."""
 
-    def __init__(self, progress: Progress, done: int) -> None:
-        self.progress, self.done = progress, done
+    def __init__(self, progress: Progress, name: str) -> None:
+        self.progress = progress
+        progress.stage(name)
 
     def update(self, completed: int, point: HistoryPoint | None = None, detail: str = "") -> None:
         if point is not None:
-            self.progress.update(self.done, point, detail)
+            self.progress.update(0, point, detail)
+
+
+def run_stage(condition: Condition, entry: Entry, seed: int) -> str:
+    """What the run of a winner is called in progress."""
+    return f"search {condition}: {entry.label}" + ("" if entry == NO_SEARCH else f", {entry.method}, seed {seed}")
 
 
 def search_winners(
     config: ComparisonConfig, folder: ComparisonFolder, plan: Plan, cache: ProcessCache, progress: Progress
 ) -> None:
     """Make every run that is not there yet, and note what the first of every fitness met on its way."""
-    todo = list(_runs(config, plan))
-    for done, (condition, entry, seed) in enumerate(todo):
+    for condition, entry, seed in runs(config, plan):
         if seed == 0:
-            progress.stage(f"search {condition}: {entry.label}", total=len(todo))
             # The first seed's seconds are the search's whole price; the others know what it measured.
             cache.forget(ProcessCache.RUNNING, ProcessCache.TABLES)
-        progress.update(done)
-        made = folder.run(condition, entry, seed)
-        run(config.run_config(condition, entry, seed), made.path, OneBar(progress, done), cache)
+        made, shown = folder.run(condition, entry, seed), OneStage(progress, run_stage(condition, entry, seed))
+        run(config.run_config(condition, entry, seed), made.path, shown, cache)
         if config.sample and seed == 0 and entry.fitness and entry == plan.first_with(entry.fitness):
             _note_met(config, folder, condition, entry, made, cache)
 
@@ -123,7 +126,8 @@ def top_sample(config: ComparisonConfig, folder: ComparisonFolder, condition: Co
     return read_sample(path)
 
 
-def _runs(config: ComparisonConfig, plan: Plan) -> Iterator[tuple[Condition, Entry, int]]:
+def runs(config: ComparisonConfig, plan: Plan) -> Iterator[tuple[Condition, Entry, int]]:
+    """Every run that a comparison makes: first that without a search, then all seeds of every entry."""
     if config.seeds:
         for condition in config.conditions():
             yield condition, NO_SEARCH, 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from math import gcd
 
 from gqasearch.checkpoints.heads_in_config import image_layers, shape_of
 from gqasearch.doctor._base import Finding, Patient
 from gqasearch.errors import UserError
+from gqasearch.models.stored_dtype import value_bytes
 from gqasearch.rounding import parse_format
 
 # vLLM 0.32: v1/attention/backends/cpu_attn.py, flash_attn.py, triton_attn.py, flashinfer.py.
@@ -126,16 +128,20 @@ def _mlx_groups(size: int) -> Finding:
 
 
 def cache_size(patient: Patient) -> Iterator[Finding]:
-    """What the cache takes, as the engine lays it out."""
+    """What the cache takes: in numbers as the checkpoint stores them, and in 16 bits, as most engines keep it."""
     heads, size = patient.kv_heads, patient.head_dim
     fewest, most = min(heads), max(heads)
     counts = str(most) if fewest == most else f"{fewest} to {most}"
-    yield Finding(
-        "KV cache", "ok", f"{4 * size * sum(heads):,} bytes per token in 16 bits: {counts} KV heads of {size}"
-    )
-    if of_image := image_layers(patient.config):
-        words = f"{4 * size * len(of_image) * shape_of(patient.config).num_kv_heads:,} bytes per token of an image"
-        yield Finding("KV cache", "ok", f"{words}, in layers that are the parent's own")
+    numbers = 2 * size * sum(heads)
+    with suppress(UserError):  # damaged weights have a check of their own
+        stored = value_bytes(patient.folder)
+        told = f"{stored * numbers:,} bytes per token in {8 * stored} bits as stored"
+        halved = "" if stored == 2 else f" ({2 * numbers:,} in 16)"
+        yield Finding("KV cache", "ok", f"{told}{halved}: {counts} KV heads of {size}")
+        if of_image := image_layers(patient.config):
+            numbers = 2 * size * len(of_image) * shape_of(patient.config).num_kv_heads
+            words = f"{stored * numbers:,} bytes per token of an image, in layers that are the parent's own"
+            yield Finding("KV cache", "ok", words)
     if patient.engine_name == "llama.cpp" and fewest != most:
         words = "without flash attention, values take the room of the largest layer in every layer"
         yield Finding("KV cache", "warning", words)

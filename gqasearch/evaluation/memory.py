@@ -22,13 +22,14 @@ TOLD_FORMATS = ("fp8", "int4_per_token_head", "q8_0", "q4_0")
 class KVSize:
     """Keys and values of one token.
 
-    ``stored``: bytes as the checkpoint stores numbers; ``heads``: cached key heads and value heads, all layers'
-    together, none in an encoder; ``head_dim``: numbers of each.
+    ``stored``: bytes, of numbers of ``value_bits`` as the checkpoint stores them; ``heads``: cached key heads and value
+    heads, all layers' together, none in an encoder; ``head_dim``: numbers of each.
     """
 
     stored: float
     heads: tuple[int, int]
     head_dim: int
+    value_bits: int
 
     def by_format(self) -> Mapping[str, float]:
         """Bytes in those of ``TOLD_FORMATS`` that take heads of this size."""
@@ -50,7 +51,9 @@ def cached_kv_size(model: PreTrainedModel, value_bytes: int | None = None, token
     layers = _filled(cache)
     total = sum(_bytes(tensor, value_bytes) for layer in layers for tensor in (layer.keys, layer.values))
     keys, values = (sum(int(getattr(layer, side).shape[1]) for layer in layers) for side in ("keys", "values"))
-    return KVSize(total // tokens, (keys, values), int(layers[0].keys.shape[-1]))
+    first: Tensor = layers[0].keys
+    bits = 8 * (value_bytes or first.element_size())
+    return KVSize(total // tokens, (keys, values), int(first.shape[-1]), bits)
 
 
 def _filled(cache: Any) -> list[Any]:

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from gqasearch.errors import UserError
+from gqasearch.libraries import no_progress_bars
 from gqasearch.models.companions import has_tokenizer
 from gqasearch.models.device import check_device, resolve_device
 from gqasearch.models.families import known_family, objective_of, read_config
@@ -111,7 +112,7 @@ def from_files(
         require_type(tensors, config)
         require_layers(tensors, family, config)
     try:
-        with own_modules_cache(), wide_attention(config):
+        with own_modules_cache(), wide_attention(config), no_progress_bars():
             model, info = auto_class(config).from_pretrained(
                 directory,
                 dtype=dtype,

@@ -52,6 +52,11 @@ class HistoryPoint:
     best: float
     seconds: float
 
+    @property
+    def words(self) -> str:
+        """For a line of progress."""
+        return f"best {self.best:.5g}  generation {self.generation}  {self.evaluations:,} evaluations"
+
 
 @dataclass(frozen=True)
 class History:
@@ -102,12 +107,15 @@ class MethodResult:
 
 @dataclass(frozen=True)
 class ParentResult:
-    """The unconverted model, measured the same way."""
+    """The unconverted model, measured the same way. ``kv_value_bits``: of a number as the checkpoint stores it, which
+    KV bytes are counted in; None where that was not noted.
+    """
 
     perplexity: float
     kv_heads_total: int
     kv_bytes_per_token: int
     parameters: int
+    kv_value_bits: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

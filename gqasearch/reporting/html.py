@@ -54,6 +54,7 @@ def render_report(data: ReportData) -> str:
         left_aligned=[column in tables.LEFT_ALIGNED for column in text.columns],
         rows=rows,
         baseline=tables.BASELINE if "kl_of_baseline" in text.columns else None,
+        kv_bytes=tables.stored_words(vars(data.parent)),
         csv_uri=data_uri("text/csv", tables.results_csv(frame).encode()),
         distance=distance,
         kl=vector(kl_figure(frame), f"{distance.axis} against KV ratio, one line per method"),

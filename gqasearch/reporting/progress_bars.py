@@ -74,17 +74,18 @@ class SearchProgress:
         if self._progress is None:
             return
         self._finish_stage()
-        self._task = self._progress.add_task(name, total=total, detail="")
+        self._task = self._progress.add_task(name, total=total, detail="", most="")
 
     def update(self, completed: int, point: HistoryPoint | None = None, detail: str = "") -> None:
         """Steps of the stage done so far, and where its search stands, or other words on it."""
         if point is not None:
-            detail = f"best {point.best:.5g}  generation {point.generation}  {point.evaluations:,} evaluations"
+            detail = point.words
         if self._lines is not None:
-            self._lines.update(completed, detail)
+            self._lines.update(completed, detail, may_end_early=point is not None)
         if self._progress is None or self._task is None:
             return
-        self._progress.update(self._task, completed=completed, detail=detail)
+        most = " ≤" if point is not None else ""  # a search ends where it finds nothing better for a while
+        self._progress.update(self._task, completed=completed, detail=detail, most=most)
 
     def _finish_stage(self) -> None:
         if self._progress is None or self._task is None:
@@ -107,7 +108,7 @@ def _progress(console: Console) -> Progress:
         BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("ETA"),
+        TextColumn("ETA{task.fields[most]}"),
         TimeRemainingColumn(compact=True),
         # On a narrow terminal this column gives way, from its end; the others stay whole.
         TextColumn("{task.fields[detail]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),

@@ -23,13 +23,14 @@ class _Stage:
     first: tuple[int, float] | None = None
     completed: int = 0
     detail: str = ""
+    may_end_early: bool = False
     told: bool = False
 
 
 class ProgressLines:
     """A line when a stage has lasted a second, and one every ``every`` seconds while it lasts.
 
-        gqasearch 0:00:31  search  120/600, best 0.31  generation 120  4,800 evaluations, about 0:02:10 left
+        gqasearch 0:00:31  search  120/600, best 0.31  generation 120  4,800 evaluations, at most 0:02:10 left
 
     Nothing is written in the first ``delay`` seconds. ``clock``: seconds that never go back. ``tick`` writes what is
     due; ``start`` has a thread call it, so that lines come also while a step takes minutes.
@@ -57,12 +58,14 @@ class ProgressLines:
         with self._lock:
             self._stage = _Stage(name, total, self._clock())
 
-    def update(self, completed: int, detail: str) -> None:
+    def update(self, completed: int, detail: str, *, may_end_early: bool = False) -> None:
+        """``may_end_early``: before all steps are done, as a search does that finds nothing better."""
         with self._lock:
             if self._stage is not None:
                 if self._stage.first is None:
                     self._stage.first = completed, self._clock()
                 self._stage.completed, self._stage.detail = completed, detail
+                self._stage.may_end_early = may_end_early
 
     def tick(self) -> None:
         """Write the line that is due, if one is."""
@@ -96,7 +99,7 @@ def _standing(stage: _Stage, now: float) -> str:
     if stage.total is not None and stage.first is not None and stage.completed > stage.first[0]:
         done, since = stage.completed - stage.first[0], now - (stage.first[1] if stage.first[0] else stage.began)
         left = since / done * max(0, stage.total - stage.completed)
-        parts.append(f"about {_hours(left)} left" if left else "")
+        parts.append(f"{'at most' if stage.may_end_early else 'about'} {_hours(left)} left" if left else "")
     words = ", ".join(part for part in parts if part)
     return f"  {words}" if words else ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,12 @@ def headers(text: pd.DataFrame) -> list[str]:
     return [_HEADERS[str(column)] for column in text.columns]
 
 
+def stored_words(record: Mapping[str, Any]) -> str:
+    """In what numbers the KV bytes of a record of ``metrics.json`` are counted; older ones do not say their bits."""
+    bits = record.get("kv_value_bits")
+    return "as stored" if bits is None else f"in {bits} bits as stored"
+
+
 def results_table(data: ReportData) -> Table:
     """The results for a terminal of 100 columns; the lowest KL of each KV budget is bold."""
     frame = results_frame(data)
@@ -100,8 +107,8 @@ def results_table(data: ReportData) -> Table:
     for column, header in zip(text.columns, headers(text), strict=True):
         left = column in LEFT_ALIGNED
         table.add_column(header, justify="left" if left else "right", overflow="fold", vertical="bottom")
-    if "kl_of_baseline" in text.columns:
-        table.caption = f"baseline: {BASELINE}"
+    kv_bytes = f"KV bytes: {stored_words(vars(data.parent))}"
+    table.caption = f"baseline: {BASELINE}\n{kv_bytes}" if "kl_of_baseline" in text.columns else kv_bytes
     for cells, best, starts in zip(text.to_numpy().tolist(), frame["is_best"], starts_budget(frame), strict=True):
         if starts:
             table.add_section()

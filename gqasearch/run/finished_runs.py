@@ -120,7 +120,8 @@ class _Run:
     def parent(self) -> ParentResult:
         own, model = self.metrics["parent"], self.document.model
         total = len(self.document.layers) * model.num_key_value_heads
-        return ParentResult(own.get("perplexity", math.nan), total, own["kv_bytes_per_token"], own["parameters"])
+        figures = (own["kv_bytes_per_token"], own["parameters"], own.get("kv_value_bits"))
+        return ParentResult(own.get("perplexity", math.nan), total, *figures)
 
     def results(self) -> list[MethodResult]:
         """The baseline if it was measured, then the run's own model."""

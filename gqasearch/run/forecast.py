@@ -121,10 +121,10 @@ def plan_words(plan: Plan | None) -> list[tuple[str, str]]:
         return []
     parts = ", ".join(f"{stage.name} {time_words(stage.seconds)}" for stage in plan.stages)
     largest = plan.largest
-    disk = f"{_gigabytes(plan.folder_disk)} in the run folder, {_gigabytes(plan.cache_disk)} in the cache"
+    disk = f"{size_words(plan.folder_disk)} in the run folder, {size_words(plan.cache_disk)} in the cache"
     return [
         ("expected time", f"about {time_words(plan.seconds)} ({parts})"),
-        ("expected memory", f"up to {_gigabytes(largest.bytes)} ({largest.name})"),
+        ("expected memory", f"up to {size_words(largest.bytes)} ({largest.name})"),
         ("expected disk", f"up to {disk}"),
     ]
 
@@ -136,8 +136,9 @@ def time_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _gigabytes(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 5e7 else f"{count / 1e6:.0f} MB"
+def size_words(count: float) -> str:
+    """Bytes in words, one MB at the least."""
+    return f"{count / 1e9:.1f} GB" if count >= 5e7 else f"{max(count / 1e6, 1):.0f} MB"
 
 
 def require_room(sizes: Sizes, plan: Callable[[Sizes], Plan], folder: Path, memory: int | None) -> None:
@@ -159,7 +160,7 @@ def require_room(sizes: Sizes, plan: Callable[[Sizes], Plan], folder: Path, memo
     found = plan(sizes)
     limits = {"memory": memory or 0, **{name: free for name, _, free in spaces}}
     needs = [
-        f"{_gigabytes(limits[what] + lack)} of {what} and may take {_gigabytes(limits[what])}"
+        f"{size_words(limits[what] + lack)} of {what} and may take {size_words(limits[what])}"
         for what, lack in short.items()
     ]
     chosen, relieved = _relief(sizes, lambda asked: sum(lacks(asked).values()))
@@ -168,7 +169,7 @@ def require_room(sizes: Sizes, plan: Callable[[Sizes], Plan], folder: Path, memo
     verdict = "it then fits" if not lacks(relieved) else "that is still too much: it takes a larger machine"
     raise UserError(
         f"this run needs about {', '.join(needs)} (most in {found.largest.name}). With {named} it needs "
-        f"{_gigabytes(after.largest.bytes)} of memory and {_gigabytes(after.folder_disk + after.cache_disk)} of disk: "
+        f"{size_words(after.largest.bytes)} of memory and {size_words(after.folder_disk + after.cache_disk)} of disk: "
         f"{verdict}. If you know better, say with --memory GB what it may take"
     )
 

@@ -214,8 +214,8 @@ def with_text_used(
     if recorded is None or recorded.fingerprint == used.fingerprint:
         return replace(document, calibration=used), None
     what = (
-        f"fitted on other text than the grouping was searched with: on {_short(used.source)}, {used.tokens:,} tokens "
-        f"in blocks of {block_length}, not on {_short(recorded.source)}, {recorded.tokens:,} tokens"
+        f"fitted on other text than the grouping was searched with: on {used.text}, {used.tokens:,} tokens "
+        f"in blocks of {block_length}, not on {recorded.text}, {recorded.tokens:,} tokens"
     )
     if not knowingly:
         raise UserError(
@@ -223,8 +223,3 @@ def with_text_used(
             "--block-length as in the search, or --any-text to take this one"
         )
     return replace(document, calibration=used), f"the checkpoint is {what}"
-
-
-def _short(source: str) -> str:
-    """A text in words, without the list of its documents."""
-    return source.partition(": ")[0]

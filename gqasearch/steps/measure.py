@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from gqasearch.checkpoints import merged_by_group, needs_remote_code, require_trust, strange_code
+from gqasearch.checkpoints import merged_by_group, needs_remote_code, plan_checkpoint, require_trust, strange_code
 from gqasearch.checkpoints.mimo import MIMO_ARCHITECTURE
 from gqasearch.errors import UserError
 from gqasearch.evaluation import (
@@ -139,11 +139,12 @@ def kv_size(source: ModelSource, model: PreTrainedModel, directory: Path | None)
     computes. Bytes are counted in the dtype in which the checkpoint in ``directory`` is stored, as engines will run it,
     not in the dtype of this run.
     """
-    size = None if directory is None else value_bytes(directory)
+    size = model.dtype.itemsize if directory is None else value_bytes(directory)
     if source.family.objective == "next-token":
         return cached_kv_size(model, size)
     shape = source.geometry
-    return KVSize(computed_kv_bytes_per_token(model, source.family, shape.num_layers, size), (0, 0), shape.head_dim)
+    computed = computed_kv_bytes_per_token(model, source.family, shape.num_layers, size)
+    return KVSize(computed, (0, 0), shape.head_dim, 8 * size)
 
 
 def grouping_subject(
@@ -157,8 +158,8 @@ def grouping_subject(
 
 
 def _grouped(work: Workspace, grouping: AnyGrouping, runner: ParentLayers) -> Subject:
-    """Cache and parameters follow from the numbers of groups: a group of n heads has one key and value projection, not
-    n.
+    """Cache and parameters are those of the checkpoint that would be written: a group of n heads has one key and value
+    projection, not n, and some layouts have empty query heads.
     """
     parent, geometry = work.parent, work.parent.geometry
     size = parent.model.dtype.itemsize if parent.directory is None else value_bytes(parent.directory)
@@ -175,9 +176,24 @@ def _grouped(work: Workspace, grouping: AnyGrouping, runner: ParentLayers) -> Su
             grouping.kv_bytes_per_token(geometry.head_dim, size),
             (keys, values) if caches else (0, 0),
             geometry.head_dim,
+            8 * size,
         ),
-        count_parameters(parent.model) - removed,
+        count_parameters(parent.model) - removed + _padding(work, grouping, first),
     )
+
+
+def _padding(work: Workspace, grouping: AnyGrouping, layer: LayerWeights) -> int:
+    """Parameters of the empty query heads that a checkpoint of this grouping has; 0 where it can have no checkpoint.
+
+    What another architecture adds that it is written as, such as Phi's biases, is not counted.
+    """
+    source, config = work.source, work.config
+    try:
+        layout = plan_checkpoint(source.family, source.config, grouping, config.layout, config.target)
+    except UserError:
+        return 0
+    of_head = sum(part[0].numel() for part in (layer.q, layer.o, layer.q_bias) if part is not None)
+    return of_head * sum(len(slots) - len(layer.q) for slots in layout.slots)
 
 
 def baseline_subject(work: Workspace) -> Subject:

@@ -10,6 +10,7 @@ import numpy as np
 from gqasearch.checkpoints import MetricRow
 from gqasearch.evaluation import AnyQuality, KVSize, mean_interval
 from gqasearch.models import Objective
+from gqasearch.reporting.tables import stored_words
 
 # Figures that are a distance to the parent, of which every record has one: key -> in words.
 DISTANCES = {"kl": "KL", "hidden_error": "hidden-state error"}
@@ -25,6 +26,7 @@ def quality_record(quality: AnyQuality, kv: KVSize, parameters: int, seed: int) 
         **quality.figures(),
         f"{distance}_interval": list(mean_interval(per_block, np.random.default_rng(seed))),
         "kv_bytes_per_token": kv.stored,
+        "kv_value_bits": kv.value_bits,
         "kv_bytes_by_format": kv.by_format(),
         "parameters": parameters,
         f"{distance}_blocks": list(per_block),
@@ -38,12 +40,12 @@ def distance_of(record: Mapping[str, Any]) -> str:
 
 def card_rows(parent: Mapping[str, Any], mine: Mapping[str, Any], objective: Objective) -> tuple[MetricRow, ...]:
     """What a model card tells of two records of ``quality_record``."""
-    masked, caches = objective == "masked", objective == "next-token"
+    masked, cache = objective == "masked", "KV cache" if objective == "next-token" else "keys and values computed"
     words = {
         "perplexity": "pseudo-perplexity" if masked else "perplexity",
         "kl": f"KL to the parent, nats per {'masked ' if masked else ''}token",
         "hidden_error": "squared error of hidden states, relative to the parent's",
-        "kv_bytes_per_token": f"{'KV cache' if caches else 'keys and values computed'}, bytes per token",
+        "kv_bytes_per_token": f"{cache}, bytes per token {stored_words(mine)}",
         "parameters": "parameters",
     }
     rows = [MetricRow(words[name], parent[name], mine[name]) for name in words if name in mine]

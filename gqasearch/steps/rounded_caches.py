@@ -70,7 +70,7 @@ class Rounded:
         metrics["rounded"] = []
         for subject, (cache, name) in self.asked.items():
             record = results.pop(subject)
-            del record["kv_bytes_by_format"]  # of the model
+            del record["kv_bytes_by_format"], record["kv_value_bits"]  # of the model
             metrics["rounded"].append({"format": cache, "model": name, **_with_share(record, self.whole)})
         for record in (metrics["parent"], *results.values()):
             record |= _with_share(record, self.whole)

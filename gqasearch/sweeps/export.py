@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import optuna
@@ -53,3 +55,16 @@ def by_host(study: optuna.Study) -> list[dict[str, Any]]:
     hosts = sorted({host for host, _ in counts})
     states = ("complete", "pruned", "running", "fail")
     return [{"host": host, **{state: counts[host, state] for state in states}} for host in hosts]
+
+
+def best_and_newest(frame: pd.DataFrame, objective: str, best: Collection[int], count: int) -> pd.DataFrame:
+    """At most ``count`` rows of ``trials_frame``: of the ``best`` numbers, then by turns the best that are left in
+    the first ``objective`` and the newest.
+    """
+    if len(frame) <= count:
+        return frame
+    ranked = frame.dropna(subset=[objective]).sort_values([objective, "number"])["number"]
+    newest = frame["number"].sort_values(ascending=False)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(ranked, newest))
+    chosen = [number for number in dict.fromkeys([*best, *turns]) if number is not None][:count]
+    return frame[frame["number"].isin(chosen)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import optuna
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 import gqasearch as gqs
 from gqasearch.config import build_config
@@ -171,3 +173,18 @@ def test_progress_is_told_where_it_is_asked_for(parent: gqs.ParentWithText, monk
 
 def test_everything_that_is_offered_is_there() -> None:
     assert all(getattr(gqs, name) is not None for name in gqs.__all__)
+
+
+def test_a_rounded_ratio_is_told(parent: gqs.ParentWithText, result: gqs.SearchResult) -> None:
+    assert repr(result).startswith("<SearchResult: 36 KV heads, 0.5 of embedded's; merge-error 0.")
+    assert not any("kv-ratio" in note for note in result.notes)
+    rounded = gqs.search(parent, kv_ratio=0.4, refine="none", method="neighbour")
+    note = "kv-ratio 0.4 is no whole number of 12 heads: taking the nearest, 5 of 12 = 0.4167 in every layer"
+    assert rounded.notes[0] == note and f">\nnote: {note}\n" in f"{rounded!r}\n"
+
+
+def test_loading_shows_no_bars_and_leaves_transformers_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings(action="ignore"):  # the hub's word on its own bars
+        transformers_logging.enable_progress_bar()
+    gqs.load("embedded").model  # noqa: B018
+    assert capfd.readouterr() == ("", "") and transformers_logging.is_progress_bar_enabled()

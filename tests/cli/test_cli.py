@@ -108,6 +108,11 @@ def test_other_verbs_work_on_a_run(finished: Path, checkpoint: Path, common: lis
     ]
     result = call("materialize", grouping, "--output-dir", str(tmp_path / "model"), *again, "--json")
     assert json.loads(result.stdout)["layout"].startswith("stock-")
+    told = call("materialize", grouping, "--output-dir", str(tmp_path / "told"), *again).stdout
+    assert (
+        f"{tmp_path / 'told'}: 1 MB, layout stock-" in told and f"next: gqasearch evaluate {tmp_path / 'told'} " in told
+    )
+    assert "fitted on " in told and ".txt: " not in told
     a, b = (load_file(folder / "model.safetensors") for folder in (finished / "model", tmp_path / "model"))
     assert all(torch.equal(a[name], b[name]) for name in a)
     evaluate = [
@@ -189,7 +194,7 @@ def test_ls(what: str) -> None:
         (["--set", "method.popluation=3"], "did you mean 'population'?"),
         (
             ["--set", "method.population=many"],
-            "parameter population: must be a valid integer, unable to parse string as an integer, got 'many'",
+            "parameter population: must be a whole number, got 'many'",
         ),
         (["--model", "/no/such/folder"], "no such file or folder"),
         (["--model", "no-such-org/no-such-model"], "the hub did not give it"),

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gqasearch.cli.app import app
+from gqasearch.cli.config_file import read_config
 from gqasearch.embedded import model_directory
 
 EMBEDDED = model_directory()
@@ -61,7 +62,7 @@ def test_no_help_and_no_usage_error_imports_a_heavy_library() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"kv_ratio: abc", "kv_ratio: must be a valid number, unable to parse string as a number, got 'abc'"),
+        (b"kv_ratio: abc", "kv_ratio: must be a number, got 'abc'"),
         (b"kv_ration: 1", "unknown setting 'kv_ration'; did you mean 'kv_ratio'?"),
         (b"kv_ratio: yes", "kv_ratio: must be a number, got true"),
         (b"seed: on", "seed: must be a number, got true"),
@@ -98,6 +99,44 @@ def test_mistakes_in_a_file_are_one_line(content: bytes, message: str, tmp_path:
     path = tmp_path / "run.yaml"
     path.write_bytes(content)
     assert message in one_line(call("search", "--dry-run", "--config", str(path)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("search --kv-ratio half", "--kv-ratio: must be a number, got 'half'"),
+        ("heal x --steps 1.5", "--steps: must be a whole number, got '1.5'"),
+        ("sweep start x.yaml --trials 0", "--trials: must be greater than or equal to 1, got '0'"),
+        ("search --kv-rati 1", "unknown option --kv-rati; did you mean '--kv-ratio'? gqasearch search --help lists"),
+        ("search --seed", "option '--seed' requires an argument; see gqasearch"),
+        ("evaluate", "missing argument 'checkpoint'; see gqasearch evaluate --help"),
+        ("serach", "no such command 'serach'. Did you mean 'search'? See gqasearch --help"),
+    ],
+)
+def test_mistakes_in_options_are_one_line(arguments: str, message: str) -> None:
+    assert message in one_line(call(*arguments.split(), prog_name="gqasearch"))
+
+
+# A file of each kind, and the command that takes it.
+KINDS = {
+    "run": ("kv_ratio: 0.5\nseed: 1\n", "gqasearch search --config"),
+    "sweep": ("objectives: [kl]\nparameters: {seed: [0, 1]}\n", "gqasearch sweep"),
+    "comparison": ("kv_ratios: [0.5]\nrun: {model: embedded}\n", "gqasearch compare --config"),
+}
+TAKING = {"run": ("search", "--config"), "sweep": ("sweep",), "comparison": ("compare", "--config")}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("wanted", [*TAKING, "grouping"])
+def test_a_file_of_another_kind_names_its_command(kind: str, wanted: str, tmp_path: Path) -> None:
+    content, command = KINDS[kind]
+    path = tmp_path / "file.yaml"
+    path.write_text(content)
+    if kind == wanted:
+        assert read_config(path, kind)
+        return
+    told = one_line(call(*TAKING.get(wanted, ("validate",)), str(path)))
+    assert told == f"gqasearch: {path} is the file of a {kind}, not of a {wanted}: {command} {path}\n"
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,8 @@ def test_heads_are_counted_in_the_words_of_every_layout(written: dict[str, Path]
     assert heads["openelm"] == ([8, 12], [2, 4])
     assert heads["ragged"] == ([6, 6], [2, 4])
     # 16-bit keys and values of six heads of 16.
-    assert found(written["deci"], "mlx")["KV cache"].words.startswith("384 bytes per token in 16 bits: 2 to 4 KV heads")
+    words = found(written["deci"], "mlx")["KV cache"].words
+    assert words.startswith("768 bytes per token in 32 bits as stored (384 in 16): 2 to 4 KV heads")
 
 
 @pytest.mark.parametrize(

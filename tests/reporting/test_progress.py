@@ -95,6 +95,17 @@ def test_a_log_gets_a_line_per_stage_and_one_every_half_minute():
     assert found[3][1] == "gqasearch 0:00:36  search  155/600, best 31, about 0:01:29 left"
 
 
+def test_the_end_of_what_may_end_early_is_an_upper_limit():
+    file, clock = io.StringIO(), Clock()
+    lines = ProgressLines(file, delay=0.0, every=0.0, clock=clock)
+    lines.stage("search", 600)
+    lines.update(0, "")
+    clock.now += 31
+    lines.update(155, "best 31", may_end_early=True)
+    lines.tick()
+    assert file.getvalue() == "gqasearch 0:00:31  search  155/600, best 31, at most 0:01:29 left\n"
+
+
 def test_a_silent_step_is_told_of_too_and_short_stages_are_not():
     flood = [(second / 4, (f"stage {second}", 3)) for second in range(80)]
     found = lines_at([*flood, (20.0, ("long", None))], 90)

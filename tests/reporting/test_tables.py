@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from gqasearch.reporting import MethodResult, ReportData, tables
+from gqasearch.reporting.html import render_report
 from gqasearch.reporting.numbers import number_text
 from tests.reporting.samples import report_data
 
@@ -63,6 +64,12 @@ def test_shown_shares(frame):
     assert text["kl"].tolist()[:5] == ["0", "1.97", "1.84", "1.90", "0.210"]
     assert text["kv_bytes_per_token"].tolist()[0] == "9,216"
     assert text["seconds"][0] == ""
+
+
+def test_in_what_kv_bytes_are_counted(data):
+    stored = replace(data, parent=replace(data.parent, kv_value_bits=16))
+    assert "KV bytes: in 16 bits as stored" in printed(stored) and "KV bytes: as stored" in printed(data)
+    assert "KV bytes: in 16 bits as stored." in render_report(stored)
 
 
 def test_best_is_the_lowest_of_each_budget_and_never_the_parent(frame):

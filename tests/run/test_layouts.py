@@ -129,9 +129,9 @@ def test_auto_is_measured_as_it_is_written(
     runners = {"by layer": subject.runner, "whole": model_runner(subject.runner.parent.model)}
     _, found = evaluate_quality(ParentLayers(work.parent), runners, work.blocks("evaluation"))
     assert found["by layer"].kl == pytest.approx(found["whole"].kl, rel=1e-5)
+    tied = grouping_subject(work, document_converter(work, document), grouping)
+    assert subject.parameters == tied.parameters
     if chosen == "ragged":
-        tied = grouping_subject(work, document_converter(work, document), grouping)
-        assert subject.parameters == tied.parameters
         code = tmp_path / "out" / "modeling_ragged.py"
         code.write_text(code.read_text() + "# by somebody else\n")
         others = checkpoint_subject(work, tmp_path / "out", trust_remote_code=True)

@@ -21,6 +21,7 @@ from gqasearch.errors import UserError
 from gqasearch.grouping_document import read_grouping
 from gqasearch.run import RunFolder, run
 from gqasearch.steps import ProcessCache, Workspace
+from gqasearch.sweeps.export import best_and_newest
 from gqasearch.sweeps.optimisers import quiet_optuna
 from gqasearch.sweeps.storage import storage_at
 from gqasearch.sweeps.study import MEASURED_ON, Place, Standing
@@ -201,7 +202,18 @@ def test_export_and_status_tell_what_is_in_the_study(values: dict[str, Any], tmp
     record = json.loads(call("status", *arguments, "--json").stdout)
     assert record["trials"] == {"complete": 4, "pruned": 0, "running": 0, "waiting": 0, "failed": 0}
     assert record["best"][0]["trial"] == study.best_trial.number and record["hosts"][0]["complete"] == 4
-    assert "best trial" in call("status", *arguments).stdout
+    lines = [line.split() for line in call("status", *arguments).stdout.splitlines() if "trial-" in line]
+    assert [line[-1] for line in lines] == [f"trial-{trial.number:04}" for trial in study.trials]
+    assert [line[1] for line in lines].index("best") == study.best_trial.number
+    drawn = [f"method.population={trial.params['method.population']}" for trial in study.trials]
+    assert [line[3:5] for line in lines] == [["0.5", words] for words in drawn]
+
+
+def test_of_many_trials_the_best_and_the_newest_are_shown() -> None:
+    frame = pd.DataFrame({"number": range(300), "kl": [None if n % 7 == 0 else abs(n - 100.5) for n in range(300)]})
+    shown = best_and_newest(frame, "kl", [50], 7)
+    assert shown["number"].tolist() == [50, 99, 100, 101, 297, 298, 299]
+    assert best_and_newest(frame, "kl", [50], 300) is frame
 
 
 def test_settings_of_the_best_trial_are_a_configuration(values: dict[str, Any], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
-from gqasearch.cli.sweep.study_options import File, Json, OutputDir, Storage, StudyName
+from gqasearch.cli.sweep.study_options import File, Json, OutputDir, Storage, StudyName, locate
 
 if TYPE_CHECKING:
     from gqasearch.sweeps.best import Best
@@ -36,7 +36,7 @@ def best(
         quiet_libraries(0)
         from gqasearch.errors import UserError
         from gqasearch.sweeps.best import best_trials
-        from gqasearch.sweeps.study import load, locate
+        from gqasearch.sweeps.study import load
         from gqasearch.sweeps.sweep_report import write_sweep_report
 
         _, place = locate(file, storage, study_name, output_dir)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gqasearch.cli.messages import clear_errors, quiet_libraries
-from gqasearch.cli.sweep.study_options import File, OutputDir, Storage, StudyName
+from gqasearch.cli.sweep.study_options import File, OutputDir, Storage, StudyName, locate
 
 
 def dashboard(
@@ -27,7 +27,7 @@ def dashboard(
     with clear_errors():
         quiet_libraries(0)
         from gqasearch.sweeps.dashboard import serve
-        from gqasearch.sweeps.study import load, locate
+        from gqasearch.sweeps.study import load
 
         _, place = locate(file, storage, study_name, output_dir)
         load(place)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gqasearch.cli.messages import clear_errors, quiet_libraries
-from gqasearch.cli.sweep.study_options import File, OutputDir, Storage, StudyName
+from gqasearch.cli.sweep.study_options import File, OutputDir, Storage, StudyName, locate
 
 
 def export(
@@ -30,7 +30,7 @@ def export(
         from gqasearch.errors import unknown_name
         from gqasearch.files import write_file
         from gqasearch.sweeps.export import trials_frame
-        from gqasearch.sweeps.study import load, locate
+        from gqasearch.sweeps.study import load
 
         if format_ not in ("csv", "json"):
             raise unknown_name("format", format_, ("csv", "json"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from gqasearch.cli.messages import clear_errors, quiet_libraries
-from gqasearch.cli.sweep.study_options import File, OutputDir, Storage, StudyName
+from gqasearch.cli.sweep.study_options import File, OutputDir, Storage, StudyName, locate
 
 
 def report(
@@ -17,7 +17,7 @@ def report(
     """
     with clear_errors():
         quiet_libraries(0)
-        from gqasearch.sweeps.study import load, locate
+        from gqasearch.sweeps.study import load
         from gqasearch.sweeps.sweep_report import write_sweep_report
 
         _, place = locate(file, storage, study_name, output_dir)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gqasearch.cli.messages import clear_errors, output_console, print_json, quiet_libraries
-from gqasearch.cli.sweep.study_options import Json, OutputDir, Storage, StudyName
+from gqasearch.cli.sweep.study_options import Json, OutputDir, Storage, StudyName, locate
 
 
 def start(
@@ -38,7 +38,7 @@ def start(
         from gqasearch.errors import UserError
         from gqasearch.reporting import SearchProgress
         from gqasearch.sweeps.launch import launch
-        from gqasearch.sweeps.study import TRIALS, begin, best_words, locate
+        from gqasearch.sweeps.study import TRIALS, begin, best_words
         from gqasearch.sweeps.sweep_report import write_sweep_report
 
         sweep, place = locate(file, storage, study_name, output_dir)
@@ -59,5 +59,5 @@ def start(
         if json_:
             print_json(record)
         elif not quiet:
-            print_status(output_console(), record)
+            print_status(output_console(), study, sweep, record)
             typer.echo(f"report  {place.report}")

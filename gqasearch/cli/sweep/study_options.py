@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from gqasearch.cli.config_file import SWEEP, read_config
+
+if TYPE_CHECKING:
+    from gqasearch.sweeps.definition import Sweep
+    from gqasearch.sweeps.study import Place
 
 File = Annotated[Path | None, typer.Argument(help="The sweep's YAML file; or give --study-name.")]
 Storage = Annotated[
@@ -18,3 +24,14 @@ Storage = Annotated[
 StudyName = Annotated[str | None, typer.Option(help="Name of the study. [default: the file's name]")]
 OutputDir = Annotated[Path | None, typer.Option(help="Folder of the trials on this machine. [default: sweeps/NAME]")]
 Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+
+
+def locate(
+    file: Path | None, storage: str | None, study_name: str | None, output_dir: Path | None
+) -> tuple[Sweep | None, Place]:
+    """As ``gqasearch.sweeps.study.locate``; refuses other commands' files, and names the command."""
+    from gqasearch.sweeps import study
+
+    if file is not None:
+        read_config(file, SWEEP)
+    return study.locate(file, storage, study_name, output_dir)
