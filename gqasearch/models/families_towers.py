@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from gqasearch.errors import UserError
 from gqasearch.models.family import Config, Family, refuse_padding, text_of
 from gqasearch.models.gemma3 import Gemma3
 from gqasearch.models.layer import HeadGeometry
@@ -125,8 +126,8 @@ class Idefics3Tower(Idefics3, Llama):
 class Mllama(TextTower, Llama):
     """Llama 3.2 Vision (arXiv 2407.21783): a Llama with layers in between that attend to an image alone.
 
-    Those stay as they are, and on text they do nothing. Layers are counted without them; ``places``: where the others
-    stand in the model. transformers has one number of KV heads for both kinds.
+    Those stay as they are, and on text they do nothing. Layers are counted without them; ``of_image``: where they stand
+    in the model. transformers has one number of KV heads for both kinds.
     """
 
     name: ClassVar[str] = "mllama"
@@ -134,22 +135,29 @@ class Mllama(TextTower, Llama):
     text_types: ClassVar[tuple[str, ...]] = ("mllama_text_model",)
     has_grouped_form: ClassVar[bool] = False
     no_grouped_form: ClassVar[str] = "has one number of KV heads for layers that read text and layers that read images"
-    places: tuple[int, ...] = ()
+    of_image: tuple[int, ...] = ()
 
     def reading(self, config: Config) -> Family:
         super().reading(config)
-        return replace(self, places=_places(config))
+        return replace(self, of_image=_of_image(config))
 
     def attention_path(self, layer: int) -> str:
-        return super().attention_path(self.places[layer])
+        for place in self.of_image:
+            layer += place <= layer
+        return super().attention_path(layer)
 
     def geometry(self, config: Config) -> HeadGeometry:
-        return replace(super().geometry(config), num_layers=len(_places(config)))
+        shape = super().geometry(config)
+        return replace(
+            shape, num_layers=shape.num_layers - sum(place < shape.num_layers for place in _of_image(config))
+        )
 
 
-def _places(config: Config) -> tuple[int, ...]:
-    text = text_of(config)
-    return tuple(layer for layer in range(text["num_hidden_layers"]) if layer not in text["cross_attention_layers"])
+def _of_image(config: Config) -> tuple[int, ...]:
+    given = text_of(config).get("cross_attention_layers")
+    if not isinstance(given, list) or not all(type(place) is int for place in given):
+        raise UserError(f"config.json of this mllama model: cross_attention_layers must list layers, got {given!r}")
+    return tuple(sorted(given))
 
 
 TOWERS: tuple[Family, ...] = (Gemma3Tower(), Qwen2Tower(), Qwen3Tower(), LlavaTower(), Idefics3Tower(), Mllama())

@@ -35,6 +35,7 @@ from tests.checkpoints.test_ragged_separate import APART
 from tests.checkpoints.uneven import SOURCES, UNEVEN, assert_same, load_trusted, saved, write
 from tests.matrix import sampled
 from tests.samples import text_file
+from tests.tiny_models import edit_config, save_checkpoint, tiny_model
 from tests.tiny_towers import SEEING_NAMES, TOWER_NAMES, with_image
 
 SAMPLE = ["gemma3", "qwen2_5_vl", "qwen3_vl", "llava-llama", "smolvlm"]
@@ -109,6 +110,24 @@ def test_heads_that_cannot_be_added_are_refused_and_ragged_instead(family: str, 
         convert(parent, folder, tmp_path / "out", PADDED, layout="stock")
     assert convert(parent, folder, tmp_path / "out", PADDED).name == "ragged"
     assert_same(parent, load_trusted(tmp_path / "out"), PADDED)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, r"says num_hidden_layers 999999999, but the weights hold 2 \(0 to 2\)"),
+        ({"cross_attention_layers": [0]}, "config.json says num_hidden_layers 2, but the weights hold 2"),
+        ({"cross_attention_layers": None}, "cross_attention_layers must list layers, got None"),
+    ],
+)
+def test_layers_that_attend_to_an_image_are_those_of_the_files(
+    fields: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = save_checkpoint(tiny_model("mllama"), tmp_path / "source")
+    config: dict[str, Any] = config_of(folder)
+    edit_config(folder, text_config=config["text_config"] | fields)
+    with pytest.raises(UserError, match=message):
+        load_parent(str(folder))
 
 
 def test_layers_that_attend_to_an_image_stay_as_they_are(tmp_path: Path) -> None:
