@@ -42,7 +42,9 @@ def test_committed_without_output(notebook: NotebookNode) -> None:
 
 # Notebook -> what stands in it, and what takes its place. TINY: a model of two layers and a text for it.
 SMALLER = {
-    "anatomy_of_a_grouping": {'"model": "embedded",': "**TINY,", '"evaluation_tokens": 8192,': ""},
+    "anatomy_of_a_grouping": {
+        '"embedded", evaluation_tokens=8192': 'TINY.pop("model"), text=TINY.pop("calibration_text"), **TINY'
+    },
     "which_fitness_predicts_quality": {
         '"sample": 24,': '"sample": 4,',
         '"sample_tokens": 4096,': '"sample_tokens": 200,',
