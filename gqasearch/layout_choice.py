@@ -11,7 +11,7 @@ from gqasearch.errors import nearest
 
 LAYOUT_GROUP = "gqasearch.layouts"  # of entry points
 # See gqasearch.checkpoints.plan_layout.
-OWN = ("auto", "stock", "deci", "ragged", "mimo", "openelm")
+OWN = ("auto", "stock", "deci", "ragged", "mimo", "openelm", "anymodel")
 FORMS_OF_STOCK = ("symmetric", "padded", "query-padded")
 
 

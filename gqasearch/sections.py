@@ -196,7 +196,9 @@ class CheckpointSettings(Section):
     fill_slots: bool = Field(False, description="query slots to spare: heads served worst read a second group there")
     baseline: bool = Field(True, description="also measure neighbour grouping with the mean merge")
     materialize: bool = Field(True, description="write the converted checkpoint")
-    layout: LayoutChoice = Field("auto", description="form of the checkpoint: auto, stock, deci, ragged, mimo, openelm")
+    layout: LayoutChoice = Field(
+        "auto", description="form of the checkpoint: auto, stock, deci, ragged, mimo, openelm, anymodel"
+    )
     target: TargetName | None = Field(
         None, description="engine that has to load it: transformers, vllm, llama.cpp, ctranslate2, mlx, any (all)"
     )

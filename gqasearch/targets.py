@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar, get_args
 
-LayoutName = Literal["stock-symmetric", "stock-padded", "deci", "ragged", "mimo", "openelm"]
+LayoutName = Literal["stock-symmetric", "stock-padded", "deci", "ragged", "mimo", "openelm", "anymodel"]
 TargetName = Literal["transformers", "vllm", "llama.cpp", "ctranslate2", "mlx", "any"]
 
 UnevenName = Literal["ragged", "deci", "openelm"]
@@ -85,15 +85,17 @@ _LLAMA_LIKE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qw
 _MORE_OF_LLAMA_CPP = (
     *("ArceeForCausalLM", "SeedOssForCausalLM", "Olmo2ForCausalLM"),
     *("MixtralForCausalLM", "Qwen2MoeForCausalLM", "GraniteMoeForCausalLM"),
+    *("Qwen3MoeForCausalLM", "Exaone4ForCausalLM"),
 )
 _SIZED_BY_WIDTH = (
     *("GraniteForCausalLM", "OlmoForCausalLM", "Starcoder2ForCausalLM"),
-    *("GraniteMoeForCausalLM", "Olmo2ForCausalLM", "Qwen2MoeForCausalLM"),
+    *("GraniteMoeForCausalLM", "Olmo2ForCausalLM", "Qwen2MoeForCausalLM", "Exaone4ForCausalLM"),
 )
 _UNKNOWN_TO_CTRANSLATE2 = (
     *("CohereForCausalLM", "GraniteForCausalLM", "OlmoForCausalLM"),
     *("SmolLM3ForCausalLM", "StableLmForCausalLM", "Starcoder2ForCausalLM"),
 )
+_ONE_NUMBER = "it takes one number of KV heads for all layers of such a model"
 _NO_OPENELM = "it cannot read lists of heads in its config.json"
 # Symmetric; padded where they are not in the next list.
 _MORE_OF_MLX = (
@@ -109,14 +111,18 @@ _ENGINES = (
     Target("transformers", formats=(UNROUNDED, "hqq8", "hqq4", "quanto4", "hqq2", "quanto2")),
     Target(
         "vllm",
-        {"ragged": "it knows no such model", "openelm": _NO_OPENELM},
+        {"ragged": "it knows no such model", "openelm": _NO_OPENELM, "anymodel": "vLLM 0.33.0 has no AnyModel yet"},
         _QWEN2,
         tested=(*_LLAMA_LIKE, "PhiForCausalLM"),
         formats=(UNROUNDED, "fp8", "int8_per_token_head", "fp8_per_token_head", "int4_per_token_head"),
     ),
     Target(
         "llama.cpp",
-        {"ragged": _NO_REMOTE_CODE, "openelm": "its converter cannot read its config.json"},
+        {
+            "ragged": _NO_REMOTE_CODE,
+            "openelm": "its converter cannot read its config.json",
+            "anymodel": "its converter knows no AnyModel; gqasearch export-gguf makes a file of a Llama's",
+        },
         dict.fromkeys(_SIZED_BY_WIDTH, _SIZE),
         {"PhiForCausalLM": "it expects a Phi to have as many key heads as query heads"},
         (*_LLAMA_LIKE, "GraniteForCausalLM", "OlmoForCausalLM", "StableLmForCausalLM", *_MORE_OF_LLAMA_CPP),
@@ -129,6 +135,7 @@ _ENGINES = (
             "ragged": _NO_REMOTE_CODE,
             "mimo": "its converter knows no MiMo",
             "openelm": "its converter knows no OpenELM",
+            "anymodel": _ONE_NUMBER,
         },
         _QWEN2,
         {
@@ -140,7 +147,7 @@ _ENGINES = (
     ),
     Target(
         "mlx",
-        {"deci": "it knows no such model", "ragged": _NO_REMOTE_CODE},
+        {"deci": "it knows no such model", "ragged": _NO_REMOTE_CODE, "anymodel": _ONE_NUMBER},
         dict.fromkeys(_SIZED_BY_WIDTH_IN_MLX, _SIZE),
         {
             **dict.fromkeys(("ArceeForCausalLM", "MinistralForCausalLM"), "it knows no such model"),

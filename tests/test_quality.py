@@ -161,7 +161,7 @@ def test_variants_leave_the_parent_alone_and_single_heads_as_they_are(
 @pytest.mark.parametrize("parts", [("q",), ("k", "o"), ("v", "o")])
 def test_partial_descent_changes_its_parts_alone(parent: Parent, tmp_path: Path, parts: tuple[str, ...]) -> None:
     converter, blocks = converter_of(parent, tmp_path), blocks_of(parent)
-    found = converter.refine(HALF, blocks, PartialDescent(steps=8, parts=parts))
+    found = converter.refine(HALF, blocks, PartialDescent(steps=8, parts=parts, validate=False))
     assert sorted(found) == [1, 2]
     for index, layer in found.items():
         merged = converter.merged_layer(HALF, index)
@@ -176,11 +176,14 @@ def test_by_itself_every_layer_stands_on_the_parents_stream(parent: Parent, tmp_
     """Then no layer mends what those below have done, and the errors on the text add up."""
     converter, blocks = converter_of(parent, tmp_path), blocks_of(parent)
     own = logits_of(parent, blocks)
-    runs = [way(Outputs())(converter, HALF, blocks, 4) for way in (by_itself, refined)]
+    runs = [way(Outputs(validate=False))(converter, HALF, blocks, 4) for way in (by_itself, refined)]
     errors = [float((run(blocks.ids, blocks.mask) - own).square().mean()) for run in runs]
     assert errors[0] > errors[1]
     first = Grouping((LayerGrouping.singletons(6), HALF.layers[1], LayerGrouping.singletons(6)))
-    one, other = (way(Outputs())(converter, first, blocks, 4)(blocks.ids, blocks.mask) for way in (by_itself, refined))
+    one, other = (
+        way(Outputs(validate=False))(converter, first, blocks, 4)(blocks.ids, blocks.mask)
+        for way in (by_itself, refined)
+    )
     assert torch.equal(one, other)
 
 
@@ -243,13 +246,17 @@ def test_guards_change_nothing_where_they_are_off_and_keep_the_best_of_what_they
     converter, blocks = converter_of(parent, tmp_path), blocks_of(parent)
     plain, off, stuck = (
         converter.refine(HALF, blocks, refinement)
-        for refinement in (Descent(steps=8), GuardedDescent(steps=8), GuardedDescent(steps=8, pull=1.0))
+        for refinement in (
+            Descent(steps=8, validate=False),
+            GuardedDescent(steps=8, validate=False),
+            GuardedDescent(steps=8, pull=1.0, validate=False),
+        )
     )
     start = {index: converter.merged_layer(HALF, index) for index in plain}
     for index in plain:
         assert torch.equal(plain[index].q, off[index].q)
         assert torch.allclose(stuck[index].q, start[index].q, atol=1e-2)
         assert not torch.allclose(plain[index].q, start[index].q, atol=1e-2)
-    wild = GuardedDescent(steps=8, learning_rate=50.0, stop_early=True)  # every step makes it worse
+    wild = GuardedDescent(steps=8, learning_rate=50.0, stop_early=True, validate=False)  # every step makes it worse
     held = converter.refine(HALF, blocks, wild)
     assert all(torch.allclose(held[index].q, start[index].q, rtol=1e-4, atol=1e-5) for index in held)

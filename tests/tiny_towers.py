@@ -95,9 +95,24 @@ TOWERS |= {
         {"vision_config": CLIP, "image_token_id": IMAGE, "scale_factor": 2},
     ),
 }
+# A layer that attends to the image stands between two that attend to text.
+TOWERS["mllama"] = (
+    "Mllama",
+    {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "num_hidden_layers": 3,
+        "cross_attention_layers": [1],
+    },
+    {
+        "vision_config": CLIP
+        | {"attention_heads": 2, "num_global_layers": 1, "intermediate_layers_indices": [0], "max_num_tiles": 1}
+        | {"supported_aspect_ratios": [[1, 1]], "vision_output_dim": 32},
+        "image_token_index": IMAGE,
+    },
+)
 TOWER_NAMES = tuple(TOWERS)
 # Whose tests call them with an image, too.
-SEEING_NAMES = tuple(name for name in TOWERS if name.startswith(("gemma3", "qwen", "llava-")))
+SEEING_NAMES = tuple(name for name in TOWERS if name.startswith(("gemma3", "qwen", "llava-", "mllama")))
 
 
 def tower_model(family: str, text: dict[str, Any]) -> transformers.PreTrainedModel:
@@ -122,6 +137,10 @@ def with_image(family: str) -> dict[str, Any]:
     noise = torch.Generator().manual_seed(3)
     ids = torch.randint(2, 250, (1, 24), generator=noise)
     given: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if family == "mllama":
+        pixels = torch.randn(1, 1, 1, 3, 28, 28, generator=noise)
+        tiles = torch.ones(1, 1, 1, dtype=torch.long)
+        return given | {"pixel_values": pixels, "aspect_ratio_ids": tiles[0], "aspect_ratio_mask": tiles}
     if not family.startswith("qwen"):
         ids[0, 3:7] = IMAGE
         return given | {"pixel_values": torch.randn(1, 3, 28, 28, generator=noise)}

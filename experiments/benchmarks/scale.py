@@ -94,7 +94,9 @@ def measure(arguments: argparse.Namespace) -> None:
             forward = {FORWARD: this_tree()} if section in ("cost", "layers") else {}
             for case in cases(section, arguments):
                 measure_case(bench, case, {**mine, **forward}, arguments.repeat, rows)
-    record = json.dumps(environment(), indent=1) + "\n"
+    found = environment()
+    del found["command"]  # of the last of many, with the folders of one machine
+    record = json.dumps(found, indent=1) + "\n"
     write_file(arguments.results / "environment.json", record, overwrite=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from gqasearch.errors import UserError
 
 LARGE = 2**26  # bytes; smaller files are read whole
 CHUNK = 2**20  # bytes that are counted at a time
+SEGMENTS = 256  # each of a large file holds it open
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -39,14 +40,17 @@ class FilePart:
                 yield chunk
 
 
-def stream_documents(text: str, split: Split) -> Iterable[Document | FilePart]:
+def stream_documents(text: str, split: Split, segment: int | None = None) -> Iterable[Document | FilePart]:
     """What ``load_documents`` gives; of a large file no more is read than is asked for.
 
-    It is counted first, a pass over its bytes; what is not read is not checked.
+    It is counted first, a pass over its bytes; what is not read is not checked. ``segment``: where the part is one
+    document, a .txt, it is given as up to ``SEGMENTS`` of at least so many characters. Blocks are taken from documents
+    in turn, and a few thousand tokens from the beginning of a file are of one subject.
     """
     path = Path(text).expanduser()
     if not _is_large(path):
-        return load_documents(text, split)
+        documents = load_documents(text, split)
+        return documents if segment is None or len(documents) > 1 else _segments(documents[0], segment)
     start, stop = SHARES[split]
     name = f"{path.name}:{split}"
     if path.suffix == ".jsonl" and (count := _lines(path, *_version(path))) > 1:
@@ -56,7 +60,22 @@ def stream_documents(text: str, split: Split) -> Iterable[Document | FilePart]:
     places = _places(path, *_version(path))
     count = places.count
     first, last = int(start * count), int(stop * count)
-    return _not_blank(FilePart(name, path, places.byte_of(first), last - first))
+    whole = _not_blank(FilePart(name, path, places.byte_of(first), last - first))
+    if segment is None:
+        return whole
+    ends = (first + end for end in _ends(last - first, segment))
+    return (FilePart(name, path, places.byte_of(begin), end - begin) for begin, end in pairwise(ends))
+
+
+def _segments(document: Document, segment: int) -> list[Document]:
+    ends = pairwise(_ends(len(document.text), segment))
+    return [Document(document.name, document.text[begin:end]) for begin, end in ends]
+
+
+def _ends(characters: int, segment: int) -> Iterator[int]:
+    """Where segments of about one length begin, and where the last ends."""
+    count = max(1, min(SEGMENTS, characters // segment))
+    return (number * characters // count for number in range(count + 1))
 
 
 def stream_whole(text: str) -> Iterable[Document | FilePart]:

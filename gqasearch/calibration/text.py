@@ -16,18 +16,14 @@ from gqasearch.errors import UserError
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # A file given by the user serves all three purposes in parts that never overlap.
 SHARES: dict[Split, tuple[float, float]] = {"calibration": (0.0, 0.4), "search": (0.4, 0.7), "evaluation": (0.7, 1.0)}
-# A .txt is read in so many segments, or in fewer of as many characters: blocks are taken from documents in turn, and a
-# few thousand tokens from the beginning of a file are of one subject.
-SEGMENTS, SEGMENT = 1024, 8192
 
 
 def load_documents(text: str, split: Split) -> list[Document]:
     """Documents of ``text`` for one purpose: ``embedded``, or a .txt or .jsonl file, or a folder of them.
 
     Of one file the first 40% of its characters (lines, for .jsonl) serve calibration, the next 30%
-    search, the rest evaluation; of a folder, the first third of the files in name order, and so on. A long .txt is
-    many documents, one after another. Raises ``UserError`` for a missing or empty file, or a .jsonl line without
-    ``text``.
+    search, the rest evaluation; of a folder, the first third of the files in name order, and so on. Raises
+    ``UserError`` for a missing or empty file, or a .jsonl line without ``text``.
     """
     if text == "embedded":
         return held_out_documents(split)
@@ -37,7 +33,7 @@ def load_documents(text: str, split: Split) -> list[Document]:
     if not path.is_file():
         raise UserError(f"text {text}: no such file or folder. Give 'embedded', FILE.txt, FILE.jsonl or a folder")
     pieces = _read(path)
-    share = _slice(pieces, split) if len(pieces) > 1 else segments(_cut(pieces[0], split))
+    share = _slice(pieces, split) if len(pieces) > 1 else _cut(pieces[0], split)
     return _refuse_empty([Document(f"{path.name}:{split}", piece) for piece in share], path)
 
 
@@ -116,19 +112,9 @@ def _slice(pieces: list[str], split: Split) -> list[str]:
     return pieces[int(start * len(pieces)) : int(stop * len(pieces))]
 
 
-def _cut(piece: str, split: Split) -> str:
+def _cut(piece: str, split: Split) -> list[str]:
     start, stop = SHARES[split]
-    return piece[int(start * len(piece)) : int(stop * len(piece))]
-
-
-def segments(text: str) -> list[str]:
-    """``text`` in parts of about one length, cut after the end of a line where there is one, else of a word."""
-    count = min(SEGMENTS, len(text) // SEGMENT) or 1
-    ends = [0]
-    for number in range(1, count):
-        begin, limit = max(number * len(text) // count, ends[-1]), (number + 1) * len(text) // count
-        ends.append(next((end + 1 for mark in "\n " if (end := text.find(mark, begin, limit)) >= 0), begin))
-    return [text[start:end] for start, end in zip(ends, [*ends[1:], len(text)], strict=True)]
+    return [piece[int(start * len(piece)) : int(stop * len(piece))]]
 
 
 def _share_of_folder(folder: Path, split: Split) -> list[Document]:

@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from gqasearch.checkpoints.anymodel import anymodel_config, anymodel_layout, anymodel_obstacle
 from gqasearch.checkpoints.conversion import Conversion
 from gqasearch.checkpoints.deci import deci_config, deci_layout, deci_obstacle
 from gqasearch.checkpoints.layout import Layout
@@ -166,6 +167,25 @@ class OpenElm(LayoutForm):
 
 
 @dataclass(frozen=True)
+class AnyModel(LayoutForm):
+    """AnyModel, which no vLLM has yet: a stock decoder whose layers have their own numbers of KV heads."""
+
+    name = "anymodel"
+    reference = "https://github.com/vllm-project/vllm/pull/36512"
+    summary = "AnyModel, for a vLLM to come (read, not run): layers have their own numbers of KV heads"
+    words = "an AnyModel"
+
+    def obstacle(self, config: Config) -> str | None:
+        return anymodel_obstacle(config)
+
+    def plan(self, grouping: AnyGrouping, geometry: HeadGeometry, config: Config | None, takes: Takes) -> Layout:
+        return anymodel_layout(one_partition(grouping, self.name), geometry, config)
+
+    def config(self, grouped: Config, layout: Layout, grouping: AnyGrouping, geometry: HeadGeometry) -> Config:
+        return anymodel_config(grouped, layout)
+
+
+@dataclass(frozen=True)
 class Ragged(LayoutForm):
     """Real heads only, by a modelling file beside the weights."""
 
@@ -188,7 +208,7 @@ LAYOUTS: Registry[LayoutForm] = Registry(
     LAYOUT_GROUP,
     LayoutForm,
     ("name", "reference", "summary"),
-    {kind.name: kind for kind in (Stock, Deci, Mimo, OpenElm, Ragged)},
+    {kind.name: kind for kind in (Stock, Deci, Mimo, OpenElm, AnyModel, Ragged)},
 )
 
 

@@ -26,7 +26,7 @@ CONVERTED: Mapping[str, Mapping[str, str]] = MappingProxyType(
         # A MiMo of ours has sinks and windows that do nothing: what is left is the network of a DeciLM.
         "llama": {
             **dict.fromkeys(("LlamaForCausalLM", "MistralForCausalLM"), "llama"),
-            **dict.fromkeys(("DeciLMForCausalLM", "MiMoV2FlashForCausalLM"), "deci"),
+            **dict.fromkeys(("DeciLMForCausalLM", "MiMoV2FlashForCausalLM", "AnyModel"), "deci"),
         },
         "qwen2": {"Qwen2ForCausalLM": "qwen2"},
         "qwen3": {"Qwen3ForCausalLM": "qwen3"},

@@ -53,7 +53,8 @@ RAGGED_MODULES |= dict.fromkeys(TOWER_ARCHITECTURES, "modeling_ragged")
 RENAMED = ("rope_scaling", "rope_theta")
 
 # Modelling files that know key heads and value heads that were grouped apart.
-STABLELM = "StableLmForCausalLM"  # whose attention, in transformers, takes as many value heads as key heads
+# Whose attention, in transformers, takes as many value heads as key heads.
+AS_MANY_VALUES = ("StableLmForCausalLM", "MllamaForConditionalGeneration")
 SEPARATE_MODULES = ("modeling_ragged", "modeling_ragged_learned")
 
 
@@ -63,7 +64,7 @@ def stock_obstacle(config: Config | None) -> str | None:
     family = supported_architectures().get(architecture)
     if family is None or family.has_grouped_form:
         return None
-    return f"{architecture} has as many key and value heads as query heads and no grouped form"
+    return f"{architecture} {family.no_grouped_form}"
 
 
 def ragged_layout(grouping: AnyGrouping, geometry: HeadGeometry, config: Config | None, why_not: str = "") -> Layout:
@@ -99,7 +100,9 @@ def ragged_layout(grouping: AnyGrouping, geometry: HeadGeometry, config: Config 
 def _separate_layout(grouping: SeparateGrouping, geometry: HeadGeometry, config: Config | None) -> Layout:
     """The same of keys and values that were grouped apart: query heads that read the same two stand together."""
     architecture = "" if config is None else config["architectures"][0]
-    known = [name for name, module in RAGGED_MODULES.items() if module in SEPARATE_MODULES and name != STABLELM]
+    known = [
+        name for name, module in RAGGED_MODULES.items() if module in SEPARATE_MODULES and name not in AS_MANY_VALUES
+    ]
     if config is not None and architecture not in known:
         raise UserError(
             f"{architecture} has no layout for keys and values that are grouped apart (--separate-kv); "
@@ -163,6 +166,7 @@ def _ragged_tower(grouped: Config, layout: Layout, groups: Config) -> Config:
     name = grouped["architectures"][0]
     config = f"Ragged{name.removesuffix('ForConditionalGeneration')}TowerConfig"
     text = {field: value for field, value in grouped["text_config"].items() if field not in RENAMED}
+    by_layer = {"num_key_value_heads_per_layer": list(layout.kv_heads_per_layer), **groups}
     return {
         **grouped,
         "text_config": text,
@@ -172,9 +176,21 @@ def _ragged_tower(grouped: Config, layout: Layout, groups: Config) -> Config:
             "AutoConfig": f"modeling_ragged.{config}",
             "AutoModelForImageTextToText": f"modeling_ragged.Ragged{name}",
         },
-        "num_key_value_heads_per_layer": list(layout.kv_heads_per_layer),
-        **groups,
+        **_with_cross_attention(by_layer, text),
     }
+
+
+def _with_cross_attention(by_layer: Config, text: Config) -> Config:
+    """Fields of every layer, with those of layers that attend to an image and have the heads of the source."""
+    heads = int(text["num_key_value_heads"])
+    own = {
+        "num_key_value_heads_per_layer": heads,
+        "kv_group_sizes": [text["num_attention_heads"] // heads] * heads,
+    }
+    for layer in sorted(text.get("cross_attention_layers", ())):
+        for name, values in by_layer.items():
+            values.insert(layer, own[name])
+    return by_layer
 
 
 def _groups_of(grouping: AnyGrouping, layout: Layout, queries_per_kv: int) -> Config:

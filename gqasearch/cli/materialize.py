@@ -39,7 +39,7 @@ def materialize(
     layout: Annotated[
         str | None,
         typer.Option(
-            help="Form of the checkpoint: auto, stock (no remote code), deci, ragged, mimo, openelm. [default: run's]"
+            help="Form of the checkpoint: auto, stock (no code), deci, ragged, mimo, openelm, anymodel [default: run's]"
         ),
     ] = None,
     target: Annotated[

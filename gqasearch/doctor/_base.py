@@ -22,6 +22,7 @@ OF_ARCHITECTURE: tuple[tuple[str, LayoutName], ...] = (
     ("DeciLM", "deci"),
     ("MiMo", "mimo"),
     ("OpenELM", "openelm"),
+    ("AnyModel", "anymodel"),
 )
 
 

@@ -20,6 +20,9 @@ TOKENIZERS = (
 )
 # Of a MiMo: what transformers reads, and under which name the other engines read it.
 TWICE = (("rms_norm_eps", "layernorm_epsilon"), ("rope_theta", "swa_rope_theta"))
+# Whether llama.cpp makes the weights of the chosen experts sum to 1.
+NORMED_EXPERTS = {"Qwen2MoeForCausalLM": False, "Qwen3MoeForCausalLM": True}
+EXAONE = "Exaone4ForCausalLM"
 TOP_LEVEL_THETA = ("mlx", "ctranslate2")  # mlx-lm 0.32 (models/llama.py); transformers 4, as CTranslate2's converter
 
 # Architectures that ``gqasearch export-gguf`` makes files of.
@@ -98,6 +101,20 @@ def same_in_all_words(patient: Patient) -> Iterator[Finding]:
         yield Finding("config fields", "fails", f"engines would read different models: {'; '.join(apart)}")
     else:
         yield Finding("config fields", "ok", "those that engines read under other names say the same")
+
+
+def taken_for_granted(patient: Patient) -> Iterator[Finding]:
+    """What llama.cpp computes as published models have it, whatever ``config.json`` says."""
+    if patient.engine_name != "llama.cpp":
+        return
+    config = patient.text
+    summed, sums = bool(config.get("norm_topk_prob")), NORMED_EXPERTS.get(patient.architecture)
+    if sums is not None and summed != sums:
+        words = f"norm_topk_prob is {summed}, and llama.cpp computes every {patient.architecture} as if it were {sums}"
+        yield Finding("config fields", "fails", words)
+    if patient.architecture == EXAONE and config.get("sliding_window") and config["num_hidden_layers"] != 64:
+        words = "llama.cpp knows windows, and layers without RoPE, in an EXAONE 4 of 64 layers alone"
+        yield Finding("config fields", "fails", words)
 
 
 def dtype(patient: Patient) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ CHECKS: tuple[Check, ...] = (
     config_files.tokenizer,
     config_files.rope,
     config_files.same_in_all_words,
+    config_files.taken_for_granted,
     config_files.dtype,
     config_files.export,
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from math import gcd
 
+from gqasearch.checkpoints.heads_in_config import image_layers, shape_of
 from gqasearch.doctor._base import Finding, Patient
 from gqasearch.errors import UserError
 from gqasearch.models.stored_dtype import value_bytes
@@ -137,10 +138,14 @@ def cache_size(patient: Patient) -> Iterator[Finding]:
         told = f"{stored * numbers:,} bytes per token in {8 * stored} bits as stored"
         halved = "" if stored == 2 else f" ({2 * numbers:,} in 16)"
         yield Finding("KV cache", "ok", f"{told}{halved}: {counts} KV heads of {size}")
+        if of_image := image_layers(patient.config):
+            numbers = 2 * size * len(of_image) * shape_of(patient.config).num_kv_heads
+            words = f"{stored * numbers:,} bytes per token of an image, in layers that are the parent's own"
+            yield Finding("KV cache", "ok", words)
     if patient.engine_name == "llama.cpp" and fewest != most:
         words = "without flash attention, values take the room of the largest layer in every layer"
         yield Finding("KV cache", "warning", words)
-    if patient.engine_name == "transformers" and patient.layout not in ("ragged", "mimo"):
+    if patient.engine_name == "transformers" and patient.layout not in ("ragged", "mimo", "anymodel"):
         if any(count & (count - 1) for count in patient.query_heads):
             words = "flex_attention copies keys and values for every query head, as their number is no power of two"
             yield Finding("KV cache", "warning", words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,11 +48,17 @@ def cached_kv_size(model: PreTrainedModel, value_bytes: int | None = None, token
     ids = torch.ones(1, tokens, dtype=torch.int64, device=device)
     with torch.no_grad():
         cache = model(input_ids=ids, use_cache=True).past_key_values
-    total = sum(_bytes(tensor, value_bytes) for layer in cache.layers for tensor in (layer.keys, layer.values))
-    keys, values = (sum(int(getattr(layer, side).shape[1]) for layer in cache.layers) for side in ("keys", "values"))
-    first: Tensor = cache.layers[0].keys
+    layers = _filled(cache)
+    total = sum(_bytes(tensor, value_bytes) for layer in layers for tensor in (layer.keys, layer.values))
+    keys, values = (sum(int(getattr(layer, side).shape[1]) for layer in layers) for side in ("keys", "values"))
+    first: Tensor = layers[0].keys
     bits = 8 * (value_bytes or first.element_size())
     return KVSize(total // tokens, (keys, values), int(first.shape[-1]), bits)
+
+
+def _filled(cache: Any) -> list[Any]:
+    """Layers of a cache that hold something: those that attend to an image hold nothing of a text."""
+    return [layer for layer in cache.layers if layer.is_initialized]
 
 
 def kv_bytes_per_token(model: PreTrainedModel, value_bytes: int | None = None, tokens: int = 16) -> int:
@@ -86,7 +93,7 @@ def cached_kv_heads(model: PreTrainedModel, tokens: int = 4) -> list[int]:
     device = device_of(model)
     with torch.no_grad():
         out = model(input_ids=torch.ones(1, tokens, dtype=torch.int64, device=device), use_cache=True)
-    return [int(layer.keys.shape[1]) for layer in out.past_key_values.layers]
+    return [int(layer.keys.shape[1]) for layer in _filled(out.past_key_values)]
 
 
 def count_parameters(model: PreTrainedModel) -> int:

@@ -46,19 +46,19 @@ class HealingTexts:
     reported: TextPart[Document | FilePart]
 
 
-def healing_texts(text: str, evaluation_text: str | None = None) -> HealingTexts:
+def healing_texts(text: str, evaluation_text: str | None = None, segment: int | None = None) -> HealingTexts:
     """The parts of ``text``: ``embedded``, or a .txt or .jsonl file, or a folder of them.
 
-    ``reported`` is what ``load_documents`` gives for evaluation, or ``evaluation_text`` whole; then all of ``text`` is
-    trained on but for its last 5%, which validate. Shares are of characters, of a .jsonl of lines, of a folder of
-    files. Of ``embedded``, the search set validates.
+    ``reported`` is what ``stream_documents`` gives for evaluation with this ``segment``, or ``evaluation_text`` whole;
+    then all of ``text`` is trained on but for its last 5%, which validate. Shares are of characters, of a .jsonl of
+    lines, of a folder of files. Of ``embedded``, the search set validates.
 
     Reads a file once, to count. Raises ``UserError`` for a text that is missing, empty, not UTF-8 or too short for its
     parts, a .jsonl line without ``text``, and texts that share files or copies of one; for files of a folder, when
     they are reached.
     """
     if evaluation_text is None:
-        reported = TextPart(f"{text}, evaluation part", partial(stream_documents, text, "evaluation"))
+        reported = TextPart(f"{text}, evaluation part", partial(stream_documents, text, "evaluation", segment))
     else:
         _refuse_shared(text, evaluation_text)
         reported = TextPart(f"{evaluation_text}, whole", partial(stream_whole, evaluation_text))

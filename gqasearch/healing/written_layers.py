@@ -16,7 +16,7 @@ from gqasearch.healing.progressive import ProgressiveParent
 from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import Config, LayerWeights, Parent
 
-LAYOUT_OF: dict[str, LayoutChoice] = {"DeciLM": "deci", "Ragged": "ragged", "MiMo": "mimo"}
+LAYOUT_OF: dict[str, LayoutChoice] = {"DeciLM": "deci", "Ragged": "ragged", "MiMo": "mimo", "AnyModel": "anymodel"}
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,6 @@ REFUSED: dict[str, str] = {
     **{f"{name}ForConditionalGeneration": _TWO_CACHES for name in ENCODER_DECODERS},
     "MarianMTModel": _TWO_CACHES,
     "Gemma4ForCausalLM": "its layers differ in the size of a head, and some read the keys and values of others",
-    "MllamaForConditionalGeneration": (
-        "some of its layers attend to an image alone: with text, which is all that is calibrated on, they do nothing"
-    ),
     "PersimmonForCausalLM": (
         "it gives every head a LayerNorm with weights of its own, which also subtracts its mean: heads under such "
         "norms cannot be merged"

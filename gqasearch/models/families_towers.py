@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from gqasearch.models.family import Config, Family, refuse_padding
+from gqasearch.errors import UserError
+from gqasearch.models.family import Config, Family, refuse_padding, text_of
 from gqasearch.models.gemma3 import Gemma3
+from gqasearch.models.layer import HeadGeometry
 from gqasearch.models.llama import Llama
 from gqasearch.models.mistral import Mistral
 from gqasearch.models.qwen2 import Qwen2
@@ -120,4 +122,42 @@ class Idefics3Tower(Idefics3, Llama):
     others: ClassVar[tuple[Family, ...]] = (Idefics3Mistral(),)
 
 
-TOWERS: tuple[Family, ...] = (Gemma3Tower(), Qwen2Tower(), Qwen3Tower(), LlavaTower(), Idefics3Tower())
+@dataclass(frozen=True)
+class Mllama(TextTower, Llama):
+    """Llama 3.2 Vision (arXiv 2407.21783): a Llama with layers in between that attend to an image alone.
+
+    Those stay as they are, and on text they do nothing. Layers are counted without them; ``of_image``: where they stand
+    in the model. transformers has one number of KV heads for both kinds.
+    """
+
+    name: ClassVar[str] = "mllama"
+    architectures: ClassVar[tuple[str, ...]] = ("MllamaForConditionalGeneration",)
+    text_types: ClassVar[tuple[str, ...]] = ("mllama_text_model",)
+    has_grouped_form: ClassVar[bool] = False
+    no_grouped_form: ClassVar[str] = "has one number of KV heads for layers that read text and layers that read images"
+    of_image: tuple[int, ...] = ()
+
+    def reading(self, config: Config) -> Family:
+        super().reading(config)
+        return replace(self, of_image=_of_image(config))
+
+    def attention_path(self, layer: int) -> str:
+        for place in self.of_image:
+            layer += place <= layer
+        return super().attention_path(layer)
+
+    def geometry(self, config: Config) -> HeadGeometry:
+        shape = super().geometry(config)
+        return replace(
+            shape, num_layers=shape.num_layers - sum(place < shape.num_layers for place in _of_image(config))
+        )
+
+
+def _of_image(config: Config) -> tuple[int, ...]:
+    given = text_of(config).get("cross_attention_layers")
+    if not isinstance(given, list) or not all(type(place) is int for place in given):
+        raise UserError(f"config.json of this mllama model: cross_attention_layers must list layers, got {given!r}")
+    return tuple(sorted(given))
+
+
+TOWERS: tuple[Family, ...] = (Gemma3Tower(), Qwen2Tower(), Qwen3Tower(), LlavaTower(), Idefics3Tower(), Mllama())

@@ -38,6 +38,7 @@ class Family(ABC):
     architectures: ClassVar[tuple[str, ...]]
     objective: ClassVar[Objective] = "next-token"
     has_grouped_form: ClassVar[bool] = True  # in transformers' own code: fewer KV heads than query heads
+    no_grouped_form: ClassVar[str] = "has as many key and value heads as query heads and no grouped form"  # why not
     has_head_norms: ClassVar[bool] = False
     has_images: ClassVar[bool] = False  # the model reads images, too: see gqasearch.models.text_tower
     layers_give_tuples: ClassVar[bool] = False  # a decoder layer gives (hidden states, ...), not the tensor alone

@@ -22,7 +22,7 @@ IN_FILES = ("language_model.model.", "language_model.", "text_model.", "model.")
 LEFT_OUT = (
     *("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("head_dim", "max_position_embeddings", "rms_norm_eps", "attention_bias", "sliding_window", "layer_types"),
-    *("query_pre_attn_scalar", "rope_parameters"),
+    *("query_pre_attn_scalar", "rope_parameters", "cross_attention_layers"),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,16 +61,21 @@ class Loaded:
 def require_layers(tensors: CheckpointTensors, family: Family, config: Config) -> None:
     """Raise ``UserError`` where the files hold another number of layers than ``config.json`` says."""
     said = family.geometry(config).num_layers
-    before, _, after = family.attention_path(0).partition("0")
+    before, after = re.split(r"(?<=\.)\d+", family.attention_path(0), maxsplit=1)
     names = "|".join(map(re.escape, (before, *family.other_names(before))))
     pattern = re.compile(rf"({names})(\d+){re.escape(after)}\.")
-    held = {int(found[2]) for name in tensors.shard_of if (found := pattern.match(name))}
+
+    def layers_of(names: Iterable[str]) -> set[int]:
+        return {int(found[2]) for name in names if (found := pattern.match(name))}
+
+    held = layers_of(tensors.shard_of)
     if not held:
         raise UserError(
             f"{tensors.directory} has no tensor {family.attention_path(0)}..., nor those of other layers; it has "
             f"{few(sorted(tensors.shard_of))}. Save the model itself, not what it was wrapped in for training"
         )
-    if (len(held), max(held)) != (said, said - 1):
+    # Counted first: config.json may say any number.
+    if len(held) != said or held != layers_of(f"{family.attention_path(layer)}." for layer in range(said)):
         field = next((name for name in LAYER_FIELDS if name in config), LAYER_FIELDS[0])
         numbers = f"{len(held)} ({min(held)} to {max(held)})"
         raise UserError(

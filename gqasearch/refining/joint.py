@@ -20,6 +20,7 @@ from gqasearch.models import TOKENS, LayerWeights, Objective, Parent, quick_prod
 from gqasearch.refining._base import Counter
 from gqasearch.refining.descent import BETAS, Descent, minibatches
 from gqasearch.refining.grouped_parent import GroupedParent
+from gqasearch.refining.layer_site import held_out, is_scarce
 from gqasearch.refining.refined_layers import RefinedLayers
 from gqasearch.rounding import KVFormat
 from gqasearch.separate_grouping import AnyGrouping
@@ -36,7 +37,8 @@ class Joint(Descent):
     Their loss is the KL of the parent's predictions to those of the converted model, in nats per token of the
     calibration text; each step reads ``joint_blocks`` blocks of it, in an order made from ``seed``. ``joint_rate``: of
     each tensor relative to the standard deviation of its entries, falling to 0 along a line. All layers are in memory,
-    with gradients: about 20 bytes for each of their attention weights, besides the model.
+    with gradients: about 20 bytes for each of their attention weights, besides the model. ``validate``: where the
+    text is short for the layers, the steps do not see a quarter of it, which decides whether they are kept.
     """
 
     name: ClassVar[str] = "joint"
@@ -93,12 +95,15 @@ class Joint(Descent):
             groups = [{"params": [tensor], "lr": rate} for tensor, rate in zip(fitted, rates, strict=True)]
             optimizer = torch.optim.Adam(groups, betas=BETAS, fused=True)
             batches = [*zip(blocks.batches(self.joint_blocks), blocks.targets(self.joint_blocks), strict=True)]
-            some = batches[:: max(1, len(batches) // COMPARED)]
+            held = held_out(len(batches)) if self.validate and is_scarce(blocks.tokens, parent.geometry) else []
+            seen = [index for index in range(len(batches)) if index not in held]
+            compared = held or range(len(batches))
+            some = [batches[index] for index in compared[:: max(1, len(compared) // COMPARED)]]
             before = mean_loss(model, some)
-            for done, index in enumerate(minibatches(len(batches), self.joint_steps, self.seed)):
+            for done, place in enumerate(minibatches(len(seen), self.joint_steps, self.seed)):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * (1 - done / self.joint_steps)
-                (ids, mask), targets = batches[index]
+                (ids, mask), targets = batches[seen[place]]
                 with torch.enable_grad(), quick_products(parent):
                     joint_loss(model, ids, mask, targets).backward()
                 optimizer.step()

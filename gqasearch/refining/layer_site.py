@@ -16,7 +16,15 @@ from torch.func import functional_call
 
 from gqasearch.calibration import TensorFiles
 from gqasearch.grouping import LayerGrouping
-from gqasearch.models import LayerWeights, Parent, output_projection, outputs_noted, rounded_arguments, tie_heads
+from gqasearch.models import (
+    HeadGeometry,
+    LayerWeights,
+    Parent,
+    output_projection,
+    outputs_noted,
+    rounded_arguments,
+    tie_heads,
+)
 from gqasearch.models.precision import has_bfloat16
 from gqasearch.rounding import KVFormat
 from gqasearch.separate_grouping import AnyLayer
@@ -155,26 +163,21 @@ class LayerSite:
         it in layers narrower than ``LEAST_WIDTH``, where a part was found to cost 0.5% of KL and to save little.
         """
         geometry, calls = self.parent.geometry, len(self.calls)
-        inputs = max(geometry.hidden_size, self.inputs)
+        inputs = max(geometry.hidden_size, output_inputs(geometry))
         least = math.ceil(PART_PER_INPUT * inputs / max(1, int(self.calls[0].mask.sum())))
         narrow = geometry.hidden_size < LEAST_WIDTH
         count = calls if narrow else min(calls, max(math.ceil(calls / 4), least))
         part = {index * calls // count for index in range(count)}
         return sorted(part), [index for index in range(calls) if index not in part]
 
-    @property
-    def inputs(self) -> int:
-        """Of W_o: the unknowns of each of its rows."""
-        return self.parent.geometry.num_attention_heads * self.parent.geometry.head_dim
-
     @cached_property
     def is_scarce(self) -> bool:
         """Whether the text is so short for the layer that a fit may be to this text alone."""
-        return sum(int(call.mask.sum()) for call in self.calls) < AMPLE_PER_INPUT * self.inputs
+        return is_scarce(sum(int(call.mask.sum()) for call in self.calls), self.parent.geometry)
 
     def held_out(self) -> list[int]:
         """Indices of calls that a fit is checked on and does not see; none where the text is ample."""
-        return list(range(HELD_OUT - 1, len(self.calls), HELD_OUT)) if self.is_scarce else []
+        return held_out(len(self.calls)) if self.is_scarce else []
 
     @property
     def in_bfloat16(self) -> bool:
@@ -233,6 +236,21 @@ class LayerSite:
 
     def _name(self, role: str) -> str:
         return self.parent.family.tensor_name(self.index, role)
+
+
+def output_inputs(geometry: HeadGeometry) -> int:
+    """Inputs of W_o: the unknowns of each of its rows."""
+    return geometry.num_attention_heads * geometry.head_dim
+
+
+def is_scarce(tokens: int, geometry: HeadGeometry) -> bool:
+    """Whether so many tokens are so few for these layers that a fit may be to this text alone."""
+    return tokens < AMPLE_PER_INPUT * output_inputs(geometry)
+
+
+def held_out(count: int) -> list[int]:
+    """Of so many calls or batches those that a fit is checked on, spread over the text."""
+    return list(range(HELD_OUT - 1, count, HELD_OUT))
 
 
 def compute_dtype(parent: Parent) -> torch.dtype:

@@ -185,7 +185,7 @@ def figures_table(data: HealingData) -> TextTable:
             sections.append(len(rows))
             rows.append((str(row["start"]), *[""] * (5 if several else 4)))
         rows.append(_figure_cells(row, several))
-    headers = (*FIGURE_HEADERS[: 5 if several else 4], "KV\nbytes")
+    headers = (*FIGURE_HEADERS[: 5 if several else 4], "KV bytes,\nas stored")
     return TextTable("On held-out text", headers, tuple(rows), left=(0,), sections=tuple(sections))
 
 

@@ -17,6 +17,9 @@ from gqasearch.errors import UserError
 from gqasearch.models import ModelSource
 from gqasearch.steps.model_kinds import masked_share
 
+# Characters of a segment of a .txt for each token of a block: about eight blocks of it.
+PER_TOKEN = 32
+
 log = logging.getLogger(__name__)
 
 
@@ -47,7 +50,7 @@ def _first(
     """The first ``tokens`` of one text."""
     documents, words = _documents(config, split)
     named = list(islice(documents, 20))
-    told = f"{words}: {', '.join(document.name for document in named)}"
+    told = f"{words}: {', '.join(dict.fromkeys(document.name for document in named))}"
     family = source.family
     return make_blocks(
         *(chain(named, documents), tokenizer, config.block_length, tokens, told, family.objective),
@@ -74,4 +77,4 @@ def _documents(config: RunConfig, split: Split) -> tuple[Iterator[Document | Fil
     text, other = config.calibration_text, config.evaluation_text
     if split == "evaluation" and other is not None:
         return iter(stream_whole(other)), f"{other}, whole"
-    return iter(stream_documents(text, split)), f"{text}, {split} part"
+    return iter(stream_documents(text, split, PER_TOKEN * config.block_length)), f"{text}, {split} part"

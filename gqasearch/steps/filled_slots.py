@@ -38,7 +38,7 @@ def check_fill_slots(work: Workspace) -> None:
             config.layers_may_differ or config.decides_format or work.method.splits_budget
         ),
         f"layout {config.layout}, which pads nothing or layer by layer": config.layout
-        in ("deci", "mimo", "openelm", "ragged"),
+        in ("deci", "mimo", "openelm", "anymodel", "ragged"),
         "refine none: what reads twice must be fitted": config.refine == "none",
     }
     if any(against.values()):

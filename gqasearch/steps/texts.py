@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gqasearch.calibration import shortage
 from gqasearch.embedded import SPLITS, Split
-from gqasearch.refining.layer_site import AMPLE_PER_INPUT
+from gqasearch.refining.layer_site import AMPLE_PER_INPUT, is_scarce, output_inputs
 from gqasearch.steps.cut_texts import wanted_tokens
 from gqasearch.steps.workspace import Workspace
 
@@ -31,9 +31,8 @@ def scarce_words(work: Workspace) -> str | None:
     """Words on a calibration text that is so short for the layers that fits to it are validated; None for an ample."""
     if work.budget.is_identity or not work.refinement.parameters().get("validate"):
         return None
-    inputs = work.source.geometry.num_attention_heads * work.source.geometry.head_dim
-    tokens = work.blocks("calibration").tokens
-    if tokens >= AMPLE_PER_INPUT * inputs:
+    tokens, inputs = work.blocks("calibration").tokens, output_inputs(work.source.geometry)
+    if not is_scarce(tokens, work.source.geometry):
         return None
     return (
         f"calibration text: {tokens:,} tokens, {tokens / inputs:.2g} for each of the {inputs:,} inputs of W_o: what is "

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gqasearch.calibration import load_documents, make_blocks
-from gqasearch.calibration.text import SEGMENT
 from gqasearch.embedded import SPLITS, Document, held_out_documents
 from gqasearch.embedded.library_text import HELD_OUT_MODULES, fallback_documents
 from gqasearch.errors import UserError
@@ -39,24 +38,6 @@ def test_one_file_serves_three_purposes_without_overlap(tmp_path: Path) -> None:
     parts = [load_documents(str(path), split)[0].text for split in SPLITS]
     assert "".join(parts) == path.read_text()
     assert [len(part) for part in parts] == [400, 300, 300]
-
-
-@pytest.mark.parametrize("mark", ["\n", " ", ""])
-def test_a_long_file_is_read_all_over(tmp_path: Path, mark: str) -> None:
-    """A few blocks come from everywhere in it, nothing is lost between them, and words stay whole."""
-    text = "".join(f"{number:07}{mark}" for number in range(40_000))
-    path = tmp_path / "long.txt"
-    path.write_text(text, encoding="utf-8")
-    parts = {split: [document.text for document in load_documents(str(path), split)] for split in SPLITS}
-    assert "".join(part for split in SPLITS for part in parts[split]) == text
-    for part in parts.values():
-        lengths = [len(one) for one in part]
-        assert len(part) == sum(lengths) // SEGMENT and max(lengths) < 1.1 * min(lengths)
-        assert all(one.endswith(mark) for one in part[:-1])
-    tokenizer = tiny_tokenizer()
-    blocks = make_blocks(load_documents(str(path), "calibration"), tokenizer, 16, 6 * 16, "long")
-    first = [tokenizer.decode(row, skip_special_tokens=True) for row in blocks.ids]
-    assert all(part.startswith(row.strip()[:4]) for part, row in zip(parts["calibration"], first, strict=False))
 
 
 def test_jsonl_and_folder(tmp_path: Path) -> None:

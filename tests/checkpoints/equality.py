@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 from gqasearch.models import Parent
 
 PROPERTY = "equality"
-LAYOUTS = ("identity", "stock-symmetric", "stock-padded", "deci", "ragged", "mimo", "openelm")
+# Layout -> what docs/serve.md, whose table this is, calls it.
+LAYOUTS = {"identity": "identity", "stock-symmetric": "`stock`, symmetric", "stock-padded": "`stock`, padded"}
+LAYOUTS |= {name: f"`{name}`" for name in ("deci", "ragged", "mimo", "openelm", "anymodel")}
 
 
 @dataclass(frozen=True)
@@ -47,19 +49,23 @@ def table(properties: Iterable[tuple[str, Any]]) -> list[str]:
     records = [Record(**value) for name, value in properties if name == PROPERTY]
     if not records:
         return []
-    lines = [f"| source | {' | '.join(LAYOUTS)} |", "|---" * (len(LAYOUTS) + 1) + "|"]
+    lines = [f"| source | {' | '.join(LAYOUTS.values())} |", "|---" * (len(LAYOUTS) + 1) + "|"]
     for family in sorted({record.family for record in records}):
         mine = [record for record in records if record.family == family]
         cells = [[record.difference for record in mine if record.layout == layout] for layout in LAYOUTS]
-        lines.append(f"| {family} | {' | '.join(f'{max(cell):.1e}' if cell else '' for cell in cells)} |")
+        lines.append(f"| {family} |{'|'.join(f' {_short(max(cell))} ' if cell else ' ' for cell in cells)}|")
     return lines
 
 
+def _short(difference: float) -> str:
+    return f"{difference:.1e}".replace("e-0", "e-") if difference else "0"
+
+
 def _layout(parent: Parent, written: PreTrainedModel) -> str:
-    name = type(written).__name__
+    name = "AnyModel" if hasattr(written.config, "base_architecture") else type(written).__name__
     if name.startswith("Ragged"):
         return "ragged"
-    for start, layout in (("Deci", "deci"), ("MiMo", "mimo"), ("OpenELM", "openelm")):
+    for start, layout in (("Deci", "deci"), ("MiMo", "mimo"), ("OpenELM", "openelm"), ("AnyModel", "anymodel")):
         if name.startswith(start):
             return layout
     same = written.config.get_text_config().num_attention_heads == parent.geometry.num_attention_heads

@@ -76,6 +76,7 @@ def expected_tensor(name: str, stored: dict[str, torch.Tensor], paired: bool, he
         ("mistral", PADDED, "stock", "llama"),
         ("mistral", UNEVEN, "deci", "deci"),
         ("llama", UNEVEN, "mimo", "deci"),
+        ("llama", UNEVEN, "anymodel", "deci"),
         ("qwen2", SYMMETRIC, "stock", "qwen2"),
         ("qwen2", PADDED, "stock", "llama"),
         ("qwen3", PADDED, "stock", "qwen3"),

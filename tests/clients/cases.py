@@ -42,8 +42,14 @@ LAYOUTS: Mapping[str, LayoutChoice] = {
     "ragged": "ragged",
     "mimo": "mimo",
     "openelm": "openelm",
+    "anymodel": "anymodel",
 }
 STOCK = ("stock-symmetric", "stock-padded")  # what needs no code of ours
+# What llama.cpp takes for granted: the smaller EXAONE 4 has no windows.
+AS_PUBLISHED: Mapping[str, dict[str, Any]] = {
+    "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 2},
+    "qwen3_moe": {"norm_topk_prob": True},
+}
 # Heads of a group stand apart. 12 heads of 6 layers, and 6 heads of 2.
 EMBEDDED = {
     "stock-symmetric": [[0, 1, 2, 3, 1, 2, 3, 0, 2, 3, 0, 1], [0, 0, 1, 1, 2, 2, 3, 3, 0, 1, 2, 3]] * 3,
@@ -61,6 +67,9 @@ TINY = {
     "mimo": [[0, 1, 0, 0, 1, 0], [0, 1, 2, 1, 3, 1]],
     "openelm": [[0, 1, 0, 2, 1, 0], [0, 1, 2, 1, 3, 1]],
 }
+
+
+EMBEDDED["anymodel"], TINY["anymodel"] = EMBEDDED["deci"], TINY["deci"]
 
 
 @dataclass(frozen=True)
@@ -98,9 +107,9 @@ class Case:
     converted: dict[str, Converted]
 
 
-def make_case(model: str, layouts: tuple[str, ...], folder: Path) -> Case:
-    """``model``: ``embedded`` or a family of ``tests.tiny_models``."""
-    source = save_source(model, folder / "source")
+def make_case(model: str, layouts: tuple[str, ...], folder: Path, **fields: Any) -> Case:
+    """``model``: ``embedded`` or a family of ``tests.tiny_models``; ``fields``: further ones of its config."""
+    source = save_source(model, folder / "source", **fields)
     parent = load_parent(str(source))
     converted = {}
     for layout in layouts:
@@ -150,11 +159,12 @@ def heal_case(case: Case, layout: str) -> Converted:
     return Converted(layout, folder, start.grouping, start.prompts, log_probs.numpy(), greedy)
 
 
-def save_source(model: str, folder: Path) -> Path:
+def save_source(model: str, folder: Path, **fields: Any) -> Path:
     """The embedded model, or a tiny one with its vocabulary, and heads of 32, which every engine takes."""
     if model == "embedded":
         return Path(shutil.copytree(model_directory(), folder))
-    save_checkpoint(tiny_model(model, vocab=TINY_VOCAB, head_dim=32), folder)
+    made = tiny_model(model, vocab=TINY_VOCAB, head_dim=32, **{**AS_PUBLISHED.get(model, {}), **fields})
+    save_checkpoint(made, folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(model_directory() / name, folder / name)
     return folder

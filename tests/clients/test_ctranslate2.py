@@ -21,6 +21,7 @@ REFUSED = {
     ("deci", "embedded"): "No conversion is registered for the model configuration DeciLMConfig",
     ("mimo", "embedded"): "No conversion is registered for the model configuration MiMoV2FlashConfig",
     ("openelm", "embedded"): "No conversion is registered for the model configuration OpenELMConfig",
+    ("anymodel", "embedded"): "No conversion is registered for the model configuration RaggedMistralConfig",
     ("ragged", "embedded"): "No conversion is registered for the model configuration RaggedLlamaConfig",
 }
 MODELS = {

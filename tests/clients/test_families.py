@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from gqasearch.doctor import Patient, examine
 from gqasearch.models import read_config
 from gqasearch.targets import TARGETS, TargetName
 from tests.checkpoints.test_stock_families import NEVER_PADDED
 from tests.clients.cases import STOCK, Converted, difference, make_case
 from tests.clients.client import ALL_CLIENTS, Client, ClientError
+from tests.tiny_described import WINDOWS
 from tests.tiny_models import GROUPED_NAMES
 
 CLIENTS: dict[TargetName, Client] = {
@@ -23,7 +25,7 @@ CLIENTS: dict[TargetName, Client] = {
 # Of the families that are a few words each, those that were tried.
 MORE: dict[TargetName, tuple[str, ...]] = {
     "ctranslate2": (),
-    "llama.cpp": ("arcee", "seed_oss", "olmo2", "mixtral", "qwen2_moe", "granitemoe"),
+    "llama.cpp": ("arcee", "seed_oss", "olmo2", "mixtral", "qwen2_moe", "granitemoe", "qwen3_moe", "exaone4"),
     "mlx": (
         *("arcee", "seed_oss", "olmo2", "mixtral", "qwen2_moe", "granitemoe"),
         *("glm", "glm4", "nemotron", "olmo3", "ministral"),
@@ -58,6 +60,21 @@ def test_targets_say_what_engines_do(target: TargetName, family: str, layout: An
     if "refused" not in said:
         with pytest.raises(AssertionError):
             difference(said, case.converted[layout])
+
+
+@pytest.mark.parametrize(
+    ("family", "own"),
+    [("qwen2_moe", {"norm_topk_prob": True}), ("qwen3_moe", {"norm_topk_prob": False}), ("exaone4", WINDOWS)],
+)
+def test_what_llama_cpp_takes_for_published_is_found(family: str, own: dict[str, Any], tmp_path: Path) -> None:
+    """It loads them and computes other models, and ``doctor`` says so."""
+    CLIENTS["llama.cpp"].require()
+    case = make_case(family, ("stock-symmetric",), tmp_path, **own)
+    converted = case.converted["stock-symmetric"]
+    said = {finding.severity for finding in examine(Patient(converted.folder, "llama.cpp"))}
+    with pytest.raises((AssertionError, ClientError)):  # the latter where its answer is no token that has a text
+        difference(_answer("llama.cpp", converted, tmp_path), converted)
+    assert "fails" in said
 
 
 def _answer(target: TargetName, converted: Converted, folder: Path) -> dict[str, Any]:

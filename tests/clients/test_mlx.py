@@ -15,7 +15,7 @@ from tests.clients.summary import Record
 MLX = Client("mlx", "MLX-LM")
 WITHOUT_CODE = ("mimo", "openelm")
 MODELS = {
-    "embedded": (*STOCK, *WITHOUT_CODE, "deci", "ragged"),
+    "embedded": (*STOCK, *WITHOUT_CODE, "deci", "ragged", "anymodel"),
     "mistral": (*STOCK, *WITHOUT_CODE),
     "qwen2": STOCK,
     "qwen3": STOCK,
@@ -24,6 +24,7 @@ REFUSED = {
     # Its Qwen2 takes hidden size / heads for the size of a head, where config.json says head_dim.
     ("qwen2", "stock-padded"): r"ValueError: Expected shape \(189, 192\) but received shape \(288, 192\)",
     ("embedded", "deci"): "ValueError: Model type deci not supported",
+    ("embedded", "anymodel"): r"ValueError: Expected shape \(\d+, 192\) but received shape \(\d+, 192\)",
     ("embedded", "ragged"): "ValueError: Model type ragged_llama not supported",
 }
 

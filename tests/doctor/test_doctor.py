@@ -32,6 +32,7 @@ LAYOUTS: dict[str, tuple[Grouping, LayoutChoice]] = {
     "ragged": (UNEVEN, "ragged"),
     "mimo": (UNEVEN, "mimo"),
     "openelm": (UNEVEN, "openelm"),
+    "anymodel": (UNEVEN, "anymodel"),
 }
 
 
@@ -65,7 +66,7 @@ def test_it_says_what_targets_and_clients_say(layout: Any, engine: EngineName, w
         why = target.objection(layout, patient.architecture)
         assert said["layout"].severity == ("ok" if why is None else "fails")
         assert why is None or why in said["layout"].words
-    has_code = layout in ("deci", "ragged", "openelm")
+    has_code = layout in ("deci", "ragged", "openelm", "anymodel")
     assert said["remote code"].severity == ("warning" if has_code and ENGINES[engine].runs_code else "ok")
     assert {said[name].severity for name in ("weights", "tokenizer")} == {"ok"}
 
@@ -75,7 +76,7 @@ def test_heads_are_counted_in_the_words_of_every_layout(written: dict[str, Path]
         name: (Patient(path, "vllm").query_heads, Patient(path, "vllm").kv_heads) for name, path in written.items()
     }
     assert heads["stock-padded"] == ([9, 9], [3, 3])
-    assert heads["deci"] == heads["mimo"] == ([12, 12], [2, 4])
+    assert heads["deci"] == heads["mimo"] == heads["anymodel"] == ([12, 12], [2, 4])
     assert heads["openelm"] == ([8, 12], [2, 4])
     assert heads["ragged"] == ([6, 6], [2, 4])
     # 16-bit keys and values of six heads of 16.

@@ -25,6 +25,7 @@ LAYOUTS: dict[str, tuple[Grouping, LayoutChoice]] = {
     "deci": (UNEVEN, "deci"),
     "ragged": (UNEVEN, "ragged"),
     "mimo": (UNEVEN, "mimo"),
+    "anymodel": (UNEVEN, "anymodel"),
 }
 SMALL: dict[str, Any] = {
     "steps": 6,

@@ -231,7 +231,6 @@ def test_unknown_architectures_are_refused_with_the_list(tmp_path: Path) -> None
             (f"{name}ForConditionalGeneration", "encoder-decoder, whose layers have two")
             for name in ("Whisper", "Bart", "T5")
         ),
-        ("MllamaForConditionalGeneration", "attend to an image alone"),
     ],
 )
 def test_architectures_that_cannot_be_grouped_are_refused_with_the_reason(architecture: str, reason: str) -> None:

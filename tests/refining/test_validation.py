@@ -82,7 +82,7 @@ def test_without_noise_the_ridge_is_the_one_that_was_asked_for(tmp_path: Path) -
 def test_ample_text_is_used_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     merged, site, _, _ = noisy(tmp_path, blocks=16, noise=1.0)
     tokens = sum(int(call.mask.sum()) for call in site.calls)
-    assert site.inputs == INPUTS and tokens < AMPLE_PER_INPUT * INPUTS
+    assert tokens < AMPLE_PER_INPUT * INPUTS
     held_out = site.held_out()
     assert held_out and len(held_out) == len(site.calls) // 4
     monkeypatch.setattr("gqasearch.refining.layer_site.AMPLE_PER_INPUT", tokens // INPUTS)

@@ -152,4 +152,4 @@ def test_materialize_takes_a_layout_and_says_what_it_wrote(
     assert code == 2 and "one number of KV heads for all layers" in output
     assert not (tmp_path / "stock").exists()
     code, output = call(*common, "--output-dir", tmp_path / "other", "--layout", "other")
-    assert code == 2 and "'auto', 'stock', 'deci', 'ragged', 'mimo' or 'openelm'" in output
+    assert code == 2 and "'auto', 'stock', 'deci', 'ragged', 'mimo', 'openelm' or 'anymodel'" in output

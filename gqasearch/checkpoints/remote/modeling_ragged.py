@@ -227,6 +227,8 @@ class RaggedModel(PreTrainedModel):
         towers = (getattr(self.model, name, None) for name in ("language_model", "text_model"))
         decoder, text = next((one for one in towers if one is not None), self.model), config.get_text_config()
         for index, (layer, sizes) in enumerate(zip(decoder.layers, config.kv_group_sizes, strict=True)):
+            if not hasattr(layer, "self_attn"):  # it attends to an image alone
+                continue
             attention, groups = type(layer.self_attn), LayerGroups(sizes, heads[index])
             own = Seen(
                 text,

@@ -44,6 +44,7 @@ from gqasearch.models.families import known_family
 from gqasearch.models.loading import load_model, load_tokenizer
 from gqasearch.run.heal.heal_folder import HealFolder
 from gqasearch.run.heal.process_group import Ranks
+from gqasearch.steps.cut_texts import PER_TOKEN
 from gqasearch.steps.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,8 @@ class HealWork:
 
     @cached_property
     def texts(self) -> HealingTexts:
-        return healing_texts(self.config.text, self.config.evaluation_text)
+        segment = PER_TOKEN * self.config.block_length
+        return healing_texts(self.config.text, self.config.evaluation_text, segment)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
