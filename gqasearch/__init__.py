@@ -11,13 +11,18 @@ Nothing heavy is imported before it is used.
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# tqdm's, that a notebook has no widgets for its bars; what we load shows none.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gqasearch.api import ParentWithText, SearchResult, converted, load, neighbours, search
+    from gqasearch.api import ParentWithText, SearchResult, converted, load, neighbours, search, similarity
+    from gqasearch.comparison.from_python import compare
     from gqasearch.errors import UserError
     from gqasearch.fitness import Fitness
     from gqasearch.grouping import Grouping, LayerGrouping
@@ -50,7 +55,8 @@ if TYPE_CHECKING:
     from gqasearch_fitness.weight_sharing_error import WeightSharingError
 
 _MODULES = {
-    "gqasearch.api": ("ParentWithText", "SearchResult", "converted", "load", "neighbours", "search"),
+    "gqasearch.api": ("ParentWithText", "SearchResult", "converted", "load", "neighbours", "search", "similarity"),
+    "gqasearch.comparison.from_python": ("compare",),
     "gqasearch.errors": ("UserError",),
     "gqasearch.fitness": ("Fitness",),
     "gqasearch.grouping": ("Grouping", "LayerGrouping"),
@@ -127,10 +133,12 @@ __all__ = [
     "WeightSharingError",
     "WeightedMean",
     "__version__",
+    "compare",
     "converted",
     "load",
     "neighbours",
     "search",
+    "similarity",
 ]
 
 

@@ -52,7 +52,7 @@ def search(
     """
     values, objects = _settings(fitness, merge, refine, method)
     ratio = {} if kv_ratio is None else {"kv_ratio": kv_ratio}
-    with _shown(progress) as told:
+    with shown_progress(progress) as told:
         # No checkpoint is planned: ``SearchResult.save`` is asked which.
         work = parent.workspace({**values, **ratio, **settings, "seed": seed, "materialize": False}, objects, told)
         crew = parse_workers(workers)
@@ -90,7 +90,7 @@ def _settings(
 
 
 @contextmanager
-def _shown(wanted: bool) -> Iterator[Progress]:
+def shown_progress(wanted: bool) -> Iterator[Progress]:
     """Progress on standard error, or nowhere."""
     if not wanted:
         yield NoProgress()

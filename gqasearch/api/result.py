@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from transformers import PreTrainedModel
 
@@ -18,6 +18,7 @@ from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import GroupingDocument
 from gqasearch.models import model_record
+from gqasearch.reporting.data import layer_pictures
 from gqasearch.searching import Candidate, Generation
 from gqasearch.separate_grouping import AnyGrouping
 from gqasearch.steps import Workspace, materialize
@@ -26,6 +27,9 @@ from gqasearch.steps.filled_slots import convertible
 from gqasearch.steps.measure import BASELINE, CONVERTED, baseline_subject, grouping_subject, measure
 from gqasearch.steps.metric_records import distance_of
 from gqasearch.steps.objects import Objects
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Of the text for validation, which the search does not see; fewer where the text is short.
 VALIDATION_TOKENS = 16384
@@ -109,6 +113,13 @@ class SearchResult:
             if baseline:
                 subjects[BASELINE] = baseline_subject(work)
             return measure(work, subjects)
+
+    def figure(self) -> Figure:
+        """Who shares: a row per layer, heads of one colour share a KV head."""
+        from gqasearch.reporting.plots import grouping_figure
+
+        title = f"{self.document.model.id}, KV ratio {self.document.kv_ratio:.3g}"
+        return grouping_figure(layer_pictures(self.document), title)
 
     @contextmanager
     def converted(self) -> Iterator[PreTrainedModel]:

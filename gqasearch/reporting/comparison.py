@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,9 @@ import pandas as pd
 from gqasearch.reporting.data import TextUse
 from gqasearch.reporting.numbers import number_text
 from gqasearch.reporting.text_table import TextTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SETTING = ["merge", "refine", "kv_ratio"]
 POOL_WORDS = {
@@ -47,6 +51,12 @@ class ComparisonData:
     texts: tuple[TextUse, ...]
     configuration: str
     environment: Mapping[str, str]
+
+    def figures(self) -> dict[str, Figure]:
+        """Name -> figure: "correlations", "ranks-MERGE-RATIO" of every condition, "winners"."""
+        from gqasearch.reporting.comparison_html import comparison_figures
+
+        return comparison_figures(self)
 
 
 def ranking_tables(frame: pd.DataFrame) -> list[TextTable]:

@@ -8,16 +8,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gqasearch.grouping import LayerGrouping
+from gqasearch.grouping_document import GroupingDocument
 from gqasearch.reporting.continuations import Generated
 from gqasearch.reporting.rounded_rows import RoundedResult
 from gqasearch.reporting.text_table import TextTable
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FloatArray = NDArray[np.float64]
+SIMILARITY_WORDS = "cosine of two heads' activations at the same token, before RoPE, averaged over tokens"
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,14 @@ class LayerPicture:
         if self.error is None or self.lower_bound is None:
             return None
         return (self.error - self.lower_bound) / self.error if self.error else 0.0
+
+
+def layer_pictures(document: GroupingDocument) -> tuple[LayerPicture, ...]:
+    """Of every partition of a grouping."""
+    return tuple(
+        LayerPicture(layer.grouping, layer.error, bool(layer.proven_optimal), layer.lower_bound, name)
+        for name, layer in zip(document.layer_names, document.layers, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -124,12 +138,18 @@ class Similarity:
 
     key: FloatArray
     value: FloatArray
-    what: str
+    what: str = SIMILARITY_WORDS
 
     def __post_init__(self) -> None:
         shape = self.key.shape
         if len(shape) != 3 or shape[1] != shape[2] or self.value.shape != shape:
             raise ValueError(f"key and value must be (L, H, H) alike, got {shape} and {self.value.shape}")
+
+    def figure(self) -> Figure:
+        """A heat map per layer."""
+        from gqasearch.reporting.plots import similarity_figure
+
+        return similarity_figure(self)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from gqasearch.models import objective_of
 from gqasearch.reporting import (
     History,
     HistoryPoint,
-    LayerPicture,
     Measurement,
     MethodResult,
     ParentResult,
@@ -31,6 +30,7 @@ from gqasearch.reporting import (
     TextUse,
 )
 from gqasearch.reporting.continuations import Generated, generated
+from gqasearch.reporting.data import layer_pictures
 from gqasearch.reporting.rounded_rows import RoundedResult, rounded_results
 from gqasearch.reporting.text_table import TextTable
 from gqasearch.run.kv_bytes import decision_table
@@ -40,7 +40,6 @@ from gqasearch.steps.measure import BASELINE, CONVERTED
 FloatArray = NDArray[np.float64]
 # In metrics.json -> in a report.
 PEAKS = {"peak_bytes": "peak of memory, GB", "device_peak_bytes": "peak of the device's memory, GB"}
-SIMILARITY_WORDS = "cosine of two heads' activations at the same token, before RoPE, averaged over tokens"
 
 
 def label_of(config: RunConfig) -> str:
@@ -137,10 +136,7 @@ class _Run:
             method=config.method,
             merge=merge_words(config),
             fitness=config.fitness,
-            layers=tuple(
-                LayerPicture(layer.grouping, layer.error, bool(layer.proven_optimal), layer.lower_bound, name)
-                for name, layer in zip(document.layer_names, document.layers, strict=True)
-            ),
+            layers=layer_pictures(document),
             history=self._history(),
             seconds=float(self.metrics["seconds"]["all"]),
             **self._figures(CONVERTED),
@@ -210,7 +206,7 @@ class _Run:
         if not self.folder.similarity.is_file():
             return None
         with np.load(self.folder.similarity, allow_pickle=False) as stored:
-            return Similarity(stored["key"], stored["value"], SIMILARITY_WORDS)
+            return Similarity(stored["key"], stored["value"])
 
     def front(self) -> ParetoFront | None:
         if not self.folder.pareto.is_file():

@@ -188,3 +188,15 @@ def test_loading_shows_no_bars_and_leaves_transformers_as_it_was(capfd: pytest.C
         transformers_logging.enable_progress_bar()
     gqs.load("embedded").model  # noqa: B018
     assert capfd.readouterr() == ("", "") and transformers_logging.is_progress_bar_enabled()
+
+
+def test_pictures(parent: gqs.ParentWithText, result: gqs.SearchResult) -> None:
+    found, geometry = gqs.similarity(parent), parent.geometry
+    assert found.key.shape == found.value.shape == (geometry.num_layers, *[geometry.num_kv_heads] * 2)
+    for cosines in (found.key, found.value):
+        assert np.allclose(cosines.diagonal(axis1=1, axis2=2), 1) and np.allclose(cosines, cosines.swapaxes(1, 2))
+    maps = [axes for axes in found.figure().axes if axes.images]
+    assert len(maps) == 2 * geometry.num_layers
+    (rows,) = (axes for axes in result.figure().axes if axes.images)
+    shown = [int(text.get_text()) for text in rows.texts[: geometry.num_kv_heads]]
+    assert gqs.LayerGrouping.from_labels(shown) == result.grouping.layers[0]

@@ -1,11 +1,11 @@
 """The notebooks run from top to bottom on the embedded model, and are committed without output.
 
-`make test` runs the code of those that call gqasearch as a library, on a tiny model; `make test-all` runs all of them
-as they are.
+`make test` runs the code of one of them on little text; `make test-all` runs all of them as they are.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -13,10 +13,8 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+import gqasearch as gqs
 from tests.matrix import sampled
-from tests.run.conftest import checkpoint, settings, text
-
-__all__ = ["checkpoint", "settings", "text"]
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
@@ -40,23 +38,26 @@ def test_committed_without_output(notebook: NotebookNode) -> None:
     assert [cell for cell in code(notebook) if cell.outputs or cell.execution_count is not None] == []
 
 
-# Notebook -> what stands in it, and what takes its place. TINY: a model of two layers and a text for it.
+# Notebook -> what stands in it, and what takes its place: little text, few groupings.
 SMALLER = {
-    "anatomy_of_a_grouping": {
-        '"embedded", evaluation_tokens=8192': 'TINY.pop("model"), text=TINY.pop("calibration_text"), **TINY'
+    "anatomy_of_a_grouping": {"evaluation_tokens=8192": "**TINY"},
+    "from_sweep_to_checkpoint": {
+        "calibration_tokens=16384, evaluation_tokens=8192": "**TINY",
+        "generations=20": "generations=2",
     },
     "which_fitness_predicts_quality": {
-        '"sample": 24,': '"sample": 4,',
-        '"sample_tokens": 4096,': '"sample_tokens": 200,',
-        '"evaluations": 300,': '"evaluations": 30,',
-        '"evaluation_tokens": 4096': "**TINY",
+        "evaluation_tokens=4096": "**TINY",
+        "sample=24,": "sample=4,",
+        "sample_tokens=4096,": "sample_tokens=1024,",
+        "evaluations=300,": "evaluations=30,",
     },
 }
+TINY = {f"{part}_tokens": 1024 for part in ("calibration", "search", "evaluation")}
 
 
 @pytest.mark.parametrize("name", sampled(SMALLER, ["anatomy_of_a_grouping"]))
 @pytest.mark.filterwarnings("ignore")  # a notebook has no such rule
-def test_code_runs(name: str, settings: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (path,) = (path for path in NOTEBOOKS if path.stem == name)
     cells = [cell.source.removeprefix("%matplotlib inline\n") for cell in code(nbformat.read(path, as_version=4))]
@@ -64,7 +65,13 @@ def test_code_runs(name: str, settings: dict[str, object], tmp_path: Path, monke
     for words, others in SMALLER[name].items():
         assert words in source, words
         source = source.replace(words, others)
-    exec(compile(source, path.name, "exec"), {"__name__": name, "TINY": settings})
+    exec(compile(source, path.name, "exec"), {"__name__": name, "TINY": TINY})
+
+
+def test_only_the_public_names_are_used(notebook: NotebookNode) -> None:
+    source = "\n".join(cell.source for cell in code(notebook))
+    assert "import gqasearch as gqs" in source and "from gqasearch" not in source
+    assert set(re.findall(r"\bgqs\.(\w+)", source)) <= set(gqs.__all__)
 
 
 @pytest.mark.nightly
@@ -73,3 +80,4 @@ def test_runs_from_top_to_bottom(notebook: NotebookNode, tmp_path: Path) -> None
     NotebookClient(notebook, kernel_name="python3", timeout=900, resources=where).execute()
     shown = [output for cell in code(notebook) for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in shown)
+    assert [output.text for output in shown if output.get("name") == "stderr"] == []  # no bars, no warnings
