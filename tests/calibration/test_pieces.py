@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 from collections.abc import Callable
 from functools import cache
 from itertools import islice
@@ -47,6 +48,14 @@ TEXTS: tuple[Callable[[random.Random], str], ...] = (words, no_spaces, with_long
 GPT4 = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
+def unigrams(special: list[str]) -> list[tuple[str, float]]:
+    """Pieces of a few syllables with scores of their own. Not trained: a trainer was seen to give others once."""
+    parts = [unicodedata.normalize("NFKC", part) for part in (*SYLLABLES, "▁", ",", "'s")]
+    pieces_ = {*parts, *"".join(parts), *(one + other for one in parts for other in parts[:9])}
+    rng = random.Random(3)
+    return [*((name, 0.0) for name in special), *((piece, -2 - 6 * rng.random()) for piece in sorted(pieces_))]
+
+
 @cache
 def tokenizer(kind: str) -> PreTrainedTokenizerFast:
     special = ["<unk>", "<s>", "</s>"]
@@ -69,12 +78,10 @@ def tokenizer(kind: str) -> PreTrainedTokenizerFast:
         trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False, max_token_length=12)
         corpus = [line for text in corpus for line in text.split()]
     elif kind == "unigram":
-        made = Tokenizer(models.Unigram())
+        made = Tokenizer(models.Unigram(unigrams(special), unk_id=0))
         made.normalizer = normalizers.NFKC()
         made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=200, special_tokens=special, unk_token="<unk>", show_progress=False, max_piece_length=8
-        )
+        return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     elif kind == "wordpiece":
         made = Tokenizer(models.WordPiece(unk_token="<unk>"))
         made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
