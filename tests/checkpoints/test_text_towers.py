@@ -147,8 +147,8 @@ def test_layers_that_attend_to_an_image_stay_as_they_are(tmp_path: Path) -> None
     assert config["num_key_value_heads_per_layer"] == [2, 6, 4]
     assert (kv_heads_of(config), query_heads_of(config)) == ([2, 4], [6, 6])
     said = [finding.words for finding in examine(Patient(tmp_path / "out", "transformers")) if "bytes" in finding.words]
-    assert said[0].startswith("192 bytes per token in 16 bits: 2 to 4 KV heads of 8")
-    assert said[1] == "192 bytes per token of an image, in layers that are the parent's own"
+    assert said[0].startswith("384 bytes per token in 32 bits as stored (192 in 16): 2 to 4 KV heads of 8")
+    assert said[1] == "384 bytes per token of an image, in layers that are the parent's own"
     assert config["kv_group_sizes"] == [[4, 2], [1] * 6, [3, 1, 1, 1]]
     model, image = load_trusted(tmp_path / "out"), with_image("mllama")
     assert cached_kv_heads(model) == [2, 4]  # of a text alone

@@ -224,7 +224,11 @@ def test_a_dry_run_tells_everything_and_touches_nothing(
     ):
         assert words in result.stdout, words
     facts = json.loads(call("search", *flags(asked), "--dry-run", "--json").stdout)
-    assert len(facts["notes"]) == 2 and facts["config"]["kv_ratio"] == 0.4
+    assert (
+        len(facts["notes"]) == 3
+        and "for each of the 48 inputs of W_o" in facts["notes"][1]
+        and facts["config"]["kv_ratio"] == 0.4
+    )
     path = tmp_path / "again.yaml"
     path.write_text(result.stdout)
     again = call("search", "--config", path, "--dry-run")  # it is a configuration file
