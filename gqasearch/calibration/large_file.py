@@ -44,19 +44,18 @@ def stream_documents(text: str, split: Split, segment: int | None = None) -> Ite
     """What ``load_documents`` gives; of a large file no more is read than is asked for.
 
     It is counted first, a pass over its bytes; what is not read is not checked. ``segment``: where the part is one
-    document, a .txt, it is given as up to ``SEGMENTS`` of at least so many characters. Blocks are taken from documents
-    in turn, and a few thousand tokens from the beginning of a file are of one subject.
+    document, as of a .txt, it is given as up to ``SEGMENTS`` of at least so many characters. Blocks are taken from
+    documents in turn, and a few thousand tokens from the beginning of a file are of one subject.
     """
     path = Path(text).expanduser()
     if not _is_large(path):
-        documents = load_documents(text, split)
-        return documents if segment is None or len(documents) > 1 else _segments(documents[0], segment)
+        return _segmented(load_documents(text, split), segment)
     start, stop = SHARES[split]
     name = f"{path.name}:{split}"
     if path.suffix == ".jsonl" and (count := _lines(path, *_version(path))) > 1:
         return _records(path, name, int(start * count), int(stop * count))
     if path.suffix == ".jsonl":  # one record is cut as a .txt is
-        return load_documents(text, split)
+        return _segmented(load_documents(text, split), segment)
     places = _places(path, *_version(path))
     count = places.count
     first, last = int(start * count), int(stop * count)
@@ -67,9 +66,13 @@ def stream_documents(text: str, split: Split, segment: int | None = None) -> Ite
     return (FilePart(name, path, places.byte_of(begin), end - begin) for begin, end in pairwise(ends))
 
 
-def _segments(document: Document, segment: int) -> list[Document]:
-    ends = pairwise(_ends(len(document.text), segment))
-    return [Document(document.name, document.text[begin:end]) for begin, end in ends]
+def _segmented(documents: list[Document], segment: int | None) -> list[Document]:
+    """One document as its segments; more as they are."""
+    if segment is None or len(documents) > 1:
+        return documents
+    (whole,) = documents
+    ends = pairwise(_ends(len(whole.text), segment))
+    return [Document(whole.name, whole.text[begin:end]) for begin, end in ends]
 
 
 def _ends(characters: int, segment: int) -> Iterator[int]:

@@ -34,11 +34,10 @@ class Descent(LayerwiseRefinement):
     (``LayerSite.spread_part``), the last regression all of it. Where the loss does not fall, the layer is refined as
     ``outputs`` would. ``validate``: where the text is short for the layer, the steps do not see a part of it
     (``LayerSite.held_out``), the layer goes as far along the line from before them to after them as is best there, and
-    regressions are as in ``outputs``.
-    Products may be in bfloat16 (``LayerSite.in_bfloat16``): on machines with and without it results
-    agree within its rounding. ``learning_rate``: of each tensor relative to the typical size of its entries
-    (``typical_size``), falling to 0 along a line. ``batch_blocks``: blocks of text per step (and per forward pass),
-    drawn without replacement until all were seen, in an order made from ``seed``. ``ridge``: as in ``outputs``.
+    regressions are as in ``outputs``. Products may be in bfloat16 (``LayerSite.in_bfloat16``): on machines with and
+    without it results agree within its rounding. ``learning_rate``: of each tensor relative to the typical size of its
+    entries (``typical_size``), falling to 0 along a line. ``batch_blocks``: blocks of text per step (and per forward
+    pass), drawn without replacement until all were seen, in an order made from ``seed``. ``ridge``: as in ``outputs``.
     ``rounded_steps``: where the cache will be rounded, so many steps follow once the basis for that is chosen, with
     attention reading keys and values as the cache gives them, and gradients straight through; 0 for none.
     ``whole``: layers in which nothing is shared are fitted, too, above one that was changed and where the cache is
@@ -93,11 +92,13 @@ class Descent(LayerwiseRefinement):
         step()
         moved = self.descend(site, start, Whitening.of(site, part), step)
         if held_out:
-            moved = best_between(site, start, moved, held_out)
+            found, _ = self._outputs(site, best_between(site, start, moved, held_out))
+            step()
+            return found
         last = OutputRegression(site, moved, self.validate)
         last.read(part)
         found, after = last.fit(self.ridge)
-        if not held_out and not after < before:
+        if not after < before:
             found, _ = self._outputs(site, merged)
         elif rest:
             last.read(rest)
