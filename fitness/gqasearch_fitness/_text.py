@@ -90,7 +90,7 @@ class CandidateLosses:
 
         self.context, self.blocks, self.summed_loss = context, blocks, summed_loss
         self.converter = converter = Converter(context.parent, context.merge, context.load_statistics)
-        outputs = Outputs() if context.refined else None
+        outputs = Outputs.quick(context.refinement) if context.refined else None
         self.converted_layer = converted_layers(context, converter, outputs, parameters.refit_tokens)
         self.on_part = self.on_all = losses("quick", self.converted_layer)
         refinement = context.refinement

@@ -21,7 +21,7 @@ class PreparedAttentionOutputError(PreparedGroupFitness):
         super().__init__()
         self.context = context
         self.converter = converter = Converter(context.parent, context.merge, context.load_statistics)
-        outputs = Outputs() if context.refined else None
+        outputs = Outputs.quick(context.refinement) if context.refined else None
         self.tied_layer = tied_layers(context, converter, outputs, parameters.refit_tokens)
         self.calls = AttentionCalls(context.parent, context.load_search_blocks().first(parameters.tokens))
 

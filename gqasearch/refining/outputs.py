@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gqasearch.models import LayerWeights
-from gqasearch.refining._base import LayerwiseRefinement
+from gqasearch.refining._base import LayerwiseRefinement, Refinement
 from gqasearch.refining.layer_site import LayerSite
 from gqasearch.refining.ridge import fit_outputs
 
@@ -30,6 +30,11 @@ class Outputs(LayerwiseRefinement):
     def __post_init__(self) -> None:
         if not self.ridge > 0:
             raise ValueError(f"ridge must be above 0, got {self.ridge}")
+
+    @classmethod
+    def quick(cls, refinement: Refinement) -> Outputs:
+        """What stands in for a refinement while candidates are compared: validated where that is."""
+        return cls(validate=refinement.parameters().get("validate", True))
 
     @property
     def layer_steps(self) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gqasearch.models import LayerWeights
-from gqasearch.refining import Descent
+from gqasearch.refining import Descent, Joint, NoRefinement, Outputs
 from gqasearch.refining.descent import best_between
 from gqasearch.refining.layer_site import AMPLE_PER_INPUT, AttentionCall, LayerSite
 from gqasearch.refining.ridge import STRONGER, OutputRegression, _sketch_of, fit_outputs
@@ -124,3 +124,8 @@ def test_descent_on_noise_leaves_other_text_as_it_was(tmp_path: Path) -> None:
     found = Descent(steps=40).refine_layer(site, merged, lambda: None)
     assert site_error(other, plain) > 1.1 * before
     assert site_error(other, found) < 1.02 * before
+
+
+def test_candidates_are_refitted_as_the_result_will_be() -> None:
+    assert Outputs.quick(Descent()) == Outputs() == Outputs.quick(NoRefinement())
+    assert Outputs.quick(Descent(validate=False)) == Outputs.quick(Joint(validate=False)) == Outputs(validate=False)

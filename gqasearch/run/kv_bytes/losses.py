@@ -44,7 +44,9 @@ class FormatLosses:
     @cached_property
     def _alone(self) -> LayersAlone:
         """Every layer where the parent's stream enters it; not read where nothing is rounded or refitted."""
-        return LayersAlone(self._work.parent, self._work.blocks("calibration").first(REFIT_TOKENS), Outputs())
+        work = self._work
+        blocks = work.blocks("calibration").first(REFIT_TOKENS)
+        return LayersAlone(work.parent, blocks, Outputs.quick(work.refinement))
 
     def __call__(self, kv: KVFormat, grouping: AnyGrouping, batches: Sequence[int]) -> float:
         """Nats per token on these batches, with the cache in the format ``kv``."""
