@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gqasearch.calibration import no_progress
-from gqasearch.healing.trainer import stack
+from gqasearch.healing.trainer import decays, stack
 from gqasearch.healing.training_blocks import TrainingBlocks
 from gqasearch.healing.training_loss import TrainingLoss
 
@@ -49,10 +49,10 @@ def range_test(
     batches = [_batch(data, step, batch_blocks, next(model.parameters()).device) for step in range(STEPS)]
     with torch.no_grad():
         untrained = [float(training_loss(model, batch)) for batch in batches]
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [(decays(name, one), one) for name, one in model.named_parameters() if one.requires_grad]
     groups = [  # as the trainer: norms and biases do not decay
-        {"params": [one for one in trained if one.ndim > 1], "weight_decay": weight_decay},
-        {"params": [one for one in trained if one.ndim <= 1], "weight_decay": 0.0},
+        {"params": [one for decaying, one in trained if decaying], "weight_decay": weight_decay},
+        {"params": [one for decaying, one in trained if not decaying], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups)
     tried: list[tuple[float, float]] = []

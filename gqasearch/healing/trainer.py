@@ -16,6 +16,11 @@ from gqasearch.healing.between import Between
 from gqasearch.healing.training_loss import TrainingLoss
 
 
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a matrix; norms of heads that have their own are none, though they lie side by side."""
+    return parameter.ndim > 1 and "norm" not in name
+
+
 class HealingTrainer(Trainer):
     """Minimises an ``TrainingLoss``."""
 
@@ -27,7 +32,9 @@ class HealingTrainer(Trainer):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices alone. transformers knows norms by their modules, which a ``ProgressiveParent`` does not show."""
-        return [name for name in super().get_decay_parameter_names(model) if model.get_parameter(name).ndim > 1]
+        parameters = dict(model.named_parameters())
+        named = super().get_decay_parameter_names(model)
+        return [name for name in named if name in parameters and decays(name, parameters[name])]
 
     def compute_loss(
         self,

@@ -14,6 +14,7 @@ from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
 from gqasearch.healing.progressive import ProgressiveParent
 from gqasearch.layout_choice import LayoutChoice
+from gqasearch.merging.selected import OF_QUERIES
 from gqasearch.models import Config, LayerWeights, Parent
 
 LAYOUT_OF: dict[str, LayoutChoice] = {"DeciLM": "deci", "Ragged": "ragged", "MiMo": "mimo", "AnyModel": "anymodel"}
@@ -41,11 +42,6 @@ class WrittenLayers:
                 f"a {parent.family.name} has a norm over the keys of all heads, under which heads cannot be moved "
                 "apart: leave progressive out"
             )
-        if parent.layer(0).k_norms is not None:
-            raise UserError(
-                f"every head of this {parent.family.name} has a norm of its own, which no head of a group has: heads "
-                "cannot be moved by and by: leave progressive out"
-            )
         architecture = str(config["architectures"][0])
         choice: LayoutChoice = next(
             (layout for name, layout in LAYOUT_OF.items() if architecture.startswith(name)), "stock"
@@ -71,7 +67,7 @@ class WrittenLayers:
         slot_of = torch.tensor([slots.index(query) for query in range(own.q.shape[0])])
         order = self.layout.groups[index] if self.layout.groups else range(self.layout.kv_heads_per_layer[index])
         head_of = torch.tensor([list(order).index(group) for group in range(len(order))])
-        places = {"q": slot_of, "o": slot_of, "q_bias": slot_of}
+        places = dict.fromkeys(OF_QUERIES, slot_of)
         found: dict[str, Any] = {
             role: tensor.detach()[places.get(role, head_of)].clone() for role, tensor in placed.items()
         }
@@ -81,10 +77,13 @@ class WrittenLayers:
         """One layer's tensors by head as they lie, named as in ``LayerWeights``."""
         family, d = self.parent.family, self.parent.geometry.head_dim
         got: dict[str, Tensor] = {}
-        for role, name in family.layer_tensors(index, self.parent.config).items():
+        config = {**self.parent.config, "num_attention_heads": slots, "num_key_value_heads": groups}
+        for role, name in family.layer_tensors(index, config).items():
             tensor = self.model.get_parameter(name)
             got[role] = tensor.T if tensor.dim() == 2 and family.stores_transposed else tensor
         found = {"o": got["o.weight"].unflatten(1, (slots, d)).transpose(0, 1)}
+        norms = family.head_norms(self.model.get_parameter, index, config)
+        found |= {name: norms[name] for name in ("q_norms", "k_norms") if name in norms}
         return found | {
             role.replace(".bias", "_bias").removesuffix(".weight"): of
             for role, of in self._by_head(got, slots, groups).items()

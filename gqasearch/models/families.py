@@ -96,6 +96,10 @@ _TWO_CACHES = (
     "it is an encoder-decoder, whose layers have two attentions with a cache each, and texts come in pairs; "
     "docs/models.md says what that would take"
 )
+_GEMMA4 = (
+    "its layers differ in the size of a head and in their numbers of KV heads, its values are normed head by head, and "
+    "in small models layers read the keys and values of others; docs/models.md says what that would take"
+)
 # Architectures that people will try, and why no family can read them.
 REFUSED: dict[str, str] = {
     "BloomForCausalLM": _ALIBI,
@@ -104,7 +108,8 @@ REFUSED: dict[str, str] = {
     "MptForCausalLM": _ALIBI,
     **{f"{name}ForConditionalGeneration": _TWO_CACHES for name in ENCODER_DECODERS},
     "MarianMTModel": _TWO_CACHES,
-    "Gemma4ForCausalLM": "its layers differ in the size of a head, and some read the keys and values of others",
+    "Gemma4ForCausalLM": _GEMMA4,
+    "Gemma4ForConditionalGeneration": _GEMMA4,
     "Qwen3NextForCausalLM": "most of its layers have no keys and values but a state of their own",
 }
 

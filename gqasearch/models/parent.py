@@ -22,7 +22,6 @@ from gqasearch.models.loading import load_tokenizer
 from gqasearch.models.loading_on_demand import load_model_within
 from gqasearch.models.on_demand import OnDemand, device_of, on_demand
 from gqasearch.models.source import resolve_model
-from gqasearch.models.spread import decoder_layers
 from gqasearch.models.tensors import CheckpointTensors, fingerprint
 
 
@@ -48,7 +47,7 @@ class Parent:
 
     def layer_device(self, index: int) -> torch.device:
         """Where layer ``index`` computes, of a model whose layers are spread over several devices."""
-        return self.device if self.weights is None else self.weights.device_of(decoder_layers(self.model)[index])
+        return self.device if self.weights is None else self.weights.device_of(self._decoder_layer(index))
 
     @property
     def weights(self) -> OnDemand | None:
@@ -84,11 +83,15 @@ class Parent:
     @contextmanager
     def layer_loaded(self, index: int) -> Iterator[None]:
         """Within the block the weights of decoder layer ``index`` stay in memory, however often it is called."""
-        layer = decoder_layers(self.model)[index]
+        layer = self._decoder_layer(index)
         with self.module_loaded(layer):
             if self.weights is not None:
                 self.weights.load(layer)
             yield
+
+    def _decoder_layer(self, index: int) -> torch.nn.Module:
+        # Not the model's list of layers: some of them may not be counted (Llama 3.2 Vision).
+        return self.model.get_submodule(self.family.layer_path(index))
 
     def module_loaded(self, module: torch.nn.Module) -> AbstractContextManager[None]:
         """The same of a decoder layer, the embeddings or the output head."""

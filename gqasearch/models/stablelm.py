@@ -27,9 +27,9 @@ class StableLm(OwnLayerNorms):
         return bool(config.get("qk_layernorm"))
 
     def norm_roles(self, config: Config) -> tuple[str, ...]:
-        shape = self.geometry(config)
-        counts = zip(NORMS, (shape.num_attention_heads, shape.num_kv_heads), strict=True)
-        roles = tuple(f"{norm}.{head}" for norm, heads in counts for head in range(heads))
+        heads = self._count(config, "num_attention_heads")
+        counts = zip(NORMS, (heads, self._count(config, "num_key_value_heads", default=heads)), strict=True)
+        roles = tuple(f"{norm}.{head}" for norm, count in counts for head in range(count))
         return roles if self.has_own_norms(config) else ()
 
     def tensor_name(self, layer: int, role: str) -> str:

@@ -17,11 +17,11 @@ from gqasearch.refining.layer_site import compute_dtype
 from gqasearch.separate_grouping import AnyGrouping, AnyLayer
 
 # The tensors of a layer that are trained, by their names in LayerWeights.
-TRAINED = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias")
+TRAINED = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "q_norms", "k_norms")
 
 
 # Those that are not.
-CONSTANT = ("sinks", "q_rows", "k_rows", "q_gain", "k_gain", "q_norms", "k_norms", "q_shift", "k_shift", "centred")
+CONSTANT = ("sinks", "q_rows", "k_rows", "q_gain", "k_gain", "q_shift", "k_shift", "centred")
 
 
 class TrainedLayer(torch.nn.Module):
@@ -59,11 +59,12 @@ class TrainedLayer(torch.nn.Module):
         grouped = self.weights()
         shared: dict[str, Any] = {
             name: None if (tensor := getattr(grouped, name)) is None else self._repeated(tensor, partition)
-            for partition, names in ((self.layer.keys, ("k", "k_bias")), (self.layer.values, ("v", "v_bias")))
+            for partition, names in (
+                (self.layer.keys, ("k", "k_bias", "k_norms")),
+                (self.layer.values, ("v", "v_bias")),
+            )
             for name in names
         }
-        if grouped.k_norms is not None:
-            shared["k_norms"] = self._repeated(grouped.k_norms, self.layer.keys)
         if grouped.k_rows is not None:
             shared["k_rows"] = rows_of_tied(grouped.k_rows, self.layer.keys)
         return replace(grouped, **shared)

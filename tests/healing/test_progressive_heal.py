@@ -36,7 +36,10 @@ def test_begins_at_the_parent_and_ends_at_the_checkpoint(layout: str, tmp_path: 
     assert history_of(again)[0]["kl"] == pytest.approx(history[-1]["kl"], rel=1e-4)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt", "phi3", "qwen2", "qwen3", "cohere", "persimmon", "phi_normed"])
+@pytest.mark.parametrize(
+    "family",
+    ["gpt2", "opt", "phi3", "qwen2", "qwen3", "cohere", "persimmon", "phi_normed", "cohere_normed", "stablelm_normed"],
+)
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_both_ends_are_models_that_exist(family: str, share: float, tmp_path: Path) -> None:
     stock = "stock-padded" if family == "qwen3" else "stock-symmetric"
@@ -62,7 +65,7 @@ def test_patience_begins_when_the_heads_have_arrived(tmp_path: Path) -> None:
     assert metrics["results"]["healed"]["kl"] < metrics["results"]["start"]["kl"]
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3", "cohere_normed"])
 def test_norms_and_biases_do_not_decay(family: str, tmp_path: Path) -> None:
     parent, start = converted(tmp_path, "ragged" if family == "gpt2" else "stock-padded", family)
     model = load_model(start, torch.float32, "cpu", trust_remote_code=needs_remote_code(start))

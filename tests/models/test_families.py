@@ -231,6 +231,7 @@ def test_unknown_architectures_are_refused_with_the_list(tmp_path: Path) -> None
         ("BloomForCausalLM", "the bias on a head's scores belongs to the head's place"),
         ("MptForCausalLM", "ALiBi"),
         ("Gemma4ForCausalLM", "layers differ in the size of a head"),
+        ("Gemma4ForConditionalGeneration", "its values are normed head by head"),
         *(
             (f"{name}ForConditionalGeneration", "encoder-decoder, whose layers have two")
             for name in ("Whisper", "Bart", "T5")

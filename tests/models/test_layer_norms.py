@@ -14,7 +14,6 @@ from gqasearch.checkpoints.copy_heads import write_with_copies
 from gqasearch.doctor import Patient, examine
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
-from gqasearch.healing.written_layers import WrittenLayers
 from gqasearch.merging import MERGES, make_merge
 from gqasearch.merging.merged_group import MergedGroup, with_groups
 from gqasearch.merging.one_norm import under_one_norm
@@ -125,12 +124,6 @@ def test_heads_that_are_there_twice_have_their_norms_twice(tmp_path: Path) -> No
     wider = write_with_copies(resolve_model(str(folder)), [[1], [4]], tmp_path / "wider")
     stored = stored_tensors(wider.directory)["model.layers.1.self_attn.k_norm.weight"]
     assert stored.shape == (7, 8) and torch.equal(stored[6], stored[4])
-
-
-def test_heads_with_norms_of_their_own_do_not_move_to_a_group_by_and_by() -> None:
-    parent = tiny_parent("stablelm_normed")
-    with pytest.raises(UserError, match="every head of this stablelm has a norm of its own"):
-        WrittenLayers.of(parent.model, parent.config, parent, SYMMETRIC)
 
 
 @pytest.mark.parametrize("family", OWN)
