@@ -1,6 +1,6 @@
 """Where the heads are: geometry and Q/K/V/O access, one small file per architecture family."""
 
-from gqasearch.models.device import check_device, resolve_device
+from gqasearch.models.device import check_device
 from gqasearch.models.families import FAMILIES, family_of, objective_of, read_config, supported_architectures
 from gqasearch.models.family import OBJECTIVES, TOKENS, Config, Family, Objective
 from gqasearch.models.identity import identity_of
@@ -22,7 +22,7 @@ from gqasearch.models.partial import (
     run_from,
     run_layer,
 )
-from gqasearch.models.precision import quick_products, slow_words
+from gqasearch.models.precision import quick_products
 from gqasearch.models.prediction import prediction_of
 from gqasearch.models.rounded_attention import RoundedCache, rounded_arguments, run_rounded_layer
 from gqasearch.models.source import ModelSource, resolve_model
@@ -66,13 +66,11 @@ __all__ = [
     "prediction_of",
     "quick_products",
     "read_config",
-    "resolve_device",
     "resolve_model",
     "rounded_arguments",
     "run_from",
     "run_layer",
     "run_rounded_layer",
-    "slow_words",
     "stream_after",
     "supported_architectures",
     "tie_heads",

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
 from gqasearch.budget import Budget
 from gqasearch.checkpoints import Layout, plan_checkpoint
 from gqasearch.checkpoints.deci import deci_obstacle
 from gqasearch.embedded import Split
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping, LayerGrouping
-from gqasearch.models import HeadGeometry, resolve_device, slow_words
+from gqasearch.models import HeadGeometry
 from gqasearch.searching import Problem, most_generations
 from gqasearch.steps.cut_texts import wanted_tokens
 from gqasearch.steps.texts import scarce_words, used_texts
@@ -131,10 +129,8 @@ class Outlook:
 
     def notes(self) -> list[str]:
         """What differs from what was asked for, one sentence each, but for texts (``shortages``)."""
-        config = self.work.config
-        slow = slow_words(getattr(torch, config.dtype), torch.device(resolve_device(config.device)))
-        further = [words for words in (scarce_words(self.work), slow) if words is not None]
-        return [*self._heads_notes(), *self._layout_notes(), *further]
+        scarce = scarce_words(self.work)
+        return [*self._heads_notes(), *self._layout_notes(), *([] if scarce is None else [scarce])]
 
     def _heads_notes(self) -> Iterator[str]:
         budget, geometry = self.work.budget, self.work.source.geometry
