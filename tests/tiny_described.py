@@ -88,7 +88,8 @@ OLDER["gpt_bigcode"] = (
     "GPTBigCode",
     {"multi_query": False, "n_inner": 96, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
 )
-COPIED_NAMES = ("gpt_neo", "biogpt", "xglm", "gpt_bigcode")  # whose ragged form calls the stock attention
+OLDER["persimmon"] = ("Persimmon", HALF | {"intermediate_size": 96})
+COPIED_NAMES = ("gpt_neo", "biogpt", "xglm", "gpt_bigcode", "persimmon")  # whose ragged form calls the stock attention
 OLDER_NAMES = tuple(OLDER)
 TINY = DENSE | MIXTURES | WHOLE_NORMED
 MIXTURE_NAMES = (*MIXTURES, "olmoe")

@@ -61,6 +61,8 @@ from tests.tiny_towers import TOWER_NAMES, tower_model
 
 FAMILY_NAMES = ("llama", "mistral", "qwen2", "qwen3")  # those with a stock GQA form
 ALL_FAMILY_NAMES = (*FAMILY_NAMES, "gpt_neox", "falcon", "opt")
+# Variants of families with a LayerNorm of every head: one with weights of all heads, two with every head's own.
+LAYER_NORMED_HEADS = ("phi_normed", "stablelm_normed", "cohere_normed")
 # Families whose code differs from one of the above in few places: tests of what is the same in all leave them out.
 MORE_GROUPED_NAMES = (
     "gemma",
@@ -74,6 +76,7 @@ MORE_GROUPED_NAMES = (
     "smollm3",
     "cohere",
     "phi",
+    *LAYER_NORMED_HEADS,
 )
 MORE_FAMILY_NAMES = (*MORE_GROUPED_NAMES, "gpt2")
 GROUPED_NAMES = (*FAMILY_NAMES, *MORE_GROUPED_NAMES)
@@ -101,6 +104,9 @@ _CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
     "smollm3": (SmolLM3Config, SmolLM3ForCausalLM),
     "cohere": (CohereConfig, CohereForCausalLM),
     "phi": (PhiConfig, PhiForCausalLM),
+    "phi_normed": (PhiConfig, PhiForCausalLM),
+    "stablelm_normed": (StableLmConfig, StableLmForCausalLM),
+    "cohere_normed": (CohereConfig, CohereForCausalLM),
     "gpt2": (GPT2Config, GPT2LMHeadModel),
 }
 
@@ -213,6 +219,13 @@ _OWN_FIELDS: dict[str, dict[str, Any]] = {
     "smollm3": {"no_rope_layers": [1, 0], "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
     "cohere": {"logit_scale": 1.0, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
     "phi": {"partial_rotary_factor": 0.5},
+    "phi_normed": {"partial_rotary_factor": 0.5, "qk_layernorm": True},
+    "stablelm_normed": {"partial_rotary_factor": 0.5, "qk_layernorm": True},
+    "cohere_normed": {
+        "logit_scale": 1.0,
+        "use_qk_norm": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    },
 }
 
 
@@ -226,7 +239,9 @@ def randomise(model: PreTrainedModel, seed: int) -> None:
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
             noise = torch.randn(parameter.shape, generator=generator)
-            if name.endswith(".weight") and parameter.dim() == 1:  # of a norm
+            if name.endswith((".q_norm.weight", ".k_norm.weight")) or (
+                name.endswith(".weight") and parameter.dim() == 1
+            ):
                 parameter.copy_(1.0 + 0.3 * noise)
             elif name.endswith(".bias"):
                 parameter.copy_(0.3 * noise)

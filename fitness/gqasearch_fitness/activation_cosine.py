@@ -63,7 +63,8 @@ class PreparedActivationCosine(PreparedPairwiseFitness):
         statistics = self.statistics.layer(index)
         key_weight = 0.0 if side == "values" else self.parameters.key_weight
         value_weight = 0.0 if side == "keys" else self.parameters.value_weight
-        keys = form("key", weights.k.cpu(), None if weights.k_bias is None else weights.k_bias.cpu(), statistics)
+        k, k_bias = weights.seen_keys
+        keys = form("key", k.cpu(), None if k_bias is None else k_bias.cpu(), statistics)
         values = form("value", weights.v.cpu(), None if weights.v_bias is None else weights.v_bias.cpu(), statistics)
         similarity = key_weight * to_numpy(keys) + value_weight * to_numpy(values)
         distances = key_weight + value_weight - similarity

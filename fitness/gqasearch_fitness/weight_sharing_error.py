@@ -21,7 +21,8 @@ class PreparedWeightSharingError(PreparedPairwiseFitness):
     def compute_distances(self, layer: int) -> FloatArray:
         index, side = self.context.place(layer)
         weights = self.context.layer(index)
-        parts = {None: (weights.k, weights.v), "keys": (weights.k,), "values": (weights.v,)}[side]
+        keys, _ = weights.seen_keys
+        parts = {None: (keys, weights.v), "keys": (keys,), "values": (weights.v,)}[side]
         heads = torch.cat([part.flatten(1) for part in parts], dim=1).double()
         # Differences, not the expanded square: no cancellation between heads that are nearly equal.
         return to_numpy(torch.stack([(heads - head).square().sum(1) for head in heads]))

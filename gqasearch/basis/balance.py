@@ -111,9 +111,9 @@ def balanced_layer(
     )
     plain = torch.arange(values.rows.shape[-1], device=order.device)
     of_values = fitted_basis(values, SideCost(values, kv.v, plain), 0, for_values)
-    if weights.k_norm is None:
+    if weights.norm_of_keys is None:
         measured = AttentionCost(calls, masks, weights, keys_of, kv.k, order)
         of_keys = fitted_basis(keys, measured, weights.rotary_dim, for_keys)
-    else:  # a norm with weights that all heads share stands between W_k and the cache
+    else:  # a norm, whose weights are not of a basis, stands between W_k and the cache
         of_keys = torch.eye(weights.head_dim).to(of_values).expand(len(weights.k), -1, -1)
     return in_basis(weights, of_keys, of_values, keys_of, values_of)

@@ -22,7 +22,7 @@ def centred_keys(
     as it is. ``labels`` (H,): which KV head of the converted layer a head of ``calls`` is; ``masks``: (B, T) bool of
     each call, False on padding.
     """
-    if weights.k_bias is None or weights.sinks is not None or weights.k_norm is not None:
+    if weights.k_bias is None or weights.sinks is not None or weights.norm_of_keys is not None:
         return weights, list(calls)
     first = [labels.index(group) for group in range(len(weights.k))]
     tokens = sum(int(mask.sum()) for mask in masks)

@@ -69,6 +69,8 @@ class LayerAccumulator:
         for name, weight, bias in (("key", weights.k, weights.k_bias), ("value", weights.v, weights.v_bias)):
             heads = torch.einsum("td,ghd->tgh", x, weight.float())
             heads = heads if bias is None else heads + bias.float()
+            if name == "key" and weights.centred and weights.norm_of_keys is not None:
+                heads = weights.norm_of_keys.of(heads)
             unit = torch.nn.functional.normalize(heads, dim=-1)
             self._add(f"{name}_cosine", torch.einsum("tgh,tkh->gk", unit, unit))
         self._add_gains(hidden.float(), maps.float(), mask, weights)

@@ -16,7 +16,7 @@ class LayerStatistics:
     ``mean`` (D,) and ``second_moment`` (D, D): E[x] and C = E[x x^T], float64.
     ``sample`` (S, D): evenly spaced rows of x, float32.
     ``key_cosine``, ``value_cosine`` (H, H): cosine of the heads' pre-RoPE keys, and values, at the same
-    token, averaged over tokens.
+    token, averaged over tokens; under LayerNorms of single heads of what these leave of keys.
     ``attended_mean`` (D,), ``attended_moment`` (D, D): mean and second moment of what attention makes of x, the
     sum over tokens s of a_ts x_s, over tokens t and query heads alike (every token stands for one head, in turn).
     ``distance`` (Hq, T): shares of ``score_gain`` that are due to tokens 0, 1, 2, ... back, in an encoder

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,15 +12,32 @@ from torch import Tensor
 from gqasearch.checkpoints.layout import Layout
 from gqasearch.errors import UserError
 from gqasearch.models import CheckpointTensors, Config, Family, HeadGeometry, LayerWeights
+from gqasearch.models.shard_header import ShardHeader
 from gqasearch.models.tensors import CONVERTIBLE, is_finite
+
+
+@dataclass(frozen=True)
+class Without(CheckpointTensors):
+    """The tensors of a checkpoint, ``own``, without those that are ``gone``."""
+
+    own: CheckpointTensors
+    gone: frozenset[str]
+
+    @cached_property
+    def shard_of(self) -> dict[str, str]:
+        return {name: shard for name, shard in self.own.shard_of.items() if name not in self.gone}
+
+    @cached_property
+    def headers(self) -> dict[str, ShardHeader]:
+        return self.own.headers
 
 
 class Conversion:
     """The attention tensors of ``source`` in ``layout``; ``merged_layer``: see ``write_checkpoint``.
 
     ``shapes``: name -> shape of every tensor that changes, known before any layer is merged; ``stored_dtype``: of the
-    first layer's queries; ``tensors``: the source. Raises ``UserError`` for tensors that are missing, are stored in no
-    dtype of ``CONVERTIBLE`` or have other shapes than ``config.json`` says.
+    first layer's queries; ``tensors``: the source, without norms of heads that are no more. Raises ``UserError`` for
+    tensors that are missing, are stored in no dtype of ``CONVERTIBLE`` or have other shapes than ``config.json`` says.
     """
 
     def __init__(
@@ -42,6 +60,9 @@ class Conversion:
         self._dtypes = {name: convertible(name, source.stored(name).dtype) for name in self._layer_of}
         self.stored_dtype = self._dtypes[self._stored(family.tensor_name(0, "q.weight"))]
         self.shapes = {name: shape for layer in layers for name, shape in self._planned_shapes(layer).items()}
+        gone = self._layer_of.keys() - self.shapes.keys()
+        if gone:
+            self.tensors = Without(source.directory, source, frozenset(gone))
 
     def convert(self, name: str) -> dict[str, Tensor]:
         """The layer that this tensor is of: name -> converted tensor, in the dtype that the source stores."""
@@ -78,6 +99,7 @@ class Conversion:
             k=weights.k[:keys],
             v=weights.v[:values],
             k_bias=None if weights.k_bias is None else weights.k_bias[:keys],
+            k_norms=None if weights.k_norms is None else weights.k_norms[:keys],
             k_rows=None if weights.k_rows is None else weights.k_rows[:keys],
             k_gain=None if weights.k_gain is None else weights.k_gain[:keys],
             v_bias=None if weights.v_bias is None else weights.v_bias[:values],
@@ -118,6 +140,8 @@ def _has_shapes_of(weights: LayerWeights, shape: HeadGeometry) -> bool:
         (weights.k_bias, (heads, d)),
         (weights.v_bias, (heads, d)),
         (weights.sinks, (queries,)),
+        (weights.q_norms, (queries, d)),
+        (weights.k_norms, (heads, d)),
         (weights.q_gain, (queries, d)),
         (weights.k_gain, (heads, d)),
     ]

@@ -16,6 +16,7 @@ from gqasearch.grouping import Grouping
 from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import Config, Family, HeadGeometry
 from gqasearch.models.family import joined_of
+from gqasearch.models.layer_norms import called
 from gqasearch.separate_grouping import AnyGrouping, SeparateGrouping
 from gqasearch.targets import TARGETS, Target, TargetName
 
@@ -51,7 +52,7 @@ def plan_layout(
     if why is not None:
         instead = "groups of equal size (--equal-sizes)" if planned.name == "stock-padded" else "--layout auto"
         raise UserError(f"layout {planned.name} is not for target {target}: {why}. Use {instead}")
-    return _for_target(planned, target, architecture)
+    return _for_target(planned, target, config)
 
 
 def _plan_separate(
@@ -67,14 +68,14 @@ def _plan_separate(
         raise UserError(f"layout {layout}: {why}. Use --layout auto")
     if target not in (None, "transformers"):
         raise UserError(f"target {target}: {why}. Use --target transformers")
-    architecture = "" if config is None else config["architectures"][0]
-    return _for_target(ragged_layout(grouping, geometry, config), target, architecture)
+    return _for_target(ragged_layout(grouping, geometry, config), target, config)
 
 
-def _for_target(planned: Layout, target: TargetName | None, architecture: str) -> Layout:
+def _for_target(planned: Layout, target: TargetName | None, config: Config | None) -> Layout:
     """The same, with the engine in its reason, and whether its kind of model was found to load there."""
     if target is None:
         return planned
+    architecture = "" if config is None else called(config)
     known = not architecture or TARGETS[target].is_tested(architecture)
     name = "any engine" if target == "any" else target
     untried = "" if known else f" ({architecture} is not among the architectures that were found to load in it)"
@@ -201,5 +202,5 @@ def plan_checkpoint(
         if layout != "auto" or not loads_ragged or config["architectures"][0] not in RAGGED_MODULES:
             raise
         ragged = ragged_layout(grouping, geometry, config, ", and this architecture cannot be padded for them")
-        return _for_target(ragged, target, config["architectures"][0])
+        return _for_target(ragged, target, config)
     return planned

@@ -41,7 +41,8 @@ RAGGED_MODULES = dict.fromkeys(
 )
 RAGGED_MODULES |= dict.fromkeys(("OPTForCausalLM", "GPT2LMHeadModel"), "modeling_ragged_learned")
 RAGGED_MODULES |= dict.fromkeys(
-    ("GPTNeoForCausalLM", "BioGptForCausalLM", "XGLMForCausalLM", "GPTBigCodeForCausalLM"), "modeling_ragged_copied"
+    ("GPTNeoForCausalLM", "BioGptForCausalLM", "XGLMForCausalLM", "GPTBigCodeForCausalLM", "PersimmonForCausalLM"),
+    "modeling_ragged_copied",
 )
 RAGGED_MODULES |= dict.fromkeys(ENCODER_NAMES, ENCODER_MODULE)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from gqasearch.checkpoints.remote_code import needs_remote_code, strange_code
 from gqasearch.doctor._base import Finding, Patient
+from gqasearch.models.layer_norms import called
 
 STOCK = ("stock-symmetric", "stock-padded")
 # Scripts of the repository that convert what an engine's own converter does not know.
@@ -17,7 +18,8 @@ BY_HAND = {
 
 def layout(patient: Patient) -> Iterator[Finding]:
     """Layout and architecture, as the clients' tests found."""
-    engine, what = patient.engine, f"{patient.architecture}, layout {patient.layout}"
+    name = called(patient.config)
+    engine, what = patient.engine, f"{name}, layout {patient.layout}"
     hint = BY_HAND.get((engine.name, patient.layout)) or BY_HAND.get((engine.name, "")) or ""
     if engine.target is None:
         if patient.layout in engine.loads:
@@ -28,7 +30,7 @@ def layout(patient: Patient) -> Iterator[Finding]:
     why = engine.target.objection(patient.layout, patient.architecture)
     if why is not None:
         yield Finding("layout", "fails", f"{what}: {why}")
-    elif patient.layout in STOCK and not engine.target.is_tested(patient.architecture):
+    elif patient.layout in STOCK and not engine.target.is_tested(name):
         yield Finding("layout", "warning", f"{what}: not among the architectures that were found to load")
     else:
         yield Finding("layout", "ok", f"{what}, was found to load")

@@ -25,7 +25,7 @@ def towards(own: LayerWeights, shared: LayerWeights) -> LayerWeights:
     """
     own, shared = own.to(torch.float64), shared.to(torch.float64)
     turned = _values_turned(own, shared)
-    return turned if own.k_norm is not None else _keys_turned(turned, shared)
+    return turned if own.norm_of_keys is not None else _keys_turned(turned, shared)
 
 
 def _values_turned(own: LayerWeights, shared: LayerWeights) -> LayerWeights:

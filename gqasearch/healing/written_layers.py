@@ -41,6 +41,11 @@ class WrittenLayers:
                 f"a {parent.family.name} has a norm over the keys of all heads, under which heads cannot be moved "
                 "apart: leave progressive out"
             )
+        if parent.layer(0).k_norms is not None:
+            raise UserError(
+                f"every head of this {parent.family.name} has a norm of its own, which no head of a group has: heads "
+                "cannot be moved by and by: leave progressive out"
+            )
         architecture = str(config["architectures"][0])
         choice: LayoutChoice = next(
             (layout for name, layout in LAYOUT_OF.items() if architecture.startswith(name)), "stock"
@@ -79,19 +84,28 @@ class WrittenLayers:
         for role, name in family.layer_tensors(index, self.parent.config).items():
             tensor = self.model.get_parameter(name)
             got[role] = tensor.T if tensor.dim() == 2 and family.stores_transposed else tensor
-        sizes = [slots * d, groups * d, groups * d]
-        for kind in ("weight", "bias"):
-            if f"qkv.{kind}" in got:
-                got |= {
-                    f"{role}.{kind}": rows
-                    for role, rows in zip("qkv", got.pop(f"qkv.{kind}").split(sizes), strict=True)
-                }
         found = {"o": got["o.weight"].unflatten(1, (slots, d)).transpose(0, 1)}
-        for role, count in (("q", slots), ("k", groups), ("v", groups)):
-            found[role] = got[f"{role}.weight"].unflatten(0, (count, d))
-            if f"{role}.bias" in got:
-                found[f"{role}_bias"] = got[f"{role}.bias"].unflatten(0, (count, d))
-        return found
+        return found | {
+            role.replace(".bias", "_bias").removesuffix(".weight"): of
+            for role, of in self._by_head(got, slots, groups).items()
+        }
+
+    def _by_head(self, got: Mapping[str, Tensor], slots: int, groups: int) -> dict[str, Tensor]:
+        """Stored tensors to heads, q, k, v ``.weight`` (heads, d, D) and ``.bias`` (heads, d).
+
+        What the family stores together lies as its queries, keys, values where they are not as many of each.
+        """
+        family, shape = self.parent.family, self.parent.geometry
+        if "qkv.weight" not in got or slots == groups:
+            return family.split_heads(got, replace(shape, num_attention_heads=slots, num_kv_heads=groups))
+        return {
+            f"{role}.{kind}": heads
+            for kind in ("weight", "bias")
+            if (fused := got.get(f"qkv.{kind}")) is not None
+            for role, heads in zip(
+                "qkv", fused.unflatten(0, (-1, shape.head_dim)).split((slots, groups, groups)), strict=True
+            )
+        }
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from gqasearch.calibration.statistics import LayerStatistics
-from gqasearch.errors import UserError
 from gqasearch.merging._base import LayerMerge
 from gqasearch.merging.error import error_parts
 from gqasearch.merging.mean import mean_of
 from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.merging.moments import cross_moments, like
+from gqasearch.merging.one_norm import under_one_norm
 from gqasearch.merging.procrustes import align
 from gqasearch.merging.score_pairs import before_norm, centred_moment, from_pairs, to_pairs, turned_queries
+from gqasearch.merging.selected import OF_SIDE
 from gqasearch.models import LayerWeights, augmented
 from gqasearch.separate_grouping import Side
 from gqasearch.threads import pinned
@@ -32,16 +33,12 @@ class AlignedLayer(LayerMerge):
 
     def __init__(self, weights: LayerWeights, statistics: LayerStatistics) -> None:
         super().__init__(weights, statistics)
-        w, r = weights, weights.rotary_dim
-        if w.k_norm is not None and r < w.head_dim:
-            raise UserError(
-                "an aligned merge does not take a model with head norms and RoPE over a part of the head: no rotation "
-                "of the other dimensions passes the weights of the norm"
-            )
-        keys = self._key_rows(weights)
+        keys, r = self._key_rows(weights), weights.rotary_dim
         self.value_gram = cross_moments(self._value_rows(weights), self._moment())
         self.pair_gram = _pair_moments(cross_moments(keys[:, :r], self._moment()))
-        self.fixed_gram = cross_moments(keys[:, r:], self._centred())
+        # No rotation of the dimensions that RoPE leaves alone passes the weights of a norm: there they stay.
+        fixed = keys[:, r:] if weights.norm_of_keys is None else keys[:, :0]
+        self.fixed_gram = cross_moments(fixed, self._centred())
         self._aligned: dict[tuple[int, ...], Alignment] = {}  # ahead of the groups that are being measured
 
     def _moment(self) -> Tensor:
@@ -58,8 +55,8 @@ class AlignedLayer(LayerMerge):
     def _key_rows(self, weights: LayerWeights) -> Tensor:
         """W_k (H, d, D), float64, likewise; times the weights of a norm, which stand between W_k and the rotation."""
         bias = None if weights.k_bias is None else weights.k_bias.double()
-        keys = augmented(weights.k.double(), bias, self.source.has_biases)
-        return keys if weights.k_norm is None else keys * weights.k_norm[:, None]
+        keys, norm = augmented(weights.k.double(), bias, self.source.has_biases), weights.norm_of_keys
+        return keys if norm is None else norm.scaled(keys)
 
     def merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
         """Aligned K with its queries, and aligned V with its outputs; each unaligned where that measures less.
@@ -73,12 +70,13 @@ class AlignedLayer(LayerMerge):
         if after[0] > before[0]:
             aligned = replace(aligned, v=plain.v, v_bias=plain.v_bias, o=plain.o)
         if after[1] > before[1]:
-            aligned = replace(aligned, k=plain.k, k_bias=plain.k_bias, q=plain.q, q_bias=plain.q_bias)
+            aligned = replace(aligned, **{role: getattr(plain, role) for role in OF_SIDE["keys"]})
         return aligned
 
     def aligned_group(self, heads: tuple[int, ...]) -> MergedGroup:
         """All heads aligned, then averaged, whatever that measures."""
         own = self.heads(heads)
+        own = under_one_norm(own, own.k.new_full((len(heads),), 1 / len(heads)))
         turns, factors, maps = self.alignment(heads)
         k, k_bias = self.turned_keys(own, factors, maps)
         v, v_bias = self.turned_values(own, turns)
@@ -91,6 +89,8 @@ class AlignedLayer(LayerMerge):
             k_bias=None if k_bias is None else k_bias.mean(0),
             v_bias=None if v_bias is None else v_bias.mean(0),
             q_bias=q_bias,
+            k_norms=None if own.k_norms is None else own.k_norms[0],
+            q_norms=own.q_norms,
         )
 
     def _group_errors(self, groups: Sequence[tuple[int, ...]], side: Side | None) -> list[float]:
@@ -125,9 +125,8 @@ class AlignedLayer(LayerMerge):
         """K (n, d, D) and biases (n, d) of the heads ``own``, turned towards their mean."""
         keys, r = self._key_rows(own), own.rotary_dim
         k = from_pairs(factors.conj()[..., None] * to_pairs(keys[:, :r]))
-        if maps is not None:
-            k = torch.cat([k, maps.mT @ keys[:, r:]], dim=1)
-        return _without_bias(before_norm(k, own.k_norm), own.k_bias, own)
+        k = torch.cat([k, keys[:, r:] if maps is None else maps.mT @ keys[:, r:]], dim=1)
+        return _without_bias(before_norm(k, own.norm_of_keys), own.k_bias, own)
 
 
 class AlignedRenormLayer(AlignedLayer):
@@ -147,7 +146,8 @@ class AlignedRenormLayer(AlignedLayer):
     def key_norms(self, rows: Tensor, bias: Tensor | None) -> Tensor:
         """sqrt(E||k||^2) of every head of ``rows`` (n, d, D), (n,); without their mean where nothing is rotated."""
         full = augmented(rows, None if bias is None else bias.view(rows.shape[:2]), self.source.has_biases)
-        r = self.source.rotary_dim
+        r, norm = self.source.rotary_dim, self.source.norm_of_keys
+        full = full if norm is None else norm.seen(full)
         return (_energy(full[:, :r], self._moment()) + _energy(full[:, r:], self._centred())).sqrt()
 
 

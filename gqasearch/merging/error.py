@@ -69,11 +69,11 @@ def value_errors(own: LayerWeights, group: MergedGroup, moment: Tensor) -> Tenso
 def score_errors(own: LayerWeights, group: MergedGroup, queries: list[int], statistics: LayerStatistics) -> Tensor:
     """Mean squared error of the scores of every query head of the heads ``own``, (m,); ``queries``: their numbers."""
     moment = like(statistics.moment(own.has_biases), own.q)
-    q = effective_rows(own.q, own.q_bias, own.q_norm, moment)
-    q_new = effective_rows(group.q, group.q_bias, own.q_norm, moment)
-    k = effective_rows(own.k, own.k_bias, own.k_norm, moment).repeat_interleave(own.queries_per_kv, dim=0)
+    q = effective_rows(own.q, own.q_bias, own.norm_of_queries, moment)
+    q_new = effective_rows(group.q, group.q_bias, group.norm_of_queries(own), moment)
+    k = effective_rows(own.k, own.k_bias, own.norm_of_keys, moment).repeat_interleave(own.queries_per_kv, dim=0)
     bias = None if group.k_bias is None else group.k_bias[None]
-    k_new = effective_rows(group.k[None], bias, own.k_norm, moment).expand_as(k)
+    k_new = effective_rows(group.k[None], bias, group.norm_of_keys(own), moment).expand_as(k)
     r, rows = own.rotary_dim, (q, q_new, k, k_new)
     rotated = _errors(
         *(part[:, :r] for part in rows),

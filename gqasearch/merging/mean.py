@@ -11,11 +11,15 @@ from torch import Tensor
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.merging._base import LayerMerge, Merge
 from gqasearch.merging.merged_group import MergedGroup
+from gqasearch.merging.one_norm import under_one_norm
 from gqasearch.models import LayerWeights
 
 
 def weighted_mean_of(own: LayerWeights, key_shares: Tensor, value_shares: Tensor) -> MergedGroup:
-    """K and V of the n heads ``own`` averaged with these shares (n,), each summing to 1; the rest stays as it is."""
+    """K and V of the n heads ``own`` averaged with these shares (n,), each summing to 1; the rest stays as it is, but
+    for norms that heads do not share yet.
+    """
+    own = under_one_norm(own, key_shares)
 
     def mean(tensor: Tensor, shares: Tensor) -> Tensor:
         average: Tensor = torch.tensordot(shares, tensor, dims=1)
@@ -29,6 +33,8 @@ def weighted_mean_of(own: LayerWeights, key_shares: Tensor, value_shares: Tensor
         k_bias=None if own.k_bias is None else mean(own.k_bias, key_shares),
         v_bias=None if own.v_bias is None else mean(own.v_bias, value_shares),
         q_bias=own.q_bias,
+        k_norms=None if own.k_norms is None else own.k_norms[0],
+        q_norms=own.q_norms,
     )
 
 

@@ -13,6 +13,7 @@ from gqasearch.merging._base import LayerMerge, Merge
 from gqasearch.merging.mean import mean_of
 from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.models import LayerWeights
+from gqasearch.models.head_norm import centred
 
 
 def norm_ratio(merged: Tensor, sources: Tensor) -> Tensor:
@@ -28,7 +29,9 @@ class MeanRenormLayer(LayerMerge):
     def merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
         own = self.heads(heads)
         group = mean_of(own)
-        return group.scaled(norm_ratio(group.k, own.k), norm_ratio(group.v, own.v))
+        keys, _ = own.seen_keys
+        merged = centred(group.k) if own.centred else group.k
+        return group.scaled(norm_ratio(merged, keys), norm_ratio(group.v, own.v))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class MedoidLayer(LayerMerge):
 
     def merge_group(self, heads: tuple[int, ...]) -> MergedGroup:
         own = self.heads(heads)
-        keys = augmented(own.k, own.k_bias, own.k_bias is not None)
+        keys = augmented(*own.seen_keys, own.k_bias is not None)
         values = augmented(own.v, own.v_bias, own.v_bias is not None)
         return weighted_mean_of(own, _all_on_medoid(keys), _all_on_medoid(values))
 

@@ -11,7 +11,7 @@ them from keys to queries, and only one complex factor through the fast ones. Av
 attention weighs them (``positions``), the best shared key z and the best matrix of every query head, q' = M q, are
 linear solves given each other (``shared_rotated``). Dimensions that are not rotated (all of them without RoPE,
 some with partial rotary) merge like values: E[q q^T] stands for W_o^T W_o, and P_h goes into the queries,
-q' = P_h^T q. Under per-head norms (Qwen3) only a complex factor of modulus 1 passes (``optimal_normed``).
+q' = P_h^T q. Under norms of single heads (Qwen3) only a complex factor of modulus 1 passes (``optimal_normed``).
 
 The error of a group is what these fits leave over: a set function of its heads. For rotated keys a search is told what
 ``SEARCH_ROUNDS`` rounds of the alternation leave, and the merge goes on to ``ROUNDS``, which never leaves more.
@@ -43,5 +43,5 @@ class Optimal(Merge):
         return "statistics"
 
     def for_layer(self, weights: LayerWeights, statistics: LayerStatistics | None = None) -> OptimalLayer:
-        kind = OptimalLayer if weights.k_norm is None else OptimalNormedLayer
+        kind = OptimalLayer if weights.norm_of_keys is None else OptimalNormedLayer
         return kind(weights, required(statistics, self.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -43,13 +44,17 @@ class OptimalLayer(LayerMerge):
         keys = self._key_rows(w, moment)
         if r < w.head_dim:
             own = self.own.fixed
-            reads_fixed = self._by_head(reads[:, own][:, :, own])
-            self.fixed = SharedSubspace(keys[:, own], reads_fixed, self._centred(), w.head_dim - r)
+            self._bind_fixed(keys[:, own], self._by_head(reads[:, own][:, :, own]))
         order = self.own.keys[side_by_side(len(self.own.keys))]
         reads, gram = reads[:, order][:, :, order], cross_moments(keys[:, order], moment)
         copies = len(order) * w.joined // max(r, 1)  # of every frequency in a head
         self.pairs = SharedPairs(gram, self._pair_energy(reads), max(copies, 1), w.joined)
         self._bind_rotated(gram, reads)
+
+    def _bind_fixed(self, keys: Tensor, reads: Tensor) -> None:
+        """What keys (H, s, D) that RoPE leaves alone are fitted from; ``reads`` (H, s, s): what their errors cost."""
+        room = self.source.head_dim - self.source.rotary_dim  # of heads that are being joined more than they use
+        self.fixed = SharedSubspace(keys, reads, self._centred(), room)
 
     def _bind_rotated(self, gram: Tensor, reads: Tensor) -> None:
         """What rotated keys are fitted from: moments of keys and of queries, pairs side by side."""
@@ -62,9 +67,9 @@ class OptimalLayer(LayerMerge):
         return augmented(weights.v.double(), bias, self.source.has_biases)
 
     def _key_rows(self, weights: LayerWeights, moment: Tensor) -> Tensor:
-        """W_k (H, d, D), float64, likewise, that give what enters the scores."""
-        bias = None if weights.k_bias is None else weights.k_bias.double()
-        return effective_rows(weights.k.double(), bias, weights.k_norm, moment)
+        """W_k (H, d, D), float64, likewise, that give what enters the scores; without what all heads' norms add."""
+        bias, norm = None if weights.k_bias is None else weights.k_bias.double(), weights.norm_of_keys
+        return effective_rows(weights.k.double(), bias, norm and replace(norm, shift=None), moment)
 
     def _attended(self) -> Tensor:
         return like(self.statistics.attended(self.source.has_biases), self.source.v)

@@ -1,26 +1,28 @@
-"""The optimal merge under a per-head RMS norm of queries and keys (Qwen3).
+"""The optimal merge under norms of single heads: RMS norms (Qwen3), or LayerNorms (Persimmon).
 
 The norm undoes any change of size, so the factor of a head has modulus 1, and a phase must pass the
-norm's weights on both sides; where those differ within a pair it is approximate. So keys are fitted
-twice, with and without phases, and of these two and the plain mean the one with the smallest measured
-error is kept.
+norm's weights on both sides; where those differ within a pair it is approximate, and under a LayerNorm, which takes
+the mean from what was turned, always. No matrix of the dimensions that RoPE leaves alone passes either: there the
+shared key is an average. So keys are fitted twice, with and without phases, and of these two and the plain mean the one
+with the smallest measured error is kept. Norms whose weights every head has for itself are shared first (``one_norm``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from gqasearch.calibration.statistics import LayerStatistics
-from gqasearch.errors import UserError
 from gqasearch.merging.error import measured_error
 from gqasearch.merging.mean import mean_of
 from gqasearch.merging.merged_group import MergedGroup
 from gqasearch.merging.moments import like
+from gqasearch.merging.one_norm import shared_weights, under_one_norm
 from gqasearch.merging.optimal_layer import OptimalLayer
 from gqasearch.merging.score_pairs import before_norm, from_pairs, to_pairs, turned_queries
+from gqasearch.merging.shared_subspace import NEGLIGIBLE
 from gqasearch.models import LayerWeights
 from gqasearch.separate_grouping import Side
 
@@ -28,15 +30,13 @@ from gqasearch.separate_grouping import Side
 class OptimalNormedLayer(OptimalLayer):
     """Values as in the linear case; keys with unit factors."""
 
-    def __init__(self, weights: LayerWeights, statistics: LayerStatistics) -> None:
-        if weights.has_biases:
-            raise UserError("merge optimal does not take a model with both head norms and attention biases")
-        if weights.rotary_dim < weights.head_dim:
-            raise UserError(
-                "merge optimal does not take a model with head norms and RoPE over a part of the head: no matrix "
-                "of the other dimensions passes the norm"
-            )
-        super().__init__(weights, statistics)
+    fixed_energy: Tensor | None = None
+
+    def _bind_fixed(self, keys: Tensor, reads: Tensor) -> None:
+        """What a unit squared error of each dimension costs, (H, s)."""
+        energy = reads.diagonal(dim1=1, dim2=2)
+        tiny = torch.finfo(energy.dtype).tiny
+        self.fixed_energy = energy.clamp_min(NEGLIGIBLE * float(energy.max().clamp_min(tiny)))
 
     def _bind_rotated(self, gram: Tensor, reads: Tensor) -> None:
         """Nothing: no matrix passes the norm, but for one factor per pair."""
@@ -50,17 +50,38 @@ class OptimalNormedLayer(OptimalLayer):
         phases = _unit(self.pairs.leading(torch.tensor([heads]))[0, ..., 0, 0])
         phases = phases * _unit(phases.sum(0)).conj()  # one phase for all heads is free: turn them least
         mean = mean_of(own)
-        keys = [self._keys(heads, own, torch.ones_like(phases)), self._keys(heads, own, phases), (mean.k, mean.q)]
-        groups = [MergedGroup(k=k, v=v, q=q, o=o, v_bias=v_bias) for k, q in keys]
+        found = [self._with_keys(mean, heads, own, of) for of in (torch.ones_like(phases), phases)]
+        groups = [replace(group, v=v, v_bias=v_bias, o=o) for group in (*found, mean)]
         return min(groups, key=lambda group: measured_error(self.source, group, heads, self.statistics))
 
-    def _keys(self, heads: tuple[int, ...], own: LayerWeights, phases: Tensor) -> tuple[Tensor, Tensor]:
-        """Least squares for given unit factors (n, d/2): z = sum e_h conj(c_h) k_h / sum e_h; and its queries."""
-        energy, moment = self.pairs.energy[list(heads)], like(self.statistics.moment(own.has_biases), own.k)
-        pairs = to_pairs(self._key_rows(own, moment))
-        shared = ((energy / energy.sum(0) * phases.conj())[..., None] * pairs).sum(0)
-        q, _ = turned_queries(own, phases, None)
-        return before_norm(from_pairs(shared), own.k_norm), q
+    def _with_keys(self, mean: MergedGroup, heads: tuple[int, ...], own: LayerWeights, phases: Tensor) -> MergedGroup:
+        """``mean``, with the least squares key for given unit factors (n, r/2), and its queries.
+
+        z = sum e_h conj(c_h) k_h / sum e_h, and the same without factors in dimensions that are not turned.
+        """
+        equal, r = own.k.new_full((len(heads),), 1 / len(heads)), own.rotary_dim
+        moved = own.k.new_ones(len(heads), own.head_dim)
+        if own.k_norms is not None:
+            moved = shared_weights(own.k_norms, r, equal)[1]
+        own, chosen = under_one_norm(own, equal), list(heads)
+        rows = self._key_rows(own, like(self.statistics.moment(own.has_biases), own.k))
+        shares = _shares(self.pairs.energy[chosen] * moved[:, : r // 2].square()) * phases.conj()
+        parts = [from_pairs((shares[..., None] * to_pairs(rows[:, :r])).sum(0))]
+        if self.fixed_energy is not None:
+            shares = _shares(self.fixed_energy[chosen] * moved[:, r:].square())
+            parts.append((shares[..., None] * rows[:, r:]).sum(0))
+        one = own.norm_of_keys
+        k = before_norm(torch.cat(parts), one and one.of_first())
+        q, q_bias = turned_queries(own, phases, None)
+        hidden = own.k.shape[-1]
+        k_bias = None if own.k_bias is None else k[:, hidden]
+        return replace(mean, k=k[:, :hidden], k_bias=k_bias, q=q, q_bias=q_bias)
+
+
+def _shares(energy: Tensor) -> Tensor:
+    """Over their sum over heads (n, s); equal where that is 0."""
+    total = energy.sum(0)
+    return torch.where(total > 0, energy / torch.where(total > 0, total, 1), 1 / len(energy))
 
 
 def _unit(numbers: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from gqasearch.calibration.statistics import LayerStatistics
 from gqasearch.merging.moments import ROWS
 from gqasearch.models import LayerWeights, augmented
+from gqasearch.models.head_norm import HeadNorm
 
 
 def to_pairs(weight: Tensor) -> Tensor:
@@ -28,28 +29,32 @@ def from_pairs(pairs: Tensor) -> Tensor:
     return torch.cat([pairs.real, pairs.imag], dim=-2)
 
 
-def effective_rows(weight: Tensor, bias: Tensor | None, norm: Tensor | None, moment: Tensor) -> Tensor:
+def effective_rows(weight: Tensor, bias: Tensor | None, norm: HeadNorm | None, moment: Tensor) -> Tensor:
     """Rows (n, d, D or D+1) that give what enters the score, from ``weight`` (n, d, D).
 
     ``moment`` is E[x x^T], augmented when the model has biases. Without a head norm this is the
-    weight itself. An RMS norm is linearised: divided by the head's root mean square over tokens and
-    multiplied by the norm's weight (d,).
+    weight itself. A norm is linearised: divided by the head's root mean square over tokens and
+    multiplied by the norm's weight; what it adds stands where biases do. A LayerNorm sees centred rows.
     """
     full = augmented(weight, bias, moment.shape[0] == weight.shape[-1] + 1)
     if norm is None:
         return full
     # The norm divides by another number for every token; one for all makes the rows linear in x, which the fits need.
+    full = norm.seen(full)
     energy = torch.einsum("ndi,ij,ndj->n", full, moment, full) / weight.shape[-2]
-    return full * norm[:, None] / energy.clamp_min(torch.finfo(full.dtype).tiny).sqrt()[:, None, None]
+    rows = full * norm.weight[..., None] / energy.clamp_min(torch.finfo(full.dtype).tiny).sqrt()[:, None, None]
+    if norm.shift is None:
+        return rows
+    return torch.cat([rows[..., :-1], rows[..., -1:] + norm.shift.to(rows)[:, None]], dim=-1)
 
 
 def query_moments(weights: LayerWeights, moment: Tensor) -> Tensor:
     """E[q q^T] of what enters the scores, of every query head, (Hq, d, d), float64; ``moment`` as above."""
-    step, found = max(1, ROWS // weights.head_dim), []
+    step, found, norm = max(1, ROWS // weights.head_dim), [], weights.norm_of_queries
     for first in range(0, len(weights.q), step):
         some = slice(first, first + step)
         bias = None if weights.q_bias is None else weights.q_bias[some].double()
-        rows = effective_rows(weights.q[some].double(), bias, weights.q_norm, moment)
+        rows = effective_rows(weights.q[some].double(), bias, norm and norm.some(some), moment)
         found.append(rows @ moment @ rows.mT)
     return torch.cat(found)
 
@@ -69,18 +74,17 @@ def turned_queries(own: LayerWeights, factors: Tensor, maps: Tensor | None) -> t
     """Query weights (m, d, D) and biases (m, d) that read a shared key z in place of the key of their head.
 
     ``own``: the n heads. ``factors`` (n, r/2) complex: k ~ c z on the pairs, so q' = conj(c) q. ``maps`` (n, s, s):
-    k ~ P z on the s = d - r other dimensions, so q' = P^T q; None where there are none.
+    k ~ P z on the s = d - r other dimensions, so q' = P^T q; None where those stay as they are.
     """
-    rows, m, r = own.q, own.queries_per_kv, own.rotary_dim
+    rows, m, r, norm = own.q, own.queries_per_kv, own.rotary_dim, own.norm_of_queries
     if own.q_bias is not None:
         rows = torch.cat([rows, own.q_bias[..., None]], dim=-1)
-    if own.q_norm is not None:  # the norm's weights stand between W_q and the rotation
-        rows = rows * own.q_norm[:, None]
+    if norm is not None:  # the norm's weights stand between W_q and the rotation
+        rows = norm.scaled(rows)
     turn = factors.conj().repeat_interleave(m, dim=0)[..., None]
     turned = from_pairs(turn * to_pairs(rows[:, :r]))
-    if maps is not None:
-        turned = torch.cat([turned, maps.mT.repeat_interleave(m, dim=0) @ rows[:, r:]], dim=1)
-    turned = before_norm(turned, own.q_norm)
+    rest = rows[:, r:] if maps is None else maps.mT.repeat_interleave(m, dim=0) @ rows[:, r:]
+    turned = before_norm(torch.cat([turned, rest], dim=1), norm)
     hidden = own.q.shape[-1]
     return turned[..., :hidden], None if own.q_bias is None else turned[..., hidden]
 
@@ -93,8 +97,8 @@ def mapped_queries(own: LayerWeights, maps: Tensor, read: Tensor) -> tuple[Tenso
     return maps @ own.q[:, read], bias
 
 
-def before_norm(rows: Tensor, norm: Tensor | None) -> Tensor:
-    """Rows (..., d, D) over the norm's weights (d,); rows whose weight is zero never reach the score and stay."""
+def before_norm(rows: Tensor, norm: HeadNorm | None) -> Tensor:
+    """Rows (..., d, D) over the norm's weights; rows whose weight is zero never reach the score and stay."""
     if norm is None:
         return rows
-    return rows / torch.where(norm.abs() > 0, norm, 1.0)[:, None]
+    return rows / torch.where(norm.weight.abs() > 0, norm.weight, 1.0)[..., None]

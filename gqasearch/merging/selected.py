@@ -13,10 +13,13 @@ from gqasearch.grouping import LayerGrouping
 from gqasearch.models import LayerWeights
 from gqasearch.separate_grouping import AnyLayer, Side
 
-OF_QUERIES = ("q", "o", "q_bias")
-OF_HEADS = ("k", "v", "k_bias", "v_bias")
+OF_QUERIES = ("q", "o", "q_bias", "q_norms")
+OF_HEADS = ("k", "v", "k_bias", "v_bias", "k_norms")
 # What follows the partition of the key heads, and that of the value heads.
-OF_SIDE: dict[Side, tuple[str, ...]] = {"keys": ("k", "k_bias", "q", "q_bias"), "values": ("v", "v_bias", "o")}
+OF_SIDE: dict[Side, tuple[str, ...]] = {
+    "keys": ("k", "k_bias", "k_norms", "q", "q_bias", "q_norms"),
+    "values": ("v", "v_bias", "o"),
+}
 
 
 def partitions_of(layer: AnyLayer) -> list[tuple[LayerGrouping, tuple[str, ...]]]:

@@ -79,7 +79,7 @@ class WeightedMean(Merge):
 
     def for_layer(self, weights: LayerWeights, statistics: LayerStatistics | None = None) -> WeightedMeanLayer:
         if self.weight == "key-norm":
-            keys, values = norms(weights.k, weights.k_bias), norms(weights.v, weights.v_bias)
+            keys, values = norms(*weights.seen_keys), norms(weights.v, weights.v_bias)
         else:
             moments = required(statistics, "weighted-mean with weight=query-energy")
             keys, values = query_energy(weights, moments), output_energy(weights)

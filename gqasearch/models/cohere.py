@@ -8,22 +8,31 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from gqasearch.models.family import Config, Family, refuse_norms
+from gqasearch.models.family import Config
 from gqasearch.models.interleaved import halves, neighbours, with_neighbours
 from gqasearch.models.layer import HeadGeometry, LayerWeights
+from gqasearch.models.layer_norms import OwnLayerNorms
 
 
 @dataclass(frozen=True)
-class Cohere(Family):
-    """RoPE turns neighbouring dimensions (2i, 2i + 1) instead of (i, i + d/2); attention and MLP side by side."""
+class Cohere(OwnLayerNorms):
+    """RoPE turns neighbouring dimensions (2i, 2i + 1) instead of (i, i + d/2); attention and MLP side by side.
+
+    With ``use_qk_norm`` (Command R+) every head has a LayerNorm, whose weights lie together, (heads, d).
+    """
 
     name: ClassVar[str] = "cohere"
     architectures: ClassVar[tuple[str, ...]] = ("CohereForCausalLM",)
     default_rope_theta: ClassVar[float] = 500_000.0
 
-    def geometry(self, config: Config) -> HeadGeometry:
-        refuse_norms(config, "use_qk_norm", "Cohere model", "gives every head a LayerNorm with weights of its own")
-        return super().geometry(config)
+    def has_own_norms(self, config: Config) -> bool:
+        return bool(config.get("use_qk_norm"))
+
+    def norms_of(self, stored: list[Tensor]) -> Tensor:
+        return halves(stored[0], stored[0].shape[1])
+
+    def stored_norms(self, norm: str, weights: Tensor) -> dict[str, Tensor]:
+        return {norm: weights}
 
     def split_heads(self, got: Mapping[str, Tensor], shape: HeadGeometry) -> dict[str, Tensor]:
         split = super().split_heads(got, shape)

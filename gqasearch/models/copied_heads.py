@@ -24,7 +24,7 @@ def with_copies(weights: LayerWeights, heads: Sequence[int]) -> LayerWeights:
             return None
         return torch.cat([tensor, tensor[torch.tensor(places, dtype=torch.long, device=tensor.device)]])
 
-    parts: dict[str, Any] = {name: longer(getattr(weights, name), queries) for name in ("q", "q_bias")}
-    parts |= {name: longer(getattr(weights, name), heads) for name in ("k", "k_bias", "v", "v_bias")}
+    parts: dict[str, Any] = {name: longer(getattr(weights, name), queries) for name in ("q", "q_bias", "q_norms")}
+    parts |= {name: longer(getattr(weights, name), heads) for name in ("k", "k_bias", "k_norms", "v", "v_bias")}
     nothing = weights.o.new_zeros(len(queries), *weights.o.shape[1:])
     return replace(weights, o=torch.cat([weights.o, nothing]), **parts)

@@ -35,6 +35,7 @@ from gqasearch.models.llama import Llama
 from gqasearch.models.mistral import Mistral
 from gqasearch.models.olmo import Olmo
 from gqasearch.models.opt import OPT
+from gqasearch.models.persimmon import Persimmon
 from gqasearch.models.phi import Phi
 from gqasearch.models.phi3 import Phi3
 from gqasearch.models.qwen2 import Qwen2
@@ -72,6 +73,7 @@ FAMILIES: tuple[Family, ...] = (
     BioGpt(),
     XGLM(),
     GPTBigCode(),
+    Persimmon(),
     Bert(),
     Roberta(),
     DistilBert(),
@@ -103,10 +105,6 @@ REFUSED: dict[str, str] = {
     **{f"{name}ForConditionalGeneration": _TWO_CACHES for name in ENCODER_DECODERS},
     "MarianMTModel": _TWO_CACHES,
     "Gemma4ForCausalLM": "its layers differ in the size of a head, and some read the keys and values of others",
-    "PersimmonForCausalLM": (
-        "it gives every head a LayerNorm with weights of its own, which also subtracts its mean: heads under such "
-        "norms cannot be merged"
-    ),
     "Qwen3NextForCausalLM": "most of its layers have no keys and values but a state of their own",
 }
 

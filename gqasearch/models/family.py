@@ -186,7 +186,6 @@ class Family(ABC):
         shape = self.geometry(config)
         got = {role: read(name) for role, name in self.layer_tensors(layer, config).items()}
         heads = self.split_heads(got, shape)
-        norms = ("q_norm", "k_norm") if self.has_head_norms else ()
         return LayerWeights(
             q=heads["q.weight"],
             k=heads["k.weight"],
@@ -196,10 +195,15 @@ class Family(ABC):
             q_bias=heads.get("q.bias"),
             k_bias=heads.get("k.bias"),
             v_bias=heads.get("v.bias"),
-            **{norm: self._norm_weight(read(self.tensor_name(layer, norm))) for norm in norms},
+            **self.head_norms(read, layer, config),
             score_scale=self.score_scale(layer, config),
             joined=joined_of(config),
         )
+
+    def head_norms(self, read: TensorReader, layer: int, config: Config) -> dict[str, Any]:
+        """What ``LayerWeights`` has of norms of single heads, by its fields."""
+        norms = ("q_norm", "k_norm") if self.has_head_norms else ()
+        return {norm: self._norm_weight(read(self.tensor_name(layer, norm))) for norm in norms}
 
     def _norm_weight(self, stored: Tensor) -> Tensor:
         """What a head norm multiplies by; float32 or wider where something is added, as the models compute it."""
@@ -270,15 +274,6 @@ def rotary_fraction(config: Mapping[str, Any], default: float) -> float:
     """The part of a head that RoPE turns, where transformers 5 or 4 puts it in ``config.json``."""
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     return float(rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or default)
-
-
-def refuse_norms(config: Mapping[str, Any], field: str, model: str, what: str) -> None:
-    """Raise ``UserError`` where ``field`` is set: no closed form merges keys under such a norm."""
-    if config.get(field):
-        raise UserError(
-            f"this {model} {what} ({field}): heads under such norms cannot be merged; "
-            f"only models without them ({field} false) are supported"
-        )
 
 
 def divides_hidden_size(config: Mapping[str, Any], query_heads: int, model: str) -> None:

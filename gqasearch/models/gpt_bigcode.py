@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from gqasearch.errors import UserError
-from gqasearch.models.family import Config, Family
+from gqasearch.models.family import Config
 from gqasearch.models.gpt2 import FIELDS
-from gqasearch.models.layer import HeadGeometry, LayerWeights
+from gqasearch.models.head_by_head import HeadByHead
+from gqasearch.models.layer import HeadGeometry
 
 
 @dataclass(frozen=True)
-class GPTBigCode(Family):
+class GPTBigCode(HeadByHead):
     """GPT-2's network. A head's query, key and value lie side by side; of a layer with fewer KV heads all queries come
     first, then all keys, then all values, as where there is one KV head.
     """
@@ -49,29 +47,3 @@ class GPTBigCode(Family):
 
     def score_scale(self, layer: int, config: Config) -> float | None:
         return None if config.get("scale_attn_weights", True) else 1.0
-
-    def split_heads(self, got: Mapping[str, Tensor], shape: HeadGeometry) -> dict[str, Tensor]:
-        """From rows that lie as [head, q k v, d]."""
-        return {
-            f"{role}.{kind}": heads
-            for kind in ("weight", "bias")
-            for role, heads in zip(
-                "qkv", got[f"qkv.{kind}"].unflatten(0, (-1, 3, shape.head_dim)).unbind(1), strict=True
-            )
-        }
-
-    def join_heads(self, weights: LayerWeights) -> dict[str, Tensor]:
-        """The reverse; where queries outnumber keys, rows lie as q, k, v, each by head."""
-        joined = {}
-        for kind, heads in (("weight", (weights.q, weights.k, weights.v)), ("bias", _biases(weights))):
-            if len(weights.k) == len(weights.q):
-                joined[f"qkv.{kind}"] = torch.stack(heads, 1).flatten(0, 2)
-            else:
-                joined[f"qkv.{kind}"] = torch.cat([part.flatten(0, 1) for part in heads])
-        return joined
-
-
-def _biases(weights: LayerWeights) -> tuple[Tensor, Tensor, Tensor]:
-    if weights.q_bias is None or weights.k_bias is None or weights.v_bias is None:
-        raise ValueError("a layer of GPT-BigCode has biases")
-    return weights.q_bias, weights.k_bias, weights.v_bias

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from gqasearch.models.layer import LayerWeights
 
+# What of a layer goes by the dimensions of queries and keys, after that of the heads.
+TURNED = ("q", "k", "q_bias", "k_bias", "q_norms", "k_norms")
+
 
 def halves(heads: Tensor, rotary_dim: int) -> Tensor:
     """Heads as stored (H, d, ...) with the pairs' first dimensions before their second ones; the rest stays."""
@@ -29,6 +32,6 @@ def neighbours(head_dim: int, rotary_dim: int) -> Tensor:
 def with_neighbours(weights: LayerWeights, rotary_dim: int) -> LayerWeights:
     """The layer with its queries and keys as stored."""
     order = neighbours(weights.head_dim, rotary_dim).to(weights.k.device)
-    present = {name: heads for name in ("q", "k", "q_bias", "k_bias") if (heads := getattr(weights, name)) is not None}
+    present = {name: heads for name in TURNED if (heads := getattr(weights, name)) is not None}
     turned: dict[str, Any] = {name: heads.index_select(1, order) for name, heads in present.items()}
     return replace(weights, **turned)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gqasearch.models.head_norm import HeadNorm, centred
 from gqasearch.models.row_sizes import rows_of_tied
 from gqasearch.separate_grouping import AnyLayer
 
@@ -45,8 +46,10 @@ class LayerWeights:
     """Q, K, V, O of one layer, split by head. Shapes (Hq query heads, G KV heads):
 
     ``q`` (Hq, d, D), ``k`` (G, d, D), ``v`` (G, dv, D), ``o`` (Hq, D, dv); biases ``q_bias`` (Hq, d),
-    ``k_bias`` (G, d), ``v_bias`` (G, dv) or None; ``q_norm``, ``k_norm`` (d,): weights of the RMS norms
-    applied to every head before RoPE (Qwen3), or None. ``score_scale``: what multiplies q k, None for the
+    ``k_bias`` (G, d), ``v_bias`` (G, dv) or None; ``q_norm``, ``k_norm`` (d,): weights of the norms
+    applied to every head before RoPE (Qwen3), or None; ``q_norms`` (Hq, d), ``k_norms`` (G, d): the same where every
+    head has its own; ``q_shift``, ``k_shift`` (d,): what these norms add, or None; ``centred``: they are LayerNorms
+    (``gqasearch.models.head_norm``). ``score_scale``: what multiplies q k, None for the
     usual 1/sqrt(d). G is H in the source, the number of groups after a merge; that of keys and that of values may
     differ where they were grouped apart. ``joined``: how many times every
     frequency of RoPE comes, side by side (``gqasearch.models.joined``). ``sinks`` (Hq,): a score of every query head
@@ -64,6 +67,11 @@ class LayerWeights:
     v_bias: Tensor | None = None
     q_norm: Tensor | None = None
     k_norm: Tensor | None = None
+    q_norms: Tensor | None = None
+    k_norms: Tensor | None = None
+    q_shift: Tensor | None = None
+    k_shift: Tensor | None = None
+    centred: bool = False
     score_scale: float | None = None
     joined: int = 1
     sinks: Tensor | None = None
@@ -91,7 +99,27 @@ class LayerWeights:
 
     @property
     def has_biases(self) -> bool:
-        return any(bias is not None for bias in (self.q_bias, self.k_bias, self.v_bias))
+        added = (self.q_bias, self.k_bias, self.v_bias, self.q_shift, self.k_shift)
+        return any(bias is not None for bias in added)
+
+    @property
+    def norm_of_queries(self) -> HeadNorm | None:
+        """What every query head is normed by before RoPE."""
+        weight = self.q_norm if self.q_norms is None else self.q_norms
+        return None if weight is None else HeadNorm(weight, self.q_shift, self.centred)
+
+    @property
+    def norm_of_keys(self) -> HeadNorm | None:
+        """What every key head is normed by before RoPE."""
+        weight = self.k_norm if self.k_norms is None else self.k_norms
+        return None if weight is None else HeadNorm(weight, self.k_shift, self.centred)
+
+    @property
+    def seen_keys(self) -> tuple[Tensor, Tensor | None]:
+        """``k`` and ``k_bias`` without what a LayerNorm takes away: heads that differ in nothing else are the same."""
+        if not self.centred:
+            return self.k, self.k_bias
+        return centred(self.k), None if self.k_bias is None else centred(self.k_bias, -1)
 
     def to(self, dtype: torch.dtype) -> LayerWeights:
         """The same weights in another dtype."""
@@ -127,6 +155,7 @@ def tie_heads(merged: LayerWeights, layer: AnyLayer, queries_per_kv: int) -> Lay
     return replace(
         merged,
         k_rows=k_rows,
+        k_norms=None if merged.k_norms is None else merged.k_norms.index_select(0, of_keys),
         k=merged.k.index_select(0, of_keys),
         v=merged.v.index_select(0, of_values),
         k_bias=None if merged.k_bias is None else merged.k_bias.index_select(0, of_keys),

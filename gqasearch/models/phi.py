@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from gqasearch.models.family import Config, Family, refuse_norms, rotary_fraction
+from gqasearch.models.family import Config, Family, TensorReader, refuse_padding, rotary_fraction
 from gqasearch.models.layer import HeadGeometry
+from gqasearch.models.layer_norms import shared_layer_norms
 
 DEFAULT_ROTARY_FRACTION = 0.5  # of transformers, where config.json names none
 
 
 @dataclass(frozen=True)
 class Phi(Family):
-    """RoPE over a part of the head, biases on all projections, attention and MLP side by side."""
+    """RoPE over a part of the head, biases on all projections, attention and MLP side by side.
+
+    With ``qk_layernorm`` a LayerNorm of every head, which is as wide as hidden size / heads.
+    """
 
     name: ClassVar[str] = "phi"
     architectures: ClassVar[tuple[str, ...]] = ("PhiForCausalLM",)
@@ -24,6 +28,13 @@ class Phi(Family):
         return ("q", "k", "v")
 
     def geometry(self, config: Config) -> HeadGeometry:
-        refuse_norms(config, "qk_layernorm", "Phi", "gives every head a LayerNorm, which also subtracts its mean")
         shape = super().geometry(config)
         return replace(shape, rotary_dim=int(shape.head_dim * rotary_fraction(config, DEFAULT_ROTARY_FRACTION)))
+
+    def head_norms(self, read: TensorReader, layer: int, config: Config) -> dict[str, Any]:
+        return shared_layer_norms(read, self.attention_path(layer)) if config.get("qk_layernorm") else {}
+
+    def grouped_config(self, config: Mapping[str, Any], query_heads: int, kv_heads: int, head_dim: int) -> Config:
+        if config.get("qk_layernorm"):
+            refuse_padding(config, query_heads, "Phi with qk_layernorm")
+        return super().grouped_config(config, query_heads, kv_heads, head_dim)

@@ -21,7 +21,7 @@ TRAINED = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias")
 
 
 # Those that are not.
-CONSTANT = ("sinks", "q_rows", "k_rows", "q_gain", "k_gain")
+CONSTANT = ("sinks", "q_rows", "k_rows", "q_gain", "k_gain", "q_norms", "k_norms", "q_shift", "k_shift", "centred")
 
 
 class TrainedLayer(torch.nn.Module):
@@ -62,6 +62,8 @@ class TrainedLayer(torch.nn.Module):
             for partition, names in ((self.layer.keys, ("k", "k_bias")), (self.layer.values, ("v", "v_bias")))
             for name in names
         }
+        if grouped.k_norms is not None:
+            shared["k_norms"] = self._repeated(grouped.k_norms, self.layer.keys)
         if grouped.k_rows is not None:
             shared["k_rows"] = rows_of_tied(grouped.k_rows, self.layer.keys)
         return replace(grouped, **shared)

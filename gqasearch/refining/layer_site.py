@@ -200,6 +200,8 @@ class LayerSite:
             added = stack.enter_context(outputs_noted(self.projection))
             if {"k", "v"} <= set(family.projections):
                 stack.enter_context(self._groups_repeated())
+                if weights.k_norms is not None:  # those of the parent's heads follow its projection
+                    weights = replace(weights, k_norms=weights.k_norms[list(self.layer.keys.labels)])
             else:
                 weights = tie_heads(weights, self.layer, self.parent.geometry.queries_per_kv)
             tensors = family.write_layer(weights, self.index)

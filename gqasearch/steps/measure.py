@@ -168,6 +168,8 @@ def _grouped(work: Workspace, grouping: AnyGrouping, runner: ParentLayers) -> Su
     for bias, partitions in sides:
         gone = sum(partition.num_heads - partition.num_groups for partition in partitions)
         removed += gone * geometry.head_dim * (geometry.hidden_size + int(bias is not None))
+    if first.k_norms is not None:
+        removed += geometry.head_dim * sum(layer.keys.num_heads - layer.keys.num_groups for layer in grouping)
     caches = parent.family.objective == "next-token"
     keys, values = (sum(partition.num_groups for partition in partitions) for _, partitions in sides)
     return Subject(
@@ -192,7 +194,7 @@ def _padding(work: Workspace, grouping: AnyGrouping, layer: LayerWeights) -> int
         layout = plan_checkpoint(source.family, source.config, grouping, config.layout, config.target)
     except UserError:
         return 0
-    of_head = sum(part[0].numel() for part in (layer.q, layer.o, layer.q_bias) if part is not None)
+    of_head = sum(part[0].numel() for part in (layer.q, layer.o, layer.q_bias, layer.q_norms) if part is not None)
     return of_head * sum(len(slots) - len(layer.q) for slots in layout.slots)
 
 

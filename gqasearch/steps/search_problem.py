@@ -100,7 +100,9 @@ def head_norms(work: Workspace) -> FloatArray:
     """Frobenius norm of every head's K and V weights together, (L, H); or of each, (2 L, H)."""
     layers = (work.parent.layer(index) for index in range(work.parent.geometry.num_layers))
     if work.config.separate_kv:
-        sides = (side.double().square().sum((1, 2)) for layer in layers for side in (layer.k, layer.v))
+        sides = (side.double().square().sum((1, 2)) for layer in layers for side in (layer.seen_keys[0], layer.v))
         return np.sqrt(np.stack([to_numpy(square) for square in sides]))
-    squares = [layer.k.double().square().sum((1, 2)) + layer.v.double().square().sum((1, 2)) for layer in layers]
+    squares = [
+        layer.seen_keys[0].double().square().sum((1, 2)) + layer.v.double().square().sum((1, 2)) for layer in layers
+    ]
     return np.sqrt(np.stack([to_numpy(square) for square in squares]))

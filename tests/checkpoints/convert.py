@@ -54,6 +54,8 @@ def changed_layer(weights: LayerWeights, grouping: AnyGrouping, index: int) -> L
         k_bias=mean(weights.k_bias, layer.keys),
         v_bias=mean(weights.v_bias, layer.values),
         q_bias=None if weights.q_bias is None else shake(weights.q_bias),
+        k_norms=mean(weights.k_norms, layer.keys),
+        q_norms=None if weights.q_norms is None else shake(weights.q_norms),
     )
 
 

@@ -79,6 +79,8 @@ def test_maps_gradients_and_saving_again(family: str, tmp_path: Path) -> None:
         ("phi3", {"rope_parameters": LONGROPE, "sliding_window": 7}),
         ("gemma3_text", {"hidden": 60}),
         ("cohere", {"attention_bias": True, "tied": True}),
+        ("cohere_normed", {"attention_bias": True, "tied": True}),
+        ("stablelm_normed", {"use_qkv_bias": True, "use_parallel_residual": True}),
     ],
 )
 def test_variants(family: str, options: dict[str, Any], tmp_path: Path) -> None:
@@ -88,7 +90,13 @@ def test_variants(family: str, options: dict[str, Any], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("family", "options"),
-    [("stablelm", {}), ("gemma2", {"hidden": 66}), ("phi3", {"rope_parameters": LONGROPE})],
+    [
+        ("stablelm", {}),
+        ("stablelm_normed", {}),
+        ("phi_normed", {}),
+        ("gemma2", {"hidden": 66}),
+        ("phi3", {"rope_parameters": LONGROPE}),
+    ],
 )
 def test_auto_is_ragged_where_the_architecture_cannot_be_padded(
     family: str, options: dict[str, Any], tmp_path: Path
@@ -100,7 +108,8 @@ def test_auto_is_ragged_where_the_architecture_cannot_be_padded(
     assert_same(parent, load_trusted(tmp_path / "out"), PADDED)
     planned = plan_checkpoint(parent.family, parent.config, PADDED, target="transformers")
     assert planned.reason == f"{layout.reason} For transformers."
-    with pytest.raises(UserError, match="cannot be query-padded"):
+    # llama.cpp takes no Phi with grouped heads at all.
+    with pytest.raises(UserError, match="loads no converted Phi" if family == "phi_normed" else "be query-padded"):
         plan_checkpoint(parent.family, parent.config, PADDED, target="llama.cpp")
 
 

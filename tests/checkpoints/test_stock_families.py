@@ -17,7 +17,7 @@ from tests.tiny_models import MORE_GROUPED_NAMES, edit_config, save_checkpoint, 
 
 # Hidden sizes that 6 heads and 9 slots divide, where transformers asks for it; what it refuses is tested below.
 WIDTHS: dict[str, dict[str, Any]] = {"gemma2": {"hidden": 72}, "gemma3_text": {"hidden": 72}}
-NEVER_PADDED = ("stablelm",)
+NEVER_PADDED = ("stablelm", "stablelm_normed", "phi_normed")
 PADDED_NAMES = [name for name in MORE_GROUPED_NAMES if name not in NEVER_PADDED]
 LONGROPE = {
     "rope_type": "longrope",
@@ -59,6 +59,7 @@ def test_padding_goes_on_to_the_next_number_that_the_architecture_takes(family: 
     ("family", "options", "message"),
     [
         ("stablelm", {}, "its head size is always hidden_size / num_attention_heads"),
+        ("phi_normed", {}, "a Phi with qk_layernorm cannot be query-padded"),
         ("gemma2", {"hidden": 66}, "hidden size 66 cannot be query-padded to 9 query heads"),
         ("gemma3_text", {"hidden": 66}, "hidden size 66 cannot be query-padded to 9 query heads"),
         ("phi3", {"rope_parameters": LONGROPE}, "longrope cannot be query-padded"),

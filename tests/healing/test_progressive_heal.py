@@ -36,10 +36,11 @@ def test_begins_at_the_parent_and_ends_at_the_checkpoint(layout: str, tmp_path: 
     assert history_of(again)[0]["kl"] == pytest.approx(history[-1]["kl"], rel=1e-4)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt", "phi3", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["gpt2", "opt", "phi3", "qwen2", "qwen3", "cohere", "persimmon", "phi_normed"])
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_both_ends_are_models_that_exist(family: str, share: float, tmp_path: Path) -> None:
-    layout = "ragged" if family in ("gpt2", "opt") else "stock-padded" if family == "qwen3" else "stock-symmetric"
+    stock = "stock-padded" if family == "qwen3" else "stock-symmetric"
+    layout = "ragged" if family in ("gpt2", "opt", "persimmon") else stock
     parent, start = converted(tmp_path, layout, family)
     model = load_model(start, torch.float32, "cpu", trust_remote_code=needs_remote_code(start))
     written = WrittenLayers.of(model, read_config(start), parent, LAYOUTS[layout][0])

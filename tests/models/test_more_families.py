@@ -33,8 +33,8 @@ SOURCES = sampled(
     [(name, kv) for name, kv in EVERY_SOURCE if name in MORE_FAMILY_NAMES or (name in OFTEN and kv == 3)],
 )
 BY_QUERY, BY_HEAD = (
-    ("q", "o", "q_bias", "sinks", "q_rows", "q_gain"),
-    ("k", "v", "k_bias", "v_bias", "k_rows", "k_gain"),
+    ("q", "o", "q_bias", "q_norms", "sinks", "q_rows", "q_gain"),
+    ("k", "v", "k_bias", "v_bias", "k_norms", "k_rows", "k_gain"),
 )
 GROUPS = [(0, 1), (0, 2), (0, 1, 2)]
 

@@ -1,5 +1,5 @@
-"""GPT-Neo, BioGPT, XGLM and GPT-BigCode with grouped-query attention: every layer its own number of KV heads, every
-group its own size.
+"""GPT-Neo, BioGPT, XGLM, GPT-BigCode and Persimmon with grouped-query attention: every layer its own number of KV
+heads, every group its own size.
 
 Transformers models of their own (load them with ``trust_remote_code=True``): stock but for the attention, since the
 stock ones cache a key and a value for every query head. Written by gqasearch; needs torch and transformers 5.
@@ -8,8 +8,8 @@ stock ones cache a key and a value for every query head. Written by gqasearch; n
 heads only, query heads in the order of their groups, and caches its own KV heads. Stock attention, which is called as
 it is, wants a key for every query head: a layer that attends makes these copies, and drops them.
 
-GPT-BigCode stores queries, keys and values of a layer together: head by head where every query head has its own KV
-head, as the stock model does, else all queries, all keys, all values, as the stock model with one KV head does.
+GPT-BigCode and Persimmon store queries, keys and values of a layer together: head by head where every query head has
+its own KV head, as the stock models do, else all queries, all keys, all values.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ from transformers import (
     GPTBigCodeForCausalLM,
     GPTNeoConfig,
     GPTNeoForCausalLM,
+    PersimmonConfig,
+    PersimmonForCausalLM,
     XGLMConfig,
     XGLMForCausalLM,
 )
 from transformers.models.biogpt.modeling_biogpt import BioGptAttention
 from transformers.models.gpt_bigcode.modeling_gpt_bigcode import GPTBigCodeAttention
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
+from transformers.models.persimmon.modeling_persimmon import PersimmonAttention
 from transformers.models.xglm.modeling_xglm import XGLMAttention
 
 
@@ -90,6 +93,12 @@ class RaggedGPTBigCodeConfig(RaggedGroups, GPTBigCodeConfig):
     """A GPT-BigCode's, and the groups."""
 
     model_type = "ragged_gptbigcode"
+
+
+class RaggedPersimmonConfig(RaggedGroups, PersimmonConfig):
+    """A Persimmon's, and the groups."""
+
+    model_type = "ragged_persimmon"
 
 
 def repeated(part: Tensor, sizes: list[int]) -> Tensor:
@@ -154,6 +163,24 @@ class RaggedGPTBigCodeAttention(Copied, GPTBigCodeAttention):
         self.multi_query = len(sizes) < self.num_heads
         self.kv_dim = len(sizes) * self.head_dim
         self.c_attn = nn.Linear(self.embed_dim, self.embed_dim + 2 * self.kv_dim)
+
+
+class RaggedPersimmonAttention(Copied, PersimmonAttention):
+    """Persimmon's, whose own code norms, turns and attends what is split here."""
+
+    def narrow(self, sizes: list[int]) -> None:
+        self.sizes = list(sizes)
+        self.query_key_value = nn.Linear(self.hidden_size, self.hidden_size + 2 * len(sizes) * self.head_dim)
+
+    def _split_heads(self, fused_qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, T, Hq, d), keys and values (B, T, G, d)."""
+        heads, groups = self.num_heads, len(self.sizes)
+        rows = fused_qkv.unflatten(-1, (-1, self.head_dim))
+        if groups == heads:
+            query, key, value = rows.unflatten(2, (heads, 3)).unbind(3)
+        else:
+            query, key, value = rows.split((heads, groups, groups), 2)
+        return query, key, value
 
 
 class RaggedGPTNeoSelfAttention(GPTNeoSelfAttention):
@@ -249,4 +276,20 @@ class RaggedGPTBigCodeForCausalLM(GPTBigCodeForCausalLM):
             own = kind(config, layer_idx=index)
             own.narrow(sizes[index])
             block.attn = own
+        self.post_init()  # type: ignore[no-untyped-call]  # once more, for the new weights
+
+
+class RaggedPersimmonForCausalLM(PersimmonForCausalLM):
+    """Persimmon with ragged groups: a stock model, then every layer's attention is replaced."""
+
+    config_class = RaggedPersimmonConfig
+
+    def __init__(self, config: RaggedPersimmonConfig) -> None:
+        super().__init__(config)
+        sizes: Any = config.kv_group_sizes
+        for index, layer in enumerate(self.model.layers):
+            kind: Any = RaggedPersimmonAttention
+            own = kind(config, index)
+            own.narrow(sizes[index])
+            layer.self_attn = own
         self.post_init()  # type: ignore[no-untyped-call]  # once more, for the new weights

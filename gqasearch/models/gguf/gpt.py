@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from gqasearch.errors import UserError
 from gqasearch.models.family import Config
 from gqasearch.models.gguf.architecture import (
     Architecture,
@@ -131,18 +132,23 @@ class Starcoder2(Architecture):
 
 
 class StableLm(Architecture):
-    """RoPE over a part of the head; norms of single heads are refused as they are elsewhere."""
+    """RoPE over a part of the head; norms of single heads lie in one tensor, and are refused."""
 
     name: ClassVar[str] = "stablelm"
 
     def config(self, keys: Keys) -> Config:
+        if keys.has_tensor("blk.0.attn_q_norm.weight"):
+            raise UserError(
+                f"{keys.file.path}: the norms of this StableLM's heads lie in one tensor, which is not taken apart; "
+                "give the checkpoint that the file was made of"
+            )
         config = without_head_dim(common_config(keys, "StableLmForCausalLM", "stablelm"), keys)
         rope = rope_of(keys, config) | {"partial_rotary_factor": partial_rotary(keys, config)}
         return config | {
             "layer_norm_eps": layer_eps(keys),
             "use_qkv_bias": keys.has_tensor("blk.0.attn_q.bias"),
             "use_parallel_residual": keys.flag("use_parallel_residual", True),
-            "qk_layernorm": keys.has_tensor("blk.0.attn_q_norm.weight"),
+            "qk_layernorm": False,
             "partial_rotary_factor": rope["partial_rotary_factor"],
             "rope_parameters": rope,
         }
