@@ -169,7 +169,7 @@ class RunConfig(
         """Groups per layer, (L,); with ``separate_kv`` of its keys and of its values, (2 L,)."""
         require_several_heads(geometry)
         if self.decides_format and self.kv_heads is None and self.kv_budget is None:
-            raise UserError("kv_bytes: how many heads there are is decided by a run in a folder, gqasearch search")
+            raise UserError("kv_bytes: how many heads there are is decided by a search")
         heads, step = geometry.num_kv_heads, self.tensor_parallel
         layers = geometry.num_layers * (2 if self.separate_kv else 1)
         if step > heads:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from gqasearch.api.parent_with_text import ParentWithText, chosen
 from gqasearch.api.result import SearchResult
 from gqasearch.config import KV_RATIO
+from gqasearch.files import read_json
 from gqasearch.fitness import Fitness
 from gqasearch.merging import Merge
-from gqasearch.parallel import parse_workers
+from gqasearch.parallel import Workers, parse_workers
 from gqasearch.refining import Refinement
 from gqasearch.searching import Generation, SearchMethod
-from gqasearch.steps import NoProgress, Progress
+from gqasearch.steps import NoProgress, Progress, Workspace
 from gqasearch.steps.check_settings import check_run
+from gqasearch.steps.kv_bytes import DecisionFiles, decide, settled
 from gqasearch.steps.objects import Objects
 from gqasearch.steps.search import begun_search
+from gqasearch.steps.workers import threads_of
+from gqasearch.threads import pinned
 
 Callback = Callable[[Generation], object]
 
@@ -45,8 +51,8 @@ def search(
     [default: as ``gqasearch search``]; several fitness functions, or one and "kv-ratio", give a Pareto front.
     ``callbacks``: called with every generation; what one raises ends the search. ``workers``, ``threads``: who runs
     candidates, and on how many threads each. ``progress``: show it on standard error. ``settings``: every other setting
-    of a run (``kv_heads``, ``kv_budget``, ``uneven``, ``equal_sizes``, ``join``, ``separate_kv``, ``max_evaluations``,
-    ``max_seconds``, ``certify``, ...).
+    of a run (``kv_heads``, ``kv_budget``, ``kv_bytes``, ``uneven``, ``equal_sizes``, ``join``, ``separate_kv``,
+    ``kv_bits``, ``max_evaluations``, ``max_seconds``, ``certify``, ...).
 
     Raises ``UserError`` for what cannot be searched, before the work.
     """
@@ -56,6 +62,7 @@ def search(
         # No checkpoint is planned: ``SearchResult.save`` is asked which.
         work = parent.workspace({**values, **ratio, **settings, "seed": seed, "materialize": False}, objects, told)
         crew = parse_workers(workers)
+        work, decision = _decided(work, crew, threads)
         notes = tuple(check_run(work, crew, threads).notes())
         history: list[Generation] = []
         with begun_search(work, crew, threads) as begun:
@@ -64,7 +71,23 @@ def search(
                 for callback in callbacks:
                     callback(generation)
             document = begun.document(history[-1])
-    return SearchResult(parent, work.config, objects, document, history[-1].front, tuple(history), notes)
+    return SearchResult(parent, work.config, objects, document, history[-1].front, tuple(history), notes, decision)
+
+
+def _decided(work: Workspace, crew: Workers, threads: int | None) -> tuple[Workspace, Mapping[str, Any] | None]:
+    """The workspace of the format and the number of heads that a budget in bytes became, and what was compared; without
+    such a budget ``work`` itself.
+    """
+    if not work.config.decides_format:
+        return work, None
+    with TemporaryDirectory(prefix="gqasearch-decision-") as folder:
+        files = DecisionFiles.within(Path(folder))
+        check_run(settled(work, files), crew, threads)
+        files.candidates.mkdir(parents=True)
+        with pinned(threads_of(crew, threads)):
+            decide(work, files)
+        # Decided: the result is measured and saved by settings that say so, and have no budget in bytes beside them.
+        return settled(work, files).settled({"kv_bytes": None, "formats": None}), read_json(files.format)
 
 
 def _settings(

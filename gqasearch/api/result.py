@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,9 +24,11 @@ from gqasearch.separate_grouping import AnyGrouping
 from gqasearch.steps import Workspace, materialize
 from gqasearch.steps.convert import copies_beside, document_converter, refine_step
 from gqasearch.steps.filled_slots import convertible
-from gqasearch.steps.measure import BASELINE, CONVERTED, baseline_subject, grouping_subject, measure
+from gqasearch.steps.kv_bytes import decision_words
+from gqasearch.steps.measure import BASELINE, CONVERTED, baseline_subject, grouping_subject
 from gqasearch.steps.metric_records import distance_of
 from gqasearch.steps.objects import Objects
+from gqasearch.steps.rounded_caches import measure_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,6 +43,8 @@ class SearchResult:
     """``front``: the candidates that no other beats in every objective, with their values; ``history``: every
     generation. ``document``: the best grouping with all that is known of it, as ``grouping.json`` has it. ``notes``: a
     sentence on everything that differs from what was asked for, as a KV ratio that is no whole number of heads.
+    ``decision``: what a budget in bytes (``kv_bytes``) became and what it was compared with, as a run's
+    ``format.json`` has it; None without such a budget.
 
     The refinement is fitted once, when a figure, the model or a checkpoint is first asked for.
     """
@@ -52,11 +56,13 @@ class SearchResult:
     front: tuple[Candidate, ...]
     history: tuple[Generation, ...]
     notes: tuple[str, ...] = ()
+    decision: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
         kept = f"{self.grouping.kv_heads_total} KV heads, {self.document.kv_ratio:.4g} of {self.document.model.id}'s"
         found = f"{kept}; {self.config.fitness} {self.value:.5g}"
-        return "\n".join([f"<SearchResult: {found}>", *(f"note: {note}" for note in self.notes)])
+        notes = [*([] if self.decision is None else [decision_words(self.decision)]), *self.notes]
+        return "\n".join([f"<SearchResult: {found}>", *(f"note: {note}" for note in notes)])
 
     @property
     def grouping(self) -> AnyGrouping:
@@ -112,7 +118,7 @@ class SearchResult:
             subjects = {CONVERTED: grouping_subject(made.work, converter, made.document.partitions, refined)}
             if baseline:
                 subjects[BASELINE] = baseline_subject(work)
-            return measure(work, subjects)
+            return measure_run(work, subjects)
 
     def figure(self) -> Figure:
         """Who shares: a row per layer, heads of one colour share a KV head."""

@@ -26,7 +26,7 @@ def show_decision(record: dict[str, Any]) -> None:
     """What was compared for a budget in bytes."""
     from rich.table import Table
 
-    from gqasearch.run.kv_bytes import decision_table
+    from gqasearch.steps.kv_bytes import decision_table
 
     header, *rows = decision_table(record)
     table = Table(*header)

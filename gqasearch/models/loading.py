@@ -20,6 +20,7 @@ from transformers import (
 
 from gqasearch.errors import UserError
 from gqasearch.libraries import no_progress_bars
+from gqasearch.models.cast_products import cast_products
 from gqasearch.models.companions import has_tokenizer
 from gqasearch.models.device import check_device, resolve_device
 from gqasearch.models.families import known_family, objective_of, read_config
@@ -130,6 +131,7 @@ def from_files(
         require_architecture(tensors, family, config, model)
     require_whole(tensors, model, Loaded.of(info))
     loaded: PreTrainedModel = model
+    cast_products(loaded)
     return loaded
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from gqasearch.parallel import ONE, Workers
 from gqasearch.run.forecast import forecast, plan_words
-from gqasearch.run.kv_bytes import options_notes, settled
 from gqasearch.run.run_folder import RunFolder
 from gqasearch.steps.check_settings import check_run
+from gqasearch.steps.kv_bytes import options_notes, settled
 from gqasearch.steps.outlook import Outlook
 from gqasearch.steps.texts import shortages
 from gqasearch.steps.workspace import Workspace
@@ -27,7 +27,7 @@ def dry_run(
     Raises ``UserError`` for what the run would refuse, but for weights that are not finite and facts that only a
     prepared fitness knows.
     """
-    asked, work = work, settled(work, folder)
+    asked, work = work, settled(work, folder.decision)
     outlook = check_run(work, workers, threads)
     work.source.tensors.headers  # noqa: B018 - for their errors
     folder.check(asked.config)

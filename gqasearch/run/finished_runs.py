@@ -33,8 +33,8 @@ from gqasearch.reporting.continuations import Generated, generated
 from gqasearch.reporting.data import layer_pictures
 from gqasearch.reporting.rounded_rows import RoundedResult, rounded_results
 from gqasearch.reporting.text_table import TextTable
-from gqasearch.run.kv_bytes import decision_table
 from gqasearch.run.run_folder import RunFolder
+from gqasearch.steps.kv_bytes import decision_table
 from gqasearch.steps.measure import BASELINE, CONVERTED
 
 FloatArray = NDArray[np.float64]

@@ -24,11 +24,9 @@ from gqasearch.grouping_document import GroupingDocument, read_grouping
 from gqasearch.models import read_config
 from gqasearch.parallel import ONE, Workers, parse_workers
 from gqasearch.reporting.html import write_report
-from gqasearch.rounding import parse_format
 from gqasearch.run.finished_runs import report_data, write_similarity
 from gqasearch.run.forecast import forecast, plan_words
 from gqasearch.run.inputs import MODEL, hold_inputs, inputs_of
-from gqasearch.run.kv_bytes import decide, decision_words, options_notes, settled
 from gqasearch.run.listener import RunListener, RunStart
 from gqasearch.run.run_folder import RunFolder
 from gqasearch.run.search_log import failed_candidates, search_forward_tokens, search_seconds
@@ -37,6 +35,7 @@ from gqasearch.run.stage_clock import LOAD, StageClock, stage_records
 from gqasearch.steps.check_settings import check_run
 from gqasearch.steps.convert import copies_beside, document_converter, materialize, refine_step
 from gqasearch.steps.filled_slots import Convertible, convertible, layout_of
+from gqasearch.steps.kv_bytes import decide, decision_words, options_notes, settled
 from gqasearch.steps.measure import (
     BASELINE,
     CONVERTED,
@@ -45,12 +44,11 @@ from gqasearch.steps.measure import (
     checkpoint_subject,
     climb_state,
     grouping_subject,
-    measure,
 )
 from gqasearch.steps.metric_records import card_rows, measured_words
 from gqasearch.steps.process_cache import ProcessCache
 from gqasearch.steps.progress import Progress
-from gqasearch.steps.rounded_caches import rounded_subjects
+from gqasearch.steps.rounded_caches import measure_run
 from gqasearch.steps.warnings import ratio_words, warnings_of
 from gqasearch.steps.workers import threads_of
 from gqasearch.steps.workspace import Workspace
@@ -103,7 +101,7 @@ def run(
     folder = RunFolder(output_dir)
     asked = Workspace(config, progress, cache, folder.candidates)
     crew = parse_workers(workers)
-    work = settled(asked, folder)
+    work = settled(asked, folder.decision)
     outlook = check_run(work, crew, threads)
     folder.check(asked.config)
     is_open = asked.config.decides_format and not folder.format.is_file()
@@ -126,8 +124,8 @@ def run(
         hold_inputs(folder.inputs, inputs, folder.path)
         if is_open:
             with pinned(threads_of(crew, threads)):
-                decide(asked, folder)
-            work = settled(asked, folder)
+                decide(asked, folder.decision)
+            work = settled(asked, folder.decision)
             for note in [decision_words(read_json(folder.format)), *check_run(work, crew, threads).notes()]:
                 tell(note)
         run_steps(work, folder, crew, threads, listeners, report=report)
@@ -222,13 +220,7 @@ def _measured(work: Workspace, folder: RunFolder, document: GroupingDocument, co
     subjects = {CONVERTED: converted}
     if work.config.baseline and not _is_baseline(work.config):
         subjects[BASELINE] = baseline_subject(work)
-    formats = [] if work.config.kv_bits is None else [parse_format(work.config.kv_bits)]
-    rounded = rounded_subjects(work, subjects, formats)
-    subjects |= rounded.subjects
-    metrics = measure(work, subjects, state=climb_state(work, document, subjects, folder.measured))
-    if formats:
-        rounded.tell(metrics)
-    return metrics
+    return measure_run(work, subjects, lambda whole: climb_state(work, document, whole, folder.measured))
 
 
 def own_subject(work: Workspace, directory: Path) -> Subject:

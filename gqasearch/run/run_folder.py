@@ -19,6 +19,7 @@ from gqasearch.errors import UserError
 from gqasearch.files import NOT_CONTENT, read_json, write_file, write_json
 from gqasearch.searching.evaluation_log import whole_lines
 from gqasearch.settings import Settings
+from gqasearch.steps.kv_bytes import DecisionFiles
 
 REPORTED_PACKAGES = ("torch", "transformers", "deap", "numpy", "scipy", "pandas", "safetensors")
 
@@ -28,6 +29,11 @@ class RunFolder:
     """``runs/NAME/``; every file appears whole or not at all."""
 
     path: Path
+
+    @property
+    def decision(self) -> DecisionFiles:
+        """What a decision about the cache's format reads and writes."""
+        return DecisionFiles.within(self.path)
 
     @property
     def config(self) -> Path:
@@ -73,7 +79,7 @@ class RunFolder:
     @property
     def candidates(self) -> Path:
         """What fitness functions keep of their candidates, until the result is there."""
-        return self.path / "state" / "candidates"
+        return self.decision.candidates
 
     @property
     def measured(self) -> Path:
@@ -86,12 +92,12 @@ class RunFolder:
 
     @property
     def pareto(self) -> Path:
-        return self.path / "pareto.json"
+        return self.decision.pareto
 
     @property
     def format(self) -> Path:
         """The format of the cache that was decided on, and what was compared with it."""
-        return self.path / "format.json"
+        return self.decision.format
 
     @property
     def metrics(self) -> Path:

@@ -13,9 +13,9 @@ from gqasearch.models.family import text_of
 from gqasearch.models.loading_on_demand import room_on
 from gqasearch.refining import Joint, Refinement
 from gqasearch.run.cost_plan import Sizes
-from gqasearch.run.kv_bytes.byte_options import FRONT_SIZES, options_of
-from gqasearch.run.kv_bytes.decide import FINALISTS, FIRST_TOKENS
 from gqasearch.searching import most_generations
+from gqasearch.steps.kv_bytes.byte_options import FRONT_SIZES, options_of
+from gqasearch.steps.kv_bytes.decide import FINALISTS, FIRST_TOKENS
 from gqasearch.steps.outlook import Outlook
 from gqasearch.steps.texts import used_texts
 from gqasearch.steps.workspace import Workspace

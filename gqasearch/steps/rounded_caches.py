@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gqasearch.errors import UserError
-from gqasearch.evaluation import ParentLayers, RoundedLayers, count_parameters
+from gqasearch.evaluation import ClimbState, ParentLayers, RoundedLayers, count_parameters
 from gqasearch.models.attention_inputs import require_noted
 from gqasearch.rounding import KVFormat, parse_format
 from gqasearch.steps.measure import CONVERTED, Subject, checkpoint_layers, checkpoint_model, kv_size, measure
@@ -40,6 +40,24 @@ def measure_rounded(
     rounded = rounded_subjects(work, subjects, formats)
     metrics = measure(work, {**subjects, **rounded.subjects}, is_run=False)
     rounded.tell(metrics)
+    return metrics
+
+
+def measure_run(
+    work: Workspace,
+    subjects: Mapping[str, Subject],
+    state: Callable[[Mapping[str, Subject]], ClimbState] | None = None,
+) -> dict[str, Any]:
+    """What ``measure`` gives for ``subjects``, and ``rounded`` as above where the run is for a format, ``kv_bits``.
+
+    ``state``: what is known so far of all that are measured.
+    """
+    formats = [] if work.config.kv_bits is None else [parse_format(work.config.kv_bits)]
+    rounded = rounded_subjects(work, subjects, formats)
+    whole = {**subjects, **rounded.subjects}
+    metrics = measure(work, whole, state=None if state is None else state(whole))
+    if formats:
+        rounded.tell(metrics)
     return metrics
 
 

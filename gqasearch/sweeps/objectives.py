@@ -9,6 +9,7 @@ from typing import Any
 from gqasearch.errors import UserError
 from gqasearch.files import read_json
 from gqasearch.grouping_document import GroupingDocument, read_grouping
+from gqasearch.models import ModelSource
 from gqasearch.run import RunFolder
 from gqasearch.steps.measure import CONVERTED
 
@@ -58,15 +59,20 @@ OBJECTIVES: dict[str, Callable[[Finished], float]] = {
 _OF_HEADS, _OF_HEADLESS = ("kl", "perplexity", "bits-per-byte"), ("hidden-error",)
 
 
+def _measurable(*, headless: bool) -> list[str]:
+    others = _OF_HEADS if headless else _OF_HEADLESS
+    return [name for name in OBJECTIVES if name not in others]
+
+
 def measured(folder: RunFolder) -> dict[str, float]:
     """Every objective of a finished run that its model has."""
     run = Finished.read(folder)
-    others = _OF_HEADS if "hidden_error" in run.result else _OF_HEADLESS
-    return {name: float(read(run)) for name, read in OBJECTIVES.items() if name not in others}
+    return {name: float(OBJECTIVES[name](run)) for name in _measurable(headless="hidden_error" in run.result)}
 
 
-def require_measured(objectives: Sequence[str], values: Mapping[str, float]) -> None:
-    """Raise ``UserError`` for an objective that the model has no figure of."""
+def require_measurable(objectives: Sequence[str], model: ModelSource) -> None:
+    """Raise ``UserError`` for an objective that there is no figure of for this model, before any trial."""
+    known = _measurable(headless=model.family.objective == "hidden-states")
     for name in objectives:
-        if name not in values:
-            raise UserError(f"objective {name} is not measured of this model; {', '.join(values)} are")
+        if name not in known:
+            raise UserError(f"objective {name} is not measured of {model.directory}; {', '.join(known)} are")

@@ -19,6 +19,7 @@ from gqasearch.errors import UserError
 from gqasearch.libraries import quiet_libraries
 from gqasearch.steps import ProcessCache, Workspace
 from gqasearch.sweeps.drawn_parameters import extreme_draws
+from gqasearch.sweeps.objectives import require_measurable
 from gqasearch.sweeps.optimisers import make_sampler, quiet_optuna
 from gqasearch.sweeps.storage import storage_errors
 from gqasearch.sweeps.study import ERROR, Place, Standing, agree, load
@@ -135,6 +136,7 @@ class Worker:
         _, _, drawn = next(extreme_draws(self.sweep.parameters))
         space = Workspace(self.sweep.trial_config(drawn), cache=self.cache)
         require_several_heads(space.source.geometry)
+        require_measurable(self.sweep.objectives, space.source)
         facts = {"model": space.parent.identity, "validation text": space.blocks("evaluation").fingerprint}
         with self.place.storage.lock():
             agree(self.study, facts)

@@ -16,10 +16,10 @@ from optuna.trial import FrozenTrial
 from gqasearch.errors import UserError
 from gqasearch.grouping import GroupingError
 from gqasearch.run import RunFolder, RunListener, run
-from gqasearch.steps import ProcessCache
+from gqasearch.steps import ProcessCache, Workspace
 from gqasearch.sweeps.definition import Sweep
 from gqasearch.sweeps.drawn_parameters import draw
-from gqasearch.sweeps.objectives import measured, require_measured
+from gqasearch.sweeps.objectives import measured, require_measurable
 from gqasearch.sweeps.optimisers import quiet_optuna
 from gqasearch.sweeps.study import ERROR, HOST, MEASURED, Place
 
@@ -47,6 +47,7 @@ def run_trial(study: optuna.Study, trial: optuna.Trial, sweep: Sweep, place: Pla
     """Draw settings, run them, give the objectives. What goes wrong is written into the trial's user attributes."""
     try:
         config = sweep.trial_config(draw(trial, sweep.parameters))
+        require_measurable(sweep.objectives, Workspace(config, cache=cache).source)
         folder = trial_folder(place.output_dir, study.get_trials(deepcopy=False)[trial.number])
         trial.set_user_attr("folder", str(folder.path.absolute()))
         trial.set_user_attr("host", HOST)
@@ -60,7 +61,6 @@ def run_trial(study: optuna.Study, trial: optuna.Trial, sweep: Sweep, place: Pla
         place.artifacts.mkdir(exist_ok=True)
         store = FileSystemArtifactStore(str(place.artifacts))
         upload_artifact(artifact_store=store, file_path=str(folder.grouping), study_or_trial=trial)
-        require_measured(sweep.objectives, values)
         return [values[name] for name in sweep.objectives]
     except optuna.TrialPruned:
         raise

@@ -19,11 +19,11 @@ from gqasearch.evaluation import Converter, ParentLayers, ParentLogProbs, Rounde
 from gqasearch.grouping_document import read_grouping
 from gqasearch.rounding import parse_format, parse_formats
 from gqasearch.run import RunFolder, run
-from gqasearch.run.kv_bytes import losses as losses_module
-from gqasearch.run.kv_bytes import options_of
-from gqasearch.run.kv_bytes.byte_options import non_dominated
 from gqasearch.run.origin import evaluation_config
 from gqasearch.steps import Workspace
+from gqasearch.steps.kv_bytes import losses as losses_module
+from gqasearch.steps.kv_bytes import options_of
+from gqasearch.steps.kv_bytes.byte_options import non_dominated
 from gqasearch.targets import PLAIN_FORMATS, TARGETS
 from tests.tiny_encoders import save_encoder, tiny_encoder
 from tests.tiny_models import save_checkpoint, tiny_model

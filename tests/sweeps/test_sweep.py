@@ -27,6 +27,7 @@ from gqasearch.sweeps.storage import storage_at
 from gqasearch.sweeps.study import MEASURED_ON, Place, Standing
 from gqasearch.sweeps.sweep_worker import Worker
 from tests.sweeps.helpers import call, finished, started, write
+from tests.tiny_encoders import save_encoder, tiny_encoder
 
 
 def test_trials_are_runs_whose_groupings_are_artifacts(values: dict[str, Any], tmp_path: Path) -> None:
@@ -75,6 +76,16 @@ def test_too_little_text_for_validation_is_refused(values: dict[str, Any], tmp_p
     _, place = started(tmp_path, {**values, "validation": {"tokens": 6000}})
     with pytest.raises(UserError, match="too few for 300 to search on and 6000 for validation"):
         Worker(place).run()
+
+
+def test_an_objective_that_the_model_has_no_figure_of_is_refused_before_any_trial(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    model = save_encoder(tiny_encoder("bert-headless"), tmp_path / "model")
+    settings = {**values["settings"], "model": str(model)}
+    with pytest.raises(UserError, match=r"objective kl is not measured of .*model; hidden-error, kv-ratio, .* are"):
+        finished(tmp_path, {**values, "settings": settings})
+    assert not list((tmp_path / "out").glob("trial-*"))
 
 
 def test_the_same_file_joins_and_another_is_refused(values: dict[str, Any], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gqasearch.config import KV_BYTES
@@ -11,11 +12,10 @@ from gqasearch.errors import UserError
 from gqasearch.files import read_json, write_json
 from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import layer_rows
-from gqasearch.run.kv_bytes.byte_options import DEFAULT_SHARE, SLACK, Option, non_dominated, options_of
-from gqasearch.run.kv_bytes.cheap_groupings import groupings_of
-from gqasearch.run.kv_bytes.losses import FormatLosses
-from gqasearch.run.run_folder import RunFolder
 from gqasearch.steps.check_settings import check_settings
+from gqasearch.steps.kv_bytes.byte_options import DEFAULT_SHARE, SLACK, Option, non_dominated, options_of
+from gqasearch.steps.kv_bytes.cheap_groupings import groupings_of
+from gqasearch.steps.kv_bytes.losses import FormatLosses
 from gqasearch.steps.search_problem import GUIDE
 from gqasearch.steps.workspace import Workspace
 
@@ -35,12 +35,28 @@ class Measured:
     tokens: int
 
 
-def settled(work: Workspace, folder: RunFolder) -> Workspace:
-    """The workspace of what was decided in ``folder``; before that of an option that can be, a rounded one if any."""
+@dataclass(frozen=True)
+class DecisionFiles:
+    """Where a decision is written: ``format`` what was decided, ``pareto`` the front where bytes are an objective,
+    ``candidates`` what was measured so far.
+    """
+
+    format: Path
+    pareto: Path
+    candidates: Path
+
+    @classmethod
+    def within(cls, folder: Path) -> DecisionFiles:
+        """As they lie in a run's folder."""
+        return cls(folder / "format.json", folder / "pareto.json", folder / "state" / "candidates")
+
+
+def settled(work: Workspace, files: DecisionFiles) -> Workspace:
+    """The workspace of what was decided in ``files``; before that of an option that can be, a rounded one if any."""
     if not work.config.decides_format:
         return work
-    if folder.format.is_file():
-        return _of_settings(work, read_json(folder.format)["settings"])
+    if files.format.is_file():
+        return _of_settings(work, read_json(files.format)["settings"])
     possible = [option.settings() for option in possible_options(work)]
     return _of_settings(work, next((one for one in possible if one["kv_bits"] is not None), possible[0]))
 
@@ -65,20 +81,20 @@ def possible_options(work: Workspace) -> list[Option]:
     return found
 
 
-def decide(work: Workspace, folder: RunFolder) -> None:
+def decide(work: Workspace, files: DecisionFiles) -> None:
     """Write ``format.json`` and, of a front, ``pareto.json``. What was measured before it was stopped is kept."""
-    if folder.format.is_file():
+    if files.format.is_file():
         return
     options = possible_options(work)
     work.progress.stage(STAGE, total=len(options))
-    found = measured(work, folder, options)
+    found = measured(work, files.candidates, options)
     share = DEFAULT_SHARE if work.config.kv_bytes is None else work.config.kv_bytes
     most = max(one.tokens for one in found)
     finalists = [one for one in found if one.tokens == most]
     front: list[Measured] = []
     if KV_BYTES in work.config.objectives:
         front = [finalists[index] for index in non_dominated([(one.kl, one.option.share) for one in finalists])]
-        write_json(folder.pareto, _pareto(work, front), overwrite=True)
+        write_json(files.pareto, _pareto(work, front), overwrite=True)
     best = _best_within(share, finalists)
     record = {
         "kv_bytes": share,
@@ -86,7 +102,7 @@ def decide(work: Workspace, folder: RunFolder) -> None:
         "text": work.blocks("search").source,
         "options": [_row(one) | {"chosen": one is best, "on_front": one in front} for one in found],
     }
-    write_json(folder.format, record, overwrite=True)
+    write_json(files.format, record, overwrite=True)
 
 
 def _best_within(share: float, found: Sequence[Measured]) -> Measured:
@@ -98,10 +114,10 @@ def _best_within(share: float, found: Sequence[Measured]) -> Measured:
     return min(within, key=lambda one: one.kl)
 
 
-def measured(work: Workspace, folder: RunFolder, options: Sequence[Option]) -> list[Measured]:
+def measured(work: Workspace, candidates: Path, options: Sequence[Option]) -> list[Measured]:
     """All options on little text, then those that may be the best on all of it, format by format."""
     groupings = groupings_of(work, options)
-    losses = FormatLosses(work, folder.candidates / "formats")
+    losses = FormatLosses(work, candidates / "formats")
     whole = range(len(losses.batch_tokens))
     first = range(_batches_of(losses.batch_tokens, FIRST_TOKENS))
 

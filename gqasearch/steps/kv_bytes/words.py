@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gqasearch.config import KV_BYTES
-from gqasearch.run.kv_bytes.byte_options import options_of
+from gqasearch.steps.kv_bytes.byte_options import options_of
 from gqasearch.steps.workspace import Workspace
 
 HEADER = ("KV cache", "KV heads", "KV bytes/token", "of 16 bit", "KL, search text", "tokens", "")

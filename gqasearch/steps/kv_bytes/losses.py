@@ -16,8 +16,8 @@ from gqasearch.models import LayerWeights, tie_heads
 from gqasearch.models.attention_inputs import attention_noted
 from gqasearch.refining import LayersAlone, Outputs
 from gqasearch.rounding import KVFormat
-from gqasearch.run.kv_bytes.byte_options import is_rounded
 from gqasearch.separate_grouping import AnyGrouping, AnyLayer
+from gqasearch.steps.kv_bytes.byte_options import is_rounded
 from gqasearch.steps.workspace import Workspace
 
 REFIT_TOKENS = 4096  # of the calibration text

@@ -8,9 +8,9 @@ from typing import Any
 from gqasearch.config import KV_RATIO
 from gqasearch.errors import UserError
 from gqasearch.grouping import Grouping
-from gqasearch.run.kv_bytes.byte_options import Option
 from gqasearch.searching import Generation, may_take_several
 from gqasearch.steps import NoProgress, Workspace
+from gqasearch.steps.kv_bytes.byte_options import Option
 from gqasearch.steps.search import begun_search
 from gqasearch.steps.search_problem import GUIDE
 
