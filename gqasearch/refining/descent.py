@@ -20,7 +20,7 @@ from gqasearch.refining.layer_site import AttentionCall, LayerSite
 from gqasearch.refining.ridge import OutputRegression, fit_outputs
 from gqasearch.refining.whitening import WhitenedCalls, Whitening
 
-FITTED = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias")
+FITTED = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias", "q_norms", "k_norms")
 NORMAL_MEDIAN = 0.6745  # of the absolute value of a standard normal number
 BETAS = (0.9, 0.99)  # a short second memory: there are few steps
 

@@ -17,13 +17,14 @@ from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.merging import MERGES, make_merge
 from gqasearch.merging.merged_group import MergedGroup, with_groups
 from gqasearch.merging.one_norm import under_one_norm
-from gqasearch.models import LayerWeights, Parent, layers_replaced, resolve_model
+from gqasearch.models import LayerWeights, Parent, layers_replaced, resolve_model, tie_heads
 from gqasearch.models.head_norm import HeadNorm
 from tests.checkpoints.convert import SYMMETRIC, convert, document_for, load, some_ids, stored_tensors
 from tests.checkpoints.equality import note
 from tests.checkpoints.uneven import saved
 from tests.merging.layers import logits_with, tied
 from tests.models.test_more_families import statistics_of
+from tests.refining.cases import THIRDS, blocks_of, refinement, site_error, site_of
 from tests.samples import synthetic_statistics
 from tests.tiny_models import LAYER_NORMED_HEADS, tiny_parent
 
@@ -109,6 +110,21 @@ def test_what_a_layernorm_takes_away_changes_no_merge(family: str, name: str) ->
     assert errors[0] == pytest.approx(errors[1], rel=1e-5)
     keys = [seen(merge.merge(LayerGrouping.neighbours(6, 3)).k) for merge in found]
     torch.testing.assert_close(*keys, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", [*LAYER_NORMED_HEADS, "persimmon"])
+def test_refinements_attend_as_the_grouped_model_and_leave_less(family: str) -> None:
+    parent, text = tiny_parent(family), blocks_of(tiny_parent(family))
+    site, layer = site_of(parent, THIRDS, text), THIRDS.layers[0]
+    merged = make_merge("mean").for_layer(parent.layer(0)).merge(layer)
+    alone = site_of(parent, Grouping.uniform(LayerGrouping.singletons(6), 2), text)
+    with torch.no_grad():
+        found, wanted = site.attend(merged, site.calls[0]), alone.attend(tie_heads(merged, layer, 1), alone.calls[0])
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
+    refined = refinement("descent").refine_layer(site, merged, lambda: None)  # type: ignore[attr-defined]
+    assert site_error(site, refined) < 0.8 * site_error(site, merged)
+    if merged.k_norms is not None and refined.k_norms is not None:
+        assert not torch.equal(refined.k_norms, merged.k_norms)
 
 
 def test_a_merge_of_a_plug_in_that_knows_no_such_norms_is_refused_in_one_line() -> None:
