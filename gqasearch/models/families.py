@@ -21,7 +21,6 @@ from gqasearch.models.families_described import DESCRIBED
 from gqasearch.models.families_towers import TOWERS
 from gqasearch.models.family import Config, Family, Objective
 from gqasearch.models.foreign import refuse_foreign, refuse_lfs_pointers, without_config
-from gqasearch.models.gemma import Gemma
 from gqasearch.models.gemma2 import Gemma2
 from gqasearch.models.gemma3 import Gemma3
 from gqasearch.models.gpt2 import GPT2
@@ -29,11 +28,9 @@ from gqasearch.models.gpt_bigcode import GPTBigCode
 from gqasearch.models.gpt_neo import GPTNeo
 from gqasearch.models.gpt_neox import GPTNeoX
 from gqasearch.models.gptj import GPTJ, CodeGen
-from gqasearch.models.granite import Granite
 from gqasearch.models.headless import BertEncoder, DistilBertEncoder, ElectraEncoder, RobertaEncoder
 from gqasearch.models.llama import Llama
 from gqasearch.models.mistral import Mistral
-from gqasearch.models.olmo import Olmo
 from gqasearch.models.opt import OPT
 from gqasearch.models.persimmon import Persimmon
 from gqasearch.models.phi import Phi
@@ -43,21 +40,16 @@ from gqasearch.models.qwen3 import Qwen3
 from gqasearch.models.roberta import Roberta
 from gqasearch.models.smollm3 import SmolLM3
 from gqasearch.models.stablelm import StableLm
-from gqasearch.models.starcoder2 import Starcoder2
 
 FAMILIES: tuple[Family, ...] = (
     Llama(),
     Mistral(),
     Qwen2(),
     Qwen3(),
-    Gemma(),
     Gemma2(),
     Gemma3(),
     Phi3(),
-    Starcoder2(),
-    Olmo(),
     StableLm(),
-    Granite(),
     SmolLM3(),
     Cohere(),
     *DESCRIBED,

@@ -9,6 +9,27 @@ from gqasearch.models.hybrid import Hybrid
 from gqasearch.models.whole_norm import WholeNormed
 
 DENSE: tuple[Family, ...] = (
+    # arXiv 2403.08295: RMS norms whose stored weights are added to 1.
+    Described(name="gemma", architectures=("GemmaForCausalLM",), biases=("attention_bias", False)),
+    # arXiv 2402.19173: biases on all projections, LayerNorm, a sliding window.
+    Described(name="starcoder2", architectures=("Starcoder2ForCausalLM",), biases=("use_bias", True)),
+    # arXiv 2402.00838: a LayerNorm without weights before attention.
+    Described(
+        name="olmo",
+        architectures=("OlmoForCausalLM",),
+        biases=("attention_bias", False),
+        pairs_side_by_side=True,
+        clip="clip_qkv",
+    ),
+    # Granite 3 (IBM, 2024): a scale of scores, and a factor on what attention adds to the stream.
+    Described(
+        name="granite",
+        architectures=("GraniteForCausalLM",),
+        biases=("attention_bias", False),
+        pairs_side_by_side=True,
+        scale="attention_multiplier",
+        gain="residual_multiplier",
+    ),
     # Kyutai, 2025. W_o is square, so no head can be added.
     Described(
         name="helium",
