@@ -15,9 +15,6 @@ import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# tqdm's, that a notebook has no widgets for its bars; what we load shows none.
-warnings.filterwarnings("ignore", message="IProgress not found")
-
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -143,6 +140,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _WHERE or name in _FITNESS:
+        _load_tqdm()
     if name in _WHERE:
         return getattr(import_module(_WHERE[name]), name)
     if name in _FITNESS:
@@ -152,3 +151,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _load_tqdm() -> None:
+    """Without its word that a notebook has no widgets for its bars, which it says when it is first loaded: what we load
+    shows none. The process's own filters of warnings stay as they are.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import_module("tqdm.auto")

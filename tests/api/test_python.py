@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -200,3 +202,10 @@ def test_pictures(parent: gqs.ParentWithText, result: gqs.SearchResult) -> None:
     (rows,) = (axes for axes in result.figure().axes if axes.images)
     shown = [int(text.get_text()) for text in rows.texts[: geometry.num_kv_heads]]
     assert gqs.LayerGrouping.from_labels(shown) == result.grouping.layers[0]
+
+
+def test_the_users_own_filters_of_warnings_stay() -> None:
+    code = (
+        "import warnings; before = list(warnings.filters); import gqasearch; gqasearch.UserError; gqasearch.Grouping; "
+    )
+    subprocess.run([sys.executable, "-c", code + "assert warnings.filters == before"], check=True)
