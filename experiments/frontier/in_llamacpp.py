@@ -5,8 +5,8 @@ python -m experiments.frontier.in_llamacpp --checkpoint runs/frontier/runs/smoll
 
 Needs llama.cpp's environment (``make test`` makes it). Weights are float16's values in F32 in both files. After every
 prompt, a block of held-out text, the next token's distribution is asked for: KL to the same file's with a float16
-cache, with a 95% bootstrap interval over prompts. llama.cpp rotates quantised caches of heads of 64 by itself; both are run with
-that and without (LLAMA_ATTN_ROT_DISABLE).
+cache, with a 95% bootstrap interval over prompts. llama.cpp rotates quantised caches of heads of 64 by itself; both are
+run with that and without (LLAMA_ATTN_ROT_DISABLE).
 """
 
 from __future__ import annotations

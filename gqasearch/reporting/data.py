@@ -18,6 +18,7 @@ from gqasearch.grouping_document import GroupingDocument
 from gqasearch.reporting.continuations import Generated
 from gqasearch.reporting.rounded_rows import RoundedResult
 from gqasearch.reporting.text_table import TextTable
+from gqasearch.separate_grouping import AnyGrouping, SeparateGrouping
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,11 +146,12 @@ class Similarity:
         if len(shape) != 3 or shape[1] != shape[2] or self.value.shape != shape:
             raise ValueError(f"key and value must be (L, H, H) alike, got {shape} and {self.value.shape}")
 
-    def figure(self) -> Figure:
-        """A heat map per layer."""
+    def figure(self, grouping: AnyGrouping | None = None) -> Figure:
+        """A heat map per layer; with a ``grouping`` heads that share stand side by side, in a frame."""
         from gqasearch.reporting.plots import similarity_figure
 
-        return similarity_figure(self)
+        sides = grouping.sides if isinstance(grouping, SeparateGrouping) else grouping
+        return similarity_figure(self, () if sides is None else sides.layers)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from gqasearch.files import write_file
 from gqasearch.reporting import tables
-from gqasearch.reporting.data import ReportData
+from gqasearch.reporting.data import MethodResult, ReportData
 from gqasearch.reporting.distance import distance_of
 from gqasearch.reporting.plots import (
     convergence_figure,
@@ -63,6 +63,7 @@ def render_report(data: ReportData) -> str:
         gaps=any(la.gap is not None and not la.proven_optimal for result in data.results for la in result.layers),
         convergence=_convergence_picture(data),
         similarity=_similarity_picture(data),
+        grouped=None if (grouped := _grouped(data)) is None else grouped.name,
         front=_front_picture(data),
         rounded_headers=HEADERS,
         rounded_rows=_rounded_rows(data),
@@ -97,7 +98,20 @@ def _convergence_picture(data: ReportData) -> Picture | None:
 def _similarity_picture(data: ReportData) -> Picture | None:
     if data.similarity is None:
         return None
-    return raster(similarity_figure(data.similarity), "Cosine between heads, keys and values, one heat map per layer")
+    found = _grouped(data)
+    groupings = [] if found is None else [layer.grouping for layer in found.layers]
+    return raster(
+        similarity_figure(data.similarity, groupings), "Cosine between heads, keys and values, one heat map per layer"
+    )
+
+
+def _grouped(data: ReportData) -> MethodResult | None:
+    """The result by whose groups heads are put in order beside each other: the first that is of these heads."""
+    if data.similarity is None:
+        return None
+    depth, heads = data.similarity.key.shape[:2]
+    fitting = (one for one in data.results if one.layers and len(one.layers) % depth == 0 and not one.is_baseline)
+    return next((one for one in fitting if one.layers[0].grouping.num_heads == heads), None)
 
 
 def _front_picture(data: ReportData) -> Picture | None:

@@ -23,7 +23,7 @@ from gqasearch.reporting.plots import (
     similarity_figure,
 )
 from gqasearch.reporting.plots.kl_by_ratio import spread
-from tests.reporting.samples import layer_pictures, report_data, similarity
+from tests.reporting.samples import layer_pictures, random_grouping, report_data, similarity
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -125,6 +125,28 @@ def test_similarity_shows_the_cosines_and_masks_the_diagonal():
     assert np.isnan(np.diag(first)).all()
     off = ~np.eye(3, dtype=bool)
     assert np.array_equal(first[off], given_cosines.key[0][off])
+
+
+def test_heads_that_share_stand_side_by_side_in_a_frame():
+    given_cosines, layer = similarity(np.random.default_rng(0), 1, 5), LayerGrouping.from_labels([0, 1, 0, 2, 1])
+    order = [0, 2, 1, 4, 3]
+    figure = similarity_figure(given_cosines, [layer])
+    keys, values = figure.axes[:2]
+    shown = np.ma.filled(values.images[0].get_array(), np.nan)
+    off = ~np.eye(5, dtype=bool)
+    assert np.array_equal(shown[off], given_cosines.value[0][np.ix_(order, order)][off])
+    assert [label.get_text() for label in values.get_xticklabels()] == [str(head) for head in order]
+    assert [(frame.get_xy(), frame.get_width()) for frame in keys.patches] == [((-0.5, -0.5), 2), ((1.5, 1.5), 2)]
+    apart = similarity_figure(given_cosines, [layer, LayerGrouping.neighbours(5, 5)])
+    assert [len(axes.patches) for axes in apart.axes[:2]] == [2, 0]
+    assert np.isclose(apart.axes[1].images[0].get_array()[0, 1], given_cosines.value[0][0, 1])
+
+
+@pytest.mark.parametrize(("depth", "heads"), [(6, 12), (9, 32)])
+def test_no_text_of_the_similarity_by_group_overlaps(depth, heads):
+    rng = np.random.default_rng(0)
+    groupings = [random_grouping(rng, heads, heads // 2) for _ in range(depth)]
+    assert texts_overlap(similarity_figure(similarity(rng, depth, heads), groupings)) == []
 
 
 def test_similarity_of_another_shape_is_refused():
