@@ -11,6 +11,7 @@ from typing import Any
 from gqasearch.api.parent_with_text import ParentWithText, chosen
 from gqasearch.api.result import SearchResult
 from gqasearch.config import KV_RATIO
+from gqasearch.errors import UserError
 from gqasearch.files import read_json
 from gqasearch.fitness import Fitness
 from gqasearch.merging import Merge
@@ -19,7 +20,7 @@ from gqasearch.refining import Refinement
 from gqasearch.searching import Generation, SearchMethod
 from gqasearch.steps import NoProgress, Progress, Workspace
 from gqasearch.steps.check_settings import check_run
-from gqasearch.steps.kv_bytes import DecisionFiles, decide, settled
+from gqasearch.steps.kv_bytes import DecisionFiles, decide, decision_words, settled
 from gqasearch.steps.objects import Objects
 from gqasearch.steps.search import begun_search
 from gqasearch.steps.workers import threads_of
@@ -56,6 +57,8 @@ def search(
 
     Raises ``UserError`` for what cannot be searched, before the work.
     """
+    if not isinstance(parent, ParentWithText):
+        raise UserError(f"search takes a parent that gqasearch.load has given, got {parent!r}")
     values, objects = _settings(fitness, merge, refine, method)
     ratio = {} if kv_ratio is None else {"kv_ratio": kv_ratio}
     with shown_progress(progress) as told:
@@ -63,7 +66,8 @@ def search(
         work = parent.workspace({**values, **ratio, **settings, "seed": seed, "materialize": False}, objects, told)
         crew = parse_workers(workers)
         work, decision = _decided(work, crew, threads)
-        notes = tuple(check_run(work, crew, threads).notes())
+        decided = [] if decision is None else [decision_words(decision)]
+        notes = (*decided, *check_run(work, crew, threads).notes())
         history: list[Generation] = []
         with begun_search(work, crew, threads) as begun:
             for generation in begun.generations():

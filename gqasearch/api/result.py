@@ -24,7 +24,6 @@ from gqasearch.separate_grouping import AnyGrouping
 from gqasearch.steps import Workspace, materialize
 from gqasearch.steps.convert import copies_beside, document_converter, refine_step
 from gqasearch.steps.filled_slots import convertible
-from gqasearch.steps.kv_bytes import decision_words
 from gqasearch.steps.measure import BASELINE, CONVERTED, baseline_subject, grouping_subject
 from gqasearch.steps.metric_records import distance_of
 from gqasearch.steps.objects import Objects
@@ -61,8 +60,7 @@ class SearchResult:
     def __repr__(self) -> str:
         kept = f"{self.grouping.kv_heads_total} KV heads, {self.document.kv_ratio:.4g} of {self.document.model.id}'s"
         found = f"{kept}; {self.config.fitness} {self.value:.5g}"
-        notes = [*([] if self.decision is None else [decision_words(self.decision)]), *self.notes]
-        return "\n".join([f"<SearchResult: {found}>", *(f"note: {note}" for note in notes)])
+        return "\n".join([f"<SearchResult: {found}>", *(f"note: {note}" for note in self.notes)])
 
     @property
     def grouping(self) -> AnyGrouping:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from gqasearch.reporting.comparison import ComparisonData
 
 
+# Sections of a comparison with parameters by name, and what a run calls such parameters in --set.
+PARAMETERS = {"fitness_parameters": "fitness", "method_parameters": "method"}
+
+
 def compare(
     fitness: Annotated[list[str] | None, typer.Option(help="Repeatable. [default: all for models with a head]")] = None,
     merge: Annotated[list[str] | None, typer.Option(help="Repeatable. [default: optimal]")] = None,
@@ -34,7 +38,12 @@ def compare(
     model: Annotated[str | None, typer.Option(help="As in search. [default: embedded]")] = None,
     refine: Annotated[str | None, typer.Option(help="As in search: what is fitted after the merge.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of every run: key=value. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A setting of every run, key=value, or a parameter of what is compared: "
+            "fitness_parameters.NAME.KEY=value, method_parameters.NAME.KEY=value. Repeatable.",
+        ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; every flag overrides it.")] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Folder. [default: runs/compare-NAME]")] = None,
@@ -84,7 +93,24 @@ def _resolve(file: Path | None, flags: dict[str, Any], run: dict[str, Any], sett
     if not isinstance(of_runs, dict):
         raise UserError(f"run must be a mapping of settings, got {of_runs!r}")
     of_runs = {**of_runs, **{name: value for name, value in run.items() if value is not None}}
-    return build_comparison({**values, **given, "run": apply_settings(of_runs, settings)})
+    named = [one for one in settings if one.partition(".")[0] in PARAMETERS]
+    for one in named:
+        section, name, setting = _named_parameter(one)
+        parsed = apply_settings({}, [f"{PARAMETERS[section]}.{setting}"])[section]
+        of_section = values.get(section) or {}
+        values = {**values, section: {**of_section, name: {**(of_section.get(name) or {}), **parsed}}}
+    others = [one for one in settings if one not in named]
+    return build_comparison({**values, **given, "run": apply_settings(of_runs, others)})
+
+
+def _named_parameter(setting: str) -> tuple[str, str, str]:
+    """``fitness_parameters.kl.tokens=1024`` in its parts: section, whose parameter it is, ``tokens=1024``."""
+    from gqasearch.errors import UserError
+
+    section, name, rest = [*setting.split(".", 2), "", ""][:3]
+    if not name or "=" not in rest or "=" in name:
+        raise UserError(f"--set {setting}: give {section}.NAME.PARAMETER=VALUE")
+    return section, name, rest
 
 
 def _warn_of_broken(settings: ComparisonConfig) -> None:

@@ -146,7 +146,9 @@ def build_comparison(values: dict[str, Any]) -> ComparisonConfig:
 def _check_names(config: ComparisonConfig) -> None:
     """Refuse every name and parameter that is wrong before anything is loaded."""
     for name in config.run.keys() & DECIDED.keys():
-        raise UserError(f"run.{name} is decided by the comparison: see {DECIDED[name]}")
+        instead = DECIDED[name]
+        how = f"give --set {instead}.NAME.KEY=value" if instead.endswith("_parameters") else f"see {instead}"
+        raise UserError(f"run.{name} is decided by the comparison: {how}")
     for what, given, allowed in (
         ("fitness_parameters", config.fitness_parameters, config.fitness),
         ("method_parameters", config.method_parameters, config.methods),

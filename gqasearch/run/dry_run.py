@@ -34,12 +34,15 @@ def dry_run(
     lock = folder.path / ".lock"
     if folder.path.is_dir() and lock.is_file():
         folder.acquire().release()
+    is_open = asked.config.decides_format and not folder.format.is_file()
+    options = options_notes(asked) if is_open else []
     return {
         **_model_facts(work),
         **_search_facts(work, outlook),
+        **({"budget": options} if options else {}),  # of the workspace it is that of one option
         **_text_facts(outlook),
         **_expectations(work, outlook, folder, memory),
-        "notes": [*(options_notes(asked) if asked.config.decides_format else outlook.notes()), *shortages(work)],
+        "notes": [*([] if options else outlook.notes()), *shortages(work)],
     }
 
 

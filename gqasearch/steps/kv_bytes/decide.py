@@ -100,7 +100,9 @@ def decide(work: Workspace, files: DecisionFiles) -> None:
         "kv_bytes": share,
         "settings": best.option.settings(),
         "text": work.blocks("search").source,
-        "options": [_row(one) | {"chosen": one is best, "on_front": one in front} for one in found],
+        "options": [
+            _row(one) | {"chosen": one is best} | ({"on_front": one in front} if front else {}) for one in found
+        ],
     }
     write_json(files.format, record, overwrite=True)
 

@@ -40,7 +40,7 @@ def decision_table(record: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     first.
     """
     yield HEADER
-    points = sorted((row for row in record["options"] if row["on_front"]), key=lambda row: row["kv_share"])
+    points = sorted((row for row in record["options"] if row.get("on_front")), key=lambda row: row["kv_share"])
     for row in points or _ordered(record):
         yield (
             row["format"],
