@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,8 +23,9 @@ from gqasearch.searching import Candidate, Generation
 from gqasearch.separate_grouping import AnyGrouping
 from gqasearch.steps import Workspace, materialize
 from gqasearch.steps.convert import copies_beside, document_converter, refine_step
-from gqasearch.steps.filled_slots import convertible
+from gqasearch.steps.filled_slots import convertible, layout_of
 from gqasearch.steps.measure import BASELINE, CONVERTED, baseline_subject, grouping_subject
+from gqasearch.steps.measured_card import write_card
 from gqasearch.steps.metric_records import distance_of
 from gqasearch.steps.objects import Objects
 from gqasearch.steps.rounded_caches import measure_run
@@ -56,6 +57,7 @@ class SearchResult:
     history: tuple[Generation, ...]
     notes: tuple[str, ...] = ()
     decision: Mapping[str, Any] | None = None
+    _held_out: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     def __repr__(self) -> str:
         kept = f"{self.grouping.kv_heads_total} KV heads, {self.document.kv_ratio:.4g} of {self.document.model.id}'s"
@@ -116,7 +118,10 @@ class SearchResult:
             subjects = {CONVERTED: grouping_subject(made.work, converter, made.document.partitions, refined)}
             if baseline:
                 subjects[BASELINE] = baseline_subject(work)
-            return measure_run(work, subjects)
+            found = measure_run(work, subjects)
+        if part == "held-out":
+            self._held_out.update(found)
+        return found
 
     def figure(self) -> Figure:
         """Who shares: a row per layer, heads of one colour share a KV head."""
@@ -132,7 +137,8 @@ class SearchResult:
             yield model
 
     def save(self, directory: str | Path, *, layout: str = "auto", target: str | None = None) -> Path:
-        """Write the converted checkpoint to ``directory``, which appears only when it was loaded back and compared.
+        """Write the converted checkpoint to ``directory``, which appears only when it was loaded back and compared. Its
+        model card has the figures of ``measure()``, if that was asked for before.
 
         ``layout``, ``target``: as ``gqasearch materialize`` takes them. Raises ``UserError`` where ``directory``
         exists, or the grouping has no checkpoint of that form.
@@ -144,6 +150,9 @@ class SearchResult:
             if parent is not self.parent:  # the same weights, by the names that files have them under
                 document = replace(document, model=model_record(document.model.id, work.source))
             materialize(work, document, out, refined_in=self._refined_in if parent is self.parent else None)
+            if self._held_out:
+                decided = {} if self.decision is None else {"decision": self.decision}
+                write_card(work, out, document, layout_of(work, document), {**self._held_out, **decided})
         return out
 
     @cached_property

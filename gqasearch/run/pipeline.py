@@ -10,18 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from gqasearch.checkpoints import (
-    CardFacts,
-    Layout,
-    model_card,
-    runs_own_code,
-)
+from gqasearch.checkpoints import Layout, runs_own_code
 from gqasearch.config import RunConfig
 from gqasearch.errors import UserError
-from gqasearch.files import read_json, write_file, write_json
+from gqasearch.files import read_json, write_json
 from gqasearch.fitness import to_numpy
 from gqasearch.grouping_document import GroupingDocument, read_grouping
-from gqasearch.models import read_config
 from gqasearch.parallel import ONE, Workers, parse_workers
 from gqasearch.reporting.html import write_report
 from gqasearch.run.finished_runs import report_data, write_similarity
@@ -45,11 +39,11 @@ from gqasearch.steps.measure import (
     climb_state,
     grouping_subject,
 )
-from gqasearch.steps.metric_records import card_rows, measured_words
+from gqasearch.steps.measured_card import write_card
 from gqasearch.steps.process_cache import ProcessCache
 from gqasearch.steps.progress import Progress
 from gqasearch.steps.rounded_caches import measure_run
-from gqasearch.steps.warnings import ratio_words, warnings_of
+from gqasearch.steps.warnings import warnings_of
 from gqasearch.steps.workers import threads_of
 from gqasearch.steps.workspace import Workspace
 from gqasearch.threads import pinned
@@ -200,7 +194,7 @@ def evaluate_step(work: Workspace, folder: RunFolder, document: GroupingDocument
         write_similarity(folder.similarity, np.stack(keys), np.stack(values))
     write_json(folder.metrics, metrics, overwrite=True)
     if folder.model.is_dir() and layout is not None:
-        write_card(work, folder, document, layout, metrics)
+        write_card(work, folder.model, document, layout, metrics)
 
 
 def _converted(made: Convertible, folder: RunFolder) -> Subject:
@@ -230,18 +224,3 @@ def own_subject(work: Workspace, directory: Path) -> Subject:
 
 def _is_baseline(config: RunConfig) -> bool:
     return config.method == "neighbour" and config.merge == "mean" and config.refine == "none"
-
-
-def write_card(
-    work: Workspace, folder: RunFolder, document: GroupingDocument, layout: Layout, metrics: dict[str, Any]
-) -> None:
-    """The model card, with the figures that were measured."""
-    parent, mine = metrics["parent"], metrics["results"][CONVERTED]
-    rows = card_rows(parent, mine, work.parent.family.objective)
-    ratio = ratio_words(work.config, work.budget, work.source.geometry)
-    decided = decision_words(metrics["decision"]) if "decision" in metrics else ratio
-    facts = CardFacts(rows, measured_words(metrics), work.asked.model_dump(mode="json"), decided)
-    if work.parent.directory is None:
-        raise UserError(f"model {work.parent.id} is in memory only")
-    card = model_card(document, layout, read_config(folder.model), work.parent.directory, facts)
-    write_file(folder.model / "README.md", card, overwrite=True)

@@ -38,6 +38,9 @@ def test_a_budget_in_bytes_becomes_what_a_run_makes_of_it(settings: dict[str, An
         assert one["kl"] == pytest.approx(other["kl"], rel=1e-6)
         assert one["kv_share"] == other["kv_share"]
     assert mine["rounded"][1]["kv_share"] <= 0.4
+    card = (result.save(tmp_path / "saved") / "README.md").read_text()
+    assert "Not measured" not in card
+    assert f"became {chosen['kv_heads_total']} KV heads in the format {chosen['format']}" in card
 
 
 def test_a_front_with_bytes_has_points_of_several_sizes(settings: dict[str, Any]) -> None:
