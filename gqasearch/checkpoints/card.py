@@ -200,7 +200,9 @@ def _table(facts: CardFacts) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.5g}"
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 1000 else f"{value:.5g}"
 
 
 def _configuration(document: GroupingDocument, facts: CardFacts) -> dict[str, Any]:

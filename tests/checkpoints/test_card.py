@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from gqasearch.checkpoints import CardFacts, MetricRow, model_card, plan_layout
+from gqasearch.checkpoints.card import _number
 from gqasearch.grouping_document import (
     CalibrationRecord,
     FitnessRecord,
@@ -119,3 +121,10 @@ def test_card_is_written_with_the_checkpoint(tmp_path: Path) -> None:
     assert text.startswith("---\nlicense: mit\n")
     assert "`LlamaForCausalLM`, layout `stock-symmetric`" in text
     assert "| perplexity | 12.5 | 13.25 |" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(3049900, "3,049,900"), (576.0, "576"), (0.0505123, "0.050512"), (math.inf, "inf"), (None, "")]
+)
+def test_counts_are_whole_numbers_and_figures_have_five_digits(value: float | None, words: str) -> None:
+    assert _number(value) == words
