@@ -45,12 +45,15 @@ def export(
 
 
 def _data(grouping: Path | None, form: str) -> bytes:
-    from gqasearch.errors import UserError
+    from gqasearch.errors import UserError, unknown_name
+    from gqasearch.exports import EXPORTS
     from gqasearch.exports import export as convert
     from gqasearch.grouping_document import read_grouping, schema_text
 
     if form == SCHEMA:
         return schema_text().encode()
+    if form not in EXPORTS:
+        raise unknown_name("export format", form, [*EXPORTS, SCHEMA])
     if grouping is None:
         raise UserError(f"export --format {form} needs a grouping: a grouping.json, or a run folder")
     return convert(read_grouping(grouping / "grouping.json" if grouping.is_dir() else grouping), form)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SETTING = ["merge", "refine", "kv_ratio"]
 POOL_WORDS = {
     "random": "random groupings",
-    "top": "the best groupings that the searches met",
+    "top": "best groupings that the searches met",
 }
 NOTHING = "nothing"  # what the row without a search needs
 RANKING_HEADERS = (
