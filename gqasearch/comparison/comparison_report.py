@@ -9,7 +9,8 @@ from gqasearch.comparison.comparison_config import NO_SEARCH, ComparisonConfig
 from gqasearch.comparison.comparison_folder import ComparisonFolder
 from gqasearch.comparison.conditions import Entry
 from gqasearch.comparison.correlation import RULE
-from gqasearch.comparison.ranking_tables import LEVEL, ranking_frame, sample_frame, winners_frame
+from gqasearch.comparison.differences import LEVEL
+from gqasearch.comparison.ranking_tables import ranking_frame, sample_frame, winners_frame
 from gqasearch.comparison.searches import Plan
 from gqasearch.files import read_json, write_json
 from gqasearch.reporting import TextUse

@@ -35,6 +35,19 @@ def paired_difference(first: FloatArray, second: FloatArray, rng: np.random.Gene
     return Difference(float(differences.mean()), low, high, p)
 
 
+LEVEL = 0.05  # of a p that tells two models apart
+
+
+def too_few(blocks: int, tests: int) -> bool:
+    """Whether no difference can be told on so few blocks: the least p of the signed-rank test, 2 / 2^B where all blocks
+    agree, times the number of tests, is no less than ``LEVEL``.
+
+    >>> [too_few(blocks, 2) for blocks in (4, 6, 7)]
+    [True, True, False]
+    """
+    return tests * 2.0 ** (1 - blocks) >= LEVEL
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for how many there are (Holm 1979): one below 0.05 in the family by chance at most 5% of times.
 

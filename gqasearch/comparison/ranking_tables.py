@@ -13,7 +13,7 @@ from gqasearch.comparison.comparison_config import NO_SEARCH, ComparisonConfig
 from gqasearch.comparison.comparison_folder import ComparisonFolder
 from gqasearch.comparison.conditions import Condition, Entry
 from gqasearch.comparison.correlation import correlation, kendall, spearman, spread, verdict
-from gqasearch.comparison.differences import holm, paired_difference
+from gqasearch.comparison.differences import LEVEL, holm, paired_difference, too_few
 from gqasearch.comparison.sample_quality import EVEN, KL, ODD, PERPLEXITY, Pool, pools
 from gqasearch.comparison.values import FITNESS, QUALITY, Column, Values
 from gqasearch.files import read_json
@@ -26,7 +26,6 @@ from gqasearch.steps.measure import CONVERTED
 
 # The row that says how far the text itself can tell groupings apart.
 CEILING = "KL, other half of text"
-LEVEL = 0.05
 Row = dict[str, Any]
 
 
@@ -105,7 +104,8 @@ def winners_frame(config: ComparisonConfig, folder: ComparisonFolder, entries: t
         mine = [{**facts, **found[entry].row()} for entry in ordered]
         for name, reference in against.items():
             _add_differences(mine, name, [found[entry].blocks for entry in ordered], reference, config.sample_seed)
-        rows += [{**row, "verdict": _winner_verdict(row)} for row in mine]
+        few = too_few(len(against["best"]), len(entries))
+        rows += [{**row, "verdict": _winner_verdict(row, len(against["best"]) if few else None)} for row in mine]
     return pd.DataFrame(rows)
 
 
@@ -161,9 +161,12 @@ def _add_differences(rows: list[Row], name: str, blocks: list[FloatArray], refer
         row[f"vs_{name}_p"] = adjusted.get(index, 1.0)
 
 
-def _winner_verdict(row: Row) -> str:
+def _winner_verdict(row: Row, few: int | None) -> str:
+    """``few``: blocks of text, where they are too few for any p below ``LEVEL``."""
     if row["needs"] == NOTHING:
         return "no search"
+    if few is not None:
+        return f"too few blocks to tell ({few})"
     if row["vs_no_search_p"] >= LEVEL:
         words = "no better"
     else:

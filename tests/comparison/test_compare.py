@@ -154,7 +154,7 @@ def test_a_finished_comparison_makes_nothing_again(
         raise AssertionError("something was measured again")
 
     monkeypatch.setattr("gqasearch.comparison.sample_quality.evaluate_quality", refuse)
-    monkeypatch.setattr("gqasearch.run.pipeline.measure", refuse)
+    monkeypatch.setattr("gqasearch.steps.rounded_caches.measure", refuse)
     monkeypatch.setattr("gqasearch.comparison.searches.begun_search", refuse)
     before = comparable(finished.path)
     compare(build_comparison(values), finished.path)

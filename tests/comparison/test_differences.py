@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu, wilcoxon
 
-from gqasearch.comparison.differences import holm, paired_difference
+from gqasearch.comparison.differences import LEVEL, holm, paired_difference, too_few
 
 
 def step_down(p_values: list[float], level: float) -> list[bool]:
@@ -59,3 +59,10 @@ def test_the_same_model_does_not_differ_and_other_blocks_are_refused() -> None:
     assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, 1)
     with pytest.raises(ValueError, match="same blocks"):
         paired_difference(values, values[:4], np.random.default_rng(0))
+
+
+def test_so_few_blocks_that_no_p_is_low_enough_are_found_by_trying() -> None:
+    for tests in (1, 2, 5):
+        for blocks in range(2, 12):
+            apart = paired_difference(np.zeros(blocks), np.arange(1.0, blocks + 1), np.random.default_rng(0))
+            assert too_few(blocks, tests) == (holm([apart.p] * tests)[0] >= LEVEL)
