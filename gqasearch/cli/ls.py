@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,10 +57,15 @@ def _print_table(rows: list[Row]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD)
     for column in rows[0]:
-        table.add_column(column, overflow="fold", no_wrap=column == "name")
+        table.add_column(column, overflow="fold", no_wrap=column in ("name", "parameters"))
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*(_cell(column, text) for column, text in row.items()))
     output_console().print(table)
+
+
+def _cell(column: str, text: str) -> str:
+    """Parameters have a line each: a table breaks lines anywhere, in the middle of a number, too."""
+    return re.sub(r", (?=\w+=)", "\n", text) if column == "parameters" else text
 
 
 def _parameters(kind: type[Any]) -> str:

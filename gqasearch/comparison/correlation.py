@@ -10,14 +10,13 @@ import numpy as np
 from scipy.stats import bootstrap, rankdata
 
 from gqasearch.pairwise import FloatArray
+from gqasearch.reporting.comparison import FAIR, STRONG
 
 Statistic: TypeAlias = Callable[..., FloatArray]
 Verdict = Literal["blind", "misleading", "weak", "fair", "strong"]
 
 RESAMPLES = 2000
 BATCH = 100  # resamples at once: Kendall's needs (BATCH, n, n)
-# Spearman from which a fitness is called fair, and strong.
-FAIR, STRONG = 0.5, 0.8
 RULE = (
     "blind: the 95% interval of Spearman's correlation holds 0, or all values are equal; misleading: it lies below 0; "
     f"otherwise weak below {FAIR}, fair below {STRONG}, strong from there. Each interval is of one fitness alone, not "

@@ -95,6 +95,8 @@ def _measure_qualities(work: Workspace, tokens: int, pool: Pool, values: Values,
     blocks = work.blocks("evaluation").first(tokens)
     if len(blocks.ids) < 2:
         raise UserError(f"sample_tokens {tokens} is less than two blocks of {work.config.block_length} tokens")
+    if work.merge.needs == "statistics":
+        work.statistics  # noqa: B018 - a stage of its own, before this one
     work.progress.stage(quality_stage(condition, pool.name), total=len(pool))
     for places in _batches(missing):
         work.progress.update(places[0])
@@ -131,8 +133,11 @@ def _measure_fitness(work: Workspace, name: str, pool: Pool, values: Values, con
     missing = values.missing(column, len(pool))
     if not missing:
         return
+    fitness = work.fitnesses[name]
+    if fitness.needs == "statistics" or (fitness.needs == "forward" and work.merge.needs == "statistics"):
+        work.statistics  # noqa: B018 - a stage of its own, before this one
     work.progress.stage(fitness_stage(condition, pool.name, name), total=len(pool))
-    prepared = work.prepared(work.fitnesses[name])
+    prepared = work.prepared(fitness)
     for places in _batches(missing):
         work.progress.update(places[0])
         found = prepared.evaluate([pool.sample[index].grouping for index in places])

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 SETTING = ["merge", "refine", "kv_ratio"]
 POOL_WORDS = {
-    "random": "random groupings",
-    "top": "best groupings that the searches met",
+    "random": "{} random groupings",
+    "top": "the {} best groupings that the searches met",
 }
 NOTHING = "nothing"  # what the row without a search needs
 RANKING_HEADERS = (
@@ -32,6 +32,7 @@ RANKING_HEADERS = (
 )
 QUALITY_HEADERS = ("minimised", "KL", "over seeds", "KL against\nno search", "p", "p against\nthe best", "verdict")
 COST_HEADERS = ("minimised", "perplexity", "needs", "seconds", "evaluations", "tokens run")
+FAIR, STRONG = 0.5, 0.8  # Spearman's correlations from which a fitness is called fair, and strong
 NEAR_NOTHING = 0.01  # a spread below which a blind fitness is said to hardly differ
 
 
@@ -78,7 +79,7 @@ def ranking_tables(frame: pd.DataFrame) -> list[TextTable]:
                 )
                 for fits, (_, row) in zip(is_fitness, by_kl.iterrows(), strict=True)
             ]
-            title = f"{words}: {rows['groupings'].iloc[0]} {POOL_WORDS[str(pool)]}"
+            title = f"{words}: {POOL_WORDS[str(pool)].format(rows['groupings'].iloc[0])}"
             dim = tuple(np.flatnonzero(~is_fitness).tolist())
             tables.append(TextTable(title, RANKING_HEADERS, tuple(lines), left=(0, 5), dim=dim))
     return tables
@@ -124,8 +125,9 @@ def verdict_text(row: pd.Series) -> str:
 
 
 def interval_text(row: pd.Series, name: str) -> str:
-    """0.83 [0.71, 0.90]."""
-    return f"{_signed(row[name])} [{_signed(row[f'{name}_low'])}, {_signed(row[f'{name}_high'])}]"
+    """0.83 [0.71, 0.90]; with more digits where two would contradict the verdict, as 0.497 that is weak."""
+    low, high = (_signed(row[f"{name}_{end}"], (0.0,)) for end in ("low", "high"))
+    return f"{_signed(row[name], (FAIR, STRONG))} [{low}, {high}]"
 
 
 def share_change_text(row: pd.Series, baseline: float) -> str:
@@ -163,9 +165,18 @@ def _range(row: pd.Series) -> str:
     return f"{number_text(float(row['kl_lowest']))}-{number_text(float(row['kl_highest']))}"
 
 
-def _signed(value: float) -> str:
-    """Two digits, no minus before zero."""
+def _signed(value: float, bounds: tuple[float, ...] = ()) -> str:
+    """Two digits, no minus before zero; up to four where the value lies on one side of a bound, its text on another.
+
+    >>> [_signed(value, (0.0, 0.5)) for value in (0.497, 0.496, 0.494, 0.503, -0.004, 0.0)]
+    ['0.497', '0.496', '0.49', '0.503', '-0.004', '0.00']
+    """
     if not np.isfinite(value):
         return ""
-    text = f"{value:.2f}"
+    for digits in (2, 3, 4):
+        text = f"{value:.{digits}f}"
+        if all(np.sign(float(text) - bound) == np.sign(value - bound) for bound in bounds):
+            break
+    else:
+        text = f"{value:.2f}"
     return "0.00" if text == "-0.00" else text

@@ -27,6 +27,7 @@ from gqasearch.models import LayerWeights
 from gqasearch.refining import NoRefinement, Refinement, make_refinement
 from gqasearch.refining.refined_layers import copied
 from gqasearch.rounding import KVFormat, parse_format
+from gqasearch.separate_grouping import changed_layers
 from gqasearch.steps.check_block import check_block
 from gqasearch.steps.filled_slots import convertible, layout_of
 from gqasearch.steps.workspace import Workspace
@@ -139,10 +140,10 @@ def refine_step(
     they are in memory if it is not given.
     """
     refinement = document_refinement(work, document)
+    if converter.merge.needs == "statistics" and changed_layers(document.partitions):
+        work.statistics  # noqa: B018 - a stage of its own, before all that merges
     if not refinement.reads_text:
         return balance_step(work, converter, document, {}, folder)
-    if converter.merge.needs == "statistics":
-        work.statistics  # noqa: B018 - a stage of its own, before this one
     if folder is not None:
         _keep_of(document, folder)
     work.progress.stage("refine", total=refinement.total_steps(document.partitions))
@@ -171,8 +172,6 @@ def balance_step(
         with TemporaryDirectory(prefix="gqasearch-basis-") as temporary:
             found = balance_step(work, converter, document, refined, Path(temporary))
             return {index: copied(layer) for index, layer in found.items()}
-    if converter.merge.needs == "statistics":
-        work.statistics  # noqa: B018 - a stage of its own, before this one
     _keep_of(document, folder)
     work.progress.stage("basis", total=work.parent.geometry.num_layers)
     kv = parse_format(document.kv_bits)

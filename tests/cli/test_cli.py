@@ -173,6 +173,14 @@ def test_ls(what: str) -> None:
     assert rows[0]["name"] in call("ls", what).stdout
 
 
+@pytest.mark.parametrize("what", ["fitness", "refinements", "methods"])
+def test_ls_breaks_no_parameter(what: str) -> None:
+    rows = json.loads(call("ls", what, "--json").stdout)[what]
+    words = call("ls", what).stdout.split()
+    for row in rows:
+        assert set(row["parameters"].split(", ")) <= set(words)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

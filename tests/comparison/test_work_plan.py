@@ -55,3 +55,14 @@ def test_every_stage_is_foreseen_and_told(values: dict[str, Any], tmp_path: Path
     words.clear()
     compare(config, folder.path, tell=words.append)
     assert not [one for one in words if "time" in one]
+
+
+def test_statistics_are_gathered_before_the_stage_that_reads_them(values: dict[str, Any], tmp_path: Path) -> None:
+    """Else the groupings measured after them are told as layers of the calibration."""
+    config = build_comparison({**values, "fitness": ("weight-sharing-error",), "seeds": 0, "sample": 4})
+    told = Told()
+    compare(config, tmp_path / "out", told)
+    names = list(dict.fromkeys(detail.partition("  ")[0].partition(" ")[0] for _, detail in told.updates))
+    assert names == ["calibration", "quality", "weight-sharing-error"]
+    assert [detail for _, detail in told.updates if detail.startswith("calibration")][-1] == "calibration  2/2"
+    assert [detail for _, detail in told.updates if detail.startswith("quality")][-1].endswith("4/4")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from gqasearch.reporting.comparison import ComparisonData, ranking_tables, winner_tables
+from gqasearch.reporting.comparison import ComparisonData, interval_text, ranking_tables, winner_tables
 from gqasearch.reporting.comparison_html import comparison_figures, render_comparison
 from gqasearch.reporting.plots import figure_png
 from tests.reporting.comparisons import FITNESS, comparison_data
@@ -23,6 +23,10 @@ def data() -> ComparisonData:
 def test_a_blind_fitness_is_called_blind_in_words(data: ComparisonData) -> None:
     tables = ranking_tables(data.ranking)
     assert len(tables) == 4
+    assert [table.title.partition(": ")[2] for table in tables[:2]] == [
+        "40 random groupings",
+        "the 18 best groupings that the searches met",
+    ]
     for table in tables:
         cells = {row[0]: row for row in table.rows}
         assert cells["weight-sharing-error"][-1] == "blind: values differ by 0.4%"
@@ -31,6 +35,17 @@ def test_a_blind_fitness_is_called_blind_in_words(data: ComparisonData) -> None:
         assert table.dim == ([row[0] for row in table.rows].index("KL, other half of text"),)
         first = float(table.rows[0][1].split()[0])
         assert first == max(float(row[1].split()[0]) for row in table.rows)
+
+
+def test_figures_do_not_contradict_the_verdict_beside_them() -> None:
+    def text(value: float, low: float, high: float) -> str:
+        return interval_text(pd.Series({"spearman": value, "spearman_low": low, "spearman_high": high}), "spearman")
+
+    assert text(0.497, 0.3, 0.6) == "0.497 [0.30, 0.60]"  # weak: below 0.5
+    assert text(0.79996, 0.7, 0.9) == "0.80 [0.70, 0.90]"  # no more than four digits
+    assert text(0.3, 0.004, 0.5) == "0.30 [0.004, 0.50]"  # not blind
+    assert text(-0.2, -0.4, -0.002) == "-0.20 [-0.40, -0.002]"  # misleading
+    assert text(0.5, -0.0, 1.0) == "0.50 [0.00, 1.00]"
 
 
 def test_methods_are_named_only_where_there_are_several(data: ComparisonData) -> None:
