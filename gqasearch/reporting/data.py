@@ -75,7 +75,7 @@ class HistoryPoint:
 
 @dataclass(frozen=True)
 class History:
-    """One line of a convergence plot: "layer 3" of a search layer by layer, or "whole model"."""
+    """One line of a convergence plot; a run has one, "whole model", also where it goes layer by layer."""
 
     label: str
     points: tuple[HistoryPoint, ...]

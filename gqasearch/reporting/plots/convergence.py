@@ -23,8 +23,9 @@ def searched(results: Sequence[MethodResult]) -> list[MethodResult]:
 def convergence_figure(results: Sequence[MethodResult]) -> Figure:
     """Best fitness so far against evaluations, one panel per result of :func:`searched`.
 
-    Panels have their own vertical axis: the values of two fitness functions cannot be compared. A search
-    layer by layer has one line per layer. Raises ``ValueError`` when there is none.
+    Panels have their own vertical axis: the values of two fitness functions cannot be compared. A run has one
+    line, of the whole model, which falls in steps where layers are searched one after the other.
+    Raises ``ValueError`` when there is none.
     """
     shown = searched(results)
     if not shown:
