@@ -91,7 +91,7 @@ SUBJECTS: dict[str, Subject] = {
     EMBEDDED: Subject(
         _embedded, "the embedded text, Python's standard library", _tokens(65536, 16384, 16384), ways.EMBEDDED
     ),
-    "iglm": Subject(_iglm, "antibodies that IgLM writes itself", _tokens(16384, 4096, 4096), ways.IGLM),
+    "iglm": Subject(_iglm, "antibodies that IgLM writes itself", _tokens(16384, 4096, 16384), ways.IGLM),
     "minilm": Subject(_minilm, TOPICS, _tokens(8192, 2048, 8192), ways.MINILM),
     "smollm2": Subject(_smollm2, TOPICS, _tokens(16384, 4096, 8192), ways.SMOLLM2),
     "qwen2.5-0.5b": Subject(_qwen, TOPICS, _tokens(4096, 1024, 2048), ways.QWEN),
