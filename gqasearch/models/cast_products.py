@@ -6,12 +6,11 @@ while converting a whole weight for every product costs a tenth of the product.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+
+from gqasearch.models.device import cpu_capabilities
 
 
 class CastLinear(nn.Linear):
@@ -32,9 +31,7 @@ def cast_products(model: nn.Module) -> None:
             module.__class__ = CastLinear
 
 
-@cache
 def multiplies_16_bits_slowly() -> bool:
     """Whether this is an x86 processor on which torch has no kernels of its own for 16 bits."""
-    tell: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)  # newer than our oldest torch
-    found = tell()
+    found = cpu_capabilities()
     return found.get("architecture") == "x86_64" and not (found.get("avx512_f") or found.get("avx_ne_convert"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 
 from gqasearch.errors import UserError
@@ -34,3 +37,10 @@ def check_device(device: str) -> None:
         raise UserError(
             f"--device {device}: layers are spread over devices of one kind, not {' and '.join(sorted(kinds))}"
         )
+
+
+@cache
+def cpu_capabilities() -> dict[str, object]:
+    """What torch says of this processor, by name: its architecture and instructions. {} where torch does not say."""
+    tell: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)  # newer than our oldest torch
+    return tell()

@@ -7,12 +7,12 @@ over tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
 
+from gqasearch.models.device import cpu_capabilities
 from gqasearch.models.parent import Parent
 
 # Narrower layers gain nothing: their time goes into calls.
@@ -35,6 +35,4 @@ def has_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
-    tell: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)  # newer than our oldest torch
-    found = tell()
-    return any(found.get(name) for name in INSTRUCTIONS)
+    return any(cpu_capabilities().get(name) for name in INSTRUCTIONS)

@@ -12,7 +12,7 @@ import torch
 
 from gqasearch.checkpoints import write_checkpoint
 from gqasearch.errors import UserError
-from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.grouping import Grouping
 from gqasearch.grouping_document import read_grouping
 from gqasearch.models import LayerWeights, Parent, load_parent
 from tests.checkpoints.convert import (
@@ -28,6 +28,7 @@ from tests.checkpoints.convert import (
     stored_tensors,
 )
 from tests.checkpoints.equality import note
+from tests.checkpoints.uneven import assert_unchanged
 from tests.matrix import sampled, thinned
 from tests.tiny_models import FAMILY_NAMES, save_checkpoint, tiny_model
 
@@ -75,14 +76,7 @@ def test_written_checkpoint_equals_parent_with_tied_heads(family: str, source: s
 @pytest.mark.parametrize("family", sampled(FAMILY_NAMES, ["mistral", "qwen3"]))
 def test_merge_without_effect_gives_the_parent_itself(family: str, tmp_path: Path) -> None:
     parent, folder = saved(tmp_path, family)
-    grouping = Grouping.uniform(LayerGrouping.singletons(6), 2)
-    write_checkpoint(folder, tmp_path / "out", document_for(parent, grouping), parent.layer)
-    with torch.no_grad():
-        found, wanted = load(tmp_path / "out")(some_ids()).logits, parent.model(some_ids()).logits
-    note(parent, parent.model, float((found - wanted).abs().max()), identity=True)
-    written, stored = stored_tensors(tmp_path / "out"), stored_tensors(folder)
-    assert written.keys() == stored.keys()
-    assert all(torch.equal(written[name], stored[name]) for name in stored)
+    assert_unchanged(parent, folder, tmp_path / "out")
 
 
 @pytest.mark.parametrize("options", [{"attention_bias": True}, {"attention_bias": True, "mlp_bias": True}])

@@ -11,13 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from gqasearch.checkpoints import write_checkpoint
 from gqasearch.checkpoints.heads_in_config import kv_heads_of, query_heads_of
 from gqasearch.cli.app import app
 from gqasearch.doctor import Patient, examine
 from gqasearch.errors import UserError
 from gqasearch.evaluation.memory import cached_kv_heads
-from gqasearch.grouping import Grouping, LayerGrouping
+from gqasearch.grouping import Grouping
 from gqasearch.models import family_of, load_parent, read_config
 from tests.checkpoints import test_stock
 from tests.checkpoints.convert import (
@@ -25,14 +24,11 @@ from tests.checkpoints.convert import (
     SYMMETRIC,
     config_of,
     convert,
-    document_for,
     reference,
-    some_ids,
     stored_tensors,
 )
-from tests.checkpoints.equality import note
 from tests.checkpoints.test_ragged_separate import APART
-from tests.checkpoints.uneven import SOURCES, UNEVEN, assert_same, load_trusted, saved, write
+from tests.checkpoints.uneven import SOURCES, UNEVEN, assert_same, assert_unchanged, load_trusted, saved, write
 from tests.matrix import sampled
 from tests.samples import text_file
 from tests.tiny_models import edit_config, save_checkpoint, tiny_model
@@ -52,16 +48,7 @@ PADDED_NAMES = sampled(
 @pytest.mark.parametrize("family", NAMES)
 def test_merge_without_effect_gives_the_parent_itself(family: str, tmp_path: Path) -> None:
     parent, folder = saved(tmp_path, family)
-    grouping = Grouping.uniform(LayerGrouping.singletons(6), 2)
-    write_checkpoint(folder, tmp_path / "out", document_for(parent, grouping), parent.layer)
-    written, stored = stored_tensors(tmp_path / "out"), stored_tensors(folder)
-    assert written.keys() == stored.keys()
-    assert all(bool((written[name] == tensor).all()) for name, tensor in stored.items())
-    again, ids = load_trusted(tmp_path / "out"), some_ids()
-    with torch.no_grad():
-        difference = float((again(ids).logits - parent.model(ids).logits).abs().max())
-    note(parent, again, difference, identity=True)
-    assert difference == 0
+    assert_unchanged(parent, folder, tmp_path / "out", load_trusted)
 
 
 @pytest.mark.parametrize("family", STOCK_NAMES)

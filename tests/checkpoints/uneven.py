@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ import torch
 from transformers import PreTrainedModel
 
 from gqasearch.checkpoints import Layout, write_checkpoint
-from gqasearch.grouping import Grouping
+from gqasearch.grouping import Grouping, LayerGrouping
 from gqasearch.layout_choice import LayoutChoice
 from gqasearch.models import Parent, load_parent
 from gqasearch.separate_grouping import AnyGrouping
-from tests.checkpoints.convert import auto_class, changed_layer, document_for, reference, some_ids
+from tests.checkpoints.convert import auto_class, changed_layer, document_for, load, reference, some_ids, stored_tensors
 from tests.checkpoints.equality import note
 from tests.tiny_models import save_checkpoint, tiny_model
 
@@ -44,6 +45,22 @@ def load_trusted(folder: Path, **options: Any) -> PreTrainedModel:
     )
     assert not any(info.values()), info
     return model.eval()
+
+
+def assert_unchanged(
+    parent: Parent, source: Path, target: Path, loaded: Callable[[Path], PreTrainedModel] = load
+) -> None:
+    """``source`` with nothing merged, written to ``target``, has its tensors and logits, bit by bit."""
+    grouping = Grouping.uniform(LayerGrouping.singletons(parent.geometry.num_kv_heads), parent.geometry.num_layers)
+    write_checkpoint(source, target, document_for(parent, grouping), parent.layer)
+    written, stored = stored_tensors(target), stored_tensors(source)
+    assert written.keys() == stored.keys()
+    assert all(torch.equal(written[name], tensor) for name, tensor in stored.items())
+    again, ids = loaded(target), some_ids()
+    with torch.no_grad():
+        difference = float((again(ids).logits - parent.model(ids).logits).abs().max())
+    note(parent, again, difference, identity=True)
+    assert difference == 0
 
 
 def assert_same(

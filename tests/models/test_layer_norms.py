@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gqasearch.checkpoints import write_checkpoint
 from gqasearch.checkpoints.copy_heads import write_with_copies
 from gqasearch.doctor import Patient, examine
 from gqasearch.errors import UserError
@@ -19,9 +18,8 @@ from gqasearch.merging.merged_group import MergedGroup, with_groups
 from gqasearch.merging.one_norm import under_one_norm
 from gqasearch.models import LayerWeights, Parent, layers_replaced, resolve_model, tie_heads
 from gqasearch.models.head_norm import HeadNorm
-from tests.checkpoints.convert import SYMMETRIC, convert, document_for, load, some_ids, stored_tensors
-from tests.checkpoints.equality import note
-from tests.checkpoints.uneven import saved
+from tests.checkpoints.convert import SYMMETRIC, convert, stored_tensors
+from tests.checkpoints.uneven import assert_unchanged, saved
 from tests.merging.layers import logits_with, tied
 from tests.models.test_more_families import statistics_of
 from tests.refining.cases import THIRDS, blocks_of, refinement, site_error, site_of
@@ -43,16 +41,7 @@ def test_the_norm_is_torch_s() -> None:
 @pytest.mark.parametrize("family", LAYER_NORMED_HEADS)
 def test_merge_without_effect_gives_the_parent_itself(family: str, tmp_path: Path) -> None:
     parent, folder = saved(tmp_path, family)
-    grouping = Grouping.uniform(LayerGrouping.singletons(6), 2)
-    write_checkpoint(folder, tmp_path / "out", document_for(parent, grouping), parent.layer)
-    written, stored = stored_tensors(tmp_path / "out"), stored_tensors(folder)
-    assert written.keys() == stored.keys()
-    assert all(torch.equal(written[name], tensor) for name, tensor in stored.items())
-    again, ids = load(tmp_path / "out"), some_ids()
-    with torch.no_grad():
-        difference = float((again(ids).logits - parent.model(ids).logits).abs().max())
-    note(parent, again, difference, identity=True)
-    assert difference == 0
+    assert_unchanged(parent, folder, tmp_path / "out")
 
 
 def proportional(layer: LayerWeights) -> LayerWeights:
