@@ -226,6 +226,7 @@ def test_dry_run_and_command_line(settings: dict[str, Any], tmp_path: Path) -> N
     result = CliRunner().invoke(app, ["search", *given, "--dry-run"], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     assert "0.3 of the bytes, one of: int4 with 6 KV heads, int2 with 8 KV heads" in result.output
+    assert "KV heads in every layer" not in result.output, "the budget of one option is not that of the run"
     assert "kv_bytes: 0.3" in result.output and not (tmp_path / "run").exists()
 
 
