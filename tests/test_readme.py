@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,12 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[str]:
+    return commands_of("".join(blocks(page, "sh")))
+
+
+def commands_of(block: str) -> list[str]:
     """What is given to ``gqasearch``, without comments."""
-    lines = "".join(blocks(page, "sh")).replace("\\\n", "").splitlines()
+    lines = block.replace("\\\n", "").splitlines()
     return [line.removeprefix("gqasearch ").split(" #")[0].strip() for line in lines if line.startswith("gqasearch ")]
 
 
@@ -79,36 +84,46 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
-def test_commands_of_a_tutorial(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One after the other, in one folder, on little text."""
+def test_a_tutorial(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands and Python as they stand in it, one after the other, in one folder, on little text."""
     monkeypatch.chdir(tmp_path)
+    run_python = python_on_little_text(monkeypatch)
     for name, text in NAMED.findall(page.read_text(encoding="utf-8")):
         (tmp_path / name).write_text(re.sub(r"tokens: \d+", "tokens: 1024", text), encoding="utf-8")
-    for command in commands(page):
-        words = shlex.split(command)
-        if words[0] == "search":
-            call(command + QUICK + FEW_TOKENS)
-        elif words[0] == "compare":
-            call(f"{command} {SMALL}")
-        elif words[0] == "evaluate" and "--tasks" not in words:
-            call(command + " --evaluation-tokens 1024")
-        else:
-            call(command)
+    for language, block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language == "python":
+            run_python(block)
+        for command in commands_of(block) if language == "sh" else []:
+            words = shlex.split(command)
+            if words[0] == "search":
+                call(command + QUICK + FEW_TOKENS)
+            elif words[0] == "compare":
+                call(f"{command} {SMALL}")
+            elif words[0] == "evaluate" and "--tasks" not in words:
+                call(command + " --evaluation-tokens 1024")
+            else:
+                call(command)
 
 
 # What loads a checkpoint in an engine is run by tests/clients.
-TAUGHT = [page for page in PAGES if blocks(page, "python") and page.stem != "serve"]
+TAUGHT = [page for page in PAGES if blocks(page, "python") and page.stem != "serve" and page not in TUTORIALS]
 
 
 @pytest.mark.parametrize("page", TAUGHT, ids=lambda page: page.stem)
 def test_python(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page one after the other: on the embedded model, on little text, searched briefly."""
     monkeypatch.chdir(tmp_path)
-    if page.stem == "groupings-elsewhere":
-        call("search --no-materialize --output-dir found" + QUICK + FEW_TOKENS)
     if page.stem == "README" or page.stem == "checkpoints":
         call(PREPARE + FEW_TOKENS)
+    run_python = python_on_little_text(monkeypatch)
+    for block in blocks(page, "python"):
+        run_python(block)
+
+
+def python_on_little_text(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Runs blocks that share their names. ``gqasearch.load`` gives the embedded model, ``search`` is brief."""
     few = {f"{name}_tokens": 1024 for name in ("calibration", "search", "evaluation")}
+    names: dict[str, Any] = {}
 
     def load(*_: Any, **__: Any) -> gqs.ParentWithText:
         return api.load("embedded", **few)
@@ -118,9 +133,7 @@ def test_python(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(gqs, "load", load)
     monkeypatch.setattr(gqs, "search", search)
-    names: dict[str, Any] = {}
-    for block in blocks(page, "python"):
-        exec(re.sub(r"KL\(tokens=[\d_]+\)", "KL(tokens=512)", block), names)
+    return lambda block: exec(re.sub(r"KL\(tokens=[\d_]+\)", "KL(tokens=512)", block), names)
 
 
 def test_lists_are_complete() -> None:

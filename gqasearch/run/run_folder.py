@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -144,7 +145,7 @@ class RunFolder:
     def check(self, config: Settings) -> None:
         """Raise ``UserError`` that names every setting that differs, or when the folder holds other things.
 
-        Writes nothing.
+        Or when it cannot be made, which ``open`` would say only after models and texts are read. Leaves nothing.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is no folder; give another --output-dir")
@@ -152,6 +153,8 @@ class RunFolder:
             refuse_other(self.path, "run", self.settings(), config)
         elif holds_other_things(self.path):
             raise UserError(f"{self.path} exists and is no run folder; give another --output-dir")
+        else:
+            refuse_unwritable(self.path)
 
     def settings(self) -> Settings:
         """The configuration that the folder was made with."""
@@ -190,6 +193,21 @@ def holds_other_things(path: Path) -> bool:
     return path.exists() and any(
         not entry.name.startswith(".") and entry.name not in NOT_CONTENT for entry in path.iterdir()
     )
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raises ``UserError`` where no folder can be made, at ``path`` or at the nearest place above it that is there.
+
+    One is made there and removed: permissions do not tell of file systems that take no folders.
+    """
+    there = path.resolve()
+    try:
+        while not there.exists():
+            there = there.parent
+        with TemporaryDirectory(prefix=".", dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot make {path}: {error.strerror}; give another --output-dir") from error
 
 
 def take_lock(lock: FileLock) -> FileLock:

@@ -22,7 +22,7 @@ from tests.matrix import thinned
 from tests.tiny_models import GROUPED_NAMES, tiny_model
 
 ROTATED = (*GROUPED_NAMES, "gpt_neox", "falcon")
-PARTIAL = {"phi3": 0.5, "stablelm": 0.5, "phi": 0.5, "gpt_neox": 0.5}
+PARTIAL = dict.fromkeys(("phi3", "stablelm", "stablelm_normed", "phi", "phi_normed", "gpt_neox"), 0.5)
 HEAD_DIM, LONG = 16, 100  # positions beyond the original length of 32
 PAIRED = Grouping.from_labels([[0, 0, 1, 1], [0, 1, 1, 0]])  # groups of one size: a Phi-3 with longrope takes no other
 

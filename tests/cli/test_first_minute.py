@@ -186,8 +186,8 @@ def test_folders_that_cannot_be_made_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("precious")
-    model = [str(EMBEDDED)] if verb == "heal" else []
-    one_line(call(verb, *model, "--output-dir", place))
+    model = [str(EMBEDDED), "--parent", "embedded"] if verb == "heal" else []
+    assert Path(place).name in one_line(call(verb, *model, "--output-dir", place))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

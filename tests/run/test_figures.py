@@ -47,16 +47,16 @@ def test_seconds_of_every_stage_over_restarts(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The conversion was made before the run was stopped; it is told of, in the sum and in the table."""
-    measure = pipeline.measure
+    measure = pipeline.measure_run
 
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "measure", stopped)
+    monkeypatch.setattr(pipeline, "measure_run", stopped)
     with pytest.raises(KeyboardInterrupt):
         finished(settings, tmp_path / "run")
     before = json.loads((tmp_path / "run" / "state" / "stages.json").read_text())
-    monkeypatch.setattr(pipeline, "measure", measure)
+    monkeypatch.setattr(pipeline, "measure_run", measure)
     folder = finished(settings, tmp_path / "run")
     seconds = json.loads(folder.metrics.read_text())["seconds"]
     assert {"load", "search", "refine", "convert", "evaluation", "all"} <= seconds.keys()
