@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gqasearch.api.scratch import scratch_folder
+from gqasearch.calibration.text import text_path
 from gqasearch.config import build_config
 from gqasearch.errors import UserError
 from gqasearch.fitness import FitnessContext
@@ -23,7 +24,7 @@ from gqasearch.steps import ProcessCache, Progress, Workspace
 from gqasearch.steps.objects import Objects
 from gqasearch.steps.workspace import OtherModel
 
-TEXT_FILE = "text.jsonl"
+TEXT_FILE, EMBEDDED = "text.jsonl", "embedded"
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def load(
     dtype: str = "float32",
     **settings: Any,
 ) -> ParentWithText:
-    """The model and the text that a search works on; weights are read when they are first needed.
+    """The model and the text that a search works on; weights and text are read when they are first needed.
 
     ``model``: "embedded", a checkpoint's folder, a GGUF file, a hub id, or a model of transformers in memory, which
     keeps its device and dtype, with its ``tokenizer``. ``text``: "embedded", a file (.txt, .jsonl), a folder of them,
@@ -124,8 +125,8 @@ def load(
     ``settings``: how much of the text is read (``calibration_tokens``, ``search_tokens``, ``evaluation_tokens``,
     ``block_length``, ``batch_blocks``, ``masked_blocks``) and a hub ``revision``.
 
-    Raises ``UserError`` for a setting or value that there is none of, and for a model in memory without a tokenizer; a
-    model or text that cannot be read is found out by the first call that needs it.
+    Raises ``UserError`` for a setting or value that there is none of, for a model or text that is not there, a model
+    that is not supported, and one in memory without a tokenizer. What is in the files is found out when it is read.
     """
     values: dict[str, Any] = {**settings, "device": device, "dtype": dtype}
     if evaluation_text is not None:
@@ -145,5 +146,9 @@ def load(
         path = scratch_folder(cache, "gqasearch-text-") / TEXT_FILE
         path.write_text("".join(json.dumps({"text": document}) + "\n" for document in text), encoding="utf-8")
         values["calibration_text"] = str(path)
-    build_config(values)  # for its errors
-    return ParentWithText(values, loaded, cache)
+    for name in ("calibration_text", "evaluation_text"):
+        if values.get(name, EMBEDDED) != EMBEDDED:
+            text_path(values[name])
+    found = ParentWithText(values, loaded, cache)
+    found.geometry  # noqa: B018  # for the errors of a model that cannot be searched
+    return found

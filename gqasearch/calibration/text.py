@@ -27,25 +27,26 @@ def load_documents(text: str, split: Split) -> list[Document]:
     """
     if text == "embedded":
         return held_out_documents(split)
-    path = Path(text).expanduser()
+    path = text_path(text)
     if path.is_dir():
         return _share_of_folder(path, split)
-    if not path.is_file():
-        raise UserError(f"text {text}: no such file or folder. Give 'embedded', FILE.txt, FILE.jsonl or a folder")
     pieces = _read(path)
     share = _slice(pieces, split) if len(pieces) > 1 else _cut(pieces[0], split)
     return _refuse_empty([Document(f"{path.name}:{split}", piece) for piece in share], path)
 
 
+def text_path(text: str, first: str = "'embedded', FILE.txt") -> Path:
+    """The file or folder that ``text`` names; raises ``UserError`` where there is none. ``first``: what else it may be."""
+    path = Path(text).expanduser()
+    if not path.is_dir() and not path.is_file():
+        raise UserError(f"text {text}: no such file or folder. Give {first}, FILE.jsonl or a folder")
+    return path
+
+
 def load_whole(text: str) -> list[Document]:
     """All documents of a .txt or .jsonl file, or of a folder of them; errors as in ``load_documents``."""
-    path = Path(text).expanduser()
-    if path.is_dir():
-        files = text_files(path)
-    elif path.is_file():
-        files = [path]
-    else:
-        raise UserError(f"text {text}: no such file or folder. Give FILE.txt, FILE.jsonl or a folder")
+    path = text_path(text, "FILE.txt")
+    files = text_files(path) if path.is_dir() else [path]
     return _refuse_empty([Document(file.name, piece) for file in files for piece in _read(file)], path)
 
 

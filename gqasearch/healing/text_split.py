@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from gqasearch.calibration import FilePart, Text, stream_documents, stream_whole
-from gqasearch.calibration.text import SHARES, open_text, owner, records, text_files
+from gqasearch.calibration.text import SHARES, open_text, owner, records, text_files, text_path
 from gqasearch.embedded import SPLITS, Document, held_out_documents, training_documents
 from gqasearch.errors import UserError
 
@@ -98,13 +98,8 @@ def _files(path: Path) -> list[Path]:
 
 def _cut(text: str, keep_back: bool) -> tuple[Reader, Reader]:
     """What to train on and what to validate by; ``keep_back``: the evaluation part is neither's."""
-    path = Path(text).expanduser()
-    if path.is_dir():
-        trained, validation = _cut_folder(path, keep_back)
-    elif path.is_file():
-        trained, validation = _cut_file(path, keep_back)
-    else:
-        raise UserError(f"text {text}: no such file or folder. Give 'embedded', FILE.txt, FILE.jsonl or a folder")
+    path = text_path(text)
+    trained, validation = (_cut_folder if path.is_dir() else _cut_file)(path, keep_back)
     if not all(any(document.text.strip() for document in part()) for part in (trained, validation)):
         raise UserError(f"text {text} is too short: nothing is left for one of training, validation, reporting")
     return trained, validation

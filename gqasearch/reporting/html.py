@@ -25,7 +25,7 @@ from gqasearch.reporting.plots import (
     searched,
     similarity_figure,
 )
-from gqasearch.reporting.rounded_rows import HEADERS, rounded_rows
+from gqasearch.reporting.rounded_rows import HEADERS, rounded_headlines, rounded_rows
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def render_report(data: ReportData) -> str:
     ]
     return load_template("template.html.j2").render(
         data=data,
-        headlines=tables.headlines(frame),
+        headlines=[*rounded_headlines(data.rounded), *tables.headlines(frame)],
         headers=[header.replace("\n", " ") for header in tables.headers(text)],
         left_aligned=[column in tables.LEFT_ALIGNED for column in text.columns],
         rows=rows,

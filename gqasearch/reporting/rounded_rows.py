@@ -56,6 +56,20 @@ def rounded_rows(results: Sequence[RoundedResult]) -> Iterator[tuple[str, ...]]:
         yield (result.model, result.cache, number_text(result.perplexity, 4), kl, bytes_, f"{result.kv_share:.3f}")
 
 
+def rounded_headlines(results: Sequence[RoundedResult]) -> list[str]:
+    """One sentence per format: the converted model with the lowest KL when its cache is in it."""
+    formats: dict[str, list[RoundedResult]] = {}
+    for one in results:
+        if one.model != PARENT and one.cache != AS_STORED:
+            formats.setdefault(one.cache, []).append(one)
+    bests = [min(found, key=lambda one: one.kl) for found in formats.values()]
+    return [
+        f"KV cache in {best.cache}, {best.kv_share:.3g} of the parent's bytes in 16 bits: {number_text(best.kl)} nats per token "
+        f"from the parent, perplexity {number_text(best.perplexity, 4)} ({best.model})."
+        for best in bests
+    ]
+
+
 def kl_by_share(results: Sequence[RoundedResult]) -> pd.DataFrame:
     """KL: a row per share of the bytes, falling; a column per model. Of two formats of one size the better one.
 

@@ -73,7 +73,9 @@ def report_data(folders: Sequence[RunFolder], title: str | None = None) -> Repor
         "keys and values" if objective_of({"architectures": [model.architecture]}) != "next-token" else "KV cache"
     )
     return ReportData(
-        title=title or f"{model.id}: {first.document.kv_ratio:.3g} of the {of_memory}",
+        title=title
+        or (first.rounded_title() if len(runs) == 1 else None)
+        or f"{model.id}: {first.document.kv_ratio:.3g} of the {of_memory}",
         model={
             "model": model.id,
             "architecture": model.architecture,
@@ -168,6 +170,13 @@ class _Run:
         names = {BASELINE: f"neighbour + mean, {ratio}"}
         names[CONVERTED] = f"{label_of(self.config)} + {merge_words(self.config)}, {ratio}"
         return rounded_results(self.metrics, names)
+
+    def rounded_title(self) -> str | None:
+        """Of a run for one format of the cache, which is measured in that alone: its share of the bytes."""
+        found = [record for record in self.metrics.get("rounded", ()) if record["model"] == CONVERTED]
+        if len(found) != 1:
+            return None
+        return f"{self.document.model.id}: {found[0]['kv_share']:.3g} of the KV cache's bytes, {found[0]['format']}"
 
     def _history(self) -> tuple[History, ...]:
         if self.config.method == "neighbour" or not self.folder.history.is_file():

@@ -136,6 +136,9 @@ def test_what_is_wrong_is_said(parent: gqs.ParentWithText) -> None:
         gqs.search(parent, kv_ratio=1.5)
     with pytest.raises(gqs.UserError, match="tokenizer"):
         gqs.load(tiny_model("llama"), text=["a"])
+    for settings in ({"model": "no/such/model"}, {"text": "no/such.txt"}, {"evaluation_text": "no/such.txt"}):
+        with pytest.raises(gqs.UserError, match=r"no/such.*: no such file"):
+            gqs.load(**settings)
     mine = gqs.load(tiny_model("llama"), tokenizer=parent.tokenizer, text=["a"], block_length=32)
     with pytest.raises(gqs.UserError, match=r"join 2.*files"):
         gqs.search(mine, join=2)

@@ -52,6 +52,11 @@ def test_the_page_shows_them() -> None:
     found = [tuple(unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row)) for row in cells]
     assert found[1:] == list(rounded_rows(data.rounded))
     assert section.count("starts-budget") == 2 and "data:image/svg+xml" in section
+    headline = (
+        "KV cache in int4, 0.125 of the parent's bytes in 16 bits: 0.0630 nats per token from the parent, perplexity "
+        "12.74 (merge-error + optimal, KV ratio 0.5)."
+    )
+    assert headline in unescape(page).partition("<h2>")[0]
 
 
 def test_the_figure_has_a_point_for_every_size() -> None:

@@ -19,6 +19,7 @@ from gqasearch.evaluation import Converter, ParentLayers, ParentLogProbs, Rounde
 from gqasearch.grouping_document import read_grouping
 from gqasearch.rounding import parse_format, parse_formats
 from gqasearch.run import RunFolder, run
+from gqasearch.run.finished_runs import report_data
 from gqasearch.run.origin import evaluation_config
 from gqasearch.steps import Workspace
 from gqasearch.steps.kv_bytes import losses as losses_module
@@ -116,6 +117,9 @@ def test_the_best_is_taken_and_told(settings: dict[str, Any], tmp_path: Path, un
     assert config.kv_bytes == 0.3 and config.kv_bits is None
     (converted,) = (row for row in metrics["rounded"] if row["model"] == "converted")
     assert converted["kv_share"] == taken["kv_share"] == taken["kv_bytes_per_token"] / WHOLE <= 0.3
+    assert report_data([folder]).title.endswith(
+        f": {converted['kv_share']:.3g} of the KV cache's bytes, {taken['format']}"
+    )
     assert metrics["texts"]["search"]["used"]
     assert any(words.startswith("0.3 of the parent's KV bytes in 16 bits became ") for words in told[1:])
 
