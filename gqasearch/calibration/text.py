@@ -36,7 +36,7 @@ def load_documents(text: str, split: Split) -> list[Document]:
 
 
 def text_path(text: str, first: str = "'embedded', FILE.txt") -> Path:
-    """The file or folder that ``text`` names; raises ``UserError`` where there is none. ``first``: what else it may be."""
+    """The file or folder that ``text`` names; raises ``UserError`` where there is none. ``first``: what else may be."""
     path = Path(text).expanduser()
     if not path.is_dir() and not path.is_file():
         raise UserError(f"text {text}: no such file or folder. Give {first}, FILE.jsonl or a folder")

@@ -64,8 +64,9 @@ def rounded_headlines(results: Sequence[RoundedResult]) -> list[str]:
             formats.setdefault(one.cache, []).append(one)
     bests = [min(found, key=lambda one: one.kl) for found in formats.values()]
     return [
-        f"KV cache in {best.cache}, {best.kv_share:.3g} of the parent's bytes in 16 bits: {number_text(best.kl)} nats per token "
-        f"from the parent, perplexity {number_text(best.perplexity, 4)} ({best.model})."
+        f"KV cache in {best.cache}, {best.kv_share:.3g} of the parent's bytes in 16 bits: "
+        f"{number_text(best.kl)} nats per token from the parent, perplexity {number_text(best.perplexity, 4)} "
+        f"({best.model})."
         for best in bests
     ]
 
