@@ -7,19 +7,22 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
 from gqasearch.files import write_file
 from gqasearch.reporting import tables
 from gqasearch.reporting.data import MethodResult, ReportData
-from gqasearch.reporting.distance import distance_of
+from gqasearch.reporting.distance import Distance, distance_of
 from gqasearch.reporting.plots import (
     convergence_figure,
     figure_svg,
     figure_webp,
     grouping_figure,
     kl_figure,
+    one_ratio_figure,
     pareto_figure,
     rounded_figure,
     searched,
@@ -57,7 +60,8 @@ def render_report(data: ReportData) -> str:
         kv_bytes=tables.stored_words(vars(data.parent)),
         csv_uri=data_uri("text/csv", tables.results_csv(frame).encode()),
         distance=distance,
-        kl=vector(kl_figure(frame), f"{distance.axis} against KV ratio, one line per method"),
+        kl=_kl_picture(frame, distance),
+        one_ratio=_ratios(frame) == 1,
         groupings=_grouping_pictures(data),
         proven=any(layer.proven_optimal for result in data.results for layer in result.layers),
         gaps=any(la.gap is not None and not la.proven_optimal for result in data.results for la in result.layers),
@@ -69,6 +73,20 @@ def render_report(data: ReportData) -> str:
         rounded_rows=_rounded_rows(data),
         rounded=_rounded_picture(data),
     )
+
+
+def _ratios(frame: pd.DataFrame) -> int:
+    return len(set(frame["kv_ratio"][~frame["is_parent"]]))
+
+
+def _kl_picture(frame: pd.DataFrame, distance: Distance) -> Picture | None:
+    """A line per method over the ratios; at one ratio a row each; None where the table's one figure says it all."""
+    if _ratios(frame) > 1:
+        return vector(kl_figure(frame), f"{distance.axis} against KV ratio, one line per method")
+    (values,) = (row for _, row in tables.distance_by_ratio(frame).iterrows())
+    if int((np.isfinite(values) & (values > 0)).sum()) < 2:
+        return None
+    return vector(one_ratio_figure(values, distance), f"{distance.axis} of every method")
 
 
 def write_report(path: Path, data: ReportData) -> None:

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 
 from gqasearch.grouping import LayerGrouping
 from gqasearch.reporting import History, HistoryPoint, LayerPicture, ParetoFront, Similarity, tables
+from gqasearch.reporting.distance import distance_of
 from gqasearch.reporting.plots import (
     convergence_figure,
     figure_svg,
     figure_webp,
     grouping_figure,
     kl_figure,
+    one_ratio_figure,
     pareto_figure,
     similarity_figure,
 )
@@ -216,6 +218,16 @@ def test_no_text_of_the_kl_figure_overlaps(ratios):
         for result in data.results[:4]
     ]
     assert texts_overlap(kl_figure(tables.results_frame(replace(data, results=tuple(results))))) == []
+
+
+def test_models_of_one_ratio_have_a_row_each():
+    frame = tables.results_frame(report_data(1, 4, ratios=(0.5,)))
+    distances = frame.set_index("name")["kl"].drop("parent")
+    axes = one_ratio_figure(distances.sample(frac=1, random_state=0), distance_of(frame)).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(distances.sort_values()[::-1].index)
+    (places,) = (dots.get_offsets() for dots in axes.collections)
+    assert [value for value, _ in sorted(places.tolist(), key=lambda dot: dot[1])] == sorted(distances)
+    assert [text.get_text() for text in axes.texts][-1] == "0.210" and axes.get_xscale() == "log"
 
 
 @pytest.mark.parametrize("kl", [0.0, math.inf])

@@ -10,6 +10,7 @@ from gqasearch.reporting.plots._style import (
     styled,
 )
 from gqasearch.reporting.plots.convergence import convergence_figure, searched
+from gqasearch.reporting.plots.kl_at_one_ratio import one_ratio_figure
 from gqasearch.reporting.plots.kl_by_ratio import kl_figure, rounded_figure
 from gqasearch.reporting.plots.pareto import pareto_figure
 from gqasearch.reporting.plots.shared_heads import grouping_figure
@@ -24,6 +25,7 @@ __all__ = [
     "figure_webp",
     "grouping_figure",
     "kl_figure",
+    "one_ratio_figure",
     "pareto_figure",
     "plain_log_axis",
     "rounded_figure",

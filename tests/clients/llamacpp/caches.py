@@ -31,14 +31,22 @@ def load(request: dict) -> xllamacpp.Server:
     return xllamacpp.Server(parameters)
 
 
-def next_token(server: xllamacpp.Server, prompt: list, vocab: int) -> list | None:
-    """Log-probabilities of every token."""
-    answer = server.handle_completions({"prompt": prompt, "n_predict": 1, "n_probs": vocab, "temperature": 0.0})
+def likeliest(server: xllamacpp.Server, prompt: list, most: int) -> list | None:
+    """[token, log-probability] of the likeliest tokens."""
+    answer = server.handle_completions({"prompt": prompt, "n_predict": 1, "n_probs": most, "temperature": 0.0})
     told = answer["choices"][0]["logprobs"]
     if told is None or not told["content"]:
         return None
-    by_id = {entry["id"]: entry["logprob"] for entry in told["content"][0]["top_logprobs"]}
-    return [by_id[token] for token in range(vocab)]
+    return [[entry["id"], entry["logprob"]] for entry in told["content"][0]["top_logprobs"]]
+
+
+def next_token(server: xllamacpp.Server, prompt: list, request: dict) -> list | None:
+    """Log-probabilities of all ``vocab`` tokens in their order, or of the ``most`` likeliest, with these."""
+    found = likeliest(server, prompt, request.get("most", request.get("vocab")))
+    if found is None or "most" in request:
+        return found
+    by_id = dict(found)
+    return [by_id[token] for token in range(request["vocab"])]
 
 
 def answer(request: dict) -> dict:
@@ -46,7 +54,7 @@ def answer(request: dict) -> dict:
         server = load(request)
     except RuntimeError as error:
         return {"refused": str(error)}
-    found = [next_token(server, prompt, request["vocab"]) for prompt in request["prompts"]]
+    found = [next_token(server, prompt, request) for prompt in request["prompts"]]
     return {"version": f"xllamacpp {version('xllamacpp')}", "log_probs": found}
 
 
