@@ -89,7 +89,8 @@ def test_a_tutorial(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     run_python = python_on_little_text(monkeypatch)
     for name, text in NAMED.findall(page.read_text(encoding="utf-8")):
-        (tmp_path / name).write_text(re.sub(r"tokens: \d+", "tokens: 1024", text), encoding="utf-8")
+        few = re.sub(r"^settings:$", "settings:\n  evaluation_tokens: 1024", text, flags=re.MULTILINE)
+        (tmp_path / name).write_text(re.sub(r"tokens: \d+", "tokens: 1024", few), encoding="utf-8")
     for language, block in BLOCK.findall(page.read_text(encoding="utf-8")):
         if language == "python":
             run_python(block)

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gqasearch.api.parent_with_text import ParentWithText, chosen
+from gqasearch.api.python_words import python_words
 from gqasearch.api.result import SearchResult
 from gqasearch.config import KV_RATIO
 from gqasearch.errors import UserError
@@ -29,6 +30,7 @@ from gqasearch.threads import pinned
 Callback = Callable[[Generation], object]
 
 
+@python_words()
 def search(
     parent: ParentWithText,
     *,

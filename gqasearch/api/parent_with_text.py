@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from gqasearch.api.python_words import python_words
 from gqasearch.api.scratch import scratch_folder
 from gqasearch.calibration.text import text_path
 from gqasearch.config import build_config
@@ -106,6 +107,7 @@ def chosen(
     )
 
 
+@python_words()
 def load(
     model: str | Path | PreTrainedModel = "embedded",
     *,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from transformers import PreTrainedModel
 
 from gqasearch.api.parent_with_text import ParentWithText
+from gqasearch.api.python_words import python_words
 from gqasearch.api.scratch import scratch_folder
 from gqasearch.api.tied_parent import as_converted
 from gqasearch.config import RunConfig
@@ -103,6 +104,7 @@ class SearchResult:
     def _validated(self) -> dict[str, Any]:
         return self.measure("validation", baseline=False)
 
+    @python_words()
     def measure(self, part: Part = "held-out", *, baseline: bool = True) -> dict[str, Any]:
         """Perplexity, KL, KV bytes and parameters of the parent, of this result and, with ``baseline``, of neighbour
         grouping with the mean merge; as a run's ``metrics.json`` has them.
@@ -133,9 +135,10 @@ class SearchResult:
     @contextmanager
     def converted(self) -> Iterator[PreTrainedModel]:
         """As ``gqasearch.converted`` with this grouping, its merge and refinement."""
-        with as_converted(self._workspace({}), self.document, self._refined_in) as model:
+        with python_words(), as_converted(self._workspace({}), self.document, self._refined_in) as model:
             yield model
 
+    @python_words()
     def save(self, directory: str | Path, *, layout: str = "auto", target: str | None = None) -> Path:
         """Write the converted checkpoint to ``directory``, which appears only when it was loaded back and compared. Its
         model card has the figures of ``measure()``, if that was asked for before.

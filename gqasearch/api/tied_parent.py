@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from transformers import PreTrainedModel
 
 from gqasearch.api.parent_with_text import ParentWithText, chosen
+from gqasearch.api.python_words import python_words
 from gqasearch.errors import UserError
 from gqasearch.grouping_document import GroupingDocument, LayerRecord
 from gqasearch.grouping_fit import check_fits
@@ -36,10 +37,10 @@ def converted(
     another number of layers or heads.
     """
     settings, objects = chosen(merge=merge, refine=refine)
-    work = parent.workspace({**settings, "separate_kv": isinstance(grouping, SeparateGrouping)}, objects)
-    document = document_of(work, grouping)
-    with TemporaryDirectory(prefix="gqasearch-refined-") as folder, as_converted(work, document, Path(folder)) as model:
-        yield model
+    with python_words(), TemporaryDirectory(prefix="gqasearch-refined-") as folder:
+        work = parent.workspace({**settings, "separate_kv": isinstance(grouping, SeparateGrouping)}, objects)
+        with as_converted(work, document_of(work, grouping), Path(folder)) as model:
+            yield model
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from gqasearch.api import ParentWithText
 from gqasearch.api.one_search import shown_progress
+from gqasearch.api.python_words import python_words
 from gqasearch.comparison.compare import compare as compare_in_folder
 from gqasearch.comparison.comparison_config import build_comparison
 from gqasearch.errors import UserError
@@ -15,6 +16,7 @@ from gqasearch.fitness import FITNESS, Fitness
 from gqasearch.reporting.comparison import ComparisonData
 
 
+@python_words()
 def compare(
     parent: ParentWithText,
     output_dir: str | Path,
