@@ -132,7 +132,7 @@ def test_what_is_wrong_is_said(parent: gqs.ParentWithText) -> None:
         gqs.load("embedded", calibration_token=3)
     with pytest.raises(gqs.UserError, match=r"fitness.*merge-eror.*merge-error"):
         gqs.search(parent, fitness="merge-eror")
-    with pytest.raises(gqs.UserError, match="kv-ratio must be"):
+    with pytest.raises(gqs.UserError, match="kv_ratio must be above 0"):
         gqs.search(parent, kv_ratio=1.5)
     with pytest.raises(gqs.UserError, match="tokenizer"):
         gqs.load(tiny_model("llama"), text=["a"])
