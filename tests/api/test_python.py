@@ -140,8 +140,6 @@ def test_what_is_wrong_is_said(parent: gqs.ParentWithText) -> None:
         with pytest.raises(gqs.UserError, match=r"no/such.*: no such file") as told:
             gqs.load(**settings)
         assert "--" not in str(told.value)  # a flag is of the command line; here it is an argument
-    with pytest.raises(gqs.UserError, match=r"use method evolution"):
-        gqs.search(parent, fitness=["merge-error", "weight-sharing-error"], method="hill-climb")
     mine = gqs.load(tiny_model("llama"), tokenizer=parent.tokenizer, text=["a"], block_length=32)
     with pytest.raises(gqs.UserError, match=r"join 2.*files"):
         gqs.search(mine, join=2)
