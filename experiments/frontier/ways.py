@@ -164,9 +164,9 @@ SMOLLM2 = (
 )
 
 QWEN = (
-    bits("8", "4", "k4v3", "3"),
+    bits("8", "4", "k4v3", "3", "q8_0", "q4_0", "fp8", "int8_per_token_head"),
     latents("half", 0.5, 2, "8"),
-    bits_in_basis("4"),
+    bits_in_basis("4", "8", "k4v3"),
     recipe("half", 0.5, "aligned-renorm"),
     ours("half", 0.5, "8"),
 )
