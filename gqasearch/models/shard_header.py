@@ -59,10 +59,6 @@ class ShardHeader:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
-    @property
-    def file_size(self) -> int:
-        return self.data_start + self.nbytes
-
 
 def read_header(path: Path) -> ShardHeader:
     """The header of the file at ``path``.
