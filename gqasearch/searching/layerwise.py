@@ -34,18 +34,23 @@ def search_layers(
     for index, partition in enumerate(neighbour_grouping(problem)):
         (found,) = problem.layer_problem(index).evaluate([Grouping((partition,))])
         results.append(found if index in searched else replace(found, lower_bounds=found.values))
-    evaluations, index = len(layers), 0
+    evaluations, index, spared = len(layers), 0, 0
     problem.clock.tick()
-    yield _whole(index, evaluations, results)
-    for layer in searched:
-        for inner in limit.search(method, problem.layer_problem(layer), np.random.default_rng(seeds[layer])):
-            results[layer] = inner.best
-            index += 1
-            yield _whole(index, evaluations + inner.evaluations, results)
-        evaluations += inner.evaluations
+    yield _whole(index, evaluations, results, spared)
+    for layer in layers:
+        own = problem.layer_problem(layer)
+        most = method.most_generations(own) or 0
+        first = index
+        if layer in searched:
+            for inner in limit.search(method, own, np.random.default_rng(seeds[layer])):
+                results[layer] = inner.best
+                index += 1
+                yield _whole(index, evaluations + inner.evaluations, results, spared)
+            evaluations += inner.evaluations
+        spared += max(0, most - (index - first))
 
 
-def _whole(index: int, evaluations: int, results: Sequence[Candidate]) -> Generation:
+def _whole(index: int, evaluations: int, results: Sequence[Candidate], spared: int) -> Generation:
     """The whole model's generation; ``results``: the answer of every layer so far, (L,)."""
     bounds = tuple(bound for result in results for bound in result.lower_bounds)
     best = Candidate(
@@ -53,4 +58,4 @@ def _whole(index: int, evaluations: int, results: Sequence[Candidate]) -> Genera
         (sum(result.values[0] for result in results),),
         bounds if len(bounds) == len(results) else (),
     )
-    return Generation(index, evaluations, best, (best,))
+    return Generation(index, evaluations, best, (best,), spared)

@@ -45,13 +45,15 @@ class Generation:
 
     ``index`` counts from 0; ``evaluations``: distinct candidates evaluated so far; ``best``: lowest
     first objective met so far; ``front``: the non-dominated candidates met (just ``best`` for one
-    objective).
+    objective). ``spared``: generations before it that were not needed, of as many as there are at most: of layers that
+    ended early.
     """
 
     index: int
     evaluations: int
     best: Candidate
     front: tuple[Candidate, ...]
+    spared: int = 0
 
 
 class Clock:

@@ -64,7 +64,8 @@ class BegunSearch:
         for generation in run_search(work.method, problem, np.random.default_rng(config.seed), limit):
             best = generation.best.values[0]
             point = HistoryPoint(generation.index, generation.evaluations, best, problem.clock.seconds)
-            work.progress.update(generation.index + 1, point)
+            # With those that were spared: else the layers that are left would seem to take all that they may.
+            work.progress.update(generation.index + 1 + generation.spared, point)
             yield generation
 
     def document(self, generation: Generation) -> GroupingDocument:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -85,6 +87,20 @@ def test_no_method_yields_more_generations_than_it_says(method: str) -> None:
     assert most is not None and len(generations) <= most
     if method not in ("evolution", "asymgqa"):  # which may end early
         assert len(generations) == most
+
+
+def test_what_layers_spared_counts_as_done() -> None:
+    """What is left is then as long as the layers that are left."""
+    problem, _ = separable(3, 6, (3, 1, 4), 0)
+    method = make_method("evolution")
+    generations = list(run_search(method, problem, np.random.default_rng(0)))
+    steps = [generation.index + 1 + generation.spared for generation in generations]
+    of_layer = method.most_generations(problem.layer_problem(0))
+    (begun,) = [
+        step for before, step in pairwise(steps) if step > before + 1
+    ]  # the third layer, the second having no choice
+    assert begun == 1 + 2 * of_layer + 1 and steps[0] == 1
+    assert steps[-1] <= most_generations(method, problem)
 
 
 def test_several_objectives_need_a_method_that_takes_them() -> None:
