@@ -7,8 +7,8 @@ Needs llama.cpp's environment (``make test`` makes it). Weights are float16's va
 prompt, a block of held-out text, the next token's distribution is asked for: KL to the same file's with a float16
 cache, with a 95% bootstrap interval over prompts. llama.cpp tells the likeliest tokens alone; those that both tell are
 told apart, and what is left is taken as one event, so a KL here is a lower bound, low by what happens in the tail.
-llama.cpp rotates quantised caches of heads of 64 by itself; both are run with that and without
-(LLAMA_ATTN_ROT_DISABLE).
+llama.cpp rotates quantised caches of heads of 64 by itself; with --unrotated both are run without that, too
+(LLAMA_ATTN_ROT_DISABLE). A prompt of 128 tokens takes one to two seconds.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def kl(exact: Mapping[int, float], other: Mapping[int, float]) -> float:
 
 
 def kl_rows(name: str, file: Path, prompts: list[list[int]], given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Of one file: a row with llama.cpp's rotation and one without."""
+    """Of one file: a row with llama.cpp's rotation, and one without where that is asked for."""
     exact = distributions(file, "f16", True, prompts, given)
-    for rotate in (True, False):
+    for rotate in (True, False)[: 1 + given.unrotated]:
         found = zip(exact, distributions(file, given.format, rotate, prompts, given), strict=True)
         each = [kl(one, other) for one, other in found if one is not None and other is not None]
         low, high = mean_interval(each, np.random.default_rng(0))
@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="in the basis for the format")
     parser.add_argument("--format", default="q4_0", help="of llama.cpp's caches")
     parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--unrotated", action="store_true", help="without llama.cpp's rotation, too")
     parser.add_argument("--length", type=int, default=128, help="tokens of a prompt")
     parser.add_argument("--most", type=int, default=2000, help="tokens that llama.cpp is asked for")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "in-llamacpp")
