@@ -90,8 +90,9 @@ def test_the_command_line_tells_both_caches(settings: dict[str, Any], tmp_path: 
     out = ["--kv-ratio", "1", "--kv-bits", "k8v4", "--method", "neighbour", "--output-dir", str(tmp_path / "run")]
     result = CliRunner().invoke(app, ["search", *given, *out], env={"COLUMNS": "120"})
     assert result.exit_code == 0, result.output
-    rows = [line.split() for line in result.stdout.splitlines() if "k8v4" in line]
+    rows = [line.split() for line in result.stdout.splitlines() if line.split()[3:4] == ["k8v4"]]
     assert [row[1] for row in rows] == ["parent", "converted"] and "as stored" in result.stdout
+    assert "of the KV cache's bytes, k8v4" in result.stdout
 
 
 def test_refusals(settings: dict[str, Any], tmp_path: Path) -> None:
