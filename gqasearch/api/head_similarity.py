@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from gqasearch.api.parent_with_text import ParentWithText
+from gqasearch.api.python_words import python_words
 from gqasearch.fitness import to_numpy
 from gqasearch.reporting import Similarity
 
 
+@python_words()
 def similarity(parent: ParentWithText) -> Similarity:
     """Cosines of the heads' keys and values at the same tokens of the calibration text; ``.figure()`` draws them.
 

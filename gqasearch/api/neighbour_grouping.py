@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from gqasearch.api.parent_with_text import ParentWithText
+from gqasearch.api.python_words import python_words
 from gqasearch.grouping import Grouping, LayerGrouping
 
 
+@python_words()
 def neighbours(parent: ParentWithText, kv_ratio: float = 0.5) -> Grouping:
     """Consecutive heads share, as in the GQA paper (https://arxiv.org/abs/2305.13245), as many groups in every layer.
 

@@ -83,6 +83,7 @@ class ParentWithText:
             self.tokenizer.save_pretrained(folder)
             yield replace(self, settings={**self.settings, "model": folder}, loaded=None, cache=ProcessCache())
 
+    @python_words()
     def context(self, merge: Merge | None = None, refine: Refinement | None = None) -> FitnessContext:
         """What a fitness prepares from; without ``merge`` or ``refine`` those of a search that names none."""
         return self.workspace(*chosen(merge=merge, refine=refine)).context()

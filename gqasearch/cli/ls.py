@@ -58,7 +58,7 @@ def _print_table(rows: list[Row]) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     for column in rows[0]:
         # A table of 80 letters folds what is left to fold: sentences get what an error's longest word needs.
-        least = {"what": 26}.get(column)
+        least = 26 if column == "what" else None
         table.add_column(column, overflow="fold", no_wrap=column in ("name", "parameters"), min_width=least)
     for row in rows:
         table.add_row(*(_cell(column, text) for column, text in row.items()))

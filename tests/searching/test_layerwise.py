@@ -96,9 +96,8 @@ def test_what_layers_spared_counts_as_done() -> None:
     generations = list(run_search(method, problem, np.random.default_rng(0)))
     steps = [generation.index + 1 + generation.spared for generation in generations]
     of_layer = method.most_generations(problem.layer_problem(0))
-    (begun,) = [
-        step for before, step in pairwise(steps) if step > before + 1
-    ]  # the third layer, the second having no choice
+    # Of the third layer, as the second has no choice.
+    (begun,) = (step for before, step in pairwise(steps) if step > before + 1)
     assert begun == 1 + 2 * of_layer + 1 and steps[0] == 1
     assert steps[-1] <= most_generations(method, problem)
 
